@@ -1,0 +1,3 @@
+//! The program: parse, set up telemetry, dispatch. No logic.
+
+fn main() {}

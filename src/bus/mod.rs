@@ -1,0 +1,115 @@
+//! The log that every tick goes through: partitioned, durable, read from any offset.
+//!
+//! [`Bus`] is the seam between one machine ([`local`]) and many. Records are opaque here: what
+//! stands in them is `wire::record`'s business.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+/// A record as read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its place in the partition, from 0, without holes.
+    pub offset: u64,
+    /// What was appended.
+    pub bytes: Bytes,
+}
+
+/// The offsets a partition holds: `first <= offset < next`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The oldest record still held.
+    pub first: u64,
+    /// The offset that the next record will get.
+    pub next: u64,
+}
+
+/// Why the log refused.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BusError {
+    /// The reader's offset was dropped by retention.
+    #[error("offset {offset} of partition {partition} is no longer in the log, which begins at {first}")]
+    Trimmed {
+        /// The partition.
+        partition: u16,
+        /// What was asked for.
+        offset: u64,
+        /// The oldest offset still held.
+        first: u64,
+    },
+    /// No such partition.
+    #[error("the log has no partition {partition}; it has {partitions}")]
+    NoPartition {
+        /// What was asked for.
+        partition: u16,
+        /// How many there are.
+        partitions: u16,
+    },
+    /// The disk is full. Nothing of the append was accepted.
+    #[error("the disk of {path} is full: {free_bytes} bytes free, at least {needed_bytes} needed")]
+    Full {
+        /// Where the log lies.
+        path: String,
+        /// What is free.
+        free_bytes: u64,
+        /// What has to be free.
+        needed_bytes: u64,
+    },
+    /// Another process has the log open.
+    #[error("{path} is open in another process")]
+    Locked {
+        /// Where the log lies.
+        path: String,
+    },
+    /// The log can't be read or written; it takes no further appends.
+    #[error("the log in {path} failed: {reason}")]
+    Failed {
+        /// Where the log lies.
+        path: String,
+        /// What the storage said.
+        reason: String,
+    },
+    /// The log is closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// Resolves when an append is durable, with the offsets its records got, in their order.
+pub type Durable = BoxFuture<'static, Result<Vec<u64>, BusError>>;
+
+/// A partitioned, durable log.
+#[async_trait::async_trait]
+pub trait Bus: Send + Sync + 'static {
+    /// How many partitions there are; fixed for the life of the log.
+    fn partitions(&self) -> u16;
+
+    /// Appends `records` (partition, bytes), all or none, in order within each partition.
+    ///
+    /// Returns as soon as they can be read; they are accepted only when the returned future has
+    /// resolved. Waits while the disk is behind (back-pressure) and refuses when it is full.
+    async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError>;
+
+    /// What `partition` holds now.
+    async fn bounds(&self, partition: u16) -> Result<Bounds, BusError>;
+
+    /// A reader of `partition` whose first record will be the one at `from`, which may lie in the
+    /// future (at most `bounds.next`).
+    async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError>;
+
+    /// Allows retention to drop records before `offset`: all that is derived from them is durable
+    /// elsewhere. Records at or after the mark are kept whatever their age; appends wait rather
+    /// than push them out. Never goes backwards.
+    fn release(&self, partition: u16, offset: u64);
+}
+
+/// Reads one partition in order.
+#[async_trait::async_trait]
+pub trait BusReader: Send {
+    /// Waits until there is a record, without polling, and returns those there are, at least one
+    /// and at most about `bytes_max` bytes of them (one more than fits, so that a large record
+    /// does not stop the reader). Cancel-safe.
+    async fn next(&mut self, bytes_max: usize) -> Result<Vec<Record>, BusError>;
+
+    /// The offset of the next record this reader will return.
+    fn offset(&self) -> u64;
+}

@@ -1,0 +1,59 @@
+//! Feeds: where ticks come from.
+//!
+//! One file per source. A feed knows its source's format, its sequence numbers, its duplicates
+//! and its gaps; it knows nothing of the log. It is pulled, which is its back-pressure: a caller
+//! that does not ask makes the source wait (or, where the source can't wait, its socket).
+
+use crate::market::Tick;
+
+/// What a call of [`Feed::next`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pulled {
+    /// Ticks were added, at least one.
+    Ticks,
+    /// The source has ended; every further call says so again.
+    End,
+}
+
+/// Why a feed can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The source can't be opened or read.
+    #[error("{subject}: {source}")]
+    Io {
+        /// The file or address.
+        subject: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The source holds what its format does not allow.
+    #[error("{subject}: {reason}")]
+    Format {
+        /// The file or address, with the byte offset where it helps.
+        subject: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A source of ticks.
+#[async_trait::async_trait]
+pub trait Feed: Send {
+    /// The feed's name, as in the configuration, metrics and gap records: `sim`, `iex`.
+    fn name(&self) -> &str;
+
+    /// Waits until ticks are due and adds them to `ticks`, at most [`BATCH_TICKS_MAX`] a call.
+    ///
+    /// Cancel-safe: a call dropped before it returned loses no tick. Reconnects by itself, with
+    /// jitter and a bound; an error is final.
+    async fn next(&mut self, ticks: &mut Vec<Tick>) -> Result<Pulled, FeedError>;
+
+    /// Tells that all ticks of the first `calls` calls are durable, so that the feed may
+    /// acknowledge them upstream. Never goes backwards.
+    fn acknowledge(&mut self, calls: u64) {
+        let _ = calls;
+    }
+}
+
+/// The most ticks of one call of [`Feed::next`], and of one record in the log.
+pub const BATCH_TICKS_MAX: usize = 4096;

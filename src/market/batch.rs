@@ -1,0 +1,956 @@
+//! Columns of ticks: the unit that moves from the processor on.
+//!
+//! Rows become columns once, after the log. Every kind is laid out by one table ([`Layout`]), so
+//! that building, storing, reading back and digesting need no code of their own per kind.
+
+use std::sync::Arc;
+
+use arrow_array::builder::StringBuilder;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    Decimal64Type, Decimal128Type, Int32Type, TimestampNanosecondType, UInt16Type, UInt32Type, UInt64Type,
+};
+use arrow_array::{
+    Array, ArrayRef, Decimal64Array, Decimal128Array, DictionaryArray, Int32Array, RecordBatch, StringArray,
+    TimestampNanosecondArray, UInt16Array, UInt32Array, UInt64Array,
+};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use foldhash::HashMap;
+
+use super::{
+    Bar, Cancel, Conditions, Correction, Exchange, Gap, GapKind, Kind, PrevClose, Price, Quote, Seq, Status,
+    Symbol, Tape, Tick, Timeframe, Timestamp, Trade, TradeTerms, TradingDay,
+};
+
+/// What a column of 64-bit values means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Long {
+    Price,
+    Time,
+    Count,
+}
+
+/// What a column of 32-bit values means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Count,
+    /// Up to four ASCII bytes, little-endian, zero-padded: a string to readers.
+    Code,
+}
+
+/// The columns of one kind, after `symbol, ts, recv_ts` and before `partition, offset, index`.
+struct Layout {
+    longs: &'static [(&'static str, Long)],
+    words: &'static [(&'static str, Word)],
+    texts: &'static [&'static str],
+    /// `Decimal(38, 9)`.
+    wides: &'static [&'static str],
+}
+
+const fn layout(kind: Kind) -> &'static Layout {
+    const TRADE: Layout = Layout {
+        longs: &[("price", Long::Price), ("id", Long::Count)],
+        words: &[
+            ("size", Word::Count),
+            ("exchange", Word::Code),
+            ("conditions", Word::Code),
+            ("tape", Word::Code),
+        ],
+        texts: &[],
+        wides: &[],
+    };
+    const QUOTE: Layout = Layout {
+        longs: &[("bid", Long::Price), ("ask", Long::Price)],
+        words: &[
+            ("bid_size", Word::Count),
+            ("ask_size", Word::Count),
+            ("bid_exchange", Word::Code),
+            ("ask_exchange", Word::Code),
+            ("conditions", Word::Code),
+            ("tape", Word::Code),
+        ],
+        texts: &[],
+        wides: &[],
+    };
+    const STATUS: Layout = Layout {
+        longs: &[],
+        words: &[("tape", Word::Code)],
+        texts: &["code", "message", "reason_code", "reason_message"],
+        wides: &[],
+    };
+    const CANCEL: Layout = Layout {
+        longs: &[("price", Long::Price), ("id", Long::Count)],
+        words: &[
+            ("size", Word::Count),
+            ("exchange", Word::Code),
+            ("action", Word::Code),
+            ("tape", Word::Code),
+        ],
+        texts: &[],
+        wides: &[],
+    };
+    const CORRECTION: Layout = Layout {
+        longs: &[
+            ("original_price", Long::Price),
+            ("original_id", Long::Count),
+            ("corrected_price", Long::Price),
+            ("corrected_id", Long::Count),
+        ],
+        words: &[
+            ("original_size", Word::Count),
+            ("original_conditions", Word::Code),
+            ("corrected_size", Word::Count),
+            ("corrected_conditions", Word::Code),
+            ("exchange", Word::Code),
+            ("tape", Word::Code),
+        ],
+        texts: &[],
+        wides: &[],
+    };
+    const GAP: Layout = Layout {
+        longs: &[("first", Long::Count), ("last", Long::Count)],
+        words: &[("gap_kind", Word::Count)],
+        texts: &["source"],
+        wides: &[],
+    };
+    const PREV_CLOSE: Layout =
+        Layout { longs: &[("price", Long::Price)], words: &[], texts: &[], wides: &[] };
+    const BAR: Layout = Layout {
+        longs: &[
+            ("open", Long::Price),
+            ("high", Long::Price),
+            ("low", Long::Price),
+            ("close", Long::Price),
+            ("volume", Long::Count),
+            ("trade_count", Long::Count),
+            ("open_ts", Long::Time),
+            ("close_ts", Long::Time),
+        ],
+        words: &[("timeframe", Word::Code)],
+        texts: &[],
+        wides: &["notional"],
+    };
+    match kind {
+        Kind::Trade => &TRADE,
+        Kind::Quote => &QUOTE,
+        Kind::Status => &STATUS,
+        Kind::Cancel => &CANCEL,
+        Kind::Correction => &CORRECTION,
+        Kind::Gap => &GAP,
+        Kind::PrevClose => &PREV_CLOSE,
+        Kind::Bar => &BAR,
+    }
+}
+
+fn dictionary_type() -> DataType {
+    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+}
+
+fn instant_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()))
+}
+
+const PRICE_PRECISION: u8 = 18;
+const PRICE_SCALE: i8 = 9;
+
+/// Why columns are no batch of ticks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// A column is missing or of another type.
+    #[error("column \"{column}\" of {kind} rows is missing or not of type {expected}")]
+    Column {
+        /// The kind of the rows.
+        kind: &'static str,
+        /// The column's name.
+        column: String,
+        /// The type it should have.
+        expected: String,
+    },
+    /// A value that no tick can have.
+    #[error("row {row} of {kind} rows: {reason}")]
+    Value {
+        /// The kind of the rows.
+        kind: &'static str,
+        /// The row's index in the batch.
+        row: usize,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Symbols by number: what lets a tick's symbol be hashed once on its way through the processor.
+#[derive(Default)]
+pub struct SymbolTable {
+    numbers: HashMap<Symbol, u32>,
+    symbols: Vec<Symbol>,
+}
+
+impl SymbolTable {
+    /// The number of `symbol`, given out from 0 in the order of first sight.
+    pub fn intern(&mut self, symbol: Symbol) -> u32 {
+        *self.numbers.entry(symbol).or_insert_with(|| {
+            self.symbols.push(symbol);
+            (self.symbols.len() - 1) as u32
+        })
+    }
+
+    /// The number of `symbol`, if it has one.
+    pub fn get(&self, symbol: Symbol) -> Option<u32> {
+        self.numbers.get(&symbol).copied()
+    }
+
+    /// The symbols by number.
+    pub fn symbols(&self) -> &[Symbol] {
+        &self.symbols
+    }
+}
+
+/// The number that stands for "no symbol" in a builder: gaps of a whole channel have none.
+pub const NO_SYMBOL: u32 = u32::MAX;
+
+/// Rows of one kind and one trading day in columns.
+struct Columns {
+    kind: Kind,
+    day: TradingDay,
+    symbol: Vec<u32>,
+    ts: Vec<i64>,
+    recv_ts: Vec<i64>,
+    partition: u16,
+    offset: Vec<u64>,
+    index: Vec<u32>,
+    longs: Vec<Vec<i64>>,
+    words: Vec<Vec<u32>>,
+    texts: Vec<Vec<Box<str>>>,
+    wides: Vec<Vec<i128>>,
+}
+
+impl Columns {
+    fn new(kind: Kind, day: TradingDay, partition: u16) -> Self {
+        let layout = layout(kind);
+        Self {
+            kind,
+            day,
+            symbol: Vec::new(),
+            ts: Vec::new(),
+            recv_ts: Vec::new(),
+            partition,
+            offset: Vec::new(),
+            index: Vec::new(),
+            longs: vec![Vec::new(); layout.longs.len()],
+            words: vec![Vec::new(); layout.words.len()],
+            texts: vec![Vec::new(); layout.texts.len()],
+            wides: vec![Vec::new(); layout.wides.len()],
+        }
+    }
+
+    #[inline]
+    fn key(&mut self, symbol: u32, seq: Seq, ts: Timestamp, recv_ts: Timestamp) {
+        self.symbol.push(symbol);
+        self.ts.push(ts.nanos());
+        self.recv_ts.push(recv_ts.nanos());
+        self.offset.push(seq.offset);
+        self.index.push(seq.index);
+    }
+
+    #[inline]
+    fn values<const L: usize, const W: usize>(&mut self, longs: [i64; L], words: [u32; W]) {
+        debug_assert_eq!((self.longs.len(), self.words.len()), (L, W));
+        for (column, value) in self.longs.iter_mut().zip(longs) {
+            column.push(value);
+        }
+        for (column, value) in self.words.iter_mut().zip(words) {
+            column.push(value);
+        }
+    }
+
+    fn texts<const N: usize>(&mut self, texts: [&str; N]) {
+        for (column, value) in self.texts.iter_mut().zip(texts) {
+            column.push(value.into());
+        }
+    }
+
+    fn push(&mut self, symbol: u32, seq: Seq, tick: &Tick) {
+        self.key(symbol, seq, tick.ts(), tick.recv_ts());
+        match tick {
+            Tick::Trade(t) => self.values(
+                [t.price.nanos(), t.id as i64],
+                [t.size, code(t.exchange.code()), t.conditions.to_bits(), code(t.tape.code())],
+            ),
+            Tick::Quote(q) => self.values(
+                [q.bid.nanos(), q.ask.nanos()],
+                [
+                    q.bid_size,
+                    q.ask_size,
+                    code(q.bid_exchange.code()),
+                    code(q.ask_exchange.code()),
+                    q.conditions.to_bits(),
+                    code(q.tape.code()),
+                ],
+            ),
+            Tick::Status(s) => {
+                self.values([], [code(s.tape.code())]);
+                self.texts([&s.code, &s.message, &s.reason_code, &s.reason_message]);
+            }
+            Tick::Cancel(c) => self.values(
+                [c.price.nanos(), c.id as i64],
+                [c.size, code(c.exchange.code()), code(c.action), code(c.tape.code())],
+            ),
+            Tick::Correction(c) => self.values(
+                [
+                    c.original.price.nanos(),
+                    c.original.id as i64,
+                    c.corrected.price.nanos(),
+                    c.corrected.id as i64,
+                ],
+                [
+                    c.original.size,
+                    c.original.conditions.to_bits(),
+                    c.corrected.size,
+                    c.corrected.conditions.to_bits(),
+                    code(c.exchange.code()),
+                    code(c.tape.code()),
+                ],
+            ),
+            Tick::Gap(g) => {
+                self.values([g.first as i64, g.last as i64], [g.kind as u32]);
+                self.texts([&g.source]);
+            }
+            Tick::PrevClose(p) => self.values([p.price.nanos()], []),
+        }
+    }
+
+    fn push_bar(&mut self, symbol: u32, seq: Seq, bar: &Bar) {
+        self.key(symbol, seq, bar.ts, bar.ts);
+        self.values(
+            [
+                bar.open.nanos(),
+                bar.high.nanos(),
+                bar.low.nanos(),
+                bar.close.nanos(),
+                bar.volume as i64,
+                bar.trade_count as i64,
+                bar.open_ts.nanos(),
+                bar.close_ts.nanos(),
+            ],
+            [stored_timeframe_code(bar.timeframe)],
+        );
+        self.wides[0].push(bar.notional);
+    }
+
+    /// The rows in columns, ordered by symbol, ts, seq.
+    fn finish(self, table: &SymbolTable) -> TickBatch {
+        let (order, names, keys) = self.order(table);
+        let layout = layout(self.kind);
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(16);
+        let names = StringArray::from_iter_values(names.iter().map(Symbol::as_str));
+        arrays.push(Arc::new(DictionaryArray::new(keys, Arc::new(names))));
+        arrays.push(instants(gather(&self.ts, &order)));
+        arrays.push(instants(gather(&self.recv_ts, &order)));
+        for ((_, meaning), column) in layout.longs.iter().zip(&self.longs) {
+            let values = gather(column, &order);
+            arrays.push(match meaning {
+                Long::Price => prices(values),
+                Long::Time => instants(values),
+                Long::Count => Arc::new(UInt64Array::from_iter_values(values.into_iter().map(|v| v as u64))),
+            });
+        }
+        for ((_, meaning), column) in layout.words.iter().zip(&self.words) {
+            let values = gather(column, &order);
+            arrays.push(match meaning {
+                Word::Count => Arc::new(UInt32Array::from(values)),
+                Word::Code => codes(&values),
+            });
+        }
+        for column in &self.texts {
+            let mut builder = StringBuilder::new();
+            order.iter().for_each(|&row| builder.append_value(&column[row as usize]));
+            arrays.push(Arc::new(builder.finish()));
+        }
+        for column in &self.wides {
+            let values = Decimal128Array::from(gather(column, &order));
+            arrays.push(Arc::new(values.with_data_type(DataType::Decimal128(38, PRICE_SCALE))));
+        }
+        arrays.push(Arc::new(UInt16Array::from(vec![self.partition; order.len()])));
+        arrays.push(Arc::new(UInt64Array::from(gather(&self.offset, &order))));
+        arrays.push(Arc::new(UInt32Array::from(gather(&self.index, &order))));
+        let rows = RecordBatch::try_new(TickBatch::schema(self.kind), arrays)
+            .expect("the columns are built from the layout that the schema is built from");
+        TickBatch { kind: self.kind, rows }
+    }
+
+    /// The rows' order by (symbol, ts, seq), the symbols in byte order, and each row's key into
+    /// them. A counting sort by symbol, which is stable, and then a sort of those runs alone whose
+    /// times do not ascend by themselves: rows come in the log's order, so most do.
+    fn order(&self, table: &SymbolTable) -> (Vec<u32>, Vec<Symbol>, Int32Array) {
+        let slot = |symbol: u32| if symbol == NO_SYMBOL { table.symbols.len() } else { symbol as usize };
+        let mut counts = vec![0_u32; table.symbols.len() + 1];
+        for &symbol in &self.symbol {
+            counts[slot(symbol)] += 1;
+        }
+        let nameless_rows = counts[table.symbols.len()];
+        let mut used: Vec<u32> =
+            (0..table.symbols.len() as u32).filter(|&number| counts[number as usize] > 0).collect();
+        used.sort_unstable_by_key(|&number| table.symbols[number as usize]);
+
+        // Rows without a symbol come first, as nulls do.
+        let mut starts = vec![0_u32; table.symbols.len() + 1];
+        let mut next = nameless_rows;
+        for &number in &used {
+            starts[number as usize] = next;
+            next += counts[number as usize];
+        }
+        let mut order = vec![0_u32; self.symbol.len()];
+        let mut free = starts.clone();
+        for (row, &symbol) in self.symbol.iter().enumerate() {
+            let place = &mut free[slot(symbol)];
+            order[*place as usize] = row as u32;
+            *place += 1;
+        }
+        let mut sort_run = |start: u32, end: u32| {
+            let run = &mut order[start as usize..end as usize];
+            if !run.is_sorted_by_key(|&row| self.ts[row as usize]) {
+                run.sort_by_key(|&row| self.ts[row as usize]);
+            }
+        };
+        sort_run(0, nameless_rows);
+        for &number in &used {
+            sort_run(starts[number as usize], free[number as usize]);
+        }
+
+        let names = used.iter().map(|&number| table.symbols[number as usize]).collect();
+        let mut keys = Int32Array::builder(order.len());
+        keys.append_nulls(nameless_rows as usize);
+        for (key, &number) in used.iter().enumerate() {
+            keys.append_value_n(key as i32, counts[number as usize] as usize);
+        }
+        (order, names, keys.finish())
+    }
+
+    /// Bytes held, by the rows' sizes.
+    fn bytes(&self) -> usize {
+        let fixed = 4 + 8 + 8 + 8 + 4 + 8 * self.longs.len() + 4 * self.words.len() + 16 * self.wides.len();
+        let texts: usize = self.texts.iter().flatten().map(|text| text.len() + size_of::<Box<str>>()).sum();
+        self.symbol.len() * fixed + texts
+    }
+}
+
+fn code(byte: u8) -> u32 {
+    u32::from(byte)
+}
+
+fn stored_timeframe_code(timeframe: Timeframe) -> u32 {
+    u32::from_le_bytes(match timeframe.stored() {
+        Timeframe::Day => *b"1Day",
+        _ => *b"1Min",
+    })
+}
+
+fn gather<T: Copy>(column: &[T], order: &[u32]) -> Vec<T> {
+    order.iter().map(|&row| column[row as usize]).collect()
+}
+
+fn instants(values: Vec<i64>) -> ArrayRef {
+    Arc::new(TimestampNanosecondArray::from(values).with_timezone("UTC"))
+}
+
+fn prices(values: Vec<i64>) -> ArrayRef {
+    let prices = Decimal64Array::from(values);
+    Arc::new(prices.with_data_type(DataType::Decimal64(PRICE_PRECISION, PRICE_SCALE)))
+}
+
+fn codes(values: &[u32]) -> ArrayRef {
+    let mut known: Vec<u32> = Vec::new();
+    let mut last = (0, 0);
+    let keys = values.iter().enumerate().map(|(row, &value)| {
+        if row == 0 || last.0 != value {
+            // Few codes exist: a handful of exchanges, tapes and combinations of conditions.
+            let key = known.iter().position(|&other| other == value).unwrap_or_else(|| {
+                known.push(value);
+                known.len() - 1
+            });
+            last = (value, key as i32);
+        }
+        last.1
+    });
+    let keys = Int32Array::from_iter_values(keys);
+    let names = StringArray::from_iter_values(known.iter().map(|value| {
+        let bytes = value.to_le_bytes();
+        let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+        String::from_utf8_lossy(&bytes[..len]).into_owned()
+    }));
+    Arc::new(DictionaryArray::new(keys, Arc::new(names)))
+}
+
+/// Collects the ticks of one partition of the log, row by row, into columns by kind and day.
+pub struct TickBatchBuilder {
+    partition: u16,
+    columns: Vec<Columns>,
+    /// Where in `columns` the last row of each kind went: ticks come in runs of one day.
+    last: [usize; Kind::ALL.len() + 1],
+    rows: usize,
+}
+
+impl TickBatchBuilder {
+    /// An empty builder for ticks of `partition`.
+    pub fn new(partition: u16) -> Self {
+        Self { partition, columns: Vec::new(), last: [usize::MAX; Kind::ALL.len() + 1], rows: 0 }
+    }
+
+    #[inline]
+    fn columns(&mut self, kind: Kind, day: TradingDay) -> &mut Columns {
+        self.rows += 1;
+        let at = self.last[kind as usize];
+        if self.columns.get(at).is_some_and(|columns| columns.kind == kind && columns.day == day) {
+            return &mut self.columns[at];
+        }
+        let found = self.columns.iter().position(|columns| columns.kind == kind && columns.day == day);
+        let at = found.unwrap_or_else(|| {
+            self.columns.push(Columns::new(kind, day, self.partition));
+            self.columns.len() - 1
+        });
+        self.last[kind as usize] = at;
+        &mut self.columns[at]
+    }
+
+    /// Adds a tick whose symbol has `symbol` as its number in the table that [`finish`] is given
+    /// ([`NO_SYMBOL`] for a gap without one).
+    ///
+    /// [`finish`]: TickBatchBuilder::finish
+    #[inline]
+    pub fn push(&mut self, symbol: u32, seq: Seq, tick: &Tick) {
+        self.columns(tick.kind(), tick.ts().trading_day()).push(symbol, seq, tick);
+    }
+
+    /// Adds a stored bar (a minute's or a day's), as it stood after the tick at `seq`.
+    pub fn push_bar(&mut self, symbol: u32, seq: Seq, bar: &Bar) {
+        self.columns(Kind::Bar, bar.ts.trading_day()).push_bar(symbol, seq, bar);
+    }
+
+    /// Rows held.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.columns.iter().map(Columns::bytes).sum()
+    }
+
+    /// Takes all rows out, one batch for each kind and day, each ordered by symbol, ts, seq.
+    pub fn finish(&mut self, table: &SymbolTable) -> Vec<(TradingDay, TickBatch)> {
+        self.rows = 0;
+        self.last.fill(usize::MAX);
+        let columns = std::mem::take(&mut self.columns);
+        columns.into_iter().map(|columns| (columns.day, columns.finish(table))).collect()
+    }
+}
+
+/// Rows of one kind in Arrow columns.
+///
+/// Columns: `symbol, ts, recv_ts`, the kind's own, then `partition, offset, index`. Times are
+/// `Timestamp(ns, UTC)`, prices `Decimal(18, 9)`, codes and symbols dictionaries of strings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TickBatch {
+    kind: Kind,
+    rows: RecordBatch,
+}
+
+impl TickBatch {
+    /// The schema of `kind`.
+    pub fn schema(kind: Kind) -> SchemaRef {
+        let layout = layout(kind);
+        let field = |name: &str, data_type: DataType| Field::new(name, data_type, false);
+        let mut fields = vec![
+            Field::new("symbol", dictionary_type(), kind == Kind::Gap),
+            field("ts", instant_type()),
+            field("recv_ts", instant_type()),
+        ];
+        fields.extend(layout.longs.iter().map(|(name, meaning)| {
+            field(
+                name,
+                match meaning {
+                    Long::Price => DataType::Decimal64(PRICE_PRECISION, PRICE_SCALE),
+                    Long::Time => instant_type(),
+                    Long::Count => DataType::UInt64,
+                },
+            )
+        }));
+        fields.extend(layout.words.iter().map(|(name, meaning)| {
+            field(name, if *meaning == Word::Count { DataType::UInt32 } else { dictionary_type() })
+        }));
+        fields.extend(layout.texts.iter().map(|name| field(name, DataType::Utf8)));
+        fields.extend(layout.wides.iter().map(|name| field(name, DataType::Decimal128(38, PRICE_SCALE))));
+        fields.push(field("partition", DataType::UInt16));
+        fields.push(field("offset", DataType::UInt64));
+        fields.push(field("index", DataType::UInt32));
+        Arc::new(Schema::new(fields))
+    }
+
+    /// Takes columns that were stored, after a check of their names and types.
+    pub fn from_record_batch(kind: Kind, rows: RecordBatch) -> Result<Self, BatchError> {
+        let expected = Self::schema(kind);
+        for field in expected.fields() {
+            let found = rows.column_by_name(field.name());
+            if found.is_none_or(|column| column.data_type() != field.data_type()) {
+                return Err(BatchError::Column {
+                    kind: kind.name(),
+                    column: field.name().clone(),
+                    expected: field.data_type().to_string(),
+                });
+            }
+        }
+        Ok(Self { kind, rows })
+    }
+
+    /// The kind of the rows.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Rows held.
+    pub fn len(&self) -> usize {
+        self.rows.num_rows()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The columns.
+    pub fn record_batch(&self) -> &RecordBatch {
+        &self.rows
+    }
+
+    /// Rows to read, with the columns looked up once.
+    pub fn rows(&self) -> Result<Rows<'_>, BatchError> {
+        Rows::new(self)
+    }
+}
+
+/// A stored bar and its place: the highest place of a span is the bar's current revision.
+pub type PlacedBar = (Seq, Bar);
+
+/// A batch's rows, as ticks again.
+pub struct Rows<'a> {
+    kind: Kind,
+    keys: &'a Int32Array,
+    names: Vec<Option<Symbol>>,
+    ts: &'a [i64],
+    recv_ts: &'a [i64],
+    longs: Vec<std::borrow::Cow<'a, [i64]>>,
+    words: Vec<Words<'a>>,
+    texts: Vec<&'a StringArray>,
+    wides: Vec<&'a [i128]>,
+    partition: &'a [u16],
+    offset: &'a [u64],
+    index: &'a [u32],
+}
+
+enum Words<'a> {
+    Counts(&'a [u32]),
+    Codes(&'a [i32], Vec<u32>),
+}
+
+impl Words<'_> {
+    fn get(&self, row: usize) -> u32 {
+        match self {
+            Self::Counts(values) => values[row],
+            Self::Codes(keys, codes) => codes.get(keys[row] as usize).copied().unwrap_or(0),
+        }
+    }
+}
+
+impl<'a> Rows<'a> {
+    fn new(batch: &'a TickBatch) -> Result<Self, BatchError> {
+        let layout = layout(batch.kind);
+        let column = |name: &str| batch.rows.column_by_name(name).expect("checked when the batch was made");
+        let instants = |name: &str| column(name).as_primitive::<TimestampNanosecondType>().values();
+        let symbols = column("symbol").as_dictionary::<Int32Type>();
+        let names = symbols
+            .values()
+            .as_string::<i32>()
+            .iter()
+            .map(|name| name.map(str::parse::<Symbol>).transpose())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| BatchError::Value {
+                kind: batch.kind.name(),
+                row: 0,
+                reason: error.to_string(),
+            })?;
+        let longs = layout.longs.iter().map(|(name, meaning)| match meaning {
+            Long::Price => {
+                std::borrow::Cow::Borrowed(&column(name).as_primitive::<Decimal64Type>().values()[..])
+            }
+            Long::Time => std::borrow::Cow::Borrowed(&instants(name)[..]),
+            Long::Count => {
+                column(name).as_primitive::<UInt64Type>().values().iter().map(|&count| count as i64).collect()
+            }
+        });
+        let words = layout.words.iter().map(|(name, meaning)| match meaning {
+            Word::Count => Words::Counts(column(name).as_primitive::<UInt32Type>().values()),
+            Word::Code => {
+                let codes = column(name).as_dictionary::<Int32Type>();
+                let bits = codes.values().as_string::<i32>().iter().map(|text| {
+                    let mut bytes = [0; 4];
+                    bytes.iter_mut().zip(text.unwrap_or_default().bytes()).for_each(|(to, from)| *to = from);
+                    u32::from_le_bytes(bytes)
+                });
+                Words::Codes(codes.keys().values(), bits.collect())
+            }
+        });
+        Ok(Self {
+            kind: batch.kind,
+            keys: symbols.keys(),
+            names,
+            ts: instants("ts"),
+            recv_ts: instants("recv_ts"),
+            longs: longs.collect(),
+            words: words.collect(),
+            texts: layout.texts.iter().map(|name| column(name).as_string::<i32>()).collect(),
+            wides: layout
+                .wides
+                .iter()
+                .map(|name| &column(name).as_primitive::<Decimal128Type>().values()[..])
+                .collect(),
+            partition: column("partition").as_primitive::<UInt16Type>().values(),
+            offset: column("offset").as_primitive::<UInt64Type>().values(),
+            index: column("index").as_primitive::<UInt32Type>().values(),
+        })
+    }
+
+    /// The row's place in the log.
+    pub fn seq(&self, row: usize) -> Seq {
+        Seq { partition: self.partition[row], offset: self.offset[row], index: self.index[row] }
+    }
+
+    /// The row's venue time.
+    pub fn ts(&self, row: usize) -> Timestamp {
+        Timestamp::from_nanos(self.ts[row])
+    }
+
+    /// The row's symbol; `None` for a gap of no single symbol.
+    pub fn symbol(&self, row: usize) -> Option<Symbol> {
+        if self.keys.is_null(row) {
+            None
+        } else {
+            self.names.get(self.keys.value(row) as usize).copied().flatten()
+        }
+    }
+
+    fn error(&self, row: usize, reason: impl ToString) -> BatchError {
+        BatchError::Value { kind: self.kind.name(), row, reason: reason.to_string() }
+    }
+
+    fn named(&self, row: usize) -> Result<Symbol, BatchError> {
+        self.symbol(row).ok_or_else(|| self.error(row, "no symbol"))
+    }
+
+    fn price(&self, column: usize, row: usize) -> Result<Price, BatchError> {
+        Price::from_nanos(self.longs[column][row]).ok_or_else(|| self.error(row, "price out of range"))
+    }
+
+    fn byte(&self, column: usize, row: usize) -> u8 {
+        self.words[column].get(row) as u8
+    }
+
+    fn exchange(&self, column: usize, row: usize) -> Result<Exchange, BatchError> {
+        Exchange::from_code(self.byte(column, row)).map_err(|error| self.error(row, error))
+    }
+
+    fn tape(&self, column: usize, row: usize) -> Result<Tape, BatchError> {
+        Tape::from_code(self.byte(column, row)).map_err(|error| self.error(row, error))
+    }
+
+    fn conditions(&self, column: usize, row: usize) -> Result<Conditions, BatchError> {
+        let bytes = self.words[column].get(row).to_le_bytes();
+        let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+        Conditions::from_codes(&bytes[..len]).map_err(|error| self.error(row, error))
+    }
+
+    /// The row as a tick.
+    ///
+    /// Errors: a value that no tick can have, which only a damaged or foreign file holds; and any
+    /// row of a batch of bars, which [`Rows::bar`] reads.
+    pub fn tick(&self, row: usize) -> Result<Tick, BatchError> {
+        let (ts, recv_ts) = (self.ts(row), Timestamp::from_nanos(self.recv_ts[row]));
+        let text = |column: usize| self.texts[column].value(row).into();
+        let count = |column: usize| self.longs[column][row] as u64;
+        Ok(match self.kind {
+            Kind::Trade => Tick::Trade(Trade {
+                symbol: self.named(row)?,
+                ts,
+                recv_ts,
+                price: self.price(0, row)?,
+                id: count(1),
+                size: self.words[0].get(row),
+                exchange: self.exchange(1, row)?,
+                conditions: self.conditions(2, row)?,
+                tape: self.tape(3, row)?,
+            }),
+            Kind::Quote => Tick::Quote(Quote {
+                symbol: self.named(row)?,
+                ts,
+                recv_ts,
+                bid: self.price(0, row)?,
+                ask: self.price(1, row)?,
+                bid_size: self.words[0].get(row),
+                ask_size: self.words[1].get(row),
+                bid_exchange: self.exchange(2, row)?,
+                ask_exchange: self.exchange(3, row)?,
+                conditions: self.conditions(4, row)?,
+                tape: self.tape(5, row)?,
+            }),
+            Kind::Status => Tick::Status(Box::new(Status {
+                symbol: self.named(row)?,
+                ts,
+                recv_ts,
+                code: text(0),
+                message: text(1),
+                reason_code: text(2),
+                reason_message: text(3),
+                tape: self.tape(0, row)?,
+            })),
+            Kind::Cancel => Tick::Cancel(Box::new(Cancel {
+                symbol: self.named(row)?,
+                ts,
+                recv_ts,
+                price: self.price(0, row)?,
+                id: count(1),
+                size: self.words[0].get(row),
+                exchange: self.exchange(1, row)?,
+                action: self.byte(2, row),
+                tape: self.tape(3, row)?,
+            })),
+            Kind::Correction => Tick::Correction(Box::new(Correction {
+                symbol: self.named(row)?,
+                ts,
+                recv_ts,
+                original: TradeTerms {
+                    price: self.price(0, row)?,
+                    id: count(1),
+                    size: self.words[0].get(row),
+                    conditions: self.conditions(1, row)?,
+                },
+                corrected: TradeTerms {
+                    price: self.price(2, row)?,
+                    id: count(3),
+                    size: self.words[2].get(row),
+                    conditions: self.conditions(3, row)?,
+                },
+                exchange: self.exchange(4, row)?,
+                tape: self.tape(5, row)?,
+            })),
+            Kind::Gap => Tick::Gap(Box::new(Gap {
+                symbol: self.symbol(row),
+                ts,
+                recv_ts,
+                first: count(0),
+                last: count(1),
+                kind: GapKind::from_number(self.byte(0, row))
+                    .ok_or_else(|| self.error(row, "unknown kind of gap"))?,
+                source: text(0),
+            })),
+            Kind::PrevClose => Tick::PrevClose(PrevClose {
+                symbol: self.named(row)?,
+                ts,
+                recv_ts,
+                price: self.price(0, row)?,
+            }),
+            Kind::Bar => return Err(self.error(row, "a bar is no tick")),
+        })
+    }
+
+    /// The row of a batch of bars, with its place.
+    pub fn bar(&self, row: usize) -> Result<PlacedBar, BatchError> {
+        if self.kind != Kind::Bar {
+            return Err(self.error(row, "not a bar"));
+        }
+        let timeframe = match &self.words[0].get(row).to_le_bytes() {
+            b"1Min" => Timeframe::MINUTE,
+            b"1Day" => Timeframe::Day,
+            _ => return Err(self.error(row, "a stored bar is a minute's or a day's")),
+        };
+        let bar = Bar {
+            symbol: self.named(row)?,
+            ts: self.ts(row),
+            timeframe,
+            open: self.price(0, row)?,
+            high: self.price(1, row)?,
+            low: self.price(2, row)?,
+            close: self.price(3, row)?,
+            volume: self.longs[4][row] as u64,
+            trade_count: self.longs[5][row] as u64,
+            open_ts: Timestamp::from_nanos(self.longs[6][row]),
+            close_ts: Timestamp::from_nanos(self.longs[7][row]),
+            notional: self.wides[0][row],
+        };
+        Ok((self.seq(row), bar))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::market::arbitrary;
+
+    fn built(ticks: &[Tick]) -> (TickBatchBuilder, SymbolTable) {
+        let (mut builder, mut table) = (TickBatchBuilder::new(3), SymbolTable::default());
+        for (offset, tick) in ticks.iter().enumerate() {
+            let symbol = tick.symbol().map_or(NO_SYMBOL, |symbol| table.intern(symbol));
+            builder.push(symbol, Seq { partition: 3, offset: offset as u64, index: 7 }, tick);
+        }
+        (builder, table)
+    }
+
+    proptest! {
+        #[test]
+        fn rows_come_back_whole_and_in_order(ticks in prop::collection::vec(arbitrary::tick(), 0..80)) {
+            let (mut builder, table) = built(&ticks);
+            prop_assert_eq!(builder.rows(), ticks.len());
+            let mut seen = 0;
+            for (day, batch) in builder.finish(&table) {
+                let batch = TickBatch::from_record_batch(batch.kind(), batch.record_batch().clone()).unwrap();
+                let rows = batch.rows().unwrap();
+                let mut last = None;
+                for row in 0..batch.len() {
+                    let (seq, tick) = (rows.seq(row), rows.tick(row).unwrap());
+                    prop_assert_eq!(&tick, &ticks[seq.offset as usize]);
+                    prop_assert_eq!((seq.partition, seq.index), (3, 7));
+                    prop_assert_eq!(tick.ts().trading_day(), day);
+                    let key = (tick.symbol(), tick.ts(), seq);
+                    prop_assert!(last.is_none_or(|last| last < key), "order by symbol, ts, seq");
+                    last = Some(key);
+                }
+                seen += batch.len();
+            }
+            prop_assert_eq!(seen, ticks.len());
+            prop_assert_eq!(builder.rows(), 0);
+        }
+
+        #[test]
+        fn bars_come_back_whole(bar in arbitrary::bar()) {
+            let (mut builder, mut table) = (TickBatchBuilder::new(0), SymbolTable::default());
+            let seq = Seq { partition: 0, offset: 9, index: 1 };
+            builder.push_bar(table.intern(bar.symbol), seq, &bar);
+            let batches = builder.finish(&table);
+            let rows = batches[0].1.rows().unwrap();
+            prop_assert_eq!(rows.bar(0).unwrap(), (seq, bar));
+            prop_assert!(rows.tick(0).is_err());
+        }
+    }
+
+    #[test]
+    fn foreign_columns_are_refused_by_name() {
+        let (mut builder, table) = built(&[]);
+        assert!(builder.finish(&table).is_empty());
+        let quotes = RecordBatch::new_empty(TickBatch::schema(Kind::Quote));
+        let error = TickBatch::from_record_batch(Kind::Trade, quotes).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "column \"price\" of trade rows is missing or not of type Decimal64(18, 9)"
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! The vocabulary: what a market says, in exact types. No I/O, no async.
+//!
+//! Does not belong here: anything that knows a wire format, a file or a socket.
+
+#[cfg(test)]
+pub(crate) mod arbitrary;
+mod bar;
+mod batch;
+mod price;
+mod seq;
+mod symbol;
+mod tick;
+mod time;
+
+pub use bar::{Bar, BarEffect, Timeframe, TimeframeError};
+pub use batch::{BatchError, NO_SYMBOL, PlacedBar, Rows, SymbolTable, TickBatch, TickBatchBuilder};
+pub use price::{Price, PriceError};
+pub use seq::Seq;
+pub use symbol::{Symbol, SymbolError};
+pub use tick::{
+    Cancel, CodeError, Conditions, Correction, Exchange, Gap, GapKind, Kind, PrevClose, Quote, Status, Tape,
+    Tick, Trade, TradeTerms,
+};
+pub use time::{TimeError, TimeRange, Timestamp, TradingDay, parse_from, parse_to};

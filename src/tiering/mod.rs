@@ -1,0 +1,6 @@
+//! The tiers a tick rests in: hot (the last of every symbol), warm (days), and the history that
+//! reads warm and the log as one ordered stream.
+
+pub mod history;
+pub mod hot;
+pub mod warm;
