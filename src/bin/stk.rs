@@ -1,3 +1,5 @@
-//! The program: parse, set up telemetry, dispatch. No logic.
+//! The program: hands over to the command line. No logic.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    stk::cli::main()
+}

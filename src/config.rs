@@ -1,0 +1,567 @@
+//! Configuration: one table of settings, from which the file, the environment, `config show`,
+//! `config init` and the reference in the man page are all made.
+//!
+//! A value comes from, the later winning: the default, the file, `STK_*` in the environment, a
+//! flag. What is not in the table is refused by name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a setting holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Text,
+    /// A whole number within a range.
+    Count(u64, u64),
+    /// One of some words.
+    Choice(&'static [&'static str]),
+    /// A list of texts, held as lines; in the environment separated by spaces.
+    List,
+}
+
+/// One setting.
+pub struct Setting {
+    /// `table.key` in the file; `STK_TABLE_KEY` in the environment.
+    pub key: &'static str,
+    shape: Shape,
+    default: &'static str,
+    /// What it does, in a sentence or two.
+    pub doc: &'static str,
+}
+
+const MIB: u64 = 1 << 20;
+
+/// Every setting there is.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "data.dir",
+        shape: Shape::Text,
+        default: "",
+        doc: "Where everything is stored. Empty: `stk` in the user's data directory \
+              ($XDG_DATA_HOME, or ~/.local/share).",
+    },
+    Setting {
+        key: "server.listen",
+        shape: Shape::Text,
+        default: "127.0.0.1:7878",
+        doc: "Address and port for clients: WebSocket, SSE, REST. Port 0 takes a free one.",
+    },
+    Setting {
+        key: "server.ingest_listen",
+        shape: Shape::Text,
+        default: "127.0.0.1:7879",
+        doc: "Address and port for programs that bring ticks (`stk replay`). Loopback only; empty: off.",
+    },
+    Setting {
+        key: "server.keys",
+        shape: Shape::List,
+        default: "",
+        doc: "Keys that clients must show, each `id:secret`. Empty: anybody may connect.",
+    },
+    Setting {
+        key: "server.connections_max",
+        shape: Shape::Count(1, 1_000_000),
+        default: "10000",
+        doc: "The most streaming connections at once.",
+    },
+    Setting {
+        key: "server.queue_bytes_max",
+        shape: Shape::Count(64 << 10, 1 << 30),
+        default: "1048576",
+        doc: "Bytes a slow connection may fall behind before it is told so and closed.",
+    },
+    Setting {
+        key: "feed.sources",
+        shape: Shape::List,
+        default: "",
+        doc: "Where ticks come from: `sim`, `sim:rate=1000,seed=7,symbols=500`, `iex:FILE`. \
+              Empty: only what `stk replay` brings.",
+    },
+    Setting {
+        key: "log.partitions",
+        shape: Shape::Count(1, 64),
+        default: "4",
+        doc: "Partitions of the log. Fixed once the data directory exists.",
+    },
+    Setting {
+        key: "log.durability",
+        shape: Shape::Choice(&["interval", "always"]),
+        default: "interval",
+        doc: "`interval`: one sync every log.sync_interval_ms covers all that came in between; \
+              `always`: every group of appends is synced at once. A tick counts as accepted only \
+              when synced, either way.",
+    },
+    Setting {
+        key: "log.sync_interval_ms",
+        shape: Shape::Count(1, 10_000),
+        default: "50",
+        doc: "How often the log is synced under `interval`, in milliseconds.",
+    },
+    Setting {
+        key: "log.retention_hours",
+        shape: Shape::Count(1, 24 * 3660),
+        default: "24",
+        doc: "How long the log keeps what is already in warm, in hours. Clients resume from it.",
+    },
+    Setting {
+        key: "log.retention_bytes",
+        shape: Shape::Count(64 * MIB, u64::MAX / 2),
+        default: "8589934592",
+        doc: "How much the log keeps of what is already in warm, in bytes.",
+    },
+    Setting {
+        key: "log.free_bytes_min",
+        shape: Shape::Count(0, u64::MAX / 2),
+        default: "268435456",
+        doc: "Free bytes on the disk below which nothing more is accepted.",
+    },
+    Setting {
+        key: "processor.rows_max",
+        shape: Shape::Count(1_000, 100_000_000),
+        default: "1000000",
+        doc: "Rows held in memory, all partitions together, before they go to warm.",
+    },
+    Setting {
+        key: "processor.block_age_ms_max",
+        shape: Shape::Count(100, 3_600_000),
+        default: "60000",
+        doc: "How long rows may wait in memory before they go to warm, in milliseconds. They are \
+              durable in the log meanwhile, and history reads them from there.",
+    },
+];
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The table of settings.
+    Default,
+    /// A file, by its path.
+    File(PathBuf),
+    /// An environment variable, by its name.
+    Env(String),
+    /// A flag, by its name.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Env(name) => f.write_str(name),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Why a configuration is refused. The message names the place and the setting.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{path}: {reason}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The file is not TOML.
+    #[error("{path}: {reason}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words, with the line.
+        reason: String,
+    },
+    /// A setting that does not exist.
+    #[error("{place}: there is no setting `{key}`{}", nearest.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
+    Unknown {
+        /// The file or the variable.
+        place: String,
+        /// What was written.
+        key: String,
+        /// The setting with the nearest name.
+        nearest: Option<&'static str>,
+    },
+    /// A value that the setting does not take.
+    #[error("{place}: `{key}` is \"{value}\": {reason}")]
+    Value {
+        /// The file, the variable or the flag.
+        place: String,
+        /// The setting.
+        key: &'static str,
+        /// What was written.
+        value: String,
+        /// What it takes.
+        reason: String,
+    },
+}
+
+/// Every setting's value as text, and where it came from.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    values: BTreeMap<&'static str, (String, Origin)>,
+}
+
+impl Resolved {
+    /// Resolves the default, `file`, `env` (name and value pairs; all but `STK_*` of a setting's
+    /// name are passed over) and `flags` (setting, value, the flag's name).
+    pub fn new(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+        flags: &[(&'static str, String, &'static str)],
+    ) -> Result<Self, ConfigError> {
+        let defaults = SETTINGS.iter().map(|s| (s.key, (s.default.to_owned(), Origin::Default)));
+        let mut resolved = Self { values: defaults.collect() };
+        if let Some(path) = file {
+            resolved.read_file(path)?;
+        }
+        for (name, value) in env {
+            let Some(rest) = name.strip_prefix("STK_") else { continue };
+            if RESERVED_ENV.iter().any(|(reserved, _)| *reserved == name) {
+                continue;
+            }
+            let setting = SETTINGS.iter().find(|s| env_name(s.key) == name);
+            let setting = setting.ok_or_else(|| ConfigError::Unknown {
+                place: "the environment".to_owned(),
+                key: name.clone(),
+                nearest: nearest(&rest.to_lowercase().replacen('_', ".", 1)),
+            })?;
+            let value = match setting.shape {
+                Shape::List => value.split_whitespace().collect::<Vec<_>>().join("\n"),
+                _ => value,
+            };
+            resolved.set(setting, value, Origin::Env(name))?;
+        }
+        for (key, value, flag) in flags {
+            let setting = SETTINGS.iter().find(|s| s.key == *key).expect("flags name settings of the table");
+            resolved.set(setting, value.clone(), Origin::Flag(flag))?;
+        }
+        Ok(resolved)
+    }
+
+    fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
+        let tables: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            let line =
+                error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            ConfigError::Syntax { path: path.to_owned(), reason: format!("line {line}: {}", error.message()) }
+        })?;
+        let place = path.display().to_string();
+        let unknown =
+            |key: String| ConfigError::Unknown { place: place.clone(), nearest: nearest(&key), key };
+        for (table, entries) in tables {
+            let toml::Value::Table(entries) = entries else { return Err(unknown(table)) };
+            for (name, value) in entries {
+                let key = format!("{table}.{name}");
+                let Some(setting) = SETTINGS.iter().find(|s| s.key == key) else { return Err(unknown(key)) };
+                let text = match &value {
+                    toml::Value::String(text) => text.clone(),
+                    toml::Value::Integer(number) => number.to_string(),
+                    toml::Value::Array(items) if setting.shape == Shape::List => {
+                        let texts = items.iter().map(toml::Value::as_str).collect::<Option<Vec<_>>>();
+                        texts.map_or_else(|| value.to_string(), |texts| texts.join("\n"))
+                    }
+                    other => other.to_string(),
+                };
+                self.set(setting, text, Origin::File(path.to_owned()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, setting: &Setting, value: String, origin: Origin) -> Result<(), ConfigError> {
+        let refused = |reason: String| ConfigError::Value {
+            place: origin.to_string(),
+            key: setting.key,
+            value: value.escape_debug().to_string(),
+            reason,
+        };
+        match setting.shape {
+            Shape::Count(least, most) => match value.replace('_', "").parse::<u64>() {
+                Ok(count) if (least..=most).contains(&count) => {}
+                _ => return Err(refused(format!("it takes a whole number from {least} to {most}"))),
+            },
+            Shape::Choice(words) if !words.contains(&value.as_str()) => {
+                return Err(refused(format!("it takes one of {}", words.join(", "))));
+            }
+            Shape::Choice(_) | Shape::Text | Shape::List => {}
+        }
+        if setting.key.ends_with("listen") && !value.is_empty() {
+            let address: SocketAddr = value
+                .parse()
+                .map_err(|_| refused("it takes an address and a port, such as 127.0.0.1:7878".into()))?;
+            if setting.key == "server.ingest_listen" && !address.ip().is_loopback() {
+                return Err(refused(
+                    "ticks are taken from this machine only: a loopback address such as 127.0.0.1:7879"
+                        .into(),
+                ));
+            }
+        }
+        if setting.key == "server.keys" && value.lines().any(|key| !key.contains(':')) {
+            return Err(refused("each key is `id:secret`".into()));
+        }
+        self.values.insert(setting.key, (value, origin));
+        Ok(())
+    }
+
+    /// Every setting with its value as text and its origin, in the table's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Setting, &str, &Origin)> {
+        SETTINGS.iter().map(|setting| {
+            let (value, origin) = &self.values[setting.key];
+            (setting, value.as_str(), origin)
+        })
+    }
+
+    /// Where the setting's value came from.
+    pub fn origin(&self, key: &str) -> &Origin {
+        &self.values[key].1
+    }
+
+    fn text(&self, key: &str) -> &str {
+        &self.values[key].0
+    }
+
+    fn count(&self, key: &str) -> u64 {
+        self.text(key).replace('_', "").parse().expect("checked when it was set")
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        self.text(key).lines().map(str::to_owned).collect()
+    }
+
+    /// The values, typed.
+    pub fn config(&self) -> Config {
+        let address = |key: &str| self.text(key).parse::<SocketAddr>().ok();
+        let dir = self.text("data.dir");
+        Config {
+            data_dir: if dir.is_empty() { default_data_dir() } else { PathBuf::from(dir) },
+            listen: address("server.listen").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7878))),
+            ingest_listen: address("server.ingest_listen"),
+            keys: self
+                .list("server.keys")
+                .iter()
+                .filter_map(|key| key.split_once(':').map(|(id, secret)| (id.to_owned(), secret.to_owned())))
+                .collect(),
+            connections_max: self.count("server.connections_max") as usize,
+            queue_bytes_max: self.count("server.queue_bytes_max") as usize,
+            sources: self.list("feed.sources"),
+            partitions: self.count("log.partitions") as u16,
+            sync_interval: (self.text("log.durability") == "interval")
+                .then(|| Duration::from_millis(self.count("log.sync_interval_ms"))),
+            retention_age: Duration::from_secs(3600 * self.count("log.retention_hours")),
+            retention_bytes: self.count("log.retention_bytes"),
+            free_bytes_min: self.count("log.free_bytes_min"),
+            rows_max: self.count("processor.rows_max") as usize,
+            block_age_max: Duration::from_millis(self.count("processor.block_age_ms_max")),
+        }
+    }
+}
+
+/// Environment variables that are no settings, with what they do.
+pub const RESERVED_ENV: &[(&str, &str)] = &[
+    ("STK_CONFIG", "the configuration file, as --config"),
+    ("STK_SERVER", "the server that commands talk to, as --server"),
+    ("STK_LOG", "what is logged to stderr, as RUST_LOG: `info`, `stk=debug`"),
+    ("STK_KEY_ID", "the key that commands show to a server, as --key-id"),
+    ("STK_SECRET_KEY", "the secret that commands show to a server, as --secret-key"),
+];
+
+/// The variable that sets `key`.
+pub fn env_name(key: &str) -> String {
+    format!("STK_{}", key.to_uppercase().replace('.', "_"))
+}
+
+fn nearest(key: &str) -> Option<&'static str> {
+    let distance = |other: &str| strsim::damerau_levenshtein(key, other);
+    let last = |text: &str| text.rsplit('.').next().unwrap_or_default().to_owned();
+    let best = SETTINGS.iter().map(|s| s.key).min_by_key(|known| distance(known))?;
+    let same_name = SETTINGS.iter().map(|s| s.key).find(|known| last(known) == last(key));
+    same_name.or_else(|| (distance(best) <= key.len() / 3 + 1).then_some(best))
+}
+
+/// `stk` in the user's data directory.
+pub fn default_data_dir() -> PathBuf {
+    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    from("XDG_DATA_HOME")
+        .or_else(|| from("HOME").map(|home| home.join(".local/share")))
+        .map_or_else(|| PathBuf::from("stk-data"), |base| base.join("stk"))
+}
+
+/// The settings, typed.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where everything is stored.
+    pub data_dir: PathBuf,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where programs that bring ticks connect.
+    pub ingest_listen: Option<SocketAddr>,
+    /// Keys (id, secret) that clients must show; none: anybody may connect.
+    pub keys: Vec<(String, String)>,
+    /// The most streaming connections.
+    pub connections_max: usize,
+    /// Bytes a connection may fall behind.
+    pub queue_bytes_max: usize,
+    /// Feeds, as written.
+    pub sources: Vec<String>,
+    /// Partitions of a new log.
+    pub partitions: u16,
+    /// How often the log is synced; `None`: after every group of appends.
+    pub sync_interval: Option<Duration>,
+    /// How long the log keeps what is in warm.
+    pub retention_age: Duration,
+    /// How much the log keeps of what is in warm.
+    pub retention_bytes: u64,
+    /// Free bytes below which nothing is accepted.
+    pub free_bytes_min: u64,
+    /// Rows held in memory before they go to warm.
+    pub rows_max: usize,
+    /// How long rows wait before they go to warm.
+    pub block_age_max: Duration,
+}
+
+/// A file with every setting, commented out at its default, and what it does.
+pub fn sample_file() -> String {
+    let mut out = String::from(
+        "# Configuration of stk. Every setting is here, at its default.\n\
+         # A value comes from, the later winning: this file, STK_* in the environment, a flag.\n",
+    );
+    let mut table = "";
+    for setting in SETTINGS {
+        let (in_table, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
+        if in_table != table {
+            out.push_str(&format!("\n[{in_table}]\n"));
+            table = in_table;
+        } else {
+            out.push('\n');
+        }
+        for line in wrapped(setting.doc, 96) {
+            out.push_str(&format!("# {line}\n"));
+        }
+        let value = match setting.shape {
+            Shape::Count(..) => setting.default.to_owned(),
+            Shape::List => "[]".to_owned(),
+            Shape::Text | Shape::Choice(_) => format!("\"{}\"", setting.default),
+        };
+        out.push_str(&format!("# {name} = {value}\n"));
+    }
+    out
+}
+
+/// `text` in lines of at most `width` characters, cut at spaces.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is always a line");
+        if !line.is_empty() && line.len() + 1 + word.len() > width {
+            lines.push(word.to_owned());
+        } else {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_file(text: &str) -> Result<Resolved, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stk.toml");
+        std::fs::write(&path, text).unwrap();
+        Resolved::new(Some(&path), [], &[])
+    }
+
+    fn refusal(text: &str) -> String {
+        let message = from_file(text).unwrap_err().to_string();
+        let (_, reason) = message.split_once("stk.toml: ").expect("the file is named");
+        reason.to_owned()
+    }
+
+    #[test]
+    fn the_table_is_sound() {
+        for setting in SETTINGS {
+            assert!(setting.key.split_once('.').is_some(), "{}", setting.key);
+            assert!(setting.doc.ends_with('.'), "{}", setting.key);
+            assert_eq!(SETTINGS.iter().filter(|s| s.key == setting.key).count(), 1, "{}", setting.key);
+        }
+        let defaults = Resolved::new(None, [], &[]).unwrap();
+        let as_flags: Vec<_> =
+            defaults.iter().map(|(s, value, _)| (s.key, value.to_owned(), "--x")).collect();
+        Resolved::new(None, [], &as_flags).expect("every default is a value its setting takes");
+    }
+
+    #[test]
+    fn the_sample_file_is_the_defaults() {
+        let live: String = sample_file()
+            .lines()
+            .map(|line| {
+                line.strip_prefix("# ").filter(|l| l.contains(" = ")).unwrap_or(line).to_owned() + "\n"
+            })
+            .collect();
+        let resolved = from_file(&live).unwrap();
+        for (setting, value, origin) in resolved.iter() {
+            assert_eq!(value, setting.default, "{}", setting.key);
+            assert!(matches!(origin, Origin::File(_)), "{} stands in the sample", setting.key);
+        }
+    }
+
+    #[test]
+    fn later_sources_win_and_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stk.toml");
+        std::fs::write(&path, "[log]\npartitions = 8\nsync_interval_ms = 20\nretention_hours = 1\n").unwrap();
+        let env = [("STK_LOG_SYNC_INTERVAL_MS", "30"), ("STK_LOG_RETENTION_HOURS", "2"), ("HOME", "/x")];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let resolved =
+            Resolved::new(Some(&path), env, &[("log.retention_hours", "3".into(), "--retention")]).unwrap();
+        let shown = |key: &str| {
+            let (_, value, origin) = resolved.iter().find(|(s, ..)| s.key == key).unwrap();
+            format!("{value} {}", origin.to_string().replace(&path.display().to_string(), "FILE"))
+        };
+        assert_eq!(shown("log.partitions"), "8 FILE");
+        assert_eq!(shown("log.sync_interval_ms"), "30 STK_LOG_SYNC_INTERVAL_MS");
+        assert_eq!(shown("log.retention_hours"), "3 --retention");
+        assert_eq!(shown("log.durability"), "interval default");
+        assert_eq!(resolved.config().retention_age, Duration::from_secs(3 * 3600));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert_eq!(
+            refusal("[log]\npartition = 4\n"),
+            "there is no setting `log.partition`; did you mean `log.partitions`?"
+        );
+        assert_eq!(
+            refusal("listen = \"x\"\n"),
+            "there is no setting `listen`; did you mean `server.listen`?"
+        );
+        assert_eq!(refusal("[zebra]\nx = 1\n"), "there is no setting `zebra.x`");
+        assert_eq!(
+            refusal("[log]\npartitions = 0\n"),
+            "`log.partitions` is \"0\": it takes a whole number from 1 to 64"
+        );
+        assert_eq!(
+            refusal("[log]\ndurability = \"never\"\n"),
+            "`log.durability` is \"never\": it takes one of interval, always"
+        );
+        assert!(refusal("[log\n").starts_with("line 1: "));
+        assert!(refusal("[server]\nlisten = \"here\"\n").contains("it takes an address and a port"));
+        assert!(refusal("[server]\ningest_listen = \"0.0.0.0:1\"\n").contains("loopback"));
+        let env = [("STK_LOG_PARTITION".to_owned(), "4".to_owned())];
+        let error = Resolved::new(None, env, &[]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the environment: there is no setting `STK_LOG_PARTITION`; did you mean `log.partitions`?"
+        );
+    }
+}
