@@ -105,10 +105,15 @@ fn backends_are_named_at_home_only() {
     for path in files_below("src", ".rs") {
         let code = code_of(&fs::read_to_string(&path).unwrap());
         for (backend, homes) in HOMES {
-            let starts_word = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+            let starts_word =
+                |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
             let named = code.match_indices(backend).any(|(at, _)| starts_word(at));
             if named && !homes.iter().any(|home| name(&path).starts_with(home)) {
-                faults.insert(format!("{}: names `{backend}`, whose home is {}", name(&path), homes.join(", ")));
+                faults.insert(format!(
+                    "{}: names `{backend}`, whose home is {}",
+                    name(&path),
+                    homes.join(", ")
+                ));
             }
         }
     }
@@ -132,7 +137,8 @@ fn every_source_file_says_what_it_is_for_and_stays_readable() {
         }
         for (number, line) in text.lines().enumerate() {
             // Written in two parts, so that this file does not accuse itself.
-            let leftovers = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:"), concat!("dbg", "!(")];
+            let leftovers =
+                [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:"), concat!("dbg", "!(")];
             if leftovers.iter().any(|leftover| line.contains(leftover)) {
                 faults.insert(format!("{}:{}: a leftover: {}", name(&path), number + 1, line.trim()));
             }
@@ -175,7 +181,10 @@ fn what_is_banned_has_a_better_way() {
 fn the_changelog_has_its_shape() {
     let text = fs::read_to_string(repo().join("CHANGELOG.md")).unwrap();
     let versions: Vec<_> = text.lines().filter(|line| line.starts_with("## ")).collect();
-    assert!(versions.first().is_some_and(|first| *first == "## Unreleased"), "the first section is `## Unreleased`");
+    assert!(
+        versions.first().is_some_and(|first| *first == "## Unreleased"),
+        "the first section is `## Unreleased`"
+    );
     for line in text.lines().filter(|line| line.starts_with("### ")) {
         assert!(["### Added", "### Changed", "### Fixed", "### Removed"].contains(&line), "{line}");
     }
@@ -203,7 +212,10 @@ fn readme_commands_exist() {
             in_code = !in_code;
         } else if let Some(rest) = line.strip_prefix("stk ").filter(|_| in_code) {
             let command = rest.split_whitespace().next().unwrap_or_default();
-            assert!(command.starts_with('-') || known.contains(command), "README: there is no `stk {command}`");
+            assert!(
+                command.starts_with('-') || known.contains(command),
+                "README: there is no `stk {command}`"
+            );
         }
     }
 }

@@ -6,7 +6,7 @@
 mod fanout;
 mod history;
 mod ingest;
-mod machine;
+pub(super) mod machine;
 mod watch;
 
 use std::io::Write;

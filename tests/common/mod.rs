@@ -70,16 +70,21 @@ impl Server {
     /// where it listens.
     pub fn start(home: &Home, data: &Path, more: &[&str]) -> Self {
         let data = data.display().to_string();
-        let mut args = vec!["serve", "--data", &data, "--listen", "127.0.0.1:0", "--ingest-listen", "127.0.0.1:0"];
+        let mut args =
+            vec!["serve", "--data", &data, "--listen", "127.0.0.1:0", "--ingest-listen", "127.0.0.1:0"];
         args.extend(more);
-        let mut child = home.stk(&args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary runs");
+        let mut child =
+            home.stk(&args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary runs");
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         let mut seen = Vec::new();
         let (mut address, mut ingest) = (None, None);
         while address.is_none() || ingest.is_none() {
-            let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("serve did not start: {seen:#?}"));
+            let line =
+                lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("serve did not start: {seen:#?}"));
             if let Some((_, rest)) = line.split_once("http://") {
                 address = rest.split_whitespace().next().map(|text| text.trim_end_matches('/').to_owned());
             }
