@@ -30,7 +30,9 @@ pub enum SourceError {
     #[error("\"{0}\" is no feed: write sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE")]
     Unknown(String),
     /// A setting the simulator does not have, or a value it does not take.
-    #[error("\"{0}\" is no setting of the simulator: it takes rate=0.1..100000000 (ticks/s), seed=NUMBER, symbols=1..{1}")]
+    #[error(
+        "\"{0}\" is no setting of the simulator: it takes rate=0.1..100000000 (ticks/s), seed=NUMBER, symbols=1..{1}"
+    )]
     Setting(String, usize),
 }
 
@@ -41,7 +43,8 @@ impl FromStr for Source {
     type Err = SourceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let unknown = || SourceError::Unknown(text.chars().take(64).collect::<String>().escape_debug().to_string());
+        let unknown =
+            || SourceError::Unknown(text.chars().take(64).collect::<String>().escape_debug().to_string());
         let (name, rest) = text.split_once(':').unwrap_or((text, ""));
         match name {
             "sim" => {

@@ -1,0 +1,145 @@
+//! The simulator as a feed: paced by the clock, or as quick as it is pulled.
+
+use std::time::Duration;
+
+use super::{Sim, SimConfig};
+use crate::feed::{BATCH_TICKS_MAX, Feed, FeedError, Pulled};
+use crate::market::{Tick, Timestamp};
+
+/// How a simulated market's time relates to the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// A tick is handed out when its time has come; `recv_ts` is when that was.
+    Clock,
+    /// Ticks are handed out as quickly as they are asked for; `recv_ts` is their time.
+    Max,
+}
+
+/// Ticks of a simulated market.
+pub struct SimFeed {
+    sim: Sim,
+    pace: Pace,
+    /// The clock and the simulated time at the first call.
+    begun: Option<(tokio::time::Instant, Timestamp)>,
+    ended: bool,
+}
+
+/// How often a paced feed hands out what is due: well below what an eye or a program notices.
+const PERIOD: Duration = Duration::from_millis(2);
+
+impl SimFeed {
+    /// A feed of the market that `config` describes.
+    pub fn new(config: SimConfig, pace: Pace) -> Self {
+        Self { sim: Sim::new(config), pace, begun: None, ended: false }
+    }
+
+    fn fill(&mut self, ticks: &mut Vec<Tick>, count: usize) {
+        self.ended = !self.sim.fill(ticks, count);
+    }
+}
+
+#[async_trait::async_trait]
+impl Feed for SimFeed {
+    fn name(&self) -> &'static str {
+        "sim"
+    }
+
+    async fn next(&mut self, ticks: &mut Vec<Tick>) -> Result<Pulled, FeedError> {
+        if self.ended {
+            return Ok(Pulled::End);
+        }
+        if self.pace == Pace::Max {
+            self.fill(ticks, BATCH_TICKS_MAX);
+            return Ok(if ticks.is_empty() { Pulled::End } else { Pulled::Ticks });
+        }
+        let (began, from) = *self.begun.get_or_insert_with(|| (tokio::time::Instant::now(), self.sim.now()));
+        let due_in = Duration::from_nanos(self.sim.now().nanos_since(from).max(0) as u64);
+        // Nothing is taken before the wait is over: a dropped call has lost nothing.
+        tokio::time::sleep_until((began + due_in).max(tokio::time::Instant::now() + PERIOD.min(due_in)))
+            .await;
+        let elapsed = i64::try_from(began.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        let now = from.saturating_add_nanos(elapsed);
+        let before = ticks.len();
+        // One at a time until the clock is reached: a step changes with the time of day.
+        while !self.ended && self.sim.now() <= now && ticks.len() - before < BATCH_TICKS_MAX {
+            self.fill(ticks, 1);
+        }
+        let received = Timestamp::now();
+        for tick in &mut ticks[before..] {
+            stamp(tick, received);
+        }
+        Ok(if ticks.len() == before { Pulled::End } else { Pulled::Ticks })
+    }
+}
+
+/// Sets when the tick was received.
+fn stamp(tick: &mut Tick, received: Timestamp) {
+    match tick {
+        Tick::Trade(t) => t.recv_ts = received,
+        Tick::Quote(q) => q.recv_ts = received,
+        Tick::Status(s) => s.recv_ts = received,
+        Tick::Cancel(c) => c.recv_ts = received,
+        Tick::Correction(c) => c.recv_ts = received,
+        Tick::Gap(g) => g.recv_ts = received,
+        Tick::PrevClose(p) => p.recv_ts = received,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(rate_ticks_per_s: f64, count: u64, pace: Pace) -> SimFeed {
+        let start = "2026-11-20T12:00:00Z".parse().unwrap();
+        SimFeed::new(SimConfig { seed: 1, symbols: 10, rate_ticks_per_s, start, count: Some(count) }, pace)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_paces_it() {
+        let mut feed = feed(1_000.0, 3_000, Pace::Clock);
+        let began = tokio::time::Instant::now();
+        let (mut ticks, mut calls) = (Vec::new(), 0);
+        while feed.next(&mut ticks).await.unwrap() == Pulled::Ticks {
+            calls += 1;
+            let due = began.elapsed().as_millis() as usize;
+            assert!(ticks.len() <= due + 2, "{} ticks after {due} ms", ticks.len());
+        }
+        assert_eq!(ticks.len(), 3_000);
+        let elapsed = began.elapsed();
+        assert!(
+            (Duration::from_millis(2_990)..Duration::from_millis(3_020)).contains(&elapsed),
+            "{elapsed:?}"
+        );
+        assert!(calls > 1_000, "handed out as they come due, in {calls} calls");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_call_loses_nothing() {
+        let mut feed = feed(10.0, 20, Pace::Clock);
+        let mut ticks = Vec::new();
+        while ticks.len() < 20 {
+            let patience = Duration::from_millis(30);
+            let _ = tokio::time::timeout(patience, feed.next(&mut ticks)).await;
+        }
+        let mut again = Vec::new();
+        Sim::new(SimConfig {
+            seed: 1,
+            symbols: 10,
+            rate_ticks_per_s: 10.0,
+            start: "2026-11-20T12:00:00Z".parse().unwrap(),
+            count: Some(20),
+        })
+        .fill(&mut again, 20);
+        let times = |ticks: &[Tick]| ticks.iter().map(|tick| (tick.symbol(), tick.ts())).collect::<Vec<_>>();
+        assert_eq!(times(&ticks), times(&again));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_pace_it_waits_for_nothing() {
+        let mut feed = feed(1.0, 10_000, Pace::Max);
+        let began = tokio::time::Instant::now();
+        let mut ticks = Vec::new();
+        while feed.next(&mut ticks).await.unwrap() == Pulled::Ticks {}
+        assert_eq!((ticks.len(), began.elapsed()), (10_000, Duration::ZERO));
+    }
+}
