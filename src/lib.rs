@@ -1,6 +1,7 @@
 //! `stk`: real-time stock prices in one binary, from the feed to the eye, the log and the archive.
 
 pub mod bus;
+pub mod client;
 pub mod config;
 pub mod feed;
 pub mod market;

@@ -1,0 +1,149 @@
+//! The client of a server's REST.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Endpoint, Key};
+use crate::market::Symbol;
+
+/// How long a connection may take to come about.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Why a request was not answered as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RestError {
+    /// No server answers there.
+    #[error("no server at {endpoint}: {reason}")]
+    Unreachable {
+        /// The address.
+        endpoint: Endpoint,
+        /// What the last layer said.
+        reason: String,
+    },
+    /// The server wants a key, or another one.
+    #[error("{endpoint} refused the key: {message}")]
+    Forbidden {
+        /// The address.
+        endpoint: Endpoint,
+        /// The server's words.
+        message: String,
+    },
+    /// The server does not take the request.
+    #[error("{message}")]
+    Refused {
+        /// The server's words.
+        message: String,
+    },
+    /// The answer broke off or is not what was asked for.
+    #[error("the answer of {endpoint} broke off: {reason}")]
+    Broken {
+        /// The address.
+        endpoint: Endpoint,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// A client of one server.
+pub struct RestClient {
+    endpoint: Endpoint,
+    key: Option<Key>,
+    http: reqwest::Client,
+}
+
+/// An answer whose rows stream in.
+pub struct StreamedAnswer {
+    /// What the server says of the answer before it begins, from the header `stk-coverage`.
+    pub coverage: Option<Value>,
+    response: reqwest::Response,
+    endpoint: Endpoint,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    message: String,
+}
+
+impl RestClient {
+    /// A client of the server at `endpoint`, which shows `key` if there is one.
+    pub fn new(endpoint: Endpoint, key: Option<Key>) -> Result<Self, RestError> {
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_MAX).build();
+        match http {
+            Ok(http) => Ok(Self { endpoint, key, http }),
+            Err(error) => Err(RestError::Unreachable { endpoint, reason: reason_of(&error) }),
+        }
+    }
+
+    /// What the server says of itself: version, feeds, offsets, connections.
+    pub async fn status(&self) -> Result<Value, RestError> {
+        self.json("/v1/status", &[]).await
+    }
+
+    /// Every symbol the server has seen, in byte order.
+    pub async fn symbols(&self) -> Result<Vec<Symbol>, RestError> {
+        let answer = self.json("/v1/symbols", &[]).await?;
+        serde_json::from_value(answer.get("symbols").cloned().unwrap_or_default())
+            .map_err(|error| self.broken(&error))
+    }
+
+    /// History as `query` asks for it (names and values of `/v1/history`), in the form it names.
+    pub async fn history(&self, query: &[(&str, String)]) -> Result<StreamedAnswer, RestError> {
+        let response = self.get("/v1/history", query).await?;
+        let header = response.headers().get("stk-coverage").and_then(|value| value.to_str().ok());
+        let coverage = header.and_then(|text| serde_json::from_str(text).ok());
+        Ok(StreamedAnswer { coverage, response, endpoint: self.endpoint.clone() })
+    }
+
+    async fn json(&self, path: &str, query: &[(&str, String)]) -> Result<Value, RestError> {
+        self.get(path, query).await?.json().await.map_err(|error| self.broken(&error))
+    }
+
+    async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<reqwest::Response, RestError> {
+        let mut request = self.http.get(self.endpoint.http(path)).query(query);
+        if let Some(key) = &self.key {
+            request = request.header("APCA-API-KEY-ID", &key.id).header("APCA-API-SECRET-KEY", &key.secret);
+        }
+        let response = request.send().await.map_err(|error| RestError::Unreachable {
+            endpoint: self.endpoint.clone(),
+            reason: reason_of(&error),
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await.unwrap_or_default();
+        let message = serde_json::from_slice::<Refusal>(&body)
+            .map_or_else(|_| format!("{} answers {status}", self.endpoint), |refusal| refusal.message);
+        Err(match status.as_u16() {
+            401 | 403 => RestError::Forbidden { endpoint: self.endpoint.clone(), message },
+            _ => RestError::Refused { message },
+        })
+    }
+
+    fn broken(&self, error: &dyn std::error::Error) -> RestError {
+        RestError::Broken { endpoint: self.endpoint.clone(), reason: reason_of(error) }
+    }
+}
+
+impl StreamedAnswer {
+    /// The answer's bytes as they come.
+    pub fn bytes(self) -> impl Stream<Item = Result<Bytes, RestError>> {
+        let endpoint = self.endpoint;
+        self.response.bytes_stream().map(move |chunk| {
+            chunk.map_err(|error| RestError::Broken { endpoint: endpoint.clone(), reason: reason_of(&error) })
+        })
+    }
+}
+
+/// The innermost reason: `connection refused` says more than `error sending request`.
+fn reason_of(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string().to_lowercase()
+}
