@@ -3,6 +3,7 @@
 //! Rows become columns once, after the log. Every kind is laid out by one table ([`Layout`]), so
 //! that building, storing, reading back and digesting need no code of their own per kind.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::builder::StringBuilder;
@@ -11,9 +12,11 @@ use arrow_array::types::{
     Decimal64Type, Decimal128Type, Int32Type, TimestampNanosecondType, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{
-    Array, ArrayRef, Decimal64Array, Decimal128Array, DictionaryArray, Int32Array, RecordBatch, StringArray,
-    TimestampNanosecondArray, UInt16Array, UInt32Array, UInt64Array,
+    Array, ArrayRef, ArrowPrimitiveType, Decimal64Array, Decimal128Array, DictionaryArray, Int32Array,
+    PrimitiveArray, RecordBatch, StringArray, TimestampNanosecondArray, UInt16Array, UInt32Array,
+    UInt64Array,
 };
+use arrow_buffer::ScalarBuffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use foldhash::HashMap;
 
@@ -622,10 +625,187 @@ impl TickBatch {
         &self.rows
     }
 
+    /// The rows' keys, which batches are ordered by.
+    pub fn keys(&self) -> Result<RowKeys, BatchError> {
+        RowKeys::new(self)
+    }
+
+    /// Ranges of rows of `batches`, which are all of `kind`, one after the other. Dictionaries of
+    /// the result hold only what its rows use.
+    pub fn concat(kind: Kind, batches: &[Self], parts: &[(usize, Range<usize>)]) -> Self {
+        let schema = Self::schema(kind);
+        let arrays = schema.fields().iter().map(|field| {
+            let columns = batches.iter().map(|batch| {
+                debug_assert_eq!(batch.kind, kind);
+                batch.rows.column_by_name(field.name()).expect("checked when the batch was made")
+            });
+            concat_column(field.data_type(), &columns.collect::<Vec<_>>(), parts)
+        });
+        let rows = RecordBatch::try_new(schema.clone(), arrays.collect())
+            .expect("the columns have the types of the schema that they are taken by");
+        Self { kind, rows }
+    }
+
+    /// The rows of `range`, without a copy.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        Self { kind: self.kind, rows: self.rows.slice(range.start, range.len()) }
+    }
+
     /// Rows to read, with the columns looked up once.
     pub fn rows(&self) -> Result<Rows<'_>, BatchError> {
         Rows::new(self)
     }
+}
+
+type Parts<'a> = &'a [(usize, Range<usize>)];
+
+fn concat_column(data_type: &DataType, columns: &[&ArrayRef], parts: Parts<'_>) -> ArrayRef {
+    fn values<T: ArrowPrimitiveType>(
+        data_type: &DataType,
+        columns: &[&ArrayRef],
+        parts: Parts<'_>,
+    ) -> ArrayRef {
+        let columns: Vec<&[T::Native]> =
+            columns.iter().map(|column| &column.as_primitive::<T>().values()[..]).collect();
+        let mut values = Vec::with_capacity(rows_of(parts));
+        for (batch, range) in parts {
+            values.extend_from_slice(&columns[*batch][range.clone()]);
+        }
+        Arc::new(PrimitiveArray::<T>::new(values.into(), None).with_data_type(data_type.clone()))
+    }
+    match data_type {
+        DataType::Timestamp(..) => values::<TimestampNanosecondType>(data_type, columns, parts),
+        DataType::Decimal64(..) => values::<Decimal64Type>(data_type, columns, parts),
+        DataType::Decimal128(..) => values::<Decimal128Type>(data_type, columns, parts),
+        DataType::UInt64 => values::<UInt64Type>(data_type, columns, parts),
+        DataType::UInt32 => values::<UInt32Type>(data_type, columns, parts),
+        DataType::UInt16 => values::<UInt16Type>(data_type, columns, parts),
+        DataType::Dictionary(..) => concat_dictionaries(columns, parts),
+        _ => {
+            let mut builder = StringBuilder::new();
+            for (batch, range) in parts {
+                let column = columns[*batch].as_string::<i32>();
+                range.clone().for_each(|row| builder.append_value(column.value(row)));
+            }
+            Arc::new(builder.finish())
+        }
+    }
+}
+
+fn rows_of(parts: Parts<'_>) -> usize {
+    parts.iter().map(|(_, range)| range.len()).sum()
+}
+
+fn concat_dictionaries(columns: &[&ArrayRef], parts: Parts<'_>) -> ArrayRef {
+    const UNSEEN: i32 = -1;
+    let mut numbers: HashMap<&str, i32> = HashMap::default();
+    let mut names: Vec<&str> = Vec::new();
+    // For each batch the new key of each of its old ones.
+    let mut renumbered: Vec<Vec<i32>> = vec![Vec::new(); columns.len()];
+    let mut keys = Int32Array::builder(rows_of(parts));
+    for (batch, range) in parts {
+        let column = columns[*batch].as_dictionary::<Int32Type>();
+        let values = column.values().as_string::<i32>();
+        let renumbered = &mut renumbered[*batch];
+        renumbered.resize(values.len(), UNSEEN);
+        let (mut last_old, mut last_new) = (UNSEEN, UNSEEN);
+        for row in range.clone() {
+            if column.is_null(row) {
+                keys.append_null();
+                continue;
+            }
+            let old = column.keys().value(row);
+            if old != last_old {
+                let new = &mut renumbered[old as usize];
+                if *new == UNSEEN {
+                    let name = values.value(old as usize);
+                    *new = *numbers.entry(name).or_insert_with(|| {
+                        names.push(name);
+                        names.len() as i32 - 1
+                    });
+                }
+                (last_old, last_new) = (old, *new);
+            }
+            keys.append_value(last_new);
+        }
+    }
+    Arc::new(DictionaryArray::new(keys.finish(), Arc::new(StringArray::from_iter_values(names))))
+}
+
+/// What rows are ordered by: symbol, ts, place in the log. Rows without a symbol come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RowKey {
+    /// The symbol; `None` for a gap of no single symbol.
+    pub symbol: Option<Symbol>,
+    /// The venue's time.
+    pub ts: Timestamp,
+    /// The place in the log.
+    pub seq: Seq,
+}
+
+/// The keys of a batch's rows. Shares the batch's columns.
+#[derive(Clone, Debug)]
+pub struct RowKeys {
+    names: Vec<Option<Symbol>>,
+    keys: Int32Array,
+    ts: ScalarBuffer<i64>,
+    partition: ScalarBuffer<u16>,
+    offset: ScalarBuffer<u64>,
+    index: ScalarBuffer<u32>,
+}
+
+impl RowKeys {
+    fn new(batch: &TickBatch) -> Result<Self, BatchError> {
+        let column = |name: &str| batch.rows.column_by_name(name).expect("checked when the batch was made");
+        let symbols = column("symbol").as_dictionary::<Int32Type>();
+        Ok(Self {
+            names: names(batch.kind, symbols)?,
+            keys: symbols.keys().clone(),
+            ts: column("ts").as_primitive::<TimestampNanosecondType>().values().clone(),
+            partition: column("partition").as_primitive::<UInt16Type>().values().clone(),
+            offset: column("offset").as_primitive::<UInt64Type>().values().clone(),
+            index: column("index").as_primitive::<UInt32Type>().values().clone(),
+        })
+    }
+
+    /// Rows.
+    pub fn len(&self) -> usize {
+        self.ts.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The symbol of `row`.
+    pub fn symbol(&self, row: usize) -> Option<Symbol> {
+        if self.keys.is_null(row) { None } else { self.names[self.keys.value(row) as usize] }
+    }
+
+    /// The venue times, in nanoseconds since the epoch.
+    pub fn ts_nanos(&self) -> &[i64] {
+        &self.ts
+    }
+
+    /// The key of `row`.
+    pub fn get(&self, row: usize) -> RowKey {
+        RowKey {
+            symbol: self.symbol(row),
+            ts: Timestamp::from_nanos(self.ts[row]),
+            seq: Seq { partition: self.partition[row], offset: self.offset[row], index: self.index[row] },
+        }
+    }
+}
+
+fn names(kind: Kind, symbols: &DictionaryArray<Int32Type>) -> Result<Vec<Option<Symbol>>, BatchError> {
+    let names = symbols.values().as_string::<i32>();
+    let parsed = names.iter().map(|name| name.map(|name| Symbol::from_bytes(name.as_bytes())).transpose());
+    parsed.collect::<Result<Vec<_>, _>>().map_err(|error| BatchError::Value {
+        kind: kind.name(),
+        row: 0,
+        reason: error.to_string(),
+    })
 }
 
 /// A stored bar and its place: the highest place of a span is the bar's current revision.
@@ -667,17 +847,7 @@ impl<'a> Rows<'a> {
         let column = |name: &str| batch.rows.column_by_name(name).expect("checked when the batch was made");
         let instants = |name: &str| column(name).as_primitive::<TimestampNanosecondType>().values();
         let symbols = column("symbol").as_dictionary::<Int32Type>();
-        let names = symbols
-            .values()
-            .as_string::<i32>()
-            .iter()
-            .map(|name| name.map(str::parse::<Symbol>).transpose())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| BatchError::Value {
-                kind: batch.kind.name(),
-                row: 0,
-                reason: error.to_string(),
-            })?;
+        let names = names(batch.kind, symbols)?;
         let longs = layout.longs.iter().map(|(name, meaning)| match meaning {
             Long::Price => {
                 std::borrow::Cow::Borrowed(&column(name).as_primitive::<Decimal64Type>().values()[..])
