@@ -800,7 +800,11 @@ impl RowKeys {
 
 fn names(kind: Kind, symbols: &DictionaryArray<Int32Type>) -> Result<Vec<Option<Symbol>>, BatchError> {
     let names = symbols.values().as_string::<i32>();
-    let parsed = names.iter().map(|name| name.map(|name| Symbol::from_bytes(name.as_bytes())).transpose());
+    // A page without any symbol is read back with an empty name that no row uses.
+    let parsed = names.iter().map(|name| match name {
+        None | Some("") => Ok(None),
+        Some(name) => Symbol::from_bytes(name.as_bytes()).map(Some),
+    });
     parsed.collect::<Result<Vec<_>, _>>().map_err(|error| BatchError::Value {
         kind: kind.name(),
         row: 0,
