@@ -39,6 +39,8 @@ enum Word {
     Count,
     /// Up to four ASCII bytes, little-endian, zero-padded: a string to readers.
     Code,
+    /// A timeframe's count and unit: its name to readers.
+    Timeframe,
 }
 
 /// The columns of one kind, after `symbol, ts, recv_ts` and before `partition, offset, index`.
@@ -129,7 +131,7 @@ const fn layout(kind: Kind) -> &'static Layout {
             ("open_ts", Long::Time),
             ("close_ts", Long::Time),
         ],
-        words: &[("timeframe", Word::Code)],
+        words: &[("timeframe", Word::Timeframe)],
         texts: &[],
         wides: &["notional"],
     };
@@ -335,7 +337,7 @@ impl Columns {
                 bar.open_ts.nanos(),
                 bar.close_ts.nanos(),
             ],
-            [stored_timeframe_code(bar.timeframe)],
+            [timeframe_code(bar.timeframe)],
         );
         self.wides[0].push(bar.notional);
     }
@@ -361,7 +363,7 @@ impl Columns {
             let values = gather(column, &order);
             arrays.push(match meaning {
                 Word::Count => Arc::new(UInt32Array::from(values)),
-                Word::Code => codes(&values),
+                Word::Code | Word::Timeframe => codes(*meaning, &values),
             });
         }
         for column in &self.texts {
@@ -441,11 +443,45 @@ fn code(byte: u8) -> u32 {
     u32::from(byte)
 }
 
-fn stored_timeframe_code(timeframe: Timeframe) -> u32 {
-    u32::from_le_bytes(match timeframe.stored() {
-        Timeframe::Day => *b"1Day",
-        _ => *b"1Min",
-    })
+/// The unit in the second byte, the count in the first.
+fn timeframe_code(timeframe: Timeframe) -> u32 {
+    match timeframe {
+        Timeframe::Minutes(count) => u32::from(count),
+        Timeframe::Hours(count) => 0x100 | u32::from(count),
+        Timeframe::Day => 0x201,
+        Timeframe::Week => 0x301,
+        Timeframe::Months(count) => 0x400 | u32::from(count),
+    }
+}
+
+fn timeframe_of(code: u32) -> Option<Timeframe> {
+    let count = code as u8;
+    match code >> 8 {
+        0 if (1..60).contains(&count) => Some(Timeframe::Minutes(count)),
+        1 if (1..24).contains(&count) => Some(Timeframe::Hours(count)),
+        2 => Some(Timeframe::Day),
+        3 => Some(Timeframe::Week),
+        4 if (1..=12).contains(&count) => Some(Timeframe::Months(count)),
+        _ => None,
+    }
+}
+
+fn code_name(meaning: Word, value: u32) -> String {
+    if meaning == Word::Timeframe {
+        return timeframe_of(value).map(|timeframe| timeframe.to_string()).unwrap_or_default();
+    }
+    let bytes = value.to_le_bytes();
+    let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..len]).into_owned()
+}
+
+fn code_of(meaning: Word, name: &str) -> u32 {
+    if meaning == Word::Timeframe {
+        return name.parse().map_or(u32::MAX, timeframe_code);
+    }
+    let mut bytes = [0; 4];
+    bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    u32::from_le_bytes(bytes)
 }
 
 fn gather<T: Copy>(column: &[T], order: &[u32]) -> Vec<T> {
@@ -461,7 +497,7 @@ fn prices(values: Vec<i64>) -> ArrayRef {
     Arc::new(prices.with_data_type(DataType::Decimal64(PRICE_PRECISION, PRICE_SCALE)))
 }
 
-fn codes(values: &[u32]) -> ArrayRef {
+fn codes(meaning: Word, values: &[u32]) -> ArrayRef {
     let mut known: Vec<u32> = Vec::new();
     let mut last = (0, 0);
     let keys = values.iter().enumerate().map(|(row, &value)| {
@@ -476,11 +512,7 @@ fn codes(values: &[u32]) -> ArrayRef {
         last.1
     });
     let keys = Int32Array::from_iter_values(keys);
-    let names = StringArray::from_iter_values(known.iter().map(|value| {
-        let bytes = value.to_le_bytes();
-        let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
-        String::from_utf8_lossy(&bytes[..len]).into_owned()
-    }));
+    let names = StringArray::from_iter_values(known.iter().map(|&value| code_name(meaning, value)));
     Arc::new(DictionaryArray::new(keys, Arc::new(names)))
 }
 
@@ -524,7 +556,8 @@ impl TickBatchBuilder {
         self.columns(tick.kind(), tick.ts().trading_day()).push(symbol, seq, tick);
     }
 
-    /// Adds a stored bar (a minute's or a day's), as it stood after the tick at `seq`.
+    /// Adds a bar as it stood after the tick at `seq`. Those that are stored are a minute's or a
+    /// day's.
     pub fn push_bar(&mut self, symbol: u32, seq: Seq, bar: &Bar) {
         self.columns(Kind::Bar, bar.ts.trading_day()).push_bar(symbol, seq, bar);
     }
@@ -863,13 +896,10 @@ impl<'a> Rows<'a> {
         });
         let words = layout.words.iter().map(|(name, meaning)| match meaning {
             Word::Count => Words::Counts(column(name).as_primitive::<UInt32Type>().values()),
-            Word::Code => {
+            Word::Code | Word::Timeframe => {
                 let codes = column(name).as_dictionary::<Int32Type>();
-                let bits = codes.values().as_string::<i32>().iter().map(|text| {
-                    let mut bytes = [0; 4];
-                    bytes.iter_mut().zip(text.unwrap_or_default().bytes()).for_each(|(to, from)| *to = from);
-                    u32::from_le_bytes(bytes)
-                });
+                let names = codes.values().as_string::<i32>().iter();
+                let bits = names.map(|name| code_of(*meaning, name.unwrap_or_default()));
                 Words::Codes(codes.keys().values(), bits.collect())
             }
         });
@@ -1040,11 +1070,8 @@ impl<'a> Rows<'a> {
         if self.kind != Kind::Bar {
             return Err(self.error(row, "not a bar"));
         }
-        let timeframe = match &self.words[0].get(row).to_le_bytes() {
-            b"1Min" => Timeframe::MINUTE,
-            b"1Day" => Timeframe::Day,
-            _ => return Err(self.error(row, "a stored bar is a minute's or a day's")),
-        };
+        let timeframe =
+            timeframe_of(self.words[0].get(row)).ok_or_else(|| self.error(row, "unknown timeframe"))?;
         let bar = Bar {
             symbol: self.named(row)?,
             ts: self.ts(row),

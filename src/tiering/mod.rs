@@ -3,4 +3,5 @@
 
 pub mod history;
 pub mod hot;
+pub mod state;
 pub mod warm;
