@@ -11,8 +11,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use super::json;
-use crate::market::{Bar, BatchError, Kind, Rows, Seq, Symbol, Tape, Tick, TickBatch, TradeTerms};
+use crate::market::{Bar, BatchError, Kind, Rows, Seq, Symbol, Tape, Tick, TickBatch, Timeframe, TradeTerms};
+use crate::wire::{BarChannel, json};
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +38,7 @@ pub struct FormatError(String);
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 6] =
-        [Self::Table, Self::Csv, Self::Json, Self::Ndjson, Self::Parquet, Self::Arrow];
+    pub const ALL: [Self; 6] = [Self::Table, Self::Csv, Self::Json, Self::Ndjson, Self::Parquet, Self::Arrow];
 
     /// The name, as on the command line.
     pub const fn name(self) -> &'static str {
@@ -362,7 +361,7 @@ fn fill(cells: &mut [String], kind: Kind, rows: &Rows<'_>, row: usize) -> Result
             to.put(letter(q.tape));
         }
         Tick::Status(s) => {
-            [&s.code, &s.message, &s.reason_code, &s.reason_message].map(|text| to.put(text));
+            [&s.code, &s.message, &s.reason_code, &s.reason_message].into_iter().for_each(|text| to.put(text));
             to.put(letter(s.tape));
         }
         Tick::Cancel(c) => {
@@ -395,7 +394,7 @@ fn fill(cells: &mut [String], kind: Kind, rows: &Rows<'_>, row: usize) -> Result
 fn fill_bar(to: &mut Cells<'_>, seq: Seq, bar: &Bar) {
     to.key(Some(bar.symbol), bar.ts);
     to.put(bar.timeframe);
-    [bar.open, bar.high, bar.low, bar.close].map(|price| to.put(price));
+    [bar.open, bar.high, bar.low, bar.close].into_iter().for_each(|price| to.put(price));
     to.put(bar.volume);
     to.put(bar.trade_count);
     to.put(bar.vwap());
@@ -427,7 +426,7 @@ fn table_line(line: &mut Vec<u8>, columns: &[Column], cells: impl Iterator<Item 
         }
         // Texts come from feeds: nothing of them may steer a terminal.
         let cell = cell.as_ref();
-        let escaped = cell.contains(char::is_control).then(|| cell.escape_debug().to_string());
+        let escaped = cell.contains(char::is_control).then(|| escaped(cell));
         let (cell, width) = (escaped.as_deref().unwrap_or(cell), column.width);
         let _ = if column.right { write!(line, "{cell:>width$}") } else { write!(line, "{cell:<width$}") };
     }
@@ -437,10 +436,26 @@ fn table_line(line: &mut Vec<u8>, columns: &[Column], cells: impl Iterator<Item 
     line.push(b'\n');
 }
 
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for letter in text.chars() {
+        if letter.is_control() {
+            escaped.extend(letter.escape_debug());
+        } else {
+            escaped.push(letter);
+        }
+    }
+    escaped
+}
+
 fn json_row(line: &mut Vec<u8>, kind: Kind, rows: &Rows<'_>, row: usize) -> Result<(), BatchError> {
     if kind == Kind::Bar {
         let (_, bar) = rows.bar(row)?;
-        json::encode_bar(&bar, line);
+        let channel = match bar.timeframe.stored() {
+            Timeframe::Day => BarChannel::Daily,
+            _ => BarChannel::Minute,
+        };
+        json::encode_bar(channel, &bar, line);
     } else {
         json::encode_tick(&rows.tick(row)?, line);
     }

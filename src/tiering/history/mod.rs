@@ -19,7 +19,8 @@ use futures_util::{StreamExt, TryStreamExt};
 use self::tail::Tail;
 use crate::bus::{Bus, BusError};
 use crate::market::{
-    BatchError, Gap, Kind, Merge, Merged, RowKey, Seq, Symbol, Tick, TickBatch, TimeRange, Timeframe, Timestamp,
+    BatchError, Gap, Kind, Merge, Merged, RowKey, Seq, Symbol, Tick, TickBatch, TimeRange, Timeframe,
+    Timestamp,
 };
 use crate::tiering::state::StateError;
 use crate::tiering::warm::{Mark, Query, ScanStats, Warm, WarmError};
@@ -198,7 +199,8 @@ impl History {
         let mut tail = Tail::read(&*self.bus, &cut.marks, &cut.log, query.kind, symbols, range).await?;
         if bars {
             for (symbol, day) in tail.rebuilds() {
-                let ticks = self.bar_ticks(&cut, symbol, TimeRange { from: day.start(), to: day.end() }).await?;
+                let ticks =
+                    self.bar_ticks(&cut, symbol, TimeRange { from: day.start(), to: day.end() }).await?;
                 tail.rebuild(symbol, day, &ticks);
             }
         }

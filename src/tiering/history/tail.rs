@@ -46,7 +46,8 @@ impl Tail {
         range: TimeRange,
     ) -> Result<Self, HistoryError> {
         let table = SymbolTable::default();
-        let mut tail = Self { kind, range, table, partitions: Vec::new(), gaps: Vec::new(), rows: 0, bytes_read: 0 };
+        let mut tail =
+            Self { kind, range, table, partitions: Vec::new(), gaps: Vec::new(), rows: 0, bytes_read: 0 };
         for ((partition, mark), offsets) in (0_u16..).zip(marks).zip(log) {
             if offsets.is_empty() {
                 tail.partitions.push(None);
@@ -64,7 +65,8 @@ impl Tail {
                     }
                     tail.bytes_read += record.bytes.len() as u64;
                     let damaged = |reason| HistoryError::Record { partition, offset: record.offset, reason };
-                    tail.take(&mut read, partition, record.offset, &record.bytes, symbols).map_err(damaged)?;
+                    tail.take(&mut read, partition, record.offset, &record.bytes, symbols)
+                        .map_err(damaged)?;
                 }
             }
             tail.take_bars(&mut read, partition);

@@ -38,6 +38,8 @@ pub(super) struct MarkEdit {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CheckpointFile {
+    /// Unique among checkpoints and segments, for ever.
+    pub(super) id: u64,
     pub(super) file: String,
     pub(super) bytes: u64,
     pub(super) crc: u32,
@@ -75,6 +77,9 @@ impl State {
                 self.next_id = self.next_id.max(next_id);
             }
             Edit::Commit { mark, segments } => {
+                if let Some(checkpoint) = &mark.checkpoint {
+                    self.next_id = self.next_id.max(checkpoint.id + 1);
+                }
                 self.marks.insert(mark.partition, mark);
                 segments.into_iter().try_for_each(|segment| self.add(segment))?;
             }

@@ -531,7 +531,8 @@ impl Shared {
 
     fn write_checkpoint(&self, block: &Block) -> Result<CheckpointFile, WarmError> {
         let dir = self.root.join(CHECKPOINT_DIR);
-        let file = format!("p{:04}-{:012}-{:06x}.bin", block.partition, block.next_offset, self.new_id()?);
+        let id = self.new_id()?;
+        let file = format!("p{:04}-{:012}-{id:06x}.bin", block.partition, block.next_offset);
         let path = dir.join(&file);
         let written = File::create(&path).and_then(|mut file| {
             std::io::Write::write_all(&mut file, &block.checkpoint)?;
@@ -540,7 +541,7 @@ impl Shared {
         written.map_err(|error| io_error(&path, &error))?;
         sync_dir(&dir)?;
         let (bytes, crc) = (block.checkpoint.len() as u64, crc32(&block.checkpoint));
-        Ok(CheckpointFile { file, bytes, crc })
+        Ok(CheckpointFile { id, file, bytes, crc })
     }
 
     /// Removes the files of a block that could not be stored.
