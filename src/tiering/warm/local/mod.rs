@@ -12,6 +12,7 @@
 //! trace of a crash and is removed at the next start. Nothing is ever written in place.
 
 mod compact;
+mod dictionary;
 mod files;
 mod manifest;
 mod read;

@@ -14,9 +14,10 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::types::ColumnPath;
+use parquet::schema::types::{ColumnDescPtr, ColumnPath};
 use serde::{Deserialize, Serialize};
 
+use super::dictionary;
 use super::files::{create_dir, io_error, sync_dir};
 use crate::market::{Kind, RowKeys, Symbol, TickBatch, TimeRange, Timestamp, TradingDay};
 use crate::tiering::warm::WarmError;
@@ -203,6 +204,8 @@ pub(super) struct SegmentWriter {
     temporary: PathBuf,
     writer: SerializedFileWriter<Checked<BufWriter<File>>>,
     factory: ArrowRowGroupWriterFactory,
+    /// What the columns are to Parquet, in their order: none is nested.
+    descriptors: Vec<ColumnDescPtr>,
     /// The row group being written in pieces, and its rows.
     open: Option<(Vec<ArrowColumnWriter>, usize)>,
 }
@@ -224,6 +227,7 @@ impl SegmentWriter {
         let properties = PROPERTIES[info.kind as usize - 1].clone();
         let writer =
             SerializedFileWriter::new(sink, parquet_schema.root_schema_ptr(), properties).map_err(failed)?;
+        let descriptors = writer.schema_descr().columns().to_vec();
         let factory = ArrowRowGroupWriterFactory::new(&writer, schema);
         let info = SegmentInfo {
             rows: 0,
@@ -235,7 +239,7 @@ impl SegmentWriter {
             symbol_max: None,
             ..info
         };
-        Ok(Self { root: root.to_owned(), info, temporary, writer, factory, open: None })
+        Ok(Self { root: root.to_owned(), info, temporary, writer, factory, descriptors, open: None })
     }
 
     fn note(&mut self, keys: &RowKeys) {
@@ -270,7 +274,13 @@ impl SegmentWriter {
         let columns = self.factory.create_column_writers(number)?;
         let mut row_group = self.writer.next_row_group()?;
         let schema = rows.schema_ref();
-        for ((mut column, field), array) in columns.into_iter().zip(schema.fields()).zip(rows.columns()) {
+        let fields = schema.fields().iter().zip(self.descriptors.iter());
+        for ((mut column, (field, descriptor)), array) in columns.into_iter().zip(fields).zip(rows.columns()) {
+            if dictionary::can_append(array, descriptor) {
+                let index = field.name() == "symbol";
+                dictionary::append(&mut row_group, descriptor.clone(), array, index)?;
+                continue;
+            }
             for leaf in compute_leaves(field, array)? {
                 column.write(&leaf)?;
             }
