@@ -361,7 +361,9 @@ fn fill(cells: &mut [String], kind: Kind, rows: &Rows<'_>, row: usize) -> Result
             to.put(letter(q.tape));
         }
         Tick::Status(s) => {
-            [&s.code, &s.message, &s.reason_code, &s.reason_message].into_iter().for_each(|text| to.put(text));
+            [&s.code, &s.message, &s.reason_code, &s.reason_message]
+                .into_iter()
+                .for_each(|text| to.put(text));
             to.put(letter(s.tape));
         }
         Tick::Cancel(c) => {
