@@ -213,20 +213,34 @@ impl SymbolTable {
 /// The number that stands for "no symbol" in a builder: gaps of a whole channel have none.
 pub const NO_SYMBOL: u32 = u32::MAX;
 
-/// Rows of one kind and one trading day in columns.
+/// Rows of one kind and one trading day, not yet in order.
+///
+/// A row lies in cells next to each other, so that taking it in and putting it in its place touch
+/// one or two cache lines and not one in each column.
 struct Columns {
     kind: Kind,
     day: TradingDay,
-    symbol: Vec<u32>,
-    ts: Vec<i64>,
-    recv_ts: Vec<i64>,
     partition: u16,
-    offset: Vec<u64>,
-    index: Vec<u32>,
-    longs: Vec<Vec<i64>>,
-    words: Vec<Vec<u32>>,
+    rows: usize,
+    /// Cells of a row.
+    stride: usize,
+    /// Each row: `ts`, `recv_ts`, offset, symbol and index, the longs, the words two to a cell.
+    cells: Vec<u64>,
     texts: Vec<Vec<Box<str>>>,
     wides: Vec<Vec<i128>>,
+}
+
+const TS: usize = 0;
+const RECV_TS: usize = 1;
+const OFFSET: usize = 2;
+/// The symbol in the low half, the index in the high half.
+const SYMBOL_INDEX: usize = 3;
+const LONGS: usize = 4;
+
+/// A column being put in order.
+enum Ordered {
+    Longs { cell: usize, values: Vec<i64> },
+    Words { cell: usize, shift: u32, values: Vec<u32> },
 }
 
 impl Columns {
@@ -235,14 +249,10 @@ impl Columns {
         Self {
             kind,
             day,
-            symbol: Vec::new(),
-            ts: Vec::new(),
-            recv_ts: Vec::new(),
             partition,
-            offset: Vec::new(),
-            index: Vec::new(),
-            longs: vec![Vec::new(); layout.longs.len()],
-            words: vec![Vec::new(); layout.words.len()],
+            rows: 0,
+            stride: LONGS + layout.longs.len() + layout.words.len().div_ceil(2),
+            cells: Vec::new(),
             texts: vec![Vec::new(); layout.texts.len()],
             wides: vec![Vec::new(); layout.wides.len()],
         }
@@ -250,22 +260,23 @@ impl Columns {
 
     #[inline]
     fn key(&mut self, symbol: u32, seq: Seq, ts: Timestamp, recv_ts: Timestamp) {
-        self.symbol.push(symbol);
-        self.ts.push(ts.nanos());
-        self.recv_ts.push(recv_ts.nanos());
-        self.offset.push(seq.offset);
-        self.index.push(seq.index);
+        self.rows += 1;
+        self.cells.extend_from_slice(&[
+            ts.nanos() as u64,
+            recv_ts.nanos() as u64,
+            seq.offset,
+            u64::from(symbol) | u64::from(seq.index) << 32,
+        ]);
     }
 
     #[inline]
     fn values<const L: usize, const W: usize>(&mut self, longs: [i64; L], words: [u32; W]) {
-        debug_assert_eq!((self.longs.len(), self.words.len()), (L, W));
-        for (column, value) in self.longs.iter_mut().zip(longs) {
-            column.push(value);
+        self.cells.extend_from_slice(&longs.map(|value| value as u64));
+        for pair in words.chunks(2) {
+            let high = pair.get(1).copied().unwrap_or(0);
+            self.cells.push(u64::from(pair[0]) | u64::from(high) << 32);
         }
-        for (column, value) in self.words.iter_mut().zip(words) {
-            column.push(value);
-        }
+        debug_assert_eq!(self.cells.len(), self.rows * self.stride);
     }
 
     fn texts<const N: usize>(&mut self, texts: [&str; N]) {
@@ -343,24 +354,22 @@ impl Columns {
     }
 
     /// The rows in columns, ordered by symbol, ts, seq.
-    fn finish(self, table: &SymbolTable) -> TickBatch {
+    fn finish(mut self, table: &SymbolTable) -> TickBatch {
         let (order, names, keys) = self.order(table);
         let layout = layout(self.kind);
+        let mut columns = self.ordered(&order).into_iter();
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(16);
         let names = StringArray::from_iter_values(names.iter().map(Symbol::as_str));
         arrays.push(Arc::new(DictionaryArray::new(keys, Arc::new(names))));
-        arrays.push(instants(gather(&self.ts, &order)));
-        arrays.push(instants(gather(&self.recv_ts, &order)));
-        for ((_, meaning), column) in layout.longs.iter().zip(&self.longs) {
-            let values = gather(column, &order);
+        let meanings = [Long::Time, Long::Time].iter().chain(layout.longs.iter().map(|(_, meaning)| meaning));
+        for (meaning, values) in meanings.zip(columns.by_ref().map(Ordered::longs)) {
             arrays.push(match meaning {
                 Long::Price => prices(values),
                 Long::Time => instants(values),
-                Long::Count => Arc::new(UInt64Array::from_iter_values(values.into_iter().map(|v| v as u64))),
+                Long::Count => counts(values),
             });
         }
-        for ((_, meaning), column) in layout.words.iter().zip(&self.words) {
-            let values = gather(column, &order);
+        for ((_, meaning), values) in layout.words.iter().zip(columns.by_ref().map(Ordered::words)) {
             arrays.push(match meaning {
                 Word::Count => Arc::new(UInt32Array::from(values)),
                 Word::Code | Word::Timeframe => codes(*meaning, &values),
@@ -372,15 +381,50 @@ impl Columns {
             arrays.push(Arc::new(builder.finish()));
         }
         for column in &self.wides {
-            let values = Decimal128Array::from(gather(column, &order));
+            let values = order.iter().map(|&row| column[row as usize]);
+            let values = Decimal128Array::from_iter_values(values);
             arrays.push(Arc::new(values.with_data_type(DataType::Decimal128(38, PRICE_SCALE))));
         }
         arrays.push(Arc::new(UInt16Array::from(vec![self.partition; order.len()])));
-        arrays.push(Arc::new(UInt64Array::from(gather(&self.offset, &order))));
-        arrays.push(Arc::new(UInt32Array::from(gather(&self.index, &order))));
+        for column in columns {
+            arrays.push(match column {
+                Ordered::Longs { values, .. } => counts(values),
+                Ordered::Words { values, .. } => Arc::new(UInt32Array::from(values)),
+            });
+        }
         let rows = RecordBatch::try_new(TickBatch::schema(self.kind), arrays)
             .expect("the columns are built from the layout that the schema is built from");
         TickBatch { kind: self.kind, rows }
+    }
+
+    /// The cells as columns in `order`: `ts`, `recv_ts`, the longs, the words, offset, index. Block by
+    /// block, so that a block's rows are fetched once for all columns. Lets go of the cells.
+    fn ordered(&mut self, order: &[u32]) -> Vec<Ordered> {
+        const BLOCK_ROWS: usize = 128;
+        let layout = layout(self.kind);
+        let longs = |cell| Ordered::Longs { cell, values: Vec::with_capacity(order.len()) };
+        let words = |cell, shift| Ordered::Words { cell, shift, values: Vec::with_capacity(order.len()) };
+        let first_word = LONGS + layout.longs.len();
+        let mut columns = vec![longs(TS), longs(RECV_TS)];
+        columns.extend((LONGS..first_word).map(longs));
+        columns
+            .extend((0..layout.words.len()).map(|word| words(first_word + word / 2, 32 * (word as u32 % 2))));
+        columns.extend([longs(OFFSET), words(SYMBOL_INDEX, 32)]);
+        let (cells, stride) = (std::mem::take(&mut self.cells), self.stride);
+        for block in order.chunks(BLOCK_ROWS) {
+            for column in &mut columns {
+                match column {
+                    Ordered::Longs { cell, values } => {
+                        values.extend(block.iter().map(|&row| cells[row as usize * stride + *cell] as i64));
+                    }
+                    Ordered::Words { cell, shift, values } => {
+                        let word = |&row: &u32| (cells[row as usize * stride + *cell] >> *shift) as u32;
+                        values.extend(block.iter().map(word));
+                    }
+                }
+            }
+        }
+        columns
     }
 
     /// The rows' order by (symbol, ts, seq), the symbols in byte order, and each row's key into
@@ -389,8 +433,9 @@ impl Columns {
     fn order(&self, table: &SymbolTable) -> (Vec<u32>, Vec<Symbol>, Int32Array) {
         let slot = |symbol: u32| if symbol == NO_SYMBOL { table.symbols.len() } else { symbol as usize };
         let mut counts = vec![0_u32; table.symbols.len() + 1];
-        for &symbol in &self.symbol {
-            counts[slot(symbol)] += 1;
+        let symbol = |row: usize| self.cells[row * self.stride + SYMBOL_INDEX] as u32;
+        for row in 0..self.rows {
+            counts[slot(symbol(row))] += 1;
         }
         let nameless_rows = counts[table.symbols.len()];
         let mut used: Vec<u32> =
@@ -404,17 +449,18 @@ impl Columns {
             starts[number as usize] = next;
             next += counts[number as usize];
         }
-        let mut order = vec![0_u32; self.symbol.len()];
+        let mut order = vec![0_u32; self.rows];
         let mut free = starts.clone();
-        for (row, &symbol) in self.symbol.iter().enumerate() {
-            let place = &mut free[slot(symbol)];
+        for row in 0..self.rows {
+            let place = &mut free[slot(symbol(row))];
             order[*place as usize] = row as u32;
             *place += 1;
         }
+        let ts = |row: &u32| self.cells[*row as usize * self.stride + TS] as i64;
         let mut sort_run = |start: u32, end: u32| {
             let run = &mut order[start as usize..end as usize];
-            if !run.is_sorted_by_key(|&row| self.ts[row as usize]) {
-                run.sort_by_key(|&row| self.ts[row as usize]);
+            if !run.is_sorted_by_key(ts) {
+                run.sort_by_key(ts);
             }
         };
         sort_run(0, nameless_rows);
@@ -433,9 +479,8 @@ impl Columns {
 
     /// Bytes held, by the rows' sizes.
     fn bytes(&self) -> usize {
-        let fixed = 4 + 8 + 8 + 8 + 4 + 8 * self.longs.len() + 4 * self.words.len() + 16 * self.wides.len();
         let texts: usize = self.texts.iter().flatten().map(|text| text.len() + size_of::<Box<str>>()).sum();
-        self.symbol.len() * fixed + texts
+        self.rows * (8 * self.stride + 16 * self.wides.len()) + texts
     }
 }
 
@@ -484,12 +529,28 @@ fn code_of(meaning: Word, name: &str) -> u32 {
     u32::from_le_bytes(bytes)
 }
 
-fn gather<T: Copy>(column: &[T], order: &[u32]) -> Vec<T> {
-    order.iter().map(|&row| column[row as usize]).collect()
+impl Ordered {
+    fn longs(self) -> Vec<i64> {
+        match self {
+            Self::Longs { values, .. } => values,
+            Self::Words { values, .. } => values.into_iter().map(i64::from).collect(),
+        }
+    }
+
+    fn words(self) -> Vec<u32> {
+        match self {
+            Self::Words { values, .. } => values,
+            Self::Longs { values, .. } => values.into_iter().map(|value| value as u32).collect(),
+        }
+    }
 }
 
 fn instants(values: Vec<i64>) -> ArrayRef {
     Arc::new(TimestampNanosecondArray::from(values).with_timezone("UTC"))
+}
+
+fn counts(values: Vec<i64>) -> ArrayRef {
+    Arc::new(UInt64Array::from(values.into_iter().map(|value| value as u64).collect::<Vec<_>>()))
 }
 
 fn prices(values: Vec<i64>) -> ArrayRef {
@@ -498,20 +559,35 @@ fn prices(values: Vec<i64>) -> ArrayRef {
 }
 
 fn codes(meaning: Word, values: &[u32]) -> ArrayRef {
+    // Few codes exist: a handful of exchanges, tapes and combinations of conditions. Most are one
+    // letter, whose key is looked up by itself.
+    const UNKNOWN: i32 = -1;
     let mut known: Vec<u32> = Vec::new();
-    let mut last = (0, 0);
-    let keys = values.iter().enumerate().map(|(row, &value)| {
-        if row == 0 || last.0 != value {
-            // Few codes exist: a handful of exchanges, tapes and combinations of conditions.
-            let key = known.iter().position(|&other| other == value).unwrap_or_else(|| {
-                known.push(value);
-                known.len() - 1
-            });
-            last = (value, key as i32);
-        }
-        last.1
-    });
-    let keys = Int32Array::from_iter_values(keys);
+    let mut by_letter = [UNKNOWN; 256];
+    let mut last = (0, UNKNOWN);
+    let mut key_of = |value: u32| {
+        let key = known.iter().position(|&other| other == value).unwrap_or_else(|| {
+            known.push(value);
+            known.len() - 1
+        });
+        key as i32
+    };
+    let keys: Vec<i32> = values
+        .iter()
+        .map(|&value| {
+            if let Some(key) = by_letter.get_mut(value as usize) {
+                if *key == UNKNOWN {
+                    *key = key_of(value);
+                }
+                return *key;
+            }
+            if last.1 == UNKNOWN || last.0 != value {
+                last = (value, key_of(value));
+            }
+            last.1
+        })
+        .collect();
+    let keys = Int32Array::from(keys);
     let names = StringArray::from_iter_values(known.iter().map(|&value| code_name(meaning, value)));
     Arc::new(DictionaryArray::new(keys, Arc::new(names)))
 }

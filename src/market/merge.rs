@@ -81,7 +81,7 @@ impl Merge {
     }
 
     /// Goes on as far as what was fed allows.
-    pub fn next(&mut self) -> Merged {
+    pub fn advance(&mut self) -> Merged {
         loop {
             if self.due_rows >= self.rows_max {
                 return Merged::Rows(self.take_due());
@@ -190,7 +190,7 @@ mod tests {
             let mut merge = Merge::new(Kind::Trade, rows_max, bounds);
             let mut found = Vec::new();
             loop {
-                match merge.next() {
+                match merge.advance() {
                     Merged::Need(input) => {
                         let len = cut.min(inputs[input].len());
                         let rest = inputs[input].split_off(len);

@@ -128,7 +128,7 @@ impl<W: Write + Send> RowWriter<W> {
                 let (columns, mut line) = (columns(kind), Vec::new());
                 match format {
                     Format::Table => {
-                        table_line(&mut line, &columns, columns.iter().map(|column| column.title()));
+                        table_line(&mut line, &columns, columns.iter().map(Column::title));
                     }
                     Format::Csv => csv_line(&mut line, columns.iter().map(|column| column.name.to_owned())),
                     Format::Json => line.push(b'['),

@@ -371,7 +371,7 @@ fn merged(
     let joined = Joined { merge, warm, tail: tail.into_iter().map(Some).collect() };
     stream::try_unfold(joined, |mut joined| async move {
         loop {
-            match joined.merge.next() {
+            match joined.merge.advance() {
                 Merged::Need(0) => {
                     let batch = joined.warm.try_next().await?;
                     joined.merge.feed(0, batch)?;

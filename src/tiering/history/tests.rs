@@ -1,6 +1,7 @@
 //! History equals what was put in, whatever happened in between.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -499,7 +500,7 @@ fn text_formats_are_golden() {
             writer.write(&batch).unwrap();
             writer.write(&batch).unwrap();
             let out = writer.finish().unwrap();
-            shown.push_str(&format!("--- {format} {}\n", kind.name()));
+            writeln!(shown, "--- {format} {}", kind.name()).unwrap();
             shown.push_str(&String::from_utf8(out).unwrap().replace('\r', "␍"));
         }
     }

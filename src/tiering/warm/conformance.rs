@@ -226,10 +226,9 @@ pub(crate) async fn scan_is_a_snapshot(warm: &dyn Warm, case: &Case) {
     let before: Vec<Row> =
         rows.into_iter().filter(|(_, _, seq, _)| seq.offset < next(seq.partition)).collect();
     let batches: Vec<TickBatch> = scan.rows.try_collect().await.unwrap();
-    let found = rows_of(&batches, |view, row| view.seq(row));
-    let wanted: Vec<Seq> =
-        expected(&before, &all(Kind::Quote)).into_iter().map(|(_, _, seq, _)| seq).collect();
-    assert_eq!(found, wanted);
+    let found = rows_of(&batches, |view, row| (view.symbol(row), view.seq(row)));
+    let wanted = expected(&before, &all(Kind::Quote)).into_iter().map(|(symbol, _, seq, _)| (symbol, seq));
+    assert_eq!(found, wanted.collect::<Vec<_>>());
 }
 
 /// Of a bar's revisions the latest is always there, and bars come in order.

@@ -116,7 +116,7 @@ impl Shared {
         let mut writer = SegmentWriter::create(&self.root, info)?;
         let mut bars = BarRevisions::default();
         loop {
-            match merge.next() {
+            match merge.advance() {
                 Merged::Need(at) => {
                     let batch = cursors[at].as_mut().map_or(Ok(None), Cursor::next)?;
                     merge.feed(at, batch).map_err(|error| damaged(&plan.inputs[at].path, error))?;

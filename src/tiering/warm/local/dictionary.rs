@@ -102,8 +102,13 @@ pub(super) fn append<W: Write + Send>(
     let (mut bloom_filter, mut column_index) = (None, None);
     if index && let (Some(first), Some(last)) = (keys.first(), keys.last()) {
         let value = |key: i32| Some(ByteArray::from(name(key).to_vec()));
-        metadata =
-            metadata.set_statistics(Statistics::byte_array(value(*first), value(*last), None, Some(0), false));
+        metadata = metadata.set_statistics(Statistics::byte_array(
+            value(*first),
+            value(*last),
+            None,
+            Some(0),
+            false,
+        ));
         let mut bloom = Sbbf::new_with_ndv_fpp(names.len() as u64, BLOOM_FALSE_POSITIVES)?;
         names.iter().flatten().for_each(|name| bloom.insert(name.as_bytes()));
         bloom_filter = Some(bloom);
@@ -206,7 +211,8 @@ mod tests {
         let mut row_group = writer.next_row_group().unwrap();
         append(&mut row_group, descriptor, column, false).unwrap();
         row_group.close().unwrap();
-        let reader = ParquetRecordBatchReader::try_new(Bytes::from(writer.into_inner().unwrap()), 1000).unwrap();
+        let reader =
+            ParquetRecordBatchReader::try_new(Bytes::from(writer.into_inner().unwrap()), 1000).unwrap();
         let batches = reader.map(|batch| batch.unwrap().column(0).as_string::<i32>().clone());
         batches.flat_map(|names| names.iter().flatten().map(str::to_owned).collect::<Vec<_>>()).collect()
     }

@@ -217,7 +217,7 @@ pub struct LocalWarm {
     shared: Arc<Shared>,
     compactor: Option<JoinHandle<()>>,
     /// The lock lasts as long as this is open.
-    _lock: Option<File>,
+    _lock: File,
 }
 
 /// How a store is opened.
@@ -247,8 +247,7 @@ impl LocalWarm {
         let (manifest, state) = Manifest::open(dir)?;
         remove_unnamed(dir, &state)?;
         let live = live(dir, &state);
-        let mut warm = Self::new(dir, live, Some(Writer { manifest, state }));
-        warm._lock = Some(lock);
+        let mut warm = Self::new(dir, live, Some(Writer { manifest, state }), lock);
         if options.compaction {
             let shared = warm.shared.clone();
             let thread = std::thread::Builder::new().name("stk-compaction".to_owned());
@@ -266,12 +265,10 @@ impl LocalWarm {
         let file = File::open(&path).map_err(|error| io_error(&path, &error))?;
         file.try_lock_shared().map_err(|error| lock_error(&path, error))?;
         let state = manifest::read(dir)?.unwrap_or_default();
-        let mut warm = Self::new(dir, live(dir, &state), None);
-        warm._lock = Some(file);
-        Ok(Arc::new(warm))
+        Ok(Arc::new(Self::new(dir, live(dir, &state), None, file)))
     }
 
-    fn new(dir: &Path, live: Live, writer: Option<Writer>) -> Self {
+    fn new(dir: &Path, live: Live, writer: Option<Writer>, lock: File) -> Self {
         let shared = Shared {
             root: dir.to_owned(),
             writer: writer.map(Mutex::new),
@@ -287,7 +284,7 @@ impl LocalWarm {
             crash: tests::Crash::default(),
         };
         shared.note_size(&shared.live());
-        Self { shared: Arc::new(shared), compactor: None, _lock: None }
+        Self { shared: Arc::new(shared), compactor: None, _lock: lock }
     }
 
     /// What the store counts.
@@ -592,10 +589,12 @@ impl Shared {
         let live = self.live();
         let may_hold = |segment: &&Arc<Segment>| segment.info.may_hold(&query.range, wanted.as_deref());
         let of_kind = live.segments.iter().filter(|(group, _)| group.kind == query.kind);
-        let segments: Vec<_> = match query.range.is_empty() {
-            true => Vec::new(),
-            false => of_kind.flat_map(|(_, segments)| segments).filter(may_hold).cloned().collect(),
-        };
+        let segments: Vec<_> = of_kind
+            .filter(|_| !query.range.is_empty())
+            .flat_map(|(_, segments)| segments)
+            .filter(may_hold)
+            .cloned()
+            .collect();
         let stats = Arc::new(Mutex::new(ScanStats {
             segments_read: segments.len() as u64,
             segments_total: live.count,

@@ -30,6 +30,12 @@ use crate::tiering::warm::{ScanStats, WarmError};
 const SYMBOL_COLUMN: usize = 0;
 const TS_COLUMN: usize = 1;
 
+/// Reads that are kept for the second time, at most.
+const KEPT_MAX: usize = 16;
+
+/// Rows whose symbols are read at once.
+const SYMBOLS_BATCH_ROWS: usize = 1 << 16;
+
 /// Symbols beyond which the bloom filter is not asked: one of so many is likely there.
 const BLOOM_SYMBOLS_MAX: usize = 16;
 
@@ -97,7 +103,6 @@ impl ChunkReader for SegmentFile {
         self.0.file.read_exact_at(&mut bytes, start)?;
         self.count(length);
         let bytes = Bytes::from(bytes);
-        const KEPT_MAX: usize = 16;
         if kept.len() < KEPT_MAX {
             kept.insert((start, length), bytes.clone());
         }
@@ -271,7 +276,7 @@ pub(super) fn symbols_of(
     for row_group in 0..metadata.metadata().num_row_groups() {
         let rows = metadata.metadata().row_group(row_group).num_rows() as usize;
         let mut last = None;
-        scan_symbols(&file, &metadata, row_group, &[0..rows], |symbol, _| {
+        scan_symbols(&file, &metadata, row_group, std::slice::from_ref(&(0..rows)), |symbol, _| {
             if last != Some(symbol) {
                 last = Some(symbol);
                 found.insert(symbol);
@@ -340,7 +345,9 @@ fn pages_where(
     let of_file = pages.metadata.page_index();
     let index = of_file.and_then(|pages_of| pages_of.column_index(pages.group, column));
     let locations = of_file.and_then(|pages_of| pages_of.page_locations(pages.group, column));
-    let (Some(index), Some(locations)) = (index, locations) else { return vec![0..rows] };
+    let (Some(index), Some(locations)) = (index, locations) else {
+        return std::iter::once(0..rows).collect();
+    };
     let start = |page: usize| locations.get(page).map_or(rows, |page| page.first_row_index as usize);
     let mut chosen: Vec<Range<usize>> = Vec::new();
     for page in (0..locations.len()).filter(|&page| matches(index, page)) {
@@ -423,13 +430,12 @@ fn scan_symbols(
 ) -> Result<(), ParquetError> {
     let rows = metadata.metadata().row_group(group).num_rows() as usize;
     let mask = ProjectionMask::leaves(metadata.parquet_schema(), [SYMBOL_COLUMN]);
-    const BATCH_ROWS: usize = 1 << 16;
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), metadata.clone())
         .with_projection(mask)
         .with_row_groups(vec![group])
         .with_row_selection(RowSelection::from_consecutive_ranges(within.iter().cloned(), rows))
         .with_row_selection_policy(RowSelectionPolicy::Selectors)
-        .with_batch_size(BATCH_ROWS)
+        .with_batch_size(SYMBOLS_BATCH_ROWS)
         .build()?;
     let mut places = within.iter().cloned();
     let mut place = places.next().unwrap_or_default();

@@ -82,7 +82,7 @@ impl Scanner {
                 self.current = Some(self.begin(wanted));
                 continue;
             };
-            match current.merge.next() {
+            match current.merge.advance() {
                 Merged::Rows(rows) => return Ok(Some(rows)),
                 Merged::End => self.current = None,
                 Merged::Need(at) => {

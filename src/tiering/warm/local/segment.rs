@@ -275,7 +275,8 @@ impl SegmentWriter {
         let mut row_group = self.writer.next_row_group()?;
         let schema = rows.schema_ref();
         let fields = schema.fields().iter().zip(self.descriptors.iter());
-        for ((mut column, (field, descriptor)), array) in columns.into_iter().zip(fields).zip(rows.columns()) {
+        for ((mut column, (field, descriptor)), array) in columns.into_iter().zip(fields).zip(rows.columns())
+        {
             if dictionary::can_append(array, descriptor) {
                 let index = field.name() == "symbol";
                 dictionary::append(&mut row_group, descriptor.clone(), array, index)?;

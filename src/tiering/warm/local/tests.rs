@@ -231,7 +231,7 @@ async fn a_manifest_cut_anywhere_in_its_last_line_is_the_state_before_it() {
     damaged[before - 10] ^= 1;
     fs::write(&manifest, &damaged).unwrap();
     let error = LocalWarm::open(dir.path(), QUIET).err().unwrap();
-    assert!(matches!(&error, WarmError::Damaged { path, .. } if path.ends_with(".jsonl")), "{error}");
+    assert!(matches!(&error, WarmError::Damaged { path, .. } if path.ends_with("0001.jsonl")), "{error}");
 }
 
 #[test]
