@@ -221,10 +221,11 @@ struct Columns {
     kind: Kind,
     day: TradingDay,
     partition: u16,
-    rows: usize,
+    /// Each row's symbol, by its number.
+    symbols: Vec<u32>,
     /// Cells of a row.
     stride: usize,
-    /// Each row: `ts`, `recv_ts`, offset, symbol and index, the longs, the words two to a cell.
+    /// Each row: `ts`, `recv_ts`, offset, index, the longs, the words two to a cell.
     cells: Vec<u64>,
     texts: Vec<Vec<Box<str>>>,
     wides: Vec<Vec<i128>>,
@@ -233,9 +234,14 @@ struct Columns {
 const TS: usize = 0;
 const RECV_TS: usize = 1;
 const OFFSET: usize = 2;
-/// The symbol in the low half, the index in the high half.
-const SYMBOL_INDEX: usize = 3;
+const INDEX: usize = 3;
 const LONGS: usize = 4;
+
+/// Rows of one symbol, next to each other.
+struct Run {
+    symbol: Option<Symbol>,
+    rows: Range<usize>,
+}
 
 /// A column being put in order.
 enum Ordered {
@@ -250,7 +256,7 @@ impl Columns {
             kind,
             day,
             partition,
-            rows: 0,
+            symbols: Vec::new(),
             stride: LONGS + layout.longs.len() + layout.words.len().div_ceil(2),
             cells: Vec::new(),
             texts: vec![Vec::new(); layout.texts.len()],
@@ -260,12 +266,12 @@ impl Columns {
 
     #[inline]
     fn key(&mut self, symbol: u32, seq: Seq, ts: Timestamp, recv_ts: Timestamp) {
-        self.rows += 1;
+        self.symbols.push(symbol);
         self.cells.extend_from_slice(&[
             ts.nanos() as u64,
             recv_ts.nanos() as u64,
             seq.offset,
-            u64::from(symbol) | u64::from(seq.index) << 32,
+            u64::from(seq.index),
         ]);
     }
 
@@ -276,7 +282,7 @@ impl Columns {
             let high = pair.get(1).copied().unwrap_or(0);
             self.cells.push(u64::from(pair[0]) | u64::from(high) << 32);
         }
-        debug_assert_eq!(self.cells.len(), self.rows * self.stride);
+        debug_assert_eq!(self.cells.len(), self.symbols.len() * self.stride);
     }
 
     fn texts<const N: usize>(&mut self, texts: [&str; N]) {
@@ -355,12 +361,23 @@ impl Columns {
 
     /// The rows in columns, ordered by symbol, ts, seq.
     fn finish(mut self, table: &SymbolTable) -> TickBatch {
-        let (order, names, keys) = self.order(table);
+        let (mut order, runs) = self.order(table);
         let layout = layout(self.kind);
-        let mut columns = self.ordered(&order).into_iter();
+        let mut columns = self.ordered(&order);
+        // Rows come in the log's order, so that the times of most symbols ascend by themselves.
+        if let Some(Ordered::Longs { values: ts, .. }) = columns.first()
+            && runs.iter().any(|run| !ts[run.rows.clone()].is_sorted())
+        {
+            for run in &runs {
+                order[run.rows.clone()]
+                    .sort_by_key(|&row| self.cells[row as usize * self.stride + TS] as i64);
+            }
+            columns = self.ordered(&order);
+        }
+        self.cells = Vec::new();
+        let mut columns = columns.into_iter();
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(16);
-        let names = StringArray::from_iter_values(names.iter().map(Symbol::as_str));
-        arrays.push(Arc::new(DictionaryArray::new(keys, Arc::new(names))));
+        arrays.push(symbols(&runs));
         let meanings = [Long::Time, Long::Time].iter().chain(layout.longs.iter().map(|(_, meaning)| meaning));
         for (meaning, values) in meanings.zip(columns.by_ref().map(Ordered::longs)) {
             arrays.push(match meaning {
@@ -398,8 +415,8 @@ impl Columns {
     }
 
     /// The cells as columns in `order`: `ts`, `recv_ts`, the longs, the words, offset, index. Block by
-    /// block, so that a block's rows are fetched once for all columns. Lets go of the cells.
-    fn ordered(&mut self, order: &[u32]) -> Vec<Ordered> {
+    /// block, so that a block's rows are fetched once for all columns.
+    fn ordered(&self, order: &[u32]) -> Vec<Ordered> {
         const BLOCK_ROWS: usize = 128;
         let layout = layout(self.kind);
         let longs = |cell| Ordered::Longs { cell, values: Vec::with_capacity(order.len()) };
@@ -409,8 +426,8 @@ impl Columns {
         columns.extend((LONGS..first_word).map(longs));
         columns
             .extend((0..layout.words.len()).map(|word| words(first_word + word / 2, 32 * (word as u32 % 2))));
-        columns.extend([longs(OFFSET), words(SYMBOL_INDEX, 32)]);
-        let (cells, stride) = (std::mem::take(&mut self.cells), self.stride);
+        columns.extend([longs(OFFSET), words(INDEX, 0)]);
+        let (cells, stride) = (&self.cells[..], self.stride);
         for block in order.chunks(BLOCK_ROWS) {
             for column in &mut columns {
                 match column {
@@ -427,60 +444,44 @@ impl Columns {
         columns
     }
 
-    /// The rows' order by (symbol, ts, seq), the symbols in byte order, and each row's key into
-    /// them. A counting sort by symbol, which is stable, and then a sort of those runs alone whose
-    /// times do not ascend by themselves: rows come in the log's order, so most do.
-    fn order(&self, table: &SymbolTable) -> (Vec<u32>, Vec<Symbol>, Int32Array) {
-        let slot = |symbol: u32| if symbol == NO_SYMBOL { table.symbols.len() } else { symbol as usize };
-        let mut counts = vec![0_u32; table.symbols.len() + 1];
-        let symbol = |row: usize| self.cells[row * self.stride + SYMBOL_INDEX] as u32;
-        for row in 0..self.rows {
-            counts[slot(symbol(row))] += 1;
+    /// The rows' order by symbol, then as they came, and the runs of rows of one symbol in it. A
+    /// counting sort, which is stable.
+    fn order(&self, table: &SymbolTable) -> (Vec<u32>, Vec<Run>) {
+        let nameless = table.symbols.len();
+        let slot = |symbol: u32| if symbol == NO_SYMBOL { nameless } else { symbol as usize };
+        let mut counts = vec![0_u32; nameless + 1];
+        for &symbol in &self.symbols {
+            counts[slot(symbol)] += 1;
         }
-        let nameless_rows = counts[table.symbols.len()];
-        let mut used: Vec<u32> =
-            (0..table.symbols.len() as u32).filter(|&number| counts[number as usize] > 0).collect();
+        let mut used: Vec<u32> = (0..nameless as u32).filter(|&number| counts[number as usize] > 0).collect();
         used.sort_unstable_by_key(|&number| table.symbols[number as usize]);
 
         // Rows without a symbol come first, as nulls do.
-        let mut starts = vec![0_u32; table.symbols.len() + 1];
-        let mut next = nameless_rows;
+        let first = Run { symbol: None, rows: 0..counts[nameless] as usize };
+        let mut runs = Vec::with_capacity(used.len() + 1);
+        let mut next = first.rows.end;
+        runs.push(first);
+        // Where the next row of each symbol goes.
+        let mut free = vec![0_u32; nameless + 1];
         for &number in &used {
-            starts[number as usize] = next;
-            next += counts[number as usize];
+            free[number as usize] = next as u32;
+            let end = next + counts[number as usize] as usize;
+            runs.push(Run { symbol: Some(table.symbols[number as usize]), rows: next..end });
+            next = end;
         }
-        let mut order = vec![0_u32; self.rows];
-        let mut free = starts.clone();
-        for row in 0..self.rows {
-            let place = &mut free[slot(symbol(row))];
+        let mut order = vec![0_u32; self.symbols.len()];
+        for (row, &symbol) in self.symbols.iter().enumerate() {
+            let place = &mut free[slot(symbol)];
             order[*place as usize] = row as u32;
             *place += 1;
         }
-        let ts = |row: &u32| self.cells[*row as usize * self.stride + TS] as i64;
-        let mut sort_run = |start: u32, end: u32| {
-            let run = &mut order[start as usize..end as usize];
-            if !run.is_sorted_by_key(ts) {
-                run.sort_by_key(ts);
-            }
-        };
-        sort_run(0, nameless_rows);
-        for &number in &used {
-            sort_run(starts[number as usize], free[number as usize]);
-        }
-
-        let names = used.iter().map(|&number| table.symbols[number as usize]).collect();
-        let mut keys = Int32Array::builder(order.len());
-        keys.append_nulls(nameless_rows as usize);
-        for (key, &number) in used.iter().enumerate() {
-            keys.append_value_n(key as i32, counts[number as usize] as usize);
-        }
-        (order, names, keys.finish())
+        (order, runs)
     }
 
     /// Bytes held, by the rows' sizes.
     fn bytes(&self) -> usize {
         let texts: usize = self.texts.iter().flatten().map(|text| text.len() + size_of::<Box<str>>()).sum();
-        self.rows * (8 * self.stride + 16 * self.wides.len()) + texts
+        self.symbols.len() * (4 + 8 * self.stride + 16 * self.wides.len()) + texts
     }
 }
 
@@ -543,6 +544,18 @@ impl Ordered {
             Self::Longs { values, .. } => values.into_iter().map(|value| value as u32).collect(),
         }
     }
+}
+
+/// The column of symbols: `runs` of which the first is of no symbol.
+fn symbols(runs: &[Run]) -> ArrayRef {
+    let (nameless, named) = runs.split_first().map_or((0, runs), |(first, named)| (first.rows.len(), named));
+    let mut keys = Int32Array::builder(runs.last().map_or(0, |run| run.rows.end));
+    keys.append_nulls(nameless);
+    for (key, run) in named.iter().enumerate() {
+        keys.append_value_n(key as i32, run.rows.len());
+    }
+    let names = named.iter().filter_map(|run| run.symbol.as_ref().map(Symbol::as_str));
+    Arc::new(DictionaryArray::new(keys.finish(), Arc::new(StringArray::from_iter_values(names))))
 }
 
 fn instants(values: Vec<i64>) -> ArrayRef {

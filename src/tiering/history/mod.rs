@@ -156,6 +156,22 @@ impl HistoryError {
 pub struct History {
     bus: Arc<dyn Bus>,
     warm: Arc<dyn Warm>,
+    tail_rows_max: u64,
+}
+
+/// The part of the log that one answer reads.
+struct LogPart {
+    bus: Arc<dyn Bus>,
+    marks: Vec<Mark>,
+    offsets: Vec<std::ops::Range<u64>>,
+    kind: Kind,
+    range: TimeRange,
+}
+
+impl LogPart {
+    async fn read(&self, symbols: Option<&[Option<Symbol>]>, rows_max: u64) -> Result<Tail, HistoryError> {
+        Tail::read(&*self.bus, &self.marks, &self.offsets, self.kind, symbols, self.range, rows_max).await
+    }
 }
 
 /// Warm and the log at one moment, without a gap or an overlap between them.
@@ -171,7 +187,7 @@ struct Cut {
 impl History {
     /// History over a log and the warm store that is fed from it.
     pub fn new(bus: Arc<dyn Bus>, warm: Arc<dyn Warm>) -> Self {
-        Self { bus, warm }
+        Self { bus, warm, tail_rows_max: tail::ROWS_MAX }
     }
 
     /// Answers `query`: as the stores are now, whatever happens to them while the answer is read.
@@ -196,7 +212,11 @@ impl History {
         let bars = query.kind == Kind::Bar;
         let range = if bars { bars::parts_range(timeframe, query.range) } else { query.range };
         let cut = self.cut(&Query { kind: query.kind, symbols: symbols.map(<[_]>::to_vec), range }).await?;
-        let mut tail = Tail::read(&*self.bus, &cut.marks, &cut.log, query.kind, symbols, range).await?;
+        // Rows without a symbol belong to an answer about all symbols alone.
+        let named: Option<Vec<Option<Symbol>>> =
+            symbols.map(|symbols| symbols.iter().copied().map(Some).collect());
+        let log = self.log(&cut, query.kind, range);
+        let mut tail = log.read(named.as_deref(), self.tail_rows_max).await?;
         if bars {
             for (symbol, day) in tail.rebuilds() {
                 let ticks =
@@ -223,10 +243,18 @@ impl History {
             gaps_not_listed,
             missing: cut.missing,
         };
-        let merged = merged(query.kind, cut.rows, tail.finish());
+        let tail_rows = match tail.passes() {
+            Some(passes) => in_passes(log, passes),
+            None => one_stream(query.kind, tail.finish()),
+        };
+        let merged = merged(query.kind, cut.rows, tail_rows);
         let rows = if bars { bars::merged(merged, timeframe, query.range) } else { merged };
         let rows = counted(rows, query.limit, cut.stats, stats.clone());
         Ok(HistoryAnswer { rows, coverage, stats })
+    }
+
+    fn log(&self, cut: &Cut, kind: Kind, range: TimeRange) -> LogPart {
+        LogPart { bus: self.bus.clone(), marks: cut.marks.clone(), offsets: cut.log.clone(), kind, range }
     }
 
     /// A scan of warm, and the part of the log that begins where it ends.
@@ -266,8 +294,8 @@ impl History {
         let mut ticks = Vec::new();
         for kind in [Kind::Trade, Kind::Cancel, Kind::Correction] {
             let query = Query { kind, symbols: Some(vec![symbol]), range };
-            let tail = Tail::read(&*self.bus, &cut.marks, &cut.log, kind, Some(&[symbol]), range).await?;
-            let mut rows = merged(kind, self.scan_at(cut, &query).await?, tail.finish());
+            let tail = self.log(cut, kind, range).read(Some(&[Some(symbol)]), u64::MAX).await?;
+            let mut rows = merged(kind, self.scan_at(cut, &query).await?, one_stream(kind, tail.finish()));
             while let Some(batch) = rows.try_next().await? {
                 let view = batch.rows()?;
                 for row in 0..batch.len() {
@@ -350,37 +378,42 @@ fn wanted(symbols: &[Symbol]) -> Option<Vec<Symbol>> {
 
 type RowStream = BoxStream<'static, Result<TickBatch, HistoryError>>;
 
-struct Joined {
-    merge: Merge,
-    warm: BoxStream<'static, Result<TickBatch, WarmError>>,
-    tail: Vec<Option<TickBatch>>,
+/// Batches that are each ordered, as one stream.
+fn one_stream(kind: Kind, batches: Vec<TickBatch>) -> RowStream {
+    let inputs = batches.into_iter().map(|batch| stream::iter([Ok(batch)]).boxed());
+    merge_streams(kind, inputs.collect())
+}
+
+/// The rows of a part of the log that has more of them than can be held, read once for each pass.
+/// Fails where retention drops records in between.
+fn in_passes(log: LogPart, passes: Vec<Vec<Option<Symbol>>>) -> RowStream {
+    let state = (log, passes.into_iter());
+    stream::try_unfold(state, |(log, mut passes)| async move {
+        let Some(symbols) = passes.next() else { return Ok::<_, HistoryError>(None) };
+        let tail = log.read(Some(&symbols), u64::MAX).await?;
+        Ok(Some((one_stream(log.kind, tail.finish()), (log, passes))))
+    })
+    .try_flatten()
+    .boxed()
 }
 
 /// Warm's rows and the tail's as one.
-fn merged(
-    kind: Kind,
-    warm: BoxStream<'static, Result<TickBatch, WarmError>>,
-    tail: Vec<TickBatch>,
-) -> RowStream {
-    if tail.is_empty() {
-        return warm.map_err(HistoryError::from).boxed();
-    }
+fn merged(kind: Kind, warm: BoxStream<'static, Result<TickBatch, WarmError>>, tail: RowStream) -> RowStream {
+    merge_streams(kind, vec![warm.map_err(HistoryError::from).boxed(), tail])
+}
+
+fn merge_streams(kind: Kind, inputs: Vec<RowStream>) -> RowStream {
     // None of the inputs is a file to be opened late, so the lowest bound does.
     let bound = RowKey { symbol: None, ts: Timestamp::MIN, seq: Seq::default() };
-    let merge = Merge::new(kind, BATCH_ROWS, std::iter::repeat_n(bound, tail.len() + 1));
-    let joined = Joined { merge, warm, tail: tail.into_iter().map(Some).collect() };
-    stream::try_unfold(joined, |mut joined| async move {
+    let merge = Merge::new(kind, BATCH_ROWS, std::iter::repeat_n(bound, inputs.len()));
+    stream::try_unfold((merge, inputs), |(mut merge, mut inputs)| async move {
         loop {
-            match joined.merge.advance() {
-                Merged::Need(0) => {
-                    let batch = joined.warm.try_next().await?;
-                    joined.merge.feed(0, batch)?;
-                }
+            match merge.advance() {
                 Merged::Need(input) => {
-                    let batch = joined.tail[input - 1].take();
-                    joined.merge.feed(input, batch)?;
+                    let batch = inputs[input].try_next().await?;
+                    merge.feed(input, batch)?;
                 }
-                Merged::Rows(rows) => return Ok(Some((rows, joined))),
+                Merged::Rows(rows) => return Ok(Some((rows, (merge, inputs)))),
                 Merged::End => return Ok(None),
             }
         }

@@ -290,6 +290,7 @@ proptest! {
     fn history_is_the_sorted_input_each_once(
         steps in steps(arbitrary::tick()),
         queries in prop::collection::vec((conformance::query(), prop::option::of(0_u64..20)), 1..6),
+        tail_rows_max in prop_oneof![Just(u64::MAX), 0_u64..5],
     ) {
         runtime().block_on(async {
             let world = World::after(steps).await;
@@ -305,7 +306,8 @@ proptest! {
                 let symbols = query.symbols.clone().filter(|symbols| !symbols.is_empty());
                 let mut expected = conformance::expected(&world.rows, &Query { symbols, ..query });
                 expected.truncate(limit.unwrap_or(u64::MAX) as usize);
-                let answer = world.history().query(asked.clone()).await.unwrap();
+                let history = History { tail_rows_max, ..world.history() };
+                let answer = history.query(asked.clone()).await.unwrap();
                 assert!(answer.coverage.missing.is_empty());
                 let stats = answer.stats.clone();
                 assert_eq!(ticks_of(answer).await, expected, "{asked:?}");
