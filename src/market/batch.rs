@@ -359,8 +359,9 @@ impl Columns {
         self.wides[0].push(bar.notional);
     }
 
-    /// The rows in columns, ordered by symbol, ts, seq.
-    fn finish(mut self, table: &SymbolTable) -> TickBatch {
+    /// Takes the rows out in columns, ordered by symbol, ts, seq. Keeps the cells' memory for as many
+    /// rows again: to have the system map it anew costs more than to put the rows in order.
+    fn finish(&mut self, table: &SymbolTable) -> TickBatch {
         let (mut order, runs) = self.order(table);
         let layout = layout(self.kind);
         let mut columns = self.ordered(&order);
@@ -374,7 +375,10 @@ impl Columns {
             }
             columns = self.ordered(&order);
         }
-        self.cells = Vec::new();
+        self.cells.shrink_to(2 * self.cells.len());
+        self.cells.clear();
+        self.symbols.shrink_to(2 * self.symbols.len());
+        self.symbols.clear();
         let mut columns = columns.into_iter();
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(16);
         arrays.push(symbols(&runs));
@@ -392,12 +396,12 @@ impl Columns {
                 Word::Code | Word::Timeframe => codes(*meaning, &values),
             });
         }
-        for column in &self.texts {
+        for column in self.texts.iter_mut().map(std::mem::take) {
             let mut builder = StringBuilder::new();
             order.iter().for_each(|&row| builder.append_value(&column[row as usize]));
             arrays.push(Arc::new(builder.finish()));
         }
-        for column in &self.wides {
+        for column in self.wides.iter_mut().map(std::mem::take) {
             let values = order.iter().map(|&row| column[row as usize]);
             let values = Decimal128Array::from_iter_values(values);
             arrays.push(Arc::new(values.with_data_type(DataType::Decimal128(38, PRICE_SCALE))));
@@ -415,9 +419,10 @@ impl Columns {
     }
 
     /// The cells as columns in `order`: `ts`, `recv_ts`, the longs, the words, offset, index. Block by
-    /// block, so that a block's rows are fetched once for all columns.
+    /// block, so that a block's rows are fetched once for all columns: few enough that each may lie
+    /// on a memory page of its own.
     fn ordered(&self, order: &[u32]) -> Vec<Ordered> {
-        const BLOCK_ROWS: usize = 128;
+        const BLOCK_ROWS: usize = 32;
         let layout = layout(self.kind);
         let longs = |cell| Ordered::Longs { cell, values: Vec::with_capacity(order.len()) };
         let words = |cell, shift| Ordered::Words { cell, shift, values: Vec::with_capacity(order.len()) };
@@ -664,9 +669,10 @@ impl TickBatchBuilder {
     /// Takes all rows out, one batch for each kind and day, each ordered by symbol, ts, seq.
     pub fn finish(&mut self, table: &SymbolTable) -> Vec<(TradingDay, TickBatch)> {
         self.rows = 0;
+        // Kinds and days that had no row since the last time are over.
+        self.columns.retain(|columns| !columns.symbols.is_empty());
         self.last.fill(usize::MAX);
-        let columns = std::mem::take(&mut self.columns);
-        columns.into_iter().map(|columns| (columns.day, columns.finish(table))).collect()
+        self.columns.iter_mut().map(|columns| (columns.day, columns.finish(table))).collect()
     }
 }
 

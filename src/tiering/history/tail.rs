@@ -37,7 +37,7 @@ pub(super) struct Tail {
 }
 
 struct Partition {
-    partition: u16,
+    number: u16,
     builder: TickBatchBuilder,
     state: PartitionState,
     /// The place of the last tick applied.
@@ -47,7 +47,7 @@ struct Partition {
 impl Partition {
     /// Rows are counted from now on, and no longer held.
     fn let_go(&mut self) {
-        self.builder = TickBatchBuilder::new(self.partition);
+        self.builder = TickBatchBuilder::new(self.number);
     }
 }
 
@@ -83,7 +83,7 @@ impl Tail {
             let state = PartitionState::restore(&mark.checkpoint)
                 .map_err(|error| HistoryError::state(partition, &error))?;
             let builder = TickBatchBuilder::new(partition);
-            let mut read = Partition { partition, builder, state, last: Seq::default() };
+            let mut read = Partition { number: partition, builder, state, last: Seq::default() };
             let mut reader = bus.reader(partition, offsets.start).await?;
             while reader.offset() < offsets.end {
                 for record in reader.next(READ_BYTES_MAX).await? {
@@ -114,7 +114,7 @@ impl Tail {
         }
         for (index, row) in (0..).zip(view.ticks()) {
             let (_, tick) = row?;
-            let seq = Seq { partition: read.partition, offset, index };
+            let seq = Seq { partition: read.number, offset, index };
             if let Tick::Gap(gap) = &tick {
                 self.gaps.push((**gap).clone());
             }
