@@ -1,7 +1,7 @@
 //! History: warm and what is not yet in warm, as one ordered stream, each row once.
 //!
 //! Warm tells up to which offset of each partition it holds the log; from there on the log itself
-//! is read, repeats are dropped by the same [`PartitionState`] that the processor drops them by,
+//! is read, repeats are dropped by the same [`state`](crate::tiering::state) that the processor drops them by,
 //! and bars are derived by it. A query sees both as they are at its call.
 
 pub mod format;

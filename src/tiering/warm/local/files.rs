@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::tiering::warm::WarmError;
 
@@ -30,5 +30,38 @@ pub(super) fn create_dir(dir: &Path) -> Result<(), WarmError> {
     match fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io_error(dir, &error)),
         _ => dir.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_dir),
+    }
+}
+
+/// A file that is removed again unless it gets its name: what failed must not fill the disk.
+pub(super) struct Temporary {
+    path: PathBuf,
+    named: bool,
+}
+
+impl Temporary {
+    /// The file to be written in the place of `path`.
+    pub(super) fn of(path: &Path) -> Self {
+        Self { path: path.with_extension("tmp"), named: false }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the file, which is synced, its name, durably.
+    pub(super) fn rename(mut self, path: &Path) -> Result<(), WarmError> {
+        fs::rename(&self.path, path).map_err(|error| io_error(path, &error))?;
+        self.named = true;
+        path.parent().map_or(Ok(()), sync_dir)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.named {
+            // What stays is removed at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }

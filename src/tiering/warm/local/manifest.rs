@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{damaged, io_error, sync_dir};
+use super::files::{Temporary, damaged, io_error};
 use super::segment::SegmentInfo;
 use crate::tiering::warm::WarmError;
 
@@ -190,20 +190,19 @@ impl Manifest {
     /// Writes `state` to a file of its own and makes that the manifest.
     fn begin(dir: &Path, number: u64, state: &State) -> Result<Self, WarmError> {
         let path = dir.join(format!("manifest-{number:010}.jsonl"));
-        let temporary = path.with_extension("tmp");
+        let temporary = Temporary::of(&path);
         let mut bytes = Vec::new();
         let mut edits = 0;
         for edit in state.edits() {
             bytes.extend_from_slice(&line(&edit));
             edits += 1;
         }
-        let written = File::create(&temporary).and_then(|mut file| {
+        let written = File::create(temporary.path()).and_then(|mut file| {
             file.write_all(&bytes)?;
             file.sync_all()
         });
-        written.map_err(|error| io_error(&temporary, &error))?;
-        fs::rename(&temporary, &path).map_err(|error| io_error(&path, &error))?;
-        sync_dir(dir)?;
+        written.map_err(|error| io_error(temporary.path(), &error))?;
+        temporary.rename(&path)?;
         let file =
             OpenOptions::new().read(true).write(true).open(&path).map_err(|error| io_error(&path, &error))?;
         let manifest = Self {

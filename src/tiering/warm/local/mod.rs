@@ -15,6 +15,7 @@ mod compact;
 mod dictionary;
 mod files;
 mod manifest;
+mod metrics;
 mod read;
 mod scan;
 mod segment;
@@ -30,13 +31,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 
 use self::compact::Stopped;
 use self::files::{create_dir, damaged, io_error, sync_dir};
 use self::manifest::{CheckpointFile, Edit, Manifest, MarkEdit, State, crc32};
+pub use self::metrics::LocalWarmMetrics;
 use self::read::MetadataCache;
 use self::scan::Scanner;
 use self::segment::SegmentWriter;
@@ -48,53 +47,6 @@ use crate::market::{Kind, TickBatch};
 const METADATA_BYTES_MAX: usize = 32 << 20;
 
 const CHECKPOINT_DIR: &str = "checkpoint";
-
-/// What the store counts.
-#[derive(Clone, Debug, Default)]
-pub struct LocalWarmMetrics {
-    /// Blocks stored.
-    pub commits: Counter,
-    /// Rows stored.
-    pub rows: Counter,
-    /// Bytes of segments written by commits.
-    pub bytes_written: Counter,
-    /// Merges done.
-    pub compactions: Counter,
-    /// Merges that failed.
-    pub compaction_failures: Counter,
-    /// Bytes of segments written by merges.
-    pub compaction_bytes_written: Counter,
-    /// Scans begun.
-    pub scans: Counter,
-    /// Segments held.
-    pub segments: Gauge,
-    /// Bytes of segments held.
-    pub bytes_stored: Gauge,
-}
-
-impl LocalWarmMetrics {
-    /// Adds all to `registry`.
-    pub fn register(&self, registry: &mut Registry) {
-        let counters = [
-            ("warm_commits", "Blocks stored", &self.commits),
-            ("warm_rows", "Rows stored", &self.rows),
-            ("warm_written_bytes", "Bytes of segments written by commits", &self.bytes_written),
-            ("warm_compactions", "Merges done", &self.compactions),
-            ("warm_compaction_failures", "Merges that failed", &self.compaction_failures),
-            (
-                "warm_compaction_written_bytes",
-                "Bytes of segments written by merges",
-                &self.compaction_bytes_written,
-            ),
-            ("warm_scans", "Scans begun", &self.scans),
-        ];
-        for (name, help, counter) in counters {
-            registry.register(name, help, counter.clone());
-        }
-        registry.register("warm_segments", "Segments held", self.segments.clone());
-        registry.register("warm_stored_bytes", "Bytes of segments held", self.bytes_stored.clone());
-    }
-}
 
 /// What the store holds of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -462,6 +414,9 @@ impl Shared {
         if let Err(error) = Self::check_next(&self.live(), block) {
             drop(writer);
             self.abandon(&segments);
+            if let Some(checkpoint) = mark.checkpoint {
+                let _ = fs::remove_file(self.root.join(CHECKPOINT_DIR).join(checkpoint.file));
+            }
             return Err(error);
         }
         let Writer { manifest, state } = &mut *writer;

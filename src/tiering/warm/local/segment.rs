@@ -1,7 +1,7 @@
 //! One segment: a Parquet file of one partition's rows of one kind and day, ordered by symbol, ts
 //! and place in the log, written once.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -18,7 +18,7 @@ use parquet::schema::types::{ColumnDescPtr, ColumnPath};
 use serde::{Deserialize, Serialize};
 
 use super::dictionary;
-use super::files::{create_dir, io_error, sync_dir};
+use super::files::{Temporary, create_dir, io_error};
 use crate::market::{Kind, RowKeys, Symbol, TickBatch, TimeRange, Timestamp, TradingDay};
 use crate::tiering::warm::WarmError;
 
@@ -201,7 +201,7 @@ impl<W: Write> Write for Checked<W> {
 pub(super) struct SegmentWriter {
     root: PathBuf,
     info: SegmentInfo,
-    temporary: PathBuf,
+    temporary: Temporary,
     writer: SerializedFileWriter<Checked<BufWriter<File>>>,
     factory: ArrowRowGroupWriterFactory,
     /// What the columns are to Parquet, in their order: none is nested.
@@ -215,12 +215,12 @@ impl SegmentWriter {
     pub(super) fn create(root: &Path, info: SegmentInfo) -> Result<Self, WarmError> {
         let path = root.join(info.path());
         create_dir(path.parent().unwrap_or(root))?;
-        let temporary = path.with_extension("tmp");
-        let file = File::create(&temporary).map_err(|error| io_error(&temporary, &error))?;
+        let temporary = Temporary::of(&path);
+        let file = File::create(temporary.path()).map_err(|error| io_error(temporary.path(), &error))?;
         let sink =
             Checked { inner: BufWriter::with_capacity(1 << 16, file), crc: flate2::Crc::new(), bytes: 0 };
         let schema = TickBatch::schema(info.kind);
-        let failed = |error: ParquetError| write_error(&temporary, &error);
+        let failed = |error: ParquetError| write_error(temporary.path(), &error);
         // Without the Arrow schema in the footer, which readers are told anyway: it is as large as
         // the rest of a small segment's footer.
         let parquet_schema = ArrowSchemaConverter::new().convert(&schema).map_err(failed)?;
@@ -263,7 +263,7 @@ impl SegmentWriter {
             let end = batch.len().min(start + ROW_GROUP_ROWS);
             let rows = batch.slice(start..end);
             self.write_row_group(rows.record_batch())
-                .map_err(|error| write_error(&self.temporary, &error))?;
+                .map_err(|error| write_error(self.temporary.path(), &error))?;
             start = end;
         }
         Ok(())
@@ -294,7 +294,7 @@ impl SegmentWriter {
     /// Writes the next rows of many: memory grows to one row group's encoded pages.
     pub(super) fn write_part(&mut self, batch: &TickBatch, keys: &RowKeys) -> Result<(), WarmError> {
         self.note(keys);
-        self.append_rows(batch.record_batch()).map_err(|error| write_error(&self.temporary, &error))
+        self.append_rows(batch.record_batch()).map_err(|error| write_error(self.temporary.path(), &error))
     }
 
     fn append_rows(&mut self, rows: &RecordBatch) -> Result<(), ParquetError> {
@@ -325,15 +325,13 @@ impl SegmentWriter {
 
     /// Makes the file durable under its name.
     pub(super) fn finish(mut self) -> Result<SegmentInfo, WarmError> {
-        self.close_row_group().map_err(|error| write_error(&self.temporary, &error))?;
-        let sink = self.writer.into_inner().map_err(|error| write_error(&self.temporary, &error))?;
+        self.close_row_group().map_err(|error| write_error(self.temporary.path(), &error))?;
+        let sink = self.writer.into_inner().map_err(|error| write_error(self.temporary.path(), &error))?;
         let Checked { inner, crc, bytes } = sink;
-        let file = inner.into_inner().map_err(|error| io_error(&self.temporary, error.error()))?;
-        file.sync_all().map_err(|error| io_error(&self.temporary, &error))?;
+        let file = inner.into_inner().map_err(|error| io_error(self.temporary.path(), error.error()))?;
+        file.sync_all().map_err(|error| io_error(self.temporary.path(), &error))?;
         let info = SegmentInfo { bytes, crc: crc.sum(), ..self.info };
-        let path = self.root.join(info.path());
-        fs::rename(&self.temporary, &path).map_err(|error| io_error(&path, &error))?;
-        sync_dir(path.parent().unwrap_or(&self.root))?;
+        self.temporary.rename(&self.root.join(info.path()))?;
         Ok(info)
     }
 }
