@@ -3,6 +3,7 @@
 //! Rows become columns once, after the log. Every kind is laid out by one table ([`Layout`]), so
 //! that building, storing, reading back and digesting need no code of their own per kind.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::builder::StringBuilder;
@@ -11,9 +12,11 @@ use arrow_array::types::{
     Decimal64Type, Decimal128Type, Int32Type, TimestampNanosecondType, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{
-    Array, ArrayRef, Decimal64Array, Decimal128Array, DictionaryArray, Int32Array, RecordBatch, StringArray,
-    TimestampNanosecondArray, UInt16Array, UInt32Array, UInt64Array,
+    Array, ArrayRef, ArrowPrimitiveType, Decimal64Array, Decimal128Array, DictionaryArray, Int32Array,
+    PrimitiveArray, RecordBatch, StringArray, TimestampNanosecondArray, UInt16Array, UInt32Array,
+    UInt64Array,
 };
+use arrow_buffer::ScalarBuffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use foldhash::HashMap;
 
@@ -36,6 +39,8 @@ enum Word {
     Count,
     /// Up to four ASCII bytes, little-endian, zero-padded: a string to readers.
     Code,
+    /// A timeframe's count and unit: its name to readers.
+    Timeframe,
 }
 
 /// The columns of one kind, after `symbol, ts, recv_ts` and before `partition, offset, index`.
@@ -126,7 +131,7 @@ const fn layout(kind: Kind) -> &'static Layout {
             ("open_ts", Long::Time),
             ("close_ts", Long::Time),
         ],
-        words: &[("timeframe", Word::Code)],
+        words: &[("timeframe", Word::Timeframe)],
         texts: &[],
         wides: &["notional"],
     };
@@ -208,20 +213,40 @@ impl SymbolTable {
 /// The number that stands for "no symbol" in a builder: gaps of a whole channel have none.
 pub const NO_SYMBOL: u32 = u32::MAX;
 
-/// Rows of one kind and one trading day in columns.
+/// Rows of one kind and one trading day, not yet in order.
+///
+/// A row lies in cells next to each other, so that taking it in and putting it in its place touch
+/// one or two cache lines and not one in each column.
 struct Columns {
     kind: Kind,
     day: TradingDay,
-    symbol: Vec<u32>,
-    ts: Vec<i64>,
-    recv_ts: Vec<i64>,
     partition: u16,
-    offset: Vec<u64>,
-    index: Vec<u32>,
-    longs: Vec<Vec<i64>>,
-    words: Vec<Vec<u32>>,
+    /// Each row's symbol, by its number.
+    symbols: Vec<u32>,
+    /// Cells of a row.
+    stride: usize,
+    /// Each row: `ts`, `recv_ts`, offset, index, the longs, the words two to a cell.
+    cells: Vec<u64>,
     texts: Vec<Vec<Box<str>>>,
     wides: Vec<Vec<i128>>,
+}
+
+const TS: usize = 0;
+const RECV_TS: usize = 1;
+const OFFSET: usize = 2;
+const INDEX: usize = 3;
+const LONGS: usize = 4;
+
+/// Rows of one symbol, next to each other.
+struct Run {
+    symbol: Option<Symbol>,
+    rows: Range<usize>,
+}
+
+/// A column being put in order.
+enum Ordered {
+    Longs { cell: usize, values: Vec<i64> },
+    Words { cell: usize, shift: u32, values: Vec<u32> },
 }
 
 impl Columns {
@@ -230,14 +255,10 @@ impl Columns {
         Self {
             kind,
             day,
-            symbol: Vec::new(),
-            ts: Vec::new(),
-            recv_ts: Vec::new(),
             partition,
-            offset: Vec::new(),
-            index: Vec::new(),
-            longs: vec![Vec::new(); layout.longs.len()],
-            words: vec![Vec::new(); layout.words.len()],
+            symbols: Vec::new(),
+            stride: LONGS + layout.longs.len() + layout.words.len().div_ceil(2),
+            cells: Vec::new(),
             texts: vec![Vec::new(); layout.texts.len()],
             wides: vec![Vec::new(); layout.wides.len()],
         }
@@ -245,22 +266,23 @@ impl Columns {
 
     #[inline]
     fn key(&mut self, symbol: u32, seq: Seq, ts: Timestamp, recv_ts: Timestamp) {
-        self.symbol.push(symbol);
-        self.ts.push(ts.nanos());
-        self.recv_ts.push(recv_ts.nanos());
-        self.offset.push(seq.offset);
-        self.index.push(seq.index);
+        self.symbols.push(symbol);
+        self.cells.extend_from_slice(&[
+            ts.nanos() as u64,
+            recv_ts.nanos() as u64,
+            seq.offset,
+            u64::from(seq.index),
+        ]);
     }
 
     #[inline]
     fn values<const L: usize, const W: usize>(&mut self, longs: [i64; L], words: [u32; W]) {
-        debug_assert_eq!((self.longs.len(), self.words.len()), (L, W));
-        for (column, value) in self.longs.iter_mut().zip(longs) {
-            column.push(value);
+        self.cells.extend_from_slice(&longs.map(|value| value as u64));
+        for pair in words.chunks(2) {
+            let high = pair.get(1).copied().unwrap_or(0);
+            self.cells.push(u64::from(pair[0]) | u64::from(high) << 32);
         }
-        for (column, value) in self.words.iter_mut().zip(words) {
-            column.push(value);
-        }
+        debug_assert_eq!(self.cells.len(), self.symbols.len() * self.stride);
     }
 
     fn texts<const N: usize>(&mut self, texts: [&str; N]) {
@@ -332,105 +354,139 @@ impl Columns {
                 bar.open_ts.nanos(),
                 bar.close_ts.nanos(),
             ],
-            [stored_timeframe_code(bar.timeframe)],
+            [timeframe_code(bar.timeframe)],
         );
         self.wides[0].push(bar.notional);
     }
 
-    /// The rows in columns, ordered by symbol, ts, seq.
-    fn finish(self, table: &SymbolTable) -> TickBatch {
-        let (order, names, keys) = self.order(table);
+    /// Takes the rows out in columns, ordered by symbol, ts, seq. Keeps the cells' memory for as many
+    /// rows again: to have the system map it anew costs more than to put the rows in order.
+    fn finish(&mut self, table: &SymbolTable) -> TickBatch {
+        let (mut order, runs) = self.order(table);
         let layout = layout(self.kind);
+        let mut columns = self.ordered(&order);
+        // Rows come in the log's order, so that the times of most symbols ascend by themselves.
+        if let Some(Ordered::Longs { values: ts, .. }) = columns.first()
+            && runs.iter().any(|run| !ts[run.rows.clone()].is_sorted())
+        {
+            for run in &runs {
+                order[run.rows.clone()]
+                    .sort_by_key(|&row| self.cells[row as usize * self.stride + TS] as i64);
+            }
+            columns = self.ordered(&order);
+        }
+        self.cells.shrink_to(2 * self.cells.len());
+        self.cells.clear();
+        self.symbols.shrink_to(2 * self.symbols.len());
+        self.symbols.clear();
+        let mut columns = columns.into_iter();
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(16);
-        let names = StringArray::from_iter_values(names.iter().map(Symbol::as_str));
-        arrays.push(Arc::new(DictionaryArray::new(keys, Arc::new(names))));
-        arrays.push(instants(gather(&self.ts, &order)));
-        arrays.push(instants(gather(&self.recv_ts, &order)));
-        for ((_, meaning), column) in layout.longs.iter().zip(&self.longs) {
-            let values = gather(column, &order);
+        arrays.push(symbols(&runs));
+        let meanings = [Long::Time, Long::Time].iter().chain(layout.longs.iter().map(|(_, meaning)| meaning));
+        for (meaning, values) in meanings.zip(columns.by_ref().map(Ordered::longs)) {
             arrays.push(match meaning {
                 Long::Price => prices(values),
                 Long::Time => instants(values),
-                Long::Count => Arc::new(UInt64Array::from_iter_values(values.into_iter().map(|v| v as u64))),
+                Long::Count => counts(values),
             });
         }
-        for ((_, meaning), column) in layout.words.iter().zip(&self.words) {
-            let values = gather(column, &order);
+        for ((_, meaning), values) in layout.words.iter().zip(columns.by_ref().map(Ordered::words)) {
             arrays.push(match meaning {
                 Word::Count => Arc::new(UInt32Array::from(values)),
-                Word::Code => codes(&values),
+                Word::Code | Word::Timeframe => codes(*meaning, &values),
             });
         }
-        for column in &self.texts {
+        for column in self.texts.iter_mut().map(std::mem::take) {
             let mut builder = StringBuilder::new();
             order.iter().for_each(|&row| builder.append_value(&column[row as usize]));
             arrays.push(Arc::new(builder.finish()));
         }
-        for column in &self.wides {
-            let values = Decimal128Array::from(gather(column, &order));
+        for column in self.wides.iter_mut().map(std::mem::take) {
+            let values = order.iter().map(|&row| column[row as usize]);
+            let values = Decimal128Array::from_iter_values(values);
             arrays.push(Arc::new(values.with_data_type(DataType::Decimal128(38, PRICE_SCALE))));
         }
         arrays.push(Arc::new(UInt16Array::from(vec![self.partition; order.len()])));
-        arrays.push(Arc::new(UInt64Array::from(gather(&self.offset, &order))));
-        arrays.push(Arc::new(UInt32Array::from(gather(&self.index, &order))));
+        for column in columns {
+            arrays.push(match column {
+                Ordered::Longs { values, .. } => counts(values),
+                Ordered::Words { values, .. } => Arc::new(UInt32Array::from(values)),
+            });
+        }
         let rows = RecordBatch::try_new(TickBatch::schema(self.kind), arrays)
             .expect("the columns are built from the layout that the schema is built from");
         TickBatch { kind: self.kind, rows }
     }
 
-    /// The rows' order by (symbol, ts, seq), the symbols in byte order, and each row's key into
-    /// them. A counting sort by symbol, which is stable, and then a sort of those runs alone whose
-    /// times do not ascend by themselves: rows come in the log's order, so most do.
-    fn order(&self, table: &SymbolTable) -> (Vec<u32>, Vec<Symbol>, Int32Array) {
-        let slot = |symbol: u32| if symbol == NO_SYMBOL { table.symbols.len() } else { symbol as usize };
-        let mut counts = vec![0_u32; table.symbols.len() + 1];
-        for &symbol in &self.symbol {
+    /// The cells as columns in `order`: `ts`, `recv_ts`, the longs, the words, offset, index. Block by
+    /// block, so that a block's rows are fetched once for all columns: few enough that each may lie
+    /// on a memory page of its own.
+    fn ordered(&self, order: &[u32]) -> Vec<Ordered> {
+        const BLOCK_ROWS: usize = 32;
+        let layout = layout(self.kind);
+        let longs = |cell| Ordered::Longs { cell, values: Vec::with_capacity(order.len()) };
+        let words = |cell, shift| Ordered::Words { cell, shift, values: Vec::with_capacity(order.len()) };
+        let first_word = LONGS + layout.longs.len();
+        let mut columns = vec![longs(TS), longs(RECV_TS)];
+        columns.extend((LONGS..first_word).map(longs));
+        columns
+            .extend((0..layout.words.len()).map(|word| words(first_word + word / 2, 32 * (word as u32 % 2))));
+        columns.extend([longs(OFFSET), words(INDEX, 0)]);
+        let (cells, stride) = (&self.cells[..], self.stride);
+        for block in order.chunks(BLOCK_ROWS) {
+            for column in &mut columns {
+                match column {
+                    Ordered::Longs { cell, values } => {
+                        values.extend(block.iter().map(|&row| cells[row as usize * stride + *cell] as i64));
+                    }
+                    Ordered::Words { cell, shift, values } => {
+                        let word = |&row: &u32| (cells[row as usize * stride + *cell] >> *shift) as u32;
+                        values.extend(block.iter().map(word));
+                    }
+                }
+            }
+        }
+        columns
+    }
+
+    /// The rows' order by symbol, then as they came, and the runs of rows of one symbol in it. A
+    /// counting sort, which is stable.
+    fn order(&self, table: &SymbolTable) -> (Vec<u32>, Vec<Run>) {
+        let nameless = table.symbols.len();
+        let slot = |symbol: u32| if symbol == NO_SYMBOL { nameless } else { symbol as usize };
+        let mut counts = vec![0_u32; nameless + 1];
+        for &symbol in &self.symbols {
             counts[slot(symbol)] += 1;
         }
-        let nameless_rows = counts[table.symbols.len()];
-        let mut used: Vec<u32> =
-            (0..table.symbols.len() as u32).filter(|&number| counts[number as usize] > 0).collect();
+        let mut used: Vec<u32> = (0..nameless as u32).filter(|&number| counts[number as usize] > 0).collect();
         used.sort_unstable_by_key(|&number| table.symbols[number as usize]);
 
         // Rows without a symbol come first, as nulls do.
-        let mut starts = vec![0_u32; table.symbols.len() + 1];
-        let mut next = nameless_rows;
+        let first = Run { symbol: None, rows: 0..counts[nameless] as usize };
+        let mut runs = Vec::with_capacity(used.len() + 1);
+        let mut next = first.rows.end;
+        runs.push(first);
+        // Where the next row of each symbol goes.
+        let mut free = vec![0_u32; nameless + 1];
         for &number in &used {
-            starts[number as usize] = next;
-            next += counts[number as usize];
+            free[number as usize] = next as u32;
+            let end = next + counts[number as usize] as usize;
+            runs.push(Run { symbol: Some(table.symbols[number as usize]), rows: next..end });
+            next = end;
         }
-        let mut order = vec![0_u32; self.symbol.len()];
-        let mut free = starts.clone();
-        for (row, &symbol) in self.symbol.iter().enumerate() {
+        let mut order = vec![0_u32; self.symbols.len()];
+        for (row, &symbol) in self.symbols.iter().enumerate() {
             let place = &mut free[slot(symbol)];
             order[*place as usize] = row as u32;
             *place += 1;
         }
-        let mut sort_run = |start: u32, end: u32| {
-            let run = &mut order[start as usize..end as usize];
-            if !run.is_sorted_by_key(|&row| self.ts[row as usize]) {
-                run.sort_by_key(|&row| self.ts[row as usize]);
-            }
-        };
-        sort_run(0, nameless_rows);
-        for &number in &used {
-            sort_run(starts[number as usize], free[number as usize]);
-        }
-
-        let names = used.iter().map(|&number| table.symbols[number as usize]).collect();
-        let mut keys = Int32Array::builder(order.len());
-        keys.append_nulls(nameless_rows as usize);
-        for (key, &number) in used.iter().enumerate() {
-            keys.append_value_n(key as i32, counts[number as usize] as usize);
-        }
-        (order, names, keys.finish())
+        (order, runs)
     }
 
     /// Bytes held, by the rows' sizes.
     fn bytes(&self) -> usize {
-        let fixed = 4 + 8 + 8 + 8 + 4 + 8 * self.longs.len() + 4 * self.words.len() + 16 * self.wides.len();
         let texts: usize = self.texts.iter().flatten().map(|text| text.len() + size_of::<Box<str>>()).sum();
-        self.symbol.len() * fixed + texts
+        self.symbols.len() * (4 + 8 * self.stride + 16 * self.wides.len()) + texts
     }
 }
 
@@ -438,19 +494,81 @@ fn code(byte: u8) -> u32 {
     u32::from(byte)
 }
 
-fn stored_timeframe_code(timeframe: Timeframe) -> u32 {
-    u32::from_le_bytes(match timeframe.stored() {
-        Timeframe::Day => *b"1Day",
-        _ => *b"1Min",
-    })
+/// The unit in the second byte, the count in the first.
+fn timeframe_code(timeframe: Timeframe) -> u32 {
+    match timeframe {
+        Timeframe::Minutes(count) => u32::from(count),
+        Timeframe::Hours(count) => 0x100 | u32::from(count),
+        Timeframe::Day => 0x201,
+        Timeframe::Week => 0x301,
+        Timeframe::Months(count) => 0x400 | u32::from(count),
+    }
 }
 
-fn gather<T: Copy>(column: &[T], order: &[u32]) -> Vec<T> {
-    order.iter().map(|&row| column[row as usize]).collect()
+fn timeframe_of(code: u32) -> Option<Timeframe> {
+    let count = code as u8;
+    match code >> 8 {
+        0 if (1..60).contains(&count) => Some(Timeframe::Minutes(count)),
+        1 if (1..24).contains(&count) => Some(Timeframe::Hours(count)),
+        2 => Some(Timeframe::Day),
+        3 => Some(Timeframe::Week),
+        4 if (1..=12).contains(&count) => Some(Timeframe::Months(count)),
+        _ => None,
+    }
+}
+
+fn code_name(meaning: Word, value: u32) -> String {
+    if meaning == Word::Timeframe {
+        return timeframe_of(value).map(|timeframe| timeframe.to_string()).unwrap_or_default();
+    }
+    let bytes = value.to_le_bytes();
+    let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..len]).into_owned()
+}
+
+fn code_of(meaning: Word, name: &str) -> u32 {
+    if meaning == Word::Timeframe {
+        return name.parse().map_or(u32::MAX, timeframe_code);
+    }
+    let mut bytes = [0; 4];
+    bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    u32::from_le_bytes(bytes)
+}
+
+impl Ordered {
+    fn longs(self) -> Vec<i64> {
+        match self {
+            Self::Longs { values, .. } => values,
+            Self::Words { values, .. } => values.into_iter().map(i64::from).collect(),
+        }
+    }
+
+    fn words(self) -> Vec<u32> {
+        match self {
+            Self::Words { values, .. } => values,
+            Self::Longs { values, .. } => values.into_iter().map(|value| value as u32).collect(),
+        }
+    }
+}
+
+/// The column of symbols: `runs` of which the first is of no symbol.
+fn symbols(runs: &[Run]) -> ArrayRef {
+    let (nameless, named) = runs.split_first().map_or((0, runs), |(first, named)| (first.rows.len(), named));
+    let mut keys = Int32Array::builder(runs.last().map_or(0, |run| run.rows.end));
+    keys.append_nulls(nameless);
+    for (key, run) in named.iter().enumerate() {
+        keys.append_value_n(key as i32, run.rows.len());
+    }
+    let names = named.iter().filter_map(|run| run.symbol.as_ref().map(Symbol::as_str));
+    Arc::new(DictionaryArray::new(keys.finish(), Arc::new(StringArray::from_iter_values(names))))
 }
 
 fn instants(values: Vec<i64>) -> ArrayRef {
     Arc::new(TimestampNanosecondArray::from(values).with_timezone("UTC"))
+}
+
+fn counts(values: Vec<i64>) -> ArrayRef {
+    Arc::new(UInt64Array::from(values.into_iter().map(|value| value as u64).collect::<Vec<_>>()))
 }
 
 fn prices(values: Vec<i64>) -> ArrayRef {
@@ -458,26 +576,37 @@ fn prices(values: Vec<i64>) -> ArrayRef {
     Arc::new(prices.with_data_type(DataType::Decimal64(PRICE_PRECISION, PRICE_SCALE)))
 }
 
-fn codes(values: &[u32]) -> ArrayRef {
+fn codes(meaning: Word, values: &[u32]) -> ArrayRef {
+    // Few codes exist: a handful of exchanges, tapes and combinations of conditions. Most are one
+    // letter, whose key is looked up by itself.
+    const UNKNOWN: i32 = -1;
     let mut known: Vec<u32> = Vec::new();
-    let mut last = (0, 0);
-    let keys = values.iter().enumerate().map(|(row, &value)| {
-        if row == 0 || last.0 != value {
-            // Few codes exist: a handful of exchanges, tapes and combinations of conditions.
-            let key = known.iter().position(|&other| other == value).unwrap_or_else(|| {
-                known.push(value);
-                known.len() - 1
-            });
-            last = (value, key as i32);
-        }
-        last.1
-    });
-    let keys = Int32Array::from_iter_values(keys);
-    let names = StringArray::from_iter_values(known.iter().map(|value| {
-        let bytes = value.to_le_bytes();
-        let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
-        String::from_utf8_lossy(&bytes[..len]).into_owned()
-    }));
+    let mut by_letter = [UNKNOWN; 256];
+    let mut last = (0, UNKNOWN);
+    let mut key_of = |value: u32| {
+        let key = known.iter().position(|&other| other == value).unwrap_or_else(|| {
+            known.push(value);
+            known.len() - 1
+        });
+        key as i32
+    };
+    let keys: Vec<i32> = values
+        .iter()
+        .map(|&value| {
+            if let Some(key) = by_letter.get_mut(value as usize) {
+                if *key == UNKNOWN {
+                    *key = key_of(value);
+                }
+                return *key;
+            }
+            if last.1 == UNKNOWN || last.0 != value {
+                last = (value, key_of(value));
+            }
+            last.1
+        })
+        .collect();
+    let keys = Int32Array::from(keys);
+    let names = StringArray::from_iter_values(known.iter().map(|&value| code_name(meaning, value)));
     Arc::new(DictionaryArray::new(keys, Arc::new(names)))
 }
 
@@ -521,7 +650,8 @@ impl TickBatchBuilder {
         self.columns(tick.kind(), tick.ts().trading_day()).push(symbol, seq, tick);
     }
 
-    /// Adds a stored bar (a minute's or a day's), as it stood after the tick at `seq`.
+    /// Adds a bar as it stood after the tick at `seq`. Those that are stored are a minute's or a
+    /// day's.
     pub fn push_bar(&mut self, symbol: u32, seq: Seq, bar: &Bar) {
         self.columns(Kind::Bar, bar.ts.trading_day()).push_bar(symbol, seq, bar);
     }
@@ -539,9 +669,10 @@ impl TickBatchBuilder {
     /// Takes all rows out, one batch for each kind and day, each ordered by symbol, ts, seq.
     pub fn finish(&mut self, table: &SymbolTable) -> Vec<(TradingDay, TickBatch)> {
         self.rows = 0;
+        // Kinds and days that had no row since the last time are over.
+        self.columns.retain(|columns| !columns.symbols.is_empty());
         self.last.fill(usize::MAX);
-        let columns = std::mem::take(&mut self.columns);
-        columns.into_iter().map(|columns| (columns.day, columns.finish(table))).collect()
+        self.columns.iter_mut().map(|columns| (columns.day, columns.finish(table))).collect()
     }
 }
 
@@ -622,10 +753,191 @@ impl TickBatch {
         &self.rows
     }
 
+    /// The rows' keys, which batches are ordered by.
+    pub fn keys(&self) -> Result<RowKeys, BatchError> {
+        RowKeys::new(self)
+    }
+
+    /// Ranges of rows of `batches`, which are all of `kind`, one after the other. Dictionaries of
+    /// the result hold only what its rows use.
+    pub fn concat(kind: Kind, batches: &[Self], parts: &[(usize, Range<usize>)]) -> Self {
+        let schema = Self::schema(kind);
+        let arrays = schema.fields().iter().map(|field| {
+            let columns = batches.iter().map(|batch| {
+                debug_assert_eq!(batch.kind, kind);
+                batch.rows.column_by_name(field.name()).expect("checked when the batch was made")
+            });
+            concat_column(field.data_type(), &columns.collect::<Vec<_>>(), parts)
+        });
+        let rows = RecordBatch::try_new(schema.clone(), arrays.collect())
+            .expect("the columns have the types of the schema that they are taken by");
+        Self { kind, rows }
+    }
+
+    /// The rows of `range`, without a copy.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        Self { kind: self.kind, rows: self.rows.slice(range.start, range.len()) }
+    }
+
     /// Rows to read, with the columns looked up once.
     pub fn rows(&self) -> Result<Rows<'_>, BatchError> {
         Rows::new(self)
     }
+}
+
+type Parts<'a> = &'a [(usize, Range<usize>)];
+
+fn concat_column(data_type: &DataType, columns: &[&ArrayRef], parts: Parts<'_>) -> ArrayRef {
+    fn values<T: ArrowPrimitiveType>(
+        data_type: &DataType,
+        columns: &[&ArrayRef],
+        parts: Parts<'_>,
+    ) -> ArrayRef {
+        let columns: Vec<&[T::Native]> =
+            columns.iter().map(|column| &column.as_primitive::<T>().values()[..]).collect();
+        let mut values = Vec::with_capacity(rows_of(parts));
+        for (batch, range) in parts {
+            values.extend_from_slice(&columns[*batch][range.clone()]);
+        }
+        Arc::new(PrimitiveArray::<T>::new(values.into(), None).with_data_type(data_type.clone()))
+    }
+    match data_type {
+        DataType::Timestamp(..) => values::<TimestampNanosecondType>(data_type, columns, parts),
+        DataType::Decimal64(..) => values::<Decimal64Type>(data_type, columns, parts),
+        DataType::Decimal128(..) => values::<Decimal128Type>(data_type, columns, parts),
+        DataType::UInt64 => values::<UInt64Type>(data_type, columns, parts),
+        DataType::UInt32 => values::<UInt32Type>(data_type, columns, parts),
+        DataType::UInt16 => values::<UInt16Type>(data_type, columns, parts),
+        DataType::Dictionary(..) => concat_dictionaries(columns, parts),
+        _ => {
+            let mut builder = StringBuilder::new();
+            for (batch, range) in parts {
+                let column = columns[*batch].as_string::<i32>();
+                range.clone().for_each(|row| builder.append_value(column.value(row)));
+            }
+            Arc::new(builder.finish())
+        }
+    }
+}
+
+fn rows_of(parts: Parts<'_>) -> usize {
+    parts.iter().map(|(_, range)| range.len()).sum()
+}
+
+fn concat_dictionaries(columns: &[&ArrayRef], parts: Parts<'_>) -> ArrayRef {
+    const UNSEEN: i32 = -1;
+    let mut numbers: HashMap<&str, i32> = HashMap::default();
+    let mut names: Vec<&str> = Vec::new();
+    // For each batch the new key of each of its old ones.
+    let mut renumbered: Vec<Vec<i32>> = vec![Vec::new(); columns.len()];
+    let mut keys = Int32Array::builder(rows_of(parts));
+    for (batch, range) in parts {
+        let column = columns[*batch].as_dictionary::<Int32Type>();
+        let values = column.values().as_string::<i32>();
+        let renumbered = &mut renumbered[*batch];
+        renumbered.resize(values.len(), UNSEEN);
+        let (mut last_old, mut last_new) = (UNSEEN, UNSEEN);
+        for row in range.clone() {
+            if column.is_null(row) {
+                keys.append_null();
+                continue;
+            }
+            let old = column.keys().value(row);
+            if old != last_old {
+                let new = &mut renumbered[old as usize];
+                if *new == UNSEEN {
+                    let name = values.value(old as usize);
+                    *new = *numbers.entry(name).or_insert_with(|| {
+                        names.push(name);
+                        names.len() as i32 - 1
+                    });
+                }
+                (last_old, last_new) = (old, *new);
+            }
+            keys.append_value(last_new);
+        }
+    }
+    Arc::new(DictionaryArray::new(keys.finish(), Arc::new(StringArray::from_iter_values(names))))
+}
+
+/// What rows are ordered by: symbol, ts, place in the log. Rows without a symbol come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RowKey {
+    /// The symbol; `None` for a gap of no single symbol.
+    pub symbol: Option<Symbol>,
+    /// The venue's time.
+    pub ts: Timestamp,
+    /// The place in the log.
+    pub seq: Seq,
+}
+
+/// The keys of a batch's rows. Shares the batch's columns.
+#[derive(Clone, Debug)]
+pub struct RowKeys {
+    names: Vec<Option<Symbol>>,
+    keys: Int32Array,
+    ts: ScalarBuffer<i64>,
+    partition: ScalarBuffer<u16>,
+    offset: ScalarBuffer<u64>,
+    index: ScalarBuffer<u32>,
+}
+
+impl RowKeys {
+    fn new(batch: &TickBatch) -> Result<Self, BatchError> {
+        let column = |name: &str| batch.rows.column_by_name(name).expect("checked when the batch was made");
+        let symbols = column("symbol").as_dictionary::<Int32Type>();
+        Ok(Self {
+            names: names(batch.kind, symbols)?,
+            keys: symbols.keys().clone(),
+            ts: column("ts").as_primitive::<TimestampNanosecondType>().values().clone(),
+            partition: column("partition").as_primitive::<UInt16Type>().values().clone(),
+            offset: column("offset").as_primitive::<UInt64Type>().values().clone(),
+            index: column("index").as_primitive::<UInt32Type>().values().clone(),
+        })
+    }
+
+    /// Rows.
+    pub fn len(&self) -> usize {
+        self.ts.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The symbol of `row`.
+    pub fn symbol(&self, row: usize) -> Option<Symbol> {
+        if self.keys.is_null(row) { None } else { self.names[self.keys.value(row) as usize] }
+    }
+
+    /// The venue times, in nanoseconds since the epoch.
+    pub fn ts_nanos(&self) -> &[i64] {
+        &self.ts
+    }
+
+    /// The key of `row`.
+    pub fn get(&self, row: usize) -> RowKey {
+        RowKey {
+            symbol: self.symbol(row),
+            ts: Timestamp::from_nanos(self.ts[row]),
+            seq: Seq { partition: self.partition[row], offset: self.offset[row], index: self.index[row] },
+        }
+    }
+}
+
+fn names(kind: Kind, symbols: &DictionaryArray<Int32Type>) -> Result<Vec<Option<Symbol>>, BatchError> {
+    let names = symbols.values().as_string::<i32>();
+    // A page without any symbol is read back with an empty name that no row uses.
+    let parsed = names.iter().map(|name| match name {
+        None | Some("") => Ok(None),
+        Some(name) => Symbol::from_bytes(name.as_bytes()).map(Some),
+    });
+    parsed.collect::<Result<Vec<_>, _>>().map_err(|error| BatchError::Value {
+        kind: kind.name(),
+        row: 0,
+        reason: error.to_string(),
+    })
 }
 
 /// A stored bar and its place: the highest place of a span is the bar's current revision.
@@ -667,17 +979,7 @@ impl<'a> Rows<'a> {
         let column = |name: &str| batch.rows.column_by_name(name).expect("checked when the batch was made");
         let instants = |name: &str| column(name).as_primitive::<TimestampNanosecondType>().values();
         let symbols = column("symbol").as_dictionary::<Int32Type>();
-        let names = symbols
-            .values()
-            .as_string::<i32>()
-            .iter()
-            .map(|name| name.map(str::parse::<Symbol>).transpose())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| BatchError::Value {
-                kind: batch.kind.name(),
-                row: 0,
-                reason: error.to_string(),
-            })?;
+        let names = names(batch.kind, symbols)?;
         let longs = layout.longs.iter().map(|(name, meaning)| match meaning {
             Long::Price => {
                 std::borrow::Cow::Borrowed(&column(name).as_primitive::<Decimal64Type>().values()[..])
@@ -689,13 +991,10 @@ impl<'a> Rows<'a> {
         });
         let words = layout.words.iter().map(|(name, meaning)| match meaning {
             Word::Count => Words::Counts(column(name).as_primitive::<UInt32Type>().values()),
-            Word::Code => {
+            Word::Code | Word::Timeframe => {
                 let codes = column(name).as_dictionary::<Int32Type>();
-                let bits = codes.values().as_string::<i32>().iter().map(|text| {
-                    let mut bytes = [0; 4];
-                    bytes.iter_mut().zip(text.unwrap_or_default().bytes()).for_each(|(to, from)| *to = from);
-                    u32::from_le_bytes(bytes)
-                });
+                let names = codes.values().as_string::<i32>().iter();
+                let bits = names.map(|name| code_of(*meaning, name.unwrap_or_default()));
                 Words::Codes(codes.keys().values(), bits.collect())
             }
         });
@@ -866,11 +1165,8 @@ impl<'a> Rows<'a> {
         if self.kind != Kind::Bar {
             return Err(self.error(row, "not a bar"));
         }
-        let timeframe = match &self.words[0].get(row).to_le_bytes() {
-            b"1Min" => Timeframe::MINUTE,
-            b"1Day" => Timeframe::Day,
-            _ => return Err(self.error(row, "a stored bar is a minute's or a day's")),
-        };
+        let timeframe =
+            timeframe_of(self.words[0].get(row)).ok_or_else(|| self.error(row, "unknown timeframe"))?;
         let bar = Bar {
             symbol: self.named(row)?,
             ts: self.ts(row),

@@ -6,6 +6,7 @@
 pub(crate) mod arbitrary;
 mod bar;
 mod batch;
+mod merge;
 mod price;
 mod seq;
 mod symbol;
@@ -13,7 +14,10 @@ mod tick;
 mod time;
 
 pub use bar::{Bar, BarEffect, Timeframe, TimeframeError};
-pub use batch::{BatchError, NO_SYMBOL, PlacedBar, Rows, SymbolTable, TickBatch, TickBatchBuilder};
+pub use batch::{
+    BatchError, NO_SYMBOL, PlacedBar, RowKey, RowKeys, Rows, SymbolTable, TickBatch, TickBatchBuilder,
+};
+pub use merge::{Merge, Merged};
 pub use price::{Price, PriceError};
 pub use seq::Seq;
 pub use symbol::{Symbol, SymbolError};

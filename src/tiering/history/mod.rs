@@ -1,1 +1,449 @@
 //! History: warm and what is not yet in warm, as one ordered stream, each row once.
+//!
+//! Warm tells up to which offset of each partition it holds the log; from there on the log itself
+//! is read, repeats are dropped by the same [`state`](crate::tiering::state) that the processor drops them by,
+//! and bars are derived by it. A query sees both as they are at its call.
+
+pub mod format;
+
+mod bars;
+mod tail;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
+
+use self::tail::Tail;
+use crate::bus::{Bus, BusError};
+use crate::market::{
+    BatchError, Gap, Kind, Merge, Merged, RowKey, Seq, Symbol, Tick, TickBatch, TimeRange, Timeframe,
+    Timestamp,
+};
+use crate::tiering::state::StateError;
+use crate::tiering::warm::{Mark, Query, ScanStats, Warm, WarmError};
+use crate::wire::record::RecordError;
+
+/// Gaps that a coverage lists, at most; the rest is counted.
+pub const GAPS_MAX: usize = 1000;
+
+/// How often a query begins anew because rows moved from the log to warm while it was planned.
+const TRIES_MAX: usize = 16;
+
+/// Rows of a batch, at most.
+const BATCH_ROWS: usize = 8192;
+
+/// What is asked of history.
+#[derive(Clone, Debug)]
+pub struct HistoryQuery {
+    /// Whose rows, in any order; none asks for all symbols.
+    pub symbols: Vec<Symbol>,
+    /// The kind of row.
+    pub kind: Kind,
+    /// The bars' span, for [`Kind::Bar`] alone; a minute where it is not given.
+    pub timeframe: Option<Timeframe>,
+    /// The times, by `ts`; of a bar by its start.
+    pub range: TimeRange,
+    /// Rows after which the answer ends.
+    pub limit: Option<u64>,
+}
+
+/// An answer: its rows, and what they cover.
+pub struct HistoryAnswer {
+    /// Rows ordered by symbol, ts, seq, each once. Memory does not grow with the result.
+    pub rows: BoxStream<'static, Result<TickBatch, HistoryError>>,
+    /// What the rows cover.
+    pub coverage: Coverage,
+    /// What the answer cost so far. Grows while `rows` is read.
+    pub stats: Arc<Mutex<HistoryStats>>,
+}
+
+/// What an answer covers: nothing is left out of it unsaid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Each partition's part that came from warm and from the log.
+    pub partitions: Vec<PartitionCoverage>,
+    /// Holes in what the feeds received that lie in the time asked for and concern a symbol asked
+    /// for, ordered by time: the first [`GAPS_MAX`].
+    pub gaps: Vec<Gap>,
+    /// Gaps beyond those listed.
+    pub gaps_not_listed: u64,
+    /// Records that neither warm nor the log holds.
+    pub missing: Vec<Missing>,
+}
+
+/// Where the rows of one partition came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionCoverage {
+    /// The partition.
+    pub partition: u16,
+    /// Warm holds what came before this offset.
+    pub warm_next_offset: u64,
+    /// The log was read up to this offset, exclusive.
+    pub log_next_offset: u64,
+}
+
+/// Records `first_offset..next_offset` of a partition are nowhere: retention dropped them from the
+/// log before they were in warm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The partition.
+    pub partition: u16,
+    /// The first record that is missing.
+    pub first_offset: u64,
+    /// The offset after the last.
+    pub next_offset: u64,
+}
+
+/// What an answer cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HistoryStats {
+    /// What warm read.
+    pub warm: ScanStats,
+    /// Rows given out.
+    pub rows: u64,
+    /// Rows of the log's tail among those that match.
+    pub log_rows: u64,
+    /// Bytes of the log's tail that were read.
+    pub log_bytes_read: u64,
+}
+
+/// Why history could not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HistoryError {
+    /// Warm refused.
+    #[error(transparent)]
+    Warm(#[from] WarmError),
+    /// The log refused.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// A record of the log can't be read.
+    #[error("record {offset} of partition {partition}: {reason}")]
+    Record {
+        /// The partition.
+        partition: u16,
+        /// The record's offset.
+        offset: u64,
+        /// What is wrong.
+        reason: RecordError,
+    },
+    /// The processor's state in warm can't be read.
+    #[error("the state of partition {partition}: {reason}")]
+    State {
+        /// The partition.
+        partition: u16,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Stored rows hold a value that no tick can have.
+    #[error(transparent)]
+    Rows(#[from] BatchError),
+    /// Rows kept moving from the log to warm while the query was planned.
+    #[error("the store changed {TRIES_MAX} times while the query was planned; ask again")]
+    Unsettled,
+}
+
+impl HistoryError {
+    fn state(partition: u16, error: &StateError) -> Self {
+        Self::State { partition, reason: error.to_string() }
+    }
+}
+
+/// Answers queries over warm and the log.
+#[derive(Clone)]
+pub struct History {
+    bus: Arc<dyn Bus>,
+    warm: Arc<dyn Warm>,
+    tail_rows_max: u64,
+}
+
+/// The part of the log that one answer reads.
+struct LogPart {
+    bus: Arc<dyn Bus>,
+    marks: Vec<Mark>,
+    offsets: Vec<std::ops::Range<u64>>,
+    kind: Kind,
+    range: TimeRange,
+}
+
+impl LogPart {
+    async fn read(&self, symbols: Option<&[Option<Symbol>]>, rows_max: u64) -> Result<Tail, HistoryError> {
+        Tail::read(&*self.bus, &self.marks, &self.offsets, self.kind, symbols, self.range, rows_max).await
+    }
+}
+
+/// Warm and the log at one moment, without a gap or an overlap between them.
+struct Cut {
+    marks: Vec<Mark>,
+    /// What of the log is to be read, by partition.
+    log: Vec<std::ops::Range<u64>>,
+    rows: BoxStream<'static, Result<TickBatch, WarmError>>,
+    stats: Arc<Mutex<ScanStats>>,
+    missing: Vec<Missing>,
+}
+
+impl History {
+    /// History over a log and the warm store that is fed from it.
+    pub fn new(bus: Arc<dyn Bus>, warm: Arc<dyn Warm>) -> Self {
+        Self { bus, warm, tail_rows_max: tail::ROWS_MAX }
+    }
+
+    /// Answers `query`: as the stores are now, whatever happens to them while the answer is read.
+    pub async fn query(&self, query: HistoryQuery) -> Result<HistoryAnswer, HistoryError> {
+        let symbols = wanted(&query.symbols);
+        for _ in 0..TRIES_MAX {
+            match self.try_query(&query, symbols.as_deref()).await {
+                // What stood in the log when the query began was stored and dropped since.
+                Err(HistoryError::Bus(BusError::Trimmed { .. }) | HistoryError::Unsettled) => {}
+                answer => return answer,
+            }
+        }
+        Err(HistoryError::Unsettled)
+    }
+
+    async fn try_query(
+        &self,
+        query: &HistoryQuery,
+        symbols: Option<&[Symbol]>,
+    ) -> Result<HistoryAnswer, HistoryError> {
+        let timeframe = query.timeframe.unwrap_or(Timeframe::MINUTE);
+        let bars = query.kind == Kind::Bar;
+        let range = if bars { bars::parts_range(timeframe, query.range) } else { query.range };
+        let cut = self.cut(&Query { kind: query.kind, symbols: symbols.map(<[_]>::to_vec), range }).await?;
+        // Rows without a symbol belong to an answer about all symbols alone.
+        let named: Option<Vec<Option<Symbol>>> =
+            symbols.map(|symbols| symbols.iter().copied().map(Some).collect());
+        let log = self.log(&cut, query.kind, range);
+        let mut tail = log.read(named.as_deref(), self.tail_rows_max).await?;
+        if bars {
+            for (symbol, day) in tail.rebuilds() {
+                let ticks =
+                    self.bar_ticks(&cut, symbol, TimeRange { from: day.start(), to: day.end() }).await?;
+                tail.rebuild(symbol, day, &ticks);
+            }
+        }
+        let stats = Arc::new(Mutex::new(HistoryStats {
+            log_rows: tail.rows(),
+            log_bytes_read: tail.bytes_read(),
+            ..HistoryStats::default()
+        }));
+        let (gaps, gaps_not_listed) = self.gaps(&cut, tail.take_gaps(), symbols, query.range).await?;
+        let coverage = Coverage {
+            partitions: (0..)
+                .zip(&cut.log)
+                .map(|(partition, log)| PartitionCoverage {
+                    partition,
+                    warm_next_offset: cut.marks[usize::from(partition)].next_offset,
+                    log_next_offset: log.end,
+                })
+                .collect(),
+            gaps,
+            gaps_not_listed,
+            missing: cut.missing,
+        };
+        let tail_rows = match tail.passes() {
+            Some(passes) => in_passes(log, passes),
+            None => one_stream(query.kind, tail.finish()),
+        };
+        let merged = merged(query.kind, cut.rows, tail_rows);
+        let rows = if bars { bars::merged(merged, timeframe, query.range) } else { merged };
+        let rows = counted(rows, query.limit, cut.stats, stats.clone());
+        Ok(HistoryAnswer { rows, coverage, stats })
+    }
+
+    fn log(&self, cut: &Cut, kind: Kind, range: TimeRange) -> LogPart {
+        LogPart { bus: self.bus.clone(), marks: cut.marks.clone(), offsets: cut.log.clone(), kind, range }
+    }
+
+    /// A scan of warm, and the part of the log that begins where it ends.
+    async fn cut(&self, query: &Query) -> Result<Cut, HistoryError> {
+        let partitions = self.bus.partitions();
+        let mut marks = Vec::with_capacity(usize::from(partitions));
+        for partition in 0..partitions {
+            marks.push(self.warm.mark(partition).await?);
+        }
+        let scan = self.warm.scan(query).await?;
+        let mut log = Vec::with_capacity(marks.len());
+        let mut missing = Vec::new();
+        for (partition, mark) in (0..partitions).zip(&marks) {
+            if scan.next_offsets.get(usize::from(partition)).copied().unwrap_or(0) != mark.next_offset {
+                return Err(HistoryError::Unsettled);
+            }
+            let bounds = self.bus.bounds(partition).await?;
+            let first = mark.next_offset.max(bounds.first);
+            if first > mark.next_offset {
+                if self.warm.mark(partition).await?.next_offset != mark.next_offset {
+                    return Err(HistoryError::Unsettled);
+                }
+                missing.push(Missing { partition, first_offset: mark.next_offset, next_offset: first });
+            }
+            log.push(first..bounds.next.max(first));
+        }
+        Ok(Cut { marks, log, rows: scan.rows, stats: scan.stats, missing })
+    }
+
+    /// What forms the bars of `symbol` in `range`, in the order of the log.
+    async fn bar_ticks(
+        &self,
+        cut: &Cut,
+        symbol: Symbol,
+        range: TimeRange,
+    ) -> Result<Vec<(Seq, Tick)>, HistoryError> {
+        let mut ticks = Vec::new();
+        for kind in [Kind::Trade, Kind::Cancel, Kind::Correction] {
+            let query = Query { kind, symbols: Some(vec![symbol]), range };
+            let tail = self.log(cut, kind, range).read(Some(&[Some(symbol)]), u64::MAX).await?;
+            let mut rows = merged(kind, self.scan_at(cut, &query).await?, one_stream(kind, tail.finish()));
+            while let Some(batch) = rows.try_next().await? {
+                let view = batch.rows()?;
+                for row in 0..batch.len() {
+                    ticks.push((view.seq(row), view.tick(row)?));
+                }
+            }
+        }
+        ticks.sort_by_key(|(seq, _)| *seq);
+        Ok(ticks)
+    }
+
+    /// A further scan of warm as it was at the cut.
+    async fn scan_at(
+        &self,
+        cut: &Cut,
+        query: &Query,
+    ) -> Result<BoxStream<'static, Result<TickBatch, WarmError>>, HistoryError> {
+        let scan = self.warm.scan(query).await?;
+        let same = (0_usize..).zip(&cut.marks).all(|(partition, mark)| {
+            scan.next_offsets.get(partition).copied().unwrap_or(0) == mark.next_offset
+        });
+        if same { Ok(scan.rows) } else { Err(HistoryError::Unsettled) }
+    }
+
+    /// The gaps in `range` that concern one of `symbols`, and how many more there are.
+    async fn gaps(
+        &self,
+        cut: &Cut,
+        in_log: Vec<Gap>,
+        symbols: Option<&[Symbol]>,
+        range: TimeRange,
+    ) -> Result<(Vec<Gap>, u64), HistoryError> {
+        let query = Query { kind: Kind::Gap, symbols: None, range };
+        let mut rows = self.scan_at(cut, &query).await?;
+        let mut gaps = std::collections::BTreeMap::new();
+        let mut more = 0;
+        let mut take = |gap: Gap| {
+            // A gap of no single symbol stands in every partition.
+            let key = (gap.ts, gap.source.clone(), gap.first, gap.last, gap.kind as u8, gap.symbol);
+            if gaps.len() < GAPS_MAX || gaps.contains_key(&key) {
+                gaps.insert(key, gap);
+            } else {
+                more += 1;
+            }
+        };
+        while let Some(batch) = rows.try_next().await? {
+            let view = batch.rows()?;
+            for row in 0..batch.len() {
+                if concerns(view.symbol(row), symbols)
+                    && let Tick::Gap(gap) = view.tick(row)?
+                {
+                    take(*gap);
+                }
+            }
+        }
+        in_log
+            .into_iter()
+            .filter(|gap| range.contains(gap.ts) && concerns(gap.symbol, symbols))
+            .for_each(&mut take);
+        Ok((gaps.into_values().collect(), more))
+    }
+}
+
+fn concerns(symbol: Option<Symbol>, wanted: Option<&[Symbol]>) -> bool {
+    match (symbol, wanted) {
+        (Some(symbol), Some(wanted)) => wanted.binary_search(&symbol).is_ok(),
+        _ => true,
+    }
+}
+
+fn wanted(symbols: &[Symbol]) -> Option<Vec<Symbol>> {
+    if symbols.is_empty() {
+        return None;
+    }
+    let mut sorted = symbols.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    Some(sorted)
+}
+
+type RowStream = BoxStream<'static, Result<TickBatch, HistoryError>>;
+
+/// Batches that are each ordered, as one stream.
+fn one_stream(kind: Kind, batches: Vec<TickBatch>) -> RowStream {
+    let inputs = batches.into_iter().map(|batch| stream::iter([Ok(batch)]).boxed());
+    merge_streams(kind, inputs.collect())
+}
+
+/// The rows of a part of the log that has more of them than can be held, read once for each pass.
+/// Fails where retention drops records in between.
+fn in_passes(log: LogPart, passes: Vec<Vec<Option<Symbol>>>) -> RowStream {
+    let state = (log, passes.into_iter());
+    stream::try_unfold(state, |(log, mut passes)| async move {
+        let Some(symbols) = passes.next() else { return Ok::<_, HistoryError>(None) };
+        let tail = log.read(Some(&symbols), u64::MAX).await?;
+        Ok(Some((one_stream(log.kind, tail.finish()), (log, passes))))
+    })
+    .try_flatten()
+    .boxed()
+}
+
+/// Warm's rows and the tail's as one.
+fn merged(kind: Kind, warm: BoxStream<'static, Result<TickBatch, WarmError>>, tail: RowStream) -> RowStream {
+    merge_streams(kind, vec![warm.map_err(HistoryError::from).boxed(), tail])
+}
+
+fn merge_streams(kind: Kind, inputs: Vec<RowStream>) -> RowStream {
+    // None of the inputs is a file to be opened late, so the lowest bound does.
+    let bound = RowKey { symbol: None, ts: Timestamp::MIN, seq: Seq::default() };
+    let merge = Merge::new(kind, BATCH_ROWS, std::iter::repeat_n(bound, inputs.len()));
+    stream::try_unfold((merge, inputs), |(mut merge, mut inputs)| async move {
+        loop {
+            match merge.advance() {
+                Merged::Need(input) => {
+                    let batch = inputs[input].try_next().await?;
+                    merge.feed(input, batch)?;
+                }
+                Merged::Rows(rows) => return Ok(Some((rows, (merge, inputs)))),
+                Merged::End => return Ok(None),
+            }
+        }
+    })
+    .boxed()
+}
+
+/// Ends `rows` after `limit` rows, and keeps `stats`.
+fn counted(
+    rows: RowStream,
+    limit: Option<u64>,
+    scan_stats: Arc<Mutex<ScanStats>>,
+    stats: Arc<Mutex<HistoryStats>>,
+) -> RowStream {
+    let state = (rows, limit.unwrap_or(u64::MAX));
+    stream::try_unfold(state, move |(mut rows, left)| {
+        let (scan_stats, stats) = (scan_stats.clone(), stats.clone());
+        async move {
+            if left == 0 {
+                return Ok(None);
+            }
+            let batch = rows.try_next().await?;
+            let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
+            stats.warm = *scan_stats.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(batch) = batch else { return Ok(None) };
+            let len = left.min(batch.len() as u64);
+            stats.rows += len;
+            let batch = if len == batch.len() as u64 { batch } else { batch.slice(0..len as usize) };
+            Ok(Some((batch, (rows, left - len))))
+        }
+    })
+    .boxed()
+}

@@ -3,6 +3,10 @@
 //! [`Warm`] is the seam between one machine ([`local`], Parquet segments under the data
 //! directory) and a database.
 
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod local;
+
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 

@@ -1,0 +1,212 @@
+//! The log's tail: what is not yet in warm, in columns like warm's rows.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::bus::Bus;
+use crate::market::{
+    Bar, Gap, Kind, NO_SYMBOL, Seq, Symbol, SymbolTable, Tick, TickBatch, TickBatchBuilder, TimeRange,
+    TradingDay,
+};
+use crate::tiering::state::PartitionState;
+use crate::tiering::warm::Mark;
+use crate::wire::record::RecordView;
+
+use super::HistoryError;
+
+/// Rows of a tail that are held at once, at most. A longer tail is read in several passes, each for
+/// as many symbols as have that many rows; one symbol's rows are always held together.
+pub(super) const ROWS_MAX: u64 = 1 << 19;
+
+/// Bytes of records taken from the log at once.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// The rows of one kind that the log holds and warm does not.
+pub(super) struct Tail {
+    kind: Kind,
+    range: TimeRange,
+    table: SymbolTable,
+    /// By partition; absent where the log holds nothing that warm lacks.
+    partitions: Vec<Option<Partition>>,
+    gaps: Vec<Gap>,
+    rows: u64,
+    rows_max: u64,
+    /// Rows of each symbol, once there are more than `rows_max`; none is held then.
+    counts: BTreeMap<Option<Symbol>, u64>,
+    bytes_read: u64,
+}
+
+struct Partition {
+    number: u16,
+    builder: TickBatchBuilder,
+    state: PartitionState,
+    /// The place of the last tick applied.
+    last: Seq,
+}
+
+impl Partition {
+    /// Rows are counted from now on, and no longer held.
+    fn let_go(&mut self) {
+        self.builder = TickBatchBuilder::new(self.number);
+    }
+}
+
+impl Tail {
+    /// Reads the rows of `symbols` (sorted; `None` for all, and a symbol that is `None` for rows
+    /// without one) out of `log`: offsets by partition, which begin where `marks` end. Where there
+    /// are more than `rows_max` they are only counted.
+    pub(super) async fn read(
+        bus: &dyn Bus,
+        marks: &[Mark],
+        log: &[Range<u64>],
+        kind: Kind,
+        symbols: Option<&[Option<Symbol>]>,
+        range: TimeRange,
+        rows_max: u64,
+    ) -> Result<Self, HistoryError> {
+        let mut tail = Self {
+            kind,
+            range,
+            table: SymbolTable::default(),
+            partitions: Vec::new(),
+            gaps: Vec::new(),
+            rows: 0,
+            rows_max,
+            counts: BTreeMap::new(),
+            bytes_read: 0,
+        };
+        for ((partition, mark), offsets) in (0_u16..).zip(marks).zip(log) {
+            if offsets.is_empty() {
+                tail.partitions.push(None);
+                continue;
+            }
+            let state = PartitionState::restore(&mark.checkpoint)
+                .map_err(|error| HistoryError::state(partition, &error))?;
+            let builder = TickBatchBuilder::new(partition);
+            let mut read = Partition { number: partition, builder, state, last: Seq::default() };
+            let mut reader = bus.reader(partition, offsets.start).await?;
+            while reader.offset() < offsets.end {
+                for record in reader.next(READ_BYTES_MAX).await? {
+                    if record.offset >= offsets.end {
+                        break;
+                    }
+                    tail.bytes_read += record.bytes.len() as u64;
+                    let damaged = |reason| HistoryError::Record { partition, offset: record.offset, reason };
+                    tail.take(&mut read, record.offset, &record.bytes, symbols).map_err(damaged)?;
+                }
+            }
+            tail.take_bars(&mut read);
+            tail.partitions.push(Some(read));
+        }
+        Ok(tail)
+    }
+
+    fn take(
+        &mut self,
+        read: &mut Partition,
+        offset: u64,
+        bytes: &[u8],
+        symbols: Option<&[Option<Symbol>]>,
+    ) -> Result<(), crate::wire::record::RecordError> {
+        let view = RecordView::parse(bytes)?;
+        if !read.state.admit(view.origin) {
+            return Ok(());
+        }
+        for (index, row) in (0..).zip(view.ticks()) {
+            let (_, tick) = row?;
+            let seq = Seq { partition: read.number, offset, index };
+            if let Tick::Gap(gap) = &tick {
+                self.gaps.push((**gap).clone());
+            }
+            if symbols.is_some_and(|symbols| symbols.binary_search(&tick.symbol()).is_err()) {
+                continue;
+            }
+            if self.kind == Kind::Bar {
+                read.state.apply(seq, &tick);
+                read.last = seq;
+            } else if tick.kind() == self.kind && self.range.contains(tick.ts()) {
+                let symbol = tick.symbol().map_or(NO_SYMBOL, |symbol| self.table.intern(symbol));
+                self.rows += 1;
+                *self.counts.entry(tick.symbol()).or_default() += 1;
+                if self.rows <= self.rows_max {
+                    read.builder.push(symbol, seq, &tick);
+                } else if self.rows == self.rows_max + 1 {
+                    self.partitions.iter_mut().flatten().for_each(Partition::let_go);
+                    read.let_go();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_bars(&mut self, read: &mut Partition) {
+        for (seq, bar) in read.state.take_changed_bars() {
+            self.push_bar(&mut read.builder, seq, &bar);
+        }
+    }
+
+    fn push_bar(&mut self, builder: &mut TickBatchBuilder, seq: Seq, bar: &Bar) {
+        if self.range.contains(bar.ts) {
+            builder.push_bar(self.table.intern(bar.symbol), seq, bar);
+            self.rows += 1;
+        }
+    }
+
+    /// The symbol-days whose bars can't be told from the tail alone: [`Tail::rebuild`] each.
+    pub(super) fn rebuilds(&mut self) -> Vec<(Symbol, TradingDay)> {
+        let states = self.partitions.iter_mut().flatten();
+        states.flat_map(|read| read.state.take_rebuilds()).collect()
+    }
+
+    /// Forms the bars of a symbol's day anew from all trades, cancels and corrections of it, in
+    /// the order of the log.
+    pub(super) fn rebuild(&mut self, symbol: Symbol, day: TradingDay, ticks: &[(Seq, Tick)]) {
+        let Some((last, _)) = ticks.last() else { return };
+        let at = usize::from(last.partition);
+        let Some(mut read) = self.partitions.get_mut(at).and_then(Option::take) else { return };
+        read.state.rebuild(symbol, day, read.last, ticks);
+        self.take_bars(&mut read);
+        self.partitions[at] = Some(read);
+    }
+
+    /// The gaps in the tail, of all symbols and times.
+    pub(super) fn take_gaps(&mut self) -> Vec<Gap> {
+        std::mem::take(&mut self.gaps)
+    }
+
+    /// Groups of symbols to be read one after the other, in order, where the rows are too many to
+    /// be held at once.
+    pub(super) fn passes(&self) -> Option<Vec<Vec<Option<Symbol>>>> {
+        if self.rows <= self.rows_max || self.kind == Kind::Bar {
+            return None;
+        }
+        let (mut passes, mut rows) = (vec![Vec::new()], 0);
+        for (symbol, count) in &self.counts {
+            let full = rows > 0 && rows + count > self.rows_max;
+            if full {
+                passes.push(Vec::new());
+                rows = 0;
+            }
+            rows += count;
+            passes.last_mut().into_iter().for_each(|pass| pass.push(*symbol));
+        }
+        Some(passes)
+    }
+
+    /// Rows that match.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes of the log read.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    /// The rows, in batches that are each ordered.
+    pub(super) fn finish(self) -> Vec<TickBatch> {
+        let Self { partitions, table, .. } = self;
+        let builders = partitions.into_iter().flatten().map(|read| read.builder);
+        builders.flat_map(|mut builder| builder.finish(&table)).map(|(_, batch)| batch).collect()
+    }
+}

@@ -1,0 +1,67 @@
+//! Files: errors that name them, and directories made durable.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::tiering::warm::WarmError;
+
+pub(super) fn io_error(path: &Path, error: &io::Error) -> WarmError {
+    WarmError::Io { path: path.display().to_string(), reason: error.to_string() }
+}
+
+pub(super) fn damaged(path: &Path, reason: impl ToString) -> WarmError {
+    WarmError::Damaged { path: path.display().to_string(), reason: reason.to_string() }
+}
+
+/// Makes what was created, renamed or removed in `dir` durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), WarmError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| io_error(dir, &error))
+}
+
+/// Makes `dir` and those above it that are missing, durably.
+pub(super) fn create_dir(dir: &Path) -> Result<(), WarmError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        create_dir(parent)?;
+    }
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io_error(dir, &error)),
+        _ => dir.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_dir),
+    }
+}
+
+/// A file that is removed again unless it gets its name: what failed must not fill the disk.
+pub(super) struct Temporary {
+    path: PathBuf,
+    named: bool,
+}
+
+impl Temporary {
+    /// The file to be written in the place of `path`.
+    pub(super) fn of(path: &Path) -> Self {
+        Self { path: path.with_extension("tmp"), named: false }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the file, which is synced, its name, durably.
+    pub(super) fn rename(mut self, path: &Path) -> Result<(), WarmError> {
+        fs::rename(&self.path, path).map_err(|error| io_error(path, &error))?;
+        self.named = true;
+        path.parent().map_or(Ok(()), sync_dir)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.named {
+            // What stays is removed at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The manifest: which segments there are and where each partition stands.
+//!
+//! A file of lines, each a checksum and a JSON [`Edit`]. What a commit or a compaction did is one
+//! line, appended and synced: with it the step has happened, without it it has not. A line cut
+//! short by a crash is the last one and is taken off at the next start. When the edits outgrow the
+//! state they add up to, the state is written to a new file whose name is one higher, and the old
+//! file goes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::files::{Temporary, damaged, io_error};
+use super::segment::SegmentInfo;
+use crate::tiering::warm::WarmError;
+
+/// The version that is written.
+pub(super) const VERSION: u32 = 1;
+
+/// Edits that a manifest may grow by before its state is written anew, at least.
+const EDITS_MIN: usize = 1000;
+
+const CHECKSUM_LEN: usize = 8;
+
+/// Where a partition stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MarkEdit {
+    pub(super) partition: u16,
+    /// The offset after the last stored one.
+    pub(super) next_offset: u64,
+    /// The state that came with it, a file under `checkpoint/`; `None` where it was empty.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) checkpoint: Option<CheckpointFile>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CheckpointFile {
+    /// Unique among checkpoints and segments, for ever.
+    pub(super) id: u64,
+    pub(super) file: String,
+    pub(super) bytes: u64,
+    pub(super) crc: u32,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Edit {
+    /// The first line of a file.
+    Begin { version: u32, next_id: u64 },
+    /// A block was stored.
+    Commit { mark: MarkEdit, segments: Vec<SegmentInfo> },
+    /// Segments were rewritten: `drop` by id, all of one partition, kind and day.
+    Replace { drop: Vec<u64>, add: Vec<SegmentInfo> },
+}
+
+/// What all edits add up to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) marks: BTreeMap<u16, MarkEdit>,
+    pub(super) segments: BTreeMap<u64, SegmentInfo>,
+    pub(super) next_id: u64,
+}
+
+impl State {
+    fn apply(&mut self, edit: Edit) -> Result<(), String> {
+        match edit {
+            Edit::Begin { version, next_id } => {
+                if version != VERSION {
+                    return Err(format!(
+                        "it is of version {version}; this program reads version {VERSION}: use a newer stk"
+                    ));
+                }
+                self.next_id = self.next_id.max(next_id);
+            }
+            Edit::Commit { mark, segments } => {
+                if let Some(checkpoint) = &mark.checkpoint {
+                    self.next_id = self.next_id.max(checkpoint.id + 1);
+                }
+                self.marks.insert(mark.partition, mark);
+                segments.into_iter().try_for_each(|segment| self.add(segment))?;
+            }
+            Edit::Replace { drop, add } => {
+                for id in drop {
+                    self.segments.remove(&id).ok_or_else(|| format!("it drops segment {id} twice"))?;
+                }
+                add.into_iter().try_for_each(|segment| self.add(segment))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, segment: SegmentInfo) -> Result<(), String> {
+        self.next_id = self.next_id.max(segment.id + 1);
+        let id = segment.id;
+        match self.segments.insert(id, segment) {
+            None => Ok(()),
+            Some(_) => Err(format!("it adds segment {id} twice")),
+        }
+    }
+
+    fn edits(&self) -> impl Iterator<Item = Edit> {
+        let begin = Edit::Begin { version: VERSION, next_id: self.next_id };
+        let marks = self.marks.values().map(|mark| Edit::Commit { mark: mark.clone(), segments: Vec::new() });
+        let segments = self
+            .segments
+            .values()
+            .map(|segment| Edit::Replace { drop: Vec::new(), add: vec![segment.clone()] });
+        std::iter::once(begin).chain(marks).chain(segments)
+    }
+}
+
+/// The manifest's file, open for appending.
+pub(super) struct Manifest {
+    dir: PathBuf,
+    number: u64,
+    path: PathBuf,
+    file: File,
+    /// Bytes of whole lines: where the next one goes.
+    len: u64,
+    edits: usize,
+    edits_max: usize,
+    /// An append failed: what the file's end holds is not known.
+    failed: Option<WarmError>,
+}
+
+/// Reads the manifest under `dir` without changing anything. `None` where there is none yet.
+pub(super) fn read(dir: &Path) -> Result<Option<State>, WarmError> {
+    let Some((_, path)) = newest(dir)? else { return Ok(None) };
+    let bytes = fs::read(&path).map_err(|error| io_error(&path, &error))?;
+    parse(&path, &bytes).map(|(state, _, _)| Some(state))
+}
+
+impl Manifest {
+    /// Opens the manifest under `dir`, or begins one, cuts off a torn end, and removes what an
+    /// earlier rewrite left behind.
+    pub(super) fn open(dir: &Path) -> Result<(Self, State), WarmError> {
+        let Some((number, path)) = newest(dir)? else {
+            let state = State::default();
+            return Self::begin(dir, 1, &state).map(|manifest| (manifest, state));
+        };
+        let bytes = fs::read(&path).map_err(|error| io_error(&path, &error))?;
+        let (state, len, edits) = parse(&path, &bytes)?;
+        let file =
+            OpenOptions::new().read(true).write(true).open(&path).map_err(|error| io_error(&path, &error))?;
+        if len < bytes.len() as u64 {
+            tracing::warn!(path = %path.display(), bytes = bytes.len() as u64 - len, "cut a torn line off the manifest");
+            file.set_len(len).and_then(|()| file.sync_data()).map_err(|error| io_error(&path, &error))?;
+        }
+        let edits_max = EDITS_MIN.max(2 * state.segments.len());
+        let manifest = Self { dir: dir.to_owned(), number, path, file, len, edits, edits_max, failed: None };
+        manifest.remove_others()?;
+        Ok((manifest, state))
+    }
+
+    /// Appends `edit` and applies it to `state`. Durable when it returns; after an error nothing
+    /// further can be appended, since what the disk holds is not known before the next start.
+    pub(super) fn append(&mut self, state: &mut State, edit: Edit) -> Result<(), WarmError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let line = line(&edit);
+        let written = (&self.file)
+            .seek(SeekFrom::Start(self.len))
+            .and_then(|_| (&self.file).write_all(&line))
+            .and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            let error = io_error(&self.path, &error);
+            self.failed = Some(error.clone());
+            return Err(error);
+        }
+        self.len += line.len() as u64;
+        self.edits += 1;
+        state.apply(edit).map_err(|reason| damaged(&self.path, reason))?;
+        if self.edits > self.edits_max {
+            *self = Self::begin(&self.dir, self.number + 1, state)?;
+        }
+        Ok(())
+    }
+
+    /// The file's bytes.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Writes `state` to a file of its own and makes that the manifest.
+    fn begin(dir: &Path, number: u64, state: &State) -> Result<Self, WarmError> {
+        let path = dir.join(format!("manifest-{number:010}.jsonl"));
+        let temporary = Temporary::of(&path);
+        let mut bytes = Vec::new();
+        let mut edits = 0;
+        for edit in state.edits() {
+            bytes.extend_from_slice(&line(&edit));
+            edits += 1;
+        }
+        let written = File::create(temporary.path()).and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.sync_all()
+        });
+        written.map_err(|error| io_error(temporary.path(), &error))?;
+        temporary.rename(&path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).open(&path).map_err(|error| io_error(&path, &error))?;
+        let manifest = Self {
+            dir: dir.to_owned(),
+            number,
+            path,
+            file,
+            len: bytes.len() as u64,
+            edits,
+            edits_max: EDITS_MIN + 2 * edits,
+            failed: None,
+        };
+        manifest.remove_others()?;
+        Ok(manifest)
+    }
+
+    fn remove_others(&self) -> Result<(), WarmError> {
+        for (_, path) in all(&self.dir)?.into_iter().filter(|(number, _)| *number != self.number) {
+            fs::remove_file(&path).map_err(|error| io_error(&path, &error))?;
+        }
+        Ok(())
+    }
+}
+
+fn line(edit: &Edit) -> Vec<u8> {
+    let json = serde_json::to_vec(edit).expect("an edit has only string keys");
+    let mut line = Vec::with_capacity(json.len() + CHECKSUM_LEN + 2);
+    line.extend_from_slice(format!("{:08x} ", crc32(&json)).as_bytes());
+    line.extend_from_slice(&json);
+    line.push(b'\n');
+    line
+}
+
+pub(super) fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    crc.sum()
+}
+
+/// The state, the bytes of whole lines, and how many edits there are.
+fn parse(path: &Path, bytes: &[u8]) -> Result<(State, u64, usize), WarmError> {
+    let (mut state, mut len, mut edits) = (State::default(), 0, 0);
+    while len < bytes.len() {
+        let rest = &bytes[len..];
+        let end = rest.iter().position(|&byte| byte == b'\n');
+        let Some(edit) = end.and_then(|end| parse_line(&rest[..end])) else {
+            // Only the last append can be torn: whole lines after this one mean damage.
+            let torn = end
+                .is_none_or(|end| !rest[end + 1..].split(|&b| b == b'\n').any(|l| parse_line(l).is_some()));
+            if torn && edits > 0 {
+                break;
+            }
+            return Err(damaged(path, format!("the line at byte {len} does not have its checksum")));
+        };
+        if (edits == 0) != matches!(edit, Edit::Begin { .. }) {
+            return Err(damaged(path, "its first line, and no other, has to tell the version"));
+        }
+        state.apply(edit).map_err(|reason| damaged(path, reason))?;
+        edits += 1;
+        len += end.map_or(0, |end| end + 1);
+    }
+    if edits == 0 {
+        return Err(damaged(path, "it is empty"));
+    }
+    Ok((state, len as u64, edits))
+}
+
+fn parse_line(line: &[u8]) -> Option<Edit> {
+    let (checksum, json) = line.split_at_checked(CHECKSUM_LEN)?;
+    let json = json.strip_prefix(b" ")?;
+    let checksum = u32::from_str_radix(std::str::from_utf8(checksum).ok()?, 16).ok()?;
+    if checksum != crc32(json) {
+        return None;
+    }
+    serde_json::from_slice(json).ok()
+}
+
+fn newest(dir: &Path) -> Result<Option<(u64, PathBuf)>, WarmError> {
+    Ok(all(dir)?.into_iter().max())
+}
+
+fn all(dir: &Path) -> Result<Vec<(u64, PathBuf)>, WarmError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|error| io_error(dir, &error))? {
+        let path = entry.map_err(|error| io_error(dir, &error))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let number = name.strip_prefix("manifest-").and_then(|rest| rest.strip_suffix(".jsonl"));
+        if let Some(number) = number.and_then(|number| number.parse().ok()) {
+            found.push((number, path));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,684 @@
+//! Warm on one machine: Parquet segments under a directory, and a manifest that says which count.
+//!
+//! ```text
+//! DIR/lock                      held by the process that writes
+//! DIR/manifest-0000000001.jsonl which segments there are, and each partition's high-water mark
+//! DIR/checkpoint/p0003-….bin    the processor's state at that mark
+//! DIR/date=2026-11-20/kind=quote/p0003-000000001234-000000005678-L0-00002a.parquet
+//! ```
+//!
+//! A file is written under another name, synced, renamed, its directory synced; then one line of
+//! the manifest makes all files of a block count at once. A file that no manifest names is the
+//! trace of a crash and is removed at the next start. Nothing is ever written in place.
+
+mod compact;
+mod dictionary;
+mod files;
+mod manifest;
+mod metrics;
+mod read;
+mod scan;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+
+use self::compact::Stopped;
+use self::files::{create_dir, damaged, io_error, sync_dir};
+use self::manifest::{CheckpointFile, Edit, Manifest, MarkEdit, State, crc32};
+pub use self::metrics::LocalWarmMetrics;
+use self::read::MetadataCache;
+use self::scan::Scanner;
+use self::segment::SegmentWriter;
+pub use self::segment::{SegmentGroup, SegmentInfo};
+use super::{Block, Mark, Query, Scan, ScanStats, Warm, WarmError};
+use crate::market::{Kind, TickBatch};
+
+/// Parsed footers that are kept, in bytes.
+const METADATA_BYTES_MAX: usize = 32 << 20;
+
+const CHECKPOINT_DIR: &str = "checkpoint";
+
+/// What the store holds of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KindStats {
+    /// The kind.
+    pub kind: Kind,
+    /// Its segments.
+    pub segments: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A segment's file. When nothing reads it any more it is removed, if it was merged away.
+struct Segment {
+    info: SegmentInfo,
+    path: PathBuf,
+    obsolete: AtomicBool,
+}
+
+impl Segment {
+    fn new(root: &Path, info: SegmentInfo) -> Arc<Self> {
+        let path = root.join(info.path());
+        Arc::new(Self { info, path, obsolete: AtomicBool::new(false) })
+    }
+
+    /// Reads the whole file and compares its checksum.
+    fn verify(&self) -> Result<(), WarmError> {
+        let failed = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => damaged(&self.path, "the file is missing"),
+            _ => io_error(&self.path, &error),
+        };
+        let mut file = File::open(&self.path).map_err(failed)?;
+        let (mut crc, mut bytes, mut buffer) = (flate2::Crc::new(), 0, vec![0; 1 << 16]);
+        loop {
+            let read = file.read(&mut buffer).map_err(failed)?;
+            if read == 0 {
+                break;
+            }
+            crc.update(&buffer[..read]);
+            bytes += read as u64;
+        }
+        if (bytes, crc.sum()) == (self.info.bytes, self.info.crc) {
+            Ok(())
+        } else {
+            Err(damaged(&self.path, "its checksum is not the one it was written with"))
+        }
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        if *self.obsolete.get_mut()
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            // It is no longer in the manifest: the next start tries again.
+            tracing::warn!(path = %self.path.display(), %error, "could not remove a merged segment");
+        }
+    }
+}
+
+/// What scans see.
+#[derive(Default)]
+struct Live {
+    marks: BTreeMap<u16, MarkEdit>,
+    /// Each group's segments in the order of their offsets. No group is empty.
+    segments: BTreeMap<SegmentGroup, Vec<Arc<Segment>>>,
+    count: u64,
+    bytes: u64,
+}
+
+impl Live {
+    fn add(&mut self, segment: Arc<Segment>) {
+        self.count += 1;
+        self.bytes += segment.info.bytes;
+        let group = self.segments.entry(segment.info.group()).or_default();
+        let at = group.partition_point(|other| other.info.first_offset <= segment.info.first_offset);
+        group.insert(at, segment);
+    }
+
+    fn remove(&mut self, segment: &Segment) {
+        let Some(group) = self.segments.get_mut(&segment.info.group()) else { return };
+        group.retain(|other| other.info.id != segment.info.id);
+        self.count -= 1;
+        self.bytes -= segment.info.bytes;
+        if group.is_empty() {
+            self.segments.remove(&segment.info.group());
+        }
+    }
+}
+
+/// The manifest and what it adds up to; absent where the store was opened to read.
+struct Writer {
+    manifest: Manifest,
+    state: State,
+}
+
+struct Shared {
+    root: PathBuf,
+    writer: Option<Mutex<Writer>>,
+    live: RwLock<Live>,
+    cache: Arc<MetadataCache>,
+    metrics: LocalWarmMetrics,
+    /// Commits under way: compaction lets them go first.
+    commits: AtomicUsize,
+    closing: AtomicBool,
+    /// Held by who waits on `wake`.
+    idle: Mutex<()>,
+    /// A commit has ended, or the store is being closed.
+    wake: Condvar,
+    /// Held while a merge is under way: one at a time.
+    compacting: Mutex<()>,
+    #[cfg(test)]
+    crash: tests::Crash,
+}
+
+/// Days of ticks in Parquet segments under a directory.
+pub struct LocalWarm {
+    shared: Arc<Shared>,
+    compactor: Option<JoinHandle<()>>,
+    /// The lock lasts as long as this is open.
+    _lock: File,
+}
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalWarmOptions {
+    /// Whether small segments are merged in the background. Otherwise only
+    /// [`LocalWarm::compact`] merges.
+    pub compaction: bool,
+}
+
+impl Default for LocalWarmOptions {
+    fn default() -> Self {
+        Self { compaction: true }
+    }
+}
+
+impl LocalWarm {
+    /// Opens the store in `dir`, which is made if it is missing, cleans up after a crash, and
+    /// starts compaction. Blocking.
+    ///
+    /// Errors: another process has it open; the directory can't be written; the manifest is
+    /// damaged.
+    pub fn open(dir: &Path, options: LocalWarmOptions) -> Result<Arc<Self>, WarmError> {
+        create_dir(dir)?;
+        let lock = lock(dir)?;
+        create_dir(&dir.join(CHECKPOINT_DIR))?;
+        let (manifest, state) = Manifest::open(dir)?;
+        remove_unnamed(dir, &state)?;
+        let live = live(dir, &state);
+        let mut warm = Self::new(dir, live, Some(Writer { manifest, state }), lock);
+        if options.compaction {
+            let shared = warm.shared.clone();
+            let thread = std::thread::Builder::new().name("stk-compaction".to_owned());
+            let spawned = thread.spawn(move || shared.compact_in_background());
+            warm.compactor = Some(spawned.map_err(|error| io_error(dir, &error))?);
+        }
+        Ok(Arc::new(warm))
+    }
+
+    /// Opens the store in `dir` to read, changing nothing. Blocking.
+    ///
+    /// Errors: a process has it open to write; there is no store; the manifest is damaged.
+    pub fn open_read_only(dir: &Path) -> Result<Arc<Self>, WarmError> {
+        let path = dir.join("lock");
+        let file = File::open(&path).map_err(|error| io_error(&path, &error))?;
+        file.try_lock_shared().map_err(|error| lock_error(&path, error))?;
+        let state = manifest::read(dir)?.unwrap_or_default();
+        Ok(Arc::new(Self::new(dir, live(dir, &state), None, file)))
+    }
+
+    fn new(dir: &Path, live: Live, writer: Option<Writer>, lock: File) -> Self {
+        let shared = Shared {
+            root: dir.to_owned(),
+            writer: writer.map(Mutex::new),
+            live: RwLock::new(live),
+            cache: Arc::new(MetadataCache::new(METADATA_BYTES_MAX)),
+            metrics: LocalWarmMetrics::default(),
+            commits: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
+            idle: Mutex::new(()),
+            wake: Condvar::new(),
+            compacting: Mutex::new(()),
+            #[cfg(test)]
+            crash: tests::Crash::default(),
+        };
+        shared.note_size(&shared.live());
+        Self { shared: Arc::new(shared), compactor: None, _lock: lock }
+    }
+
+    /// What the store counts.
+    pub fn metrics(&self) -> LocalWarmMetrics {
+        self.shared.metrics.clone()
+    }
+
+    /// The segments there are now, by day, kind, partition and offset.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.shared.live().segments.values().flatten().map(|segment| segment.info.clone()).collect()
+    }
+
+    /// What the store holds, by kind; kinds without rows are left out.
+    pub fn stats(&self) -> Vec<KindStats> {
+        let mut stats: BTreeMap<Kind, KindStats> = BTreeMap::new();
+        for segment in self.shared.live().segments.values().flatten() {
+            let kind = segment.info.kind;
+            let of = stats.entry(kind).or_insert(KindStats { kind, segments: 0, rows: 0, bytes: 0 });
+            of.segments += 1;
+            of.rows += segment.info.rows;
+            of.bytes += segment.info.bytes;
+        }
+        stats.into_values().collect()
+    }
+
+    /// Reads every segment whole and compares its checksum. Blocking.
+    pub fn verify(&self) -> Result<(), WarmError> {
+        let segments: Vec<_> = self.shared.live().segments.values().flatten().cloned().collect();
+        segments.iter().try_for_each(|segment| segment.verify())
+    }
+
+    /// Does the most useful merge that is due. Returns whether there was one. Blocking.
+    pub fn compact(&self) -> Result<bool, WarmError> {
+        match self.shared.compact() {
+            Ok(done) => Ok(done),
+            Err(Stopped::Closed) => Ok(false),
+            Err(Stopped::Failed(error)) => Err(error),
+        }
+    }
+}
+
+impl Drop for LocalWarm {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.notify();
+        if let Some(compactor) = self.compactor.take() {
+            let _ = compactor.join();
+        }
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, WarmError> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path);
+    let file = file.map_err(|error| io_error(&path, &error))?;
+    file.try_lock().map_err(|error| lock_error(&path, error))?;
+    Ok(file)
+}
+
+fn lock_error(path: &Path, error: TryLockError) -> WarmError {
+    match error {
+        TryLockError::WouldBlock => WarmError::Io {
+            path: path.display().to_string(),
+            reason: "another process has the store open; stop it, or ask it by --server".to_owned(),
+        },
+        TryLockError::Error(error) => io_error(path, &error),
+    }
+}
+
+fn live(dir: &Path, state: &State) -> Live {
+    let mut live = Live { marks: state.marks.clone(), ..Live::default() };
+    for info in state.segments.values() {
+        live.add(Segment::new(dir, info.clone()));
+    }
+    live
+}
+
+/// Removes the segments and checkpoints that the manifest does not name.
+fn remove_unnamed(dir: &Path, state: &State) -> Result<(), WarmError> {
+    let checkpoints = state.marks.values().filter_map(|mark| mark.checkpoint.as_ref());
+    let named: BTreeSet<PathBuf> = state
+        .segments
+        .values()
+        .map(|segment| dir.join(segment.path()))
+        .chain(checkpoints.map(|checkpoint| dir.join(CHECKPOINT_DIR).join(&checkpoint.file)))
+        .collect();
+    let mut dirs = vec![dir.join(CHECKPOINT_DIR)];
+    for day in entries(dir)?.into_iter().filter(|path| is_named(path, "date=")) {
+        dirs.extend(entries(&day)?.into_iter().filter(|path| is_named(path, "kind=")));
+    }
+    for path in dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat() {
+        let ours = path
+            .extension()
+            .is_some_and(|extension| ["parquet", "bin", "tmp"].iter().any(|known| extension == *known));
+        if ours && !named.contains(&path) {
+            tracing::info!(path = %path.display(), "remove what an interrupted write left");
+            fs::remove_file(&path).map_err(|error| io_error(&path, &error))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_named(path: &Path, prefix: &str) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix))
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, WarmError> {
+    let read = fs::read_dir(dir).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    read.map_err(|error| io_error(dir, &error))
+}
+
+impl Shared {
+    fn live(&self) -> std::sync::RwLockReadGuard<'_, Live> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writer(&self) -> Result<std::sync::MutexGuard<'_, Writer>, WarmError> {
+        let writer = self.writer.as_ref().ok_or_else(|| WarmError::Io {
+            path: self.root.display().to_string(),
+            reason: "the store was opened to read".to_owned(),
+        })?;
+        Ok(writer.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn notify(&self) {
+        drop(self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake.notify_all();
+    }
+
+    fn note_size(&self, live: &Live) {
+        self.metrics.segments.set(live.count as i64);
+        self.metrics.bytes_stored.set(live.bytes as i64);
+    }
+
+    fn new_id(&self) -> Result<u64, WarmError> {
+        let mut writer = self.writer()?;
+        let id = writer.state.next_id;
+        writer.state.next_id += 1;
+        Ok(id)
+    }
+
+    /// A step of a commit or a merge is done: where a test may have it crash.
+    #[cfg_attr(
+        not(test),
+        expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "tests crash here")
+    )]
+    fn step(&self) -> Result<(), WarmError> {
+        #[cfg(test)]
+        self.crash.step()?;
+        Ok(())
+    }
+
+    fn check_next(live: &Live, block: &Block) -> Result<(), WarmError> {
+        let next_offset = live.marks.get(&block.partition).map_or(0, |mark| mark.next_offset);
+        if block.first_offset == next_offset && block.next_offset >= next_offset {
+            return Ok(());
+        }
+        Err(WarmError::NotNext { partition: block.partition, first_offset: block.first_offset, next_offset })
+    }
+
+    fn commit(&self, block: &Block) -> Result<(), WarmError> {
+        Self::check_next(&self.live(), block)?;
+        let mut segments = Vec::with_capacity(block.batches.len());
+        let written = self.write_files(block, &mut segments);
+        let mark = match written {
+            Ok(checkpoint) => {
+                MarkEdit { partition: block.partition, next_offset: block.next_offset, checkpoint }
+            }
+            Err(error) => {
+                self.abandon(&segments);
+                return Err(error);
+            }
+        };
+        let mut writer = self.writer()?;
+        if let Err(error) = Self::check_next(&self.live(), block) {
+            drop(writer);
+            self.abandon(&segments);
+            if let Some(checkpoint) = mark.checkpoint {
+                let _ = fs::remove_file(self.root.join(CHECKPOINT_DIR).join(checkpoint.file));
+            }
+            return Err(error);
+        }
+        let Writer { manifest, state } = &mut *writer;
+        // From here on nothing is taken back: a failed append may yet have reached the disk.
+        manifest.append(state, Edit::Commit { mark: mark.clone(), segments: segments.clone() })?;
+        self.step()?;
+        let (rows, bytes) = segments.iter().fold((0, 0), |sum, info| (sum.0 + info.rows, sum.1 + info.bytes));
+        let old = {
+            let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            segments.into_iter().for_each(|info| live.add(Segment::new(&self.root, info)));
+            let old = live.marks.insert(block.partition, mark);
+            self.note_size(&live);
+            old
+        };
+        drop(writer);
+        if let Some(old) = old.and_then(|mark| mark.checkpoint) {
+            // Whoever reads it at this moment has it open or reads the mark again.
+            let _ = fs::remove_file(self.root.join(CHECKPOINT_DIR).join(old.file));
+        }
+        self.metrics.commits.inc();
+        self.metrics.rows.inc_by(rows);
+        self.metrics.bytes_written.inc_by(bytes);
+        Ok(())
+    }
+
+    fn write_files(
+        &self,
+        block: &Block,
+        segments: &mut Vec<SegmentInfo>,
+    ) -> Result<Option<CheckpointFile>, WarmError> {
+        for (day, batch) in block.batches.iter().filter(|(_, batch)| !batch.is_empty()) {
+            let info = SegmentInfo {
+                id: self.new_id()?,
+                kind: batch.kind(),
+                day: *day,
+                partition: block.partition,
+                first_offset: block.first_offset,
+                next_offset: block.next_offset,
+                level: 0,
+                rows: 0,
+                bytes: 0,
+                crc: 0,
+                ts_min: 0,
+                ts_max: 0,
+                symbol_min: None,
+                symbol_max: None,
+            };
+            let keys = batch.keys().map_err(|error| WarmError::Io {
+                path: self.root.join(info.path()).display().to_string(),
+                reason: error.to_string(),
+            })?;
+            let mut writer = SegmentWriter::create(&self.root, info)?;
+            writer.write_whole(batch, &keys)?;
+            self.step()?;
+            segments.push(writer.finish()?);
+            self.step()?;
+        }
+        if block.checkpoint.is_empty() {
+            return Ok(None);
+        }
+        let checkpoint = self.write_checkpoint(block)?;
+        self.step()?;
+        Ok(Some(checkpoint))
+    }
+
+    fn write_checkpoint(&self, block: &Block) -> Result<CheckpointFile, WarmError> {
+        let dir = self.root.join(CHECKPOINT_DIR);
+        let id = self.new_id()?;
+        let file = format!("p{:04}-{:012}-{id:06x}.bin", block.partition, block.next_offset);
+        let path = dir.join(&file);
+        let written = File::create(&path).and_then(|mut file| {
+            std::io::Write::write_all(&mut file, &block.checkpoint)?;
+            file.sync_all()
+        });
+        written.map_err(|error| io_error(&path, &error))?;
+        sync_dir(&dir)?;
+        let (bytes, crc) = (block.checkpoint.len() as u64, crc32(&block.checkpoint));
+        Ok(CheckpointFile { id, file, bytes, crc })
+    }
+
+    /// Removes the files of a block that could not be stored.
+    fn abandon(&self, segments: &[SegmentInfo]) {
+        #[cfg(test)]
+        if self.crash.has_crashed() {
+            return;
+        }
+        for info in segments {
+            let _ = fs::remove_file(self.root.join(info.path()));
+        }
+    }
+
+    fn mark(&self, partition: u16) -> Result<Mark, WarmError> {
+        loop {
+            let Some(mark) = self.live().marks.get(&partition).cloned() else { return Ok(Mark::default()) };
+            let Some(checkpoint) = mark.checkpoint else {
+                return Ok(Mark { next_offset: mark.next_offset, checkpoint: Bytes::new() });
+            };
+            let path = self.root.join(CHECKPOINT_DIR).join(&checkpoint.file);
+            let bytes = match fs::read(&path) {
+                Ok(bytes) => bytes,
+                // A commit has put a newer one in its place.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    if self.live().marks.get(&partition).and_then(|now| now.checkpoint.as_ref())
+                        != Some(&checkpoint)
+                    {
+                        continue;
+                    }
+                    return Err(damaged(&path, "the file is missing"));
+                }
+                Err(error) => return Err(io_error(&path, &error)),
+            };
+            if (bytes.len() as u64, crc32(&bytes)) != (checkpoint.bytes, checkpoint.crc) {
+                return Err(damaged(&path, "its checksum is not the one it was written with"));
+            }
+            return Ok(Mark { next_offset: mark.next_offset, checkpoint: bytes.into() });
+        }
+    }
+
+    fn scanner(&self, query: &Query) -> (Scanner, Vec<u64>, Arc<Mutex<ScanStats>>) {
+        self.metrics.scans.inc();
+        let wanted: read::Wanted = query.symbols.as_ref().map(|symbols| {
+            let sorted: BTreeSet<_> = symbols.iter().copied().map(Some).collect();
+            sorted.into_iter().collect()
+        });
+        let live = self.live();
+        let may_hold = |segment: &&Arc<Segment>| segment.info.may_hold(&query.range, wanted.as_deref());
+        let of_kind = live.segments.iter().filter(|(group, _)| group.kind == query.kind);
+        let segments: Vec<_> = of_kind
+            .filter(|_| !query.range.is_empty())
+            .flat_map(|(_, segments)| segments)
+            .filter(may_hold)
+            .cloned()
+            .collect();
+        let stats = Arc::new(Mutex::new(ScanStats {
+            segments_read: segments.len() as u64,
+            segments_total: live.count,
+            bytes_read: 0,
+            bytes_stored: live.bytes,
+        }));
+        let partitions = live.marks.keys().next_back().map_or(0, |last| usize::from(*last) + 1);
+        let mut next_offsets = vec![0; partitions];
+        live.marks
+            .iter()
+            .for_each(|(partition, mark)| next_offsets[usize::from(*partition)] = mark.next_offset);
+        drop(live);
+        let scanner =
+            Scanner::new(query.kind, query.range, wanted, segments, self.cache.clone(), stats.clone());
+        (scanner, next_offsets, stats)
+    }
+
+    fn compact(&self) -> Result<bool, Stopped> {
+        let _one = self.compacting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(plan) = compact::plan(&self.live()) else { return Ok(false) };
+        let added = self.merge(&plan, self.new_id()?)?;
+        self.step()?;
+        let mut writer = self.writer()?;
+        let Writer { manifest, state } = &mut *writer;
+        let drop_ids = plan.inputs().iter().map(|input| input.info.id).collect();
+        manifest.append(state, Edit::Replace { drop: drop_ids, add: vec![added.clone()] })?;
+        self.step()?;
+        let bytes = added.bytes;
+        {
+            let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            plan.inputs().iter().for_each(|input| live.remove(input));
+            live.add(Segment::new(&self.root, added));
+            self.note_size(&live);
+        }
+        drop(writer);
+        for input in plan.inputs() {
+            self.cache.forget(input.info.id);
+            input.obsolete.store(true, Ordering::Release);
+        }
+        self.metrics.compactions.inc();
+        self.metrics.compaction_bytes_written.inc_by(bytes);
+        Ok(true)
+    }
+
+    fn compact_in_background(&self) {
+        // On Linux this concerns the calling thread alone: merging takes what others leave.
+        let _ = rustix::process::setpriority_process(None, 19);
+        loop {
+            match self.compact() {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(Stopped::Closed) => return,
+                Err(Stopped::Failed(error)) => {
+                    self.metrics.compaction_failures.inc();
+                    tracing::error!(%error, "compaction failed; it is tried again after the next commit");
+                }
+            }
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.closing.load(Ordering::Acquire) {
+                return;
+            }
+            drop(self.wake.wait(idle).unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+/// Counts a commit for as long as it lives.
+struct CommitGuard<'a>(&'a Shared);
+
+impl<'a> CommitGuard<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.commits.fetch_add(1, Ordering::AcqRel);
+        Self(shared)
+    }
+}
+
+impl Drop for CommitGuard<'_> {
+    fn drop(&mut self) {
+        self.0.commits.fetch_sub(1, Ordering::AcqRel);
+        self.0.notify();
+    }
+}
+
+/// Runs `work` off the async threads. A panic in it comes from bytes that no writer wrote.
+async fn blocking<T: Send + 'static>(
+    root: PathBuf,
+    work: impl FnOnce() -> Result<T, WarmError> + Send + 'static,
+) -> Result<T, WarmError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => Err(damaged(&root, "a segment could not be decoded")),
+        Err(error) => Err(WarmError::Io { path: root.display().to_string(), reason: error.to_string() }),
+    }
+}
+
+#[async_trait::async_trait]
+impl Warm for LocalWarm {
+    async fn mark(&self, partition: u16) -> Result<Mark, WarmError> {
+        let shared = self.shared.clone();
+        blocking(self.shared.root.clone(), move || shared.mark(partition)).await
+    }
+
+    async fn commit(&self, block: Block) -> Result<(), WarmError> {
+        let shared = self.shared.clone();
+        blocking(self.shared.root.clone(), move || {
+            let _counted = CommitGuard::new(&shared);
+            shared.commit(&block)
+        })
+        .await
+    }
+
+    async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {
+        let (scanner, next_offsets, stats) = self.shared.scanner(query);
+        let root = self.shared.root.clone();
+        let step = move |scanner: Option<Scanner>| {
+            let root = root.clone();
+            async move {
+                let mut scanner = scanner?;
+                let next = blocking(root, move || {
+                    let next = scanner.next()?;
+                    Ok(next.map(|rows| (rows, scanner)))
+                });
+                match next.await {
+                    Ok(next) => next.map(|(rows, scanner)| (Ok(rows), Some(scanner))),
+                    Err(error) => Some((Err::<TickBatch, _>(error), None)),
+                }
+            }
+        };
+        let rows = Box::pin(futures_util::stream::unfold(Some(scanner), step));
+        Ok(Scan { rows, stats, next_offsets })
+    }
+}

@@ -1,0 +1,135 @@
+//! A scan: the wanted rows of many segments as one ordered stream.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::read::{Cursor, MetadataCache, SharedStats, Wanted, symbols_of};
+use super::{Segment, files::damaged};
+use crate::market::{Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp};
+use crate::tiering::warm::WarmError;
+
+/// Rows of a batch, at most.
+pub(super) const BATCH_ROWS: usize = 8192;
+
+/// Segments that are read side by side, at most, where more than one symbol is asked for. Past
+/// that one symbol is read after the other, since of one symbol only those segments are open whose
+/// times have come.
+const SEGMENTS_OPEN_MAX: usize = 256;
+
+/// Rows that the segments read side by side hold decoded, about.
+const ROWS_OPEN_MAX: usize = 256 * 1024;
+
+/// Symbols up to which each is read by itself, whatever the number of segments.
+const SYMBOLS_ALONE_MAX: usize = 4;
+
+/// The state of a scan. Blocking: runs off the async threads.
+pub(super) struct Scanner {
+    kind: Kind,
+    range: TimeRange,
+    segments: Vec<Arc<Segment>>,
+    cache: Arc<MetadataCache>,
+    stats: SharedStats,
+    /// What is still to be read, one group of symbols after the other.
+    groups: VecDeque<Wanted>,
+    /// All symbols are wanted of more segments than can be read side by side.
+    list_symbols: bool,
+    current: Option<Current>,
+}
+
+struct Current {
+    wanted: Wanted,
+    merge: Merge,
+    batch_rows: usize,
+    inputs: Vec<Input>,
+}
+
+enum Input {
+    Closed(Arc<Segment>),
+    Open(Box<Cursor>),
+    Ended,
+}
+
+impl Scanner {
+    pub(super) fn new(
+        kind: Kind,
+        range: TimeRange,
+        wanted: Wanted,
+        segments: Vec<Arc<Segment>>,
+        cache: Arc<MetadataCache>,
+        stats: SharedStats,
+    ) -> Self {
+        let many = segments.len() > SEGMENTS_OPEN_MAX;
+        let list_symbols = many && wanted.is_none();
+        let groups = match &wanted {
+            Some(symbols) if many || symbols.len() <= SYMBOLS_ALONE_MAX => each(symbols.iter().copied()),
+            _ => VecDeque::from([wanted]),
+        };
+        Self { kind, range, segments, cache, stats, groups, list_symbols, current: None }
+    }
+
+    /// The next rows; `None` after the last.
+    pub(super) fn next(&mut self) -> Result<Option<TickBatch>, WarmError> {
+        if std::mem::take(&mut self.list_symbols) {
+            let mut symbols = BTreeSet::new();
+            for segment in &self.segments {
+                symbols.extend(symbols_of(segment, &self.cache, self.stats.clone())?);
+            }
+            self.groups = each(symbols.into_iter());
+        }
+        loop {
+            let Some(current) = &mut self.current else {
+                let Some(wanted) = self.groups.pop_front() else { return Ok(None) };
+                self.current = Some(self.begin(wanted));
+                continue;
+            };
+            match current.merge.advance() {
+                Merged::Rows(rows) => return Ok(Some(rows)),
+                Merged::End => self.current = None,
+                Merged::Need(at) => {
+                    if let Input::Closed(segment) = &current.inputs[at] {
+                        let (cache, stats) = (&self.cache, self.stats.clone());
+                        let cursor = Cursor::open(
+                            segment,
+                            cache,
+                            stats,
+                            &current.wanted,
+                            self.range,
+                            current.batch_rows,
+                        )?;
+                        current.inputs[at] =
+                            cursor.map_or(Input::Ended, |cursor| Input::Open(Box::new(cursor)));
+                    }
+                    let batch = match &mut current.inputs[at] {
+                        Input::Open(cursor) => cursor.next()?,
+                        _ => None,
+                    };
+                    if batch.is_none() {
+                        current.inputs[at] = Input::Ended;
+                    }
+                    current
+                        .merge
+                        .feed(at, batch)
+                        .map_err(|error| damaged(std::path::Path::new("a segment"), error))?;
+                }
+            }
+        }
+    }
+
+    fn begin(&self, wanted: Wanted) -> Current {
+        let may_hold = |segment: &&Arc<Segment>| segment.info.may_hold(&self.range, wanted.as_deref());
+        let segments: Vec<_> = self.segments.iter().filter(may_hold).cloned().collect();
+        let bounds = segments.iter().map(|segment| RowKey {
+            symbol: wanted.as_ref().and_then(|wanted| wanted[0]).max(segment.info.symbol_min),
+            ts: Timestamp::from_nanos(segment.info.ts_min).max(self.range.from),
+            seq: Seq::default(),
+        });
+        let merge = Merge::new(self.kind, BATCH_ROWS, bounds);
+        let batch_rows = (ROWS_OPEN_MAX / segments.len().max(1)).clamp(1024, BATCH_ROWS);
+        let inputs = segments.into_iter().map(Input::Closed).collect();
+        Current { wanted, merge, batch_rows, inputs }
+    }
+}
+
+fn each(symbols: impl Iterator<Item = Option<Symbol>>) -> VecDeque<Wanted> {
+    symbols.map(|symbol| Some(Arc::from([symbol]))).collect()
+}

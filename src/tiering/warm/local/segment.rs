@@ -1,0 +1,346 @@
+//! One segment: a Parquet file of one partition's rows of one kind and day, ordered by symbol, ts
+//! and place in the log, written once.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use arrow_array::RecordBatch;
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::SortingColumn;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::{ColumnDescPtr, ColumnPath};
+use serde::{Deserialize, Serialize};
+
+use super::dictionary;
+use super::files::{Temporary, create_dir, io_error};
+use crate::market::{Kind, RowKeys, Symbol, TickBatch, TimeRange, Timestamp, TradingDay};
+use crate::tiering::warm::WarmError;
+
+/// Rows of a page. A reader of one symbol takes in whole pages of each column, so small pages let
+/// it read little; each costs its header and its line in the index.
+pub(super) const PAGE_ROWS: usize = 4096;
+
+/// Rows of a row group, at most: what bounds the memory of the compaction's writer.
+pub(super) const ROW_GROUP_ROWS: usize = 1 << 20;
+
+/// Which segments are of one kind, day and partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentGroup {
+    /// The trading day of the rows.
+    pub day: TradingDay,
+    /// Their kind.
+    pub kind: Kind,
+    /// Their partition.
+    pub partition: u16,
+}
+
+/// What the manifest knows of a segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentInfo {
+    /// Unique within the store, for ever.
+    pub id: u64,
+    #[serde(with = "kind_name")]
+    /// The kind of the rows.
+    pub kind: Kind,
+    #[serde(with = "day_text")]
+    /// Their trading day.
+    pub day: TradingDay,
+    /// The partition they come from.
+    pub partition: u16,
+    /// The first offset of the blocks the rows come from.
+    pub first_offset: u64,
+    /// The offset after the last of them.
+    pub next_offset: u64,
+    /// How often the rows were rewritten.
+    pub level: u32,
+    /// Rows.
+    pub rows: u64,
+    /// The file's size.
+    pub bytes: u64,
+    /// CRC-32 of the file.
+    pub crc: u32,
+    /// The earliest venue time, nanoseconds since the epoch.
+    pub ts_min: i64,
+    /// The latest.
+    pub ts_max: i64,
+    /// The first symbol; `None` if a row has none.
+    pub symbol_min: Option<Symbol>,
+    /// The last symbol; `None` if no row has one.
+    pub symbol_max: Option<Symbol>,
+}
+
+mod kind_name {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::market::Kind;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(kind.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Kind::from_name(&name).ok_or_else(|| D::Error::custom(format!("unknown kind \"{name}\"")))
+    }
+}
+
+mod day_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::market::TradingDay;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(day: &TradingDay, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(day)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TradingDay, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl SegmentInfo {
+    /// Which group it is of.
+    pub fn group(&self) -> SegmentGroup {
+        SegmentGroup { day: self.day, kind: self.kind, partition: self.partition }
+    }
+
+    /// The file, relative to the store's directory.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!(
+            "date={}/kind={}/p{:04}-{:012}-{:012}-L{}-{:06x}.parquet",
+            self.day,
+            self.kind.name(),
+            self.partition,
+            self.first_offset,
+            self.next_offset,
+            self.level,
+            self.id,
+        ))
+    }
+
+    /// Whether rows of `range` and of one of `symbols` (sorted; `None` for all) may be in it.
+    pub(super) fn may_hold(&self, range: &TimeRange, symbols: Option<&[Option<Symbol>]>) -> bool {
+        self.ts_max >= range.from.nanos()
+            && is_before(self.ts_min, range.to)
+            && symbols.is_none_or(|symbols| {
+                let first = symbols.partition_point(|symbol| *symbol < self.symbol_min);
+                symbols.get(first).is_some_and(|symbol| *symbol <= self.symbol_max)
+            })
+    }
+}
+
+/// How each kind is written, made once.
+static PROPERTIES: LazyLock<Vec<WriterPropertiesPtr>> =
+    LazyLock::new(|| Kind::ALL.iter().map(|&kind| Arc::new(properties(kind))).collect());
+
+fn properties(kind: Kind) -> WriterProperties {
+    let mut builder = WriterProperties::builder()
+        .set_created_by(format!("stk {}", env!("CARGO_PKG_VERSION")))
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_write_batch_size(PAGE_ROWS)
+        .set_max_row_group_row_count(None)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_dictionary_enabled(false)
+        .set_sorting_columns(Some(sorting(kind)));
+    for field in TickBatch::schema(kind).fields() {
+        use arrow_schema::DataType;
+        let column = ColumnPath::from(field.name().as_str());
+        builder = match field.data_type() {
+            DataType::Dictionary(..) => builder.set_column_dictionary_enabled(column, true),
+            DataType::Utf8 => builder.set_column_encoding(column, Encoding::DELTA_LENGTH_BYTE_ARRAY),
+            DataType::Decimal128(..) => builder,
+            _ => builder.set_column_encoding(column, Encoding::DELTA_BINARY_PACKED),
+        };
+    }
+    for name in ["symbol", "ts"] {
+        builder = builder.set_column_statistics_enabled(name.into(), EnabledStatistics::Page);
+    }
+    builder
+        .set_column_bloom_filter_enabled("symbol".into(), true)
+        .set_column_bloom_filter_max_ndv("symbol".into(), 1 << 13)
+        .build()
+}
+
+fn sorting(kind: Kind) -> Vec<SortingColumn> {
+    let schema = TickBatch::schema(kind);
+    let columns = ["symbol", "ts", "partition", "offset", "index"];
+    let sorted = columns.iter().filter_map(|name| schema.index_of(name).ok());
+    sorted.map(|at| SortingColumn { column_idx: at as i32, descending: false, nulls_first: true }).collect()
+}
+
+/// Counts and checksums what goes through it.
+struct Checked<W> {
+    inner: W,
+    crc: flate2::Crc,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Checked<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.crc.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Writes one segment. Nothing of it is seen under its name before [`SegmentWriter::finish`].
+pub(super) struct SegmentWriter {
+    root: PathBuf,
+    info: SegmentInfo,
+    temporary: Temporary,
+    writer: SerializedFileWriter<Checked<BufWriter<File>>>,
+    factory: ArrowRowGroupWriterFactory,
+    /// What the columns are to Parquet, in their order: none is nested.
+    descriptors: Vec<ColumnDescPtr>,
+    /// The row group being written in pieces, and its rows.
+    open: Option<(Vec<ArrowColumnWriter>, usize)>,
+}
+
+impl SegmentWriter {
+    /// Begins a segment. Of `info` all is taken but what the rows tell.
+    pub(super) fn create(root: &Path, info: SegmentInfo) -> Result<Self, WarmError> {
+        let path = root.join(info.path());
+        create_dir(path.parent().unwrap_or(root))?;
+        let temporary = Temporary::of(&path);
+        let file = File::create(temporary.path()).map_err(|error| io_error(temporary.path(), &error))?;
+        let sink =
+            Checked { inner: BufWriter::with_capacity(1 << 16, file), crc: flate2::Crc::new(), bytes: 0 };
+        let schema = TickBatch::schema(info.kind);
+        let failed = |error: ParquetError| write_error(temporary.path(), &error);
+        // Without the Arrow schema in the footer, which readers are told anyway: it is as large as
+        // the rest of a small segment's footer.
+        let parquet_schema = ArrowSchemaConverter::new().convert(&schema).map_err(failed)?;
+        let properties = PROPERTIES[info.kind as usize - 1].clone();
+        let writer =
+            SerializedFileWriter::new(sink, parquet_schema.root_schema_ptr(), properties).map_err(failed)?;
+        let descriptors = writer.schema_descr().columns().to_vec();
+        let factory = ArrowRowGroupWriterFactory::new(&writer, schema);
+        let info = SegmentInfo {
+            rows: 0,
+            bytes: 0,
+            crc: 0,
+            ts_min: i64::MAX,
+            ts_max: i64::MIN,
+            symbol_min: None,
+            symbol_max: None,
+            ..info
+        };
+        Ok(Self { root: root.to_owned(), info, temporary, writer, factory, descriptors, open: None })
+    }
+
+    fn note(&mut self, keys: &RowKeys) {
+        let Some(last) = keys.len().checked_sub(1) else { return };
+        if self.info.rows == 0 {
+            self.info.symbol_min = keys.symbol(0);
+        }
+        self.info.symbol_max = keys.symbol(last);
+        self.info.rows += keys.len() as u64;
+        for &ts in keys.ts_nanos() {
+            self.info.ts_min = self.info.ts_min.min(ts);
+            self.info.ts_max = self.info.ts_max.max(ts);
+        }
+    }
+
+    /// Writes all of `batch`, column by column, so that only one column's pages are in memory.
+    pub(super) fn write_whole(&mut self, batch: &TickBatch, keys: &RowKeys) -> Result<(), WarmError> {
+        self.note(keys);
+        let mut start = 0;
+        while start < batch.len() {
+            let end = batch.len().min(start + ROW_GROUP_ROWS);
+            let rows = batch.slice(start..end);
+            self.write_row_group(rows.record_batch())
+                .map_err(|error| write_error(self.temporary.path(), &error))?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn write_row_group(&mut self, rows: &RecordBatch) -> Result<(), ParquetError> {
+        let number = self.writer.flushed_row_groups().len();
+        let columns = self.factory.create_column_writers(number)?;
+        let mut row_group = self.writer.next_row_group()?;
+        let schema = rows.schema_ref();
+        let fields = schema.fields().iter().zip(self.descriptors.iter());
+        for ((mut column, (field, descriptor)), array) in columns.into_iter().zip(fields).zip(rows.columns())
+        {
+            if dictionary::can_append(array, descriptor) {
+                let index = field.name() == "symbol";
+                dictionary::append(&mut row_group, descriptor.clone(), array, index)?;
+                continue;
+            }
+            for leaf in compute_leaves(field, array)? {
+                column.write(&leaf)?;
+            }
+            column.close()?.append_to_row_group(&mut row_group)?;
+        }
+        row_group.close()?;
+        Ok(())
+    }
+
+    /// Writes the next rows of many: memory grows to one row group's encoded pages.
+    pub(super) fn write_part(&mut self, batch: &TickBatch, keys: &RowKeys) -> Result<(), WarmError> {
+        self.note(keys);
+        self.append_rows(batch.record_batch()).map_err(|error| write_error(self.temporary.path(), &error))
+    }
+
+    fn append_rows(&mut self, rows: &RecordBatch) -> Result<(), ParquetError> {
+        if self.open.is_none() {
+            let number = self.writer.flushed_row_groups().len();
+            self.open = Some((self.factory.create_column_writers(number)?, 0));
+        }
+        let Some((columns, open_rows)) = &mut self.open else { return Ok(()) };
+        for ((column, field), array) in columns.iter_mut().zip(rows.schema_ref().fields()).zip(rows.columns())
+        {
+            for leaf in compute_leaves(field, array)? {
+                column.write(&leaf)?;
+            }
+        }
+        *open_rows += rows.num_rows();
+        if *open_rows >= ROW_GROUP_ROWS { self.close_row_group() } else { Ok(()) }
+    }
+
+    fn close_row_group(&mut self) -> Result<(), ParquetError> {
+        let Some((columns, _)) = self.open.take() else { return Ok(()) };
+        let mut row_group = self.writer.next_row_group()?;
+        for column in columns {
+            column.close()?.append_to_row_group(&mut row_group)?;
+        }
+        row_group.close()?;
+        Ok(())
+    }
+
+    /// Makes the file durable under its name.
+    pub(super) fn finish(mut self) -> Result<SegmentInfo, WarmError> {
+        self.close_row_group().map_err(|error| write_error(self.temporary.path(), &error))?;
+        let sink = self.writer.into_inner().map_err(|error| write_error(self.temporary.path(), &error))?;
+        let Checked { inner, crc, bytes } = sink;
+        let file = inner.into_inner().map_err(|error| io_error(self.temporary.path(), error.error()))?;
+        file.sync_all().map_err(|error| io_error(self.temporary.path(), &error))?;
+        let info = SegmentInfo { bytes, crc: crc.sum(), ..self.info };
+        self.temporary.rename(&self.root.join(info.path()))?;
+        Ok(info)
+    }
+}
+
+fn write_error(path: &Path, error: &ParquetError) -> WarmError {
+    WarmError::Io { path: path.display().to_string(), reason: error.to_string() }
+}
+
+/// Whether `ts` lies before the end of a range. A range that ends at the end of time has no end.
+pub(super) fn is_before(ts: i64, to: Timestamp) -> bool {
+    ts < to.nanos() || to == Timestamp::MAX
+}

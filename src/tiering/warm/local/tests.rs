@@ -1,0 +1,362 @@
+//! Crashes, damage and cost of the local store.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use futures_util::TryStreamExt;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::market::{Price, Quote, Seq, Symbol, SymbolTable, Tick, TickBatchBuilder, TimeRange, Timestamp};
+use crate::tiering::warm::conformance;
+
+/// Fails the step that is set, and every one after: what is on disk then is what a crash leaves.
+#[derive(Default)]
+pub(super) struct Crash {
+    /// Steps left before the crash; 0 for no crash.
+    left: AtomicI64,
+    crashed: AtomicBool,
+}
+
+impl Crash {
+    pub(super) fn step(&self) -> Result<(), WarmError> {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.crashed.store(true, Ordering::Release);
+        }
+        if self.has_crashed() {
+            return Err(WarmError::Io { path: String::new(), reason: "crash".to_owned() });
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_crashed(&self) -> bool {
+        self.crashed.load(Ordering::Acquire)
+    }
+}
+
+const QUIET: LocalWarmOptions = LocalWarmOptions { compaction: false };
+
+fn open(dir: &TempDir) -> Arc<LocalWarm> {
+    LocalWarm::open(dir.path(), QUIET).unwrap()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
+}
+
+fn parquet_files(dir: &Path) -> HashSet<PathBuf> {
+    let mut found = HashSet::new();
+    for day in entries(dir).unwrap().into_iter().filter(|path| is_named(path, "date=")) {
+        for kind in entries(&day).unwrap() {
+            found.extend(entries(&kind).unwrap());
+        }
+    }
+    found
+}
+
+fn named_files(warm: &LocalWarm) -> HashSet<PathBuf> {
+    warm.segments().iter().map(|info| warm.shared.root.join(info.path())).collect()
+}
+
+#[tokio::test]
+async fn conforms() {
+    let dir = || TempDir::new().unwrap();
+    let (a, b, c, d) = (dir(), dir(), dir(), dir());
+    conformance::empty_store_stands_at_zero(&*open(&a)).await;
+    conformance::blocks_follow_on_each_other(&*open(&b)).await;
+    conformance::empty_block_moves_the_mark(&*open(&c)).await;
+    let warm = open(&d);
+    conformance::bars_keep_their_latest_revision(&*warm).await;
+    let before = warm.stats();
+    while warm.compact().unwrap() {}
+    assert_eq!((before[0].rows, before[0].segments), (160, 40));
+    // 40 segments: two merges of 16, which drop all but 4 rows each, and 8 that are left.
+    assert_eq!((warm.stats()[0].rows, warm.stats()[0].segments), (4 + 4 + 8 * 4, 10));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn scans_give_what_matches_also_after_compaction_and_a_restart(
+        case in conformance::case(),
+        queries in prop::collection::vec(conformance::query(), 1..12),
+    ) {
+        runtime().block_on(async {
+            let dir = TempDir::new().unwrap();
+            let warm = open(&dir);
+            let rows = conformance::store(&*warm, &case).await;
+            for query in &queries {
+                conformance::scans_give_what_matches(&*warm, &rows, query).await;
+            }
+            while warm.compact().unwrap() {}
+            for query in &queries {
+                conformance::scans_give_what_matches(&*warm, &rows, query).await;
+            }
+            let segments = warm.segments();
+            drop(warm);
+            let warm = LocalWarm::open_read_only(dir.path()).unwrap();
+            assert_eq!(warm.segments(), segments);
+            warm.verify().unwrap();
+            for query in &queries {
+                conformance::scans_give_what_matches(&*warm, &rows, query).await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_scan_is_a_snapshot(case in conformance::case()) {
+        runtime().block_on(async {
+            let dir = TempDir::new().unwrap();
+            conformance::scan_is_a_snapshot(&*open(&dir), &case).await;
+        });
+    }
+}
+
+/// Quotes of `symbols` symbols on one day, `rows` in all, in the order of the log.
+fn quotes(partition: u16, first_offset: u64, records: u64, symbols: u64) -> Block {
+    let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(partition));
+    let open = 1_763_649_000_000_000_000_i64;
+    for offset in first_offset..first_offset + records {
+        for index in 0..100_u32 {
+            let tick = offset * 100 + u64::from(index);
+            // Squared, so that some symbols are quoted often and some seldom.
+            let number = (tick.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % symbols;
+            let symbol: Symbol = format!("S{:04}", number * number / symbols).parse().unwrap();
+            let ts = Timestamp::from_nanos(open + tick as i64 * 1_000);
+            let price = |cents: u64| Price::from_ten_thousandths((cents * 100) as i64).unwrap();
+            let quote = Quote {
+                symbol,
+                ts,
+                recv_ts: ts.saturating_add_nanos(250),
+                bid: price(10_000 + tick % 7),
+                ask: price(10_001 + tick % 7),
+                bid_size: 100,
+                ask_size: 200,
+                bid_exchange: crate::market::Exchange::IEX,
+                ask_exchange: crate::market::Exchange::IEX,
+                conditions: crate::market::Conditions::NONE,
+                tape: crate::market::Tape::C,
+            };
+            builder.push(table.intern(symbol), Seq { partition, offset, index }, &Tick::Quote(quote));
+        }
+    }
+    let checkpoint = Bytes::from(format!("state at {}", first_offset + records));
+    Block {
+        partition,
+        first_offset,
+        next_offset: first_offset + records,
+        batches: builder.finish(&table),
+        checkpoint,
+    }
+}
+
+fn all_quotes() -> Query {
+    Query { kind: Kind::Quote, symbols: None, range: TimeRange::ALL }
+}
+
+async fn seqs(warm: &LocalWarm, query: &Query) -> Result<Vec<Seq>, WarmError> {
+    Ok(conformance::scanned(warm, query).await?.into_iter().map(|(_, _, seq, _)| seq).collect())
+}
+
+#[tokio::test]
+async fn a_crash_at_any_step_leaves_both_or_neither() {
+    let mut outcomes = HashSet::new();
+    for steps in 1..8 {
+        let dir = TempDir::new().unwrap();
+        let warm = open(&dir);
+        warm.commit(quotes(0, 0, 2, 10)).await.unwrap();
+        warm.shared.crash.left.store(steps, Ordering::Release);
+        let crashed = warm.commit(quotes(0, 2, 3, 10)).await.is_err();
+        drop(warm);
+        let warm = open(&dir);
+        let mark = warm.mark(0).await.unwrap();
+        assert_eq!(mark.checkpoint, format!("state at {}", mark.next_offset));
+        let rows = seqs(&warm, &all_quotes()).await.unwrap();
+        assert_eq!(rows.len() as u64, 100 * mark.next_offset);
+        assert!(rows.iter().all(|seq| seq.offset < mark.next_offset));
+        assert_eq!(parquet_files(dir.path()), named_files(&warm), "no trace is left");
+        assert_eq!(entries(&dir.path().join(CHECKPOINT_DIR)).unwrap().len(), 1);
+        assert!(crashed || mark.next_offset == 5);
+        outcomes.insert((crashed, mark.next_offset));
+        // Whatever happened, the block can be given again, or is known to be there.
+        match warm.commit(quotes(0, 2, 3, 10)).await {
+            Ok(()) => assert_eq!(mark.next_offset, 2),
+            Err(error) => assert!(matches!(error, WarmError::NotNext { next_offset: 5, .. }), "{error}"),
+        }
+        assert_eq!(seqs(&warm, &all_quotes()).await.unwrap().len(), 500);
+    }
+    assert_eq!(outcomes, HashSet::from([(true, 2), (true, 5), (false, 5)]), "every outcome was seen");
+}
+
+#[tokio::test]
+async fn a_crash_at_any_step_of_a_compaction_changes_no_row() {
+    let mut outcomes = HashSet::new();
+    for steps in 1..5 {
+        let dir = TempDir::new().unwrap();
+        let warm = open(&dir);
+        for block in 0..16 {
+            warm.commit(quotes(0, 2 * block, 2, 50)).await.unwrap();
+        }
+        let before = seqs(&warm, &all_quotes()).await.unwrap();
+        warm.shared.crash.left.store(steps, Ordering::Release);
+        let crashed = warm.compact().is_err();
+        drop(warm);
+        let warm = open(&dir);
+        assert_eq!(seqs(&warm, &all_quotes()).await.unwrap(), before);
+        assert_eq!(parquet_files(dir.path()), named_files(&warm));
+        outcomes.insert((crashed, warm.segments().len()));
+    }
+    assert_eq!(outcomes, HashSet::from([(true, 16), (true, 1), (false, 1)]));
+}
+
+#[tokio::test]
+async fn a_manifest_cut_anywhere_in_its_last_line_is_the_state_before_it() {
+    let dir = TempDir::new().unwrap();
+    let warm = open(&dir);
+    warm.commit(quotes(0, 0, 1, 10)).await.unwrap();
+    let manifest = dir.path().join("manifest-0000000001.jsonl");
+    let before = fs::read(&manifest).unwrap().len();
+    warm.commit(quotes(0, 1, 1, 10)).await.unwrap();
+    drop(warm);
+    let whole = fs::read(&manifest).unwrap();
+    for len in before..=whole.len() {
+        fs::write(&manifest, &whole[..len]).unwrap();
+        let state = manifest::read(dir.path()).unwrap().unwrap();
+        assert_eq!(state.marks[&0].next_offset, if len == whole.len() { 2 } else { 1 });
+    }
+    // Damage before the last line is no crash.
+    let mut damaged = whole.clone();
+    damaged[before - 10] ^= 1;
+    fs::write(&manifest, &damaged).unwrap();
+    let error = LocalWarm::open(dir.path(), QUIET).err().unwrap();
+    assert!(matches!(&error, WarmError::Damaged { path, .. } if path.ends_with("0001.jsonl")), "{error}");
+}
+
+#[test]
+fn a_manifest_that_grows_is_written_anew() {
+    let dir = TempDir::new().unwrap();
+    let (mut manifest, mut state) = Manifest::open(dir.path()).unwrap();
+    let mut len_max = 0;
+    for next_offset in 1..4000 {
+        let mark = MarkEdit { partition: 0, next_offset, checkpoint: None };
+        manifest.append(&mut state, Edit::Commit { mark, segments: Vec::new() }).unwrap();
+        len_max = len_max.max(manifest.len());
+    }
+    assert!(len_max < 200_000, "{len_max}");
+    drop(manifest);
+    assert_eq!(entries(dir.path()).unwrap().len(), 1);
+    assert_eq!(Manifest::open(dir.path()).unwrap().1, state);
+}
+
+#[tokio::test]
+async fn damage_is_an_error_that_names_the_file() {
+    let dir = TempDir::new().unwrap();
+    let warm = open(&dir);
+    warm.commit(quotes(0, 0, 50, 20)).await.unwrap();
+    let path = dir.path().join(warm.segments()[0].path());
+    let sound = fs::read(&path).unwrap();
+    drop(warm);
+    let check = async |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        let warm = LocalWarm::open_read_only(dir.path()).unwrap();
+        let error = warm.verify().unwrap_err();
+        assert!(
+            matches!(&error, WarmError::Damaged { path: named, .. } if Path::new(named) == path),
+            "{error}"
+        );
+        let scan = warm.scan(&all_quotes()).await?;
+        scan.rows.try_collect::<Vec<_>>().await
+    };
+    assert!(matches!(check(&sound[..sound.len() - 1]).await, Err(WarmError::Damaged { .. })));
+    assert!(matches!(check(&[]).await, Err(WarmError::Damaged { .. })));
+    // A flipped bit is found by the checksum; a scan fails or reads on, but never panics.
+    for at in (0..sound.len()).step_by(97) {
+        let mut flipped = sound.clone();
+        flipped[at] ^= 0x10;
+        let _ = check(&flipped).await;
+    }
+    fs::remove_file(&path).unwrap();
+    let warm = LocalWarm::open_read_only(dir.path()).unwrap();
+    let error = seqs(&warm, &all_quotes()).await.unwrap_err();
+    assert!(error.to_string().ends_with("is damaged: the file is missing"), "{error}");
+}
+
+#[tokio::test]
+async fn merged_segments_stay_until_no_scan_reads_them() {
+    let dir = TempDir::new().unwrap();
+    let warm = open(&dir);
+    for block in 0..16 {
+        warm.commit(quotes(0, 20 * block, 20, 500)).await.unwrap();
+    }
+    let old = named_files(&warm);
+    let expected = seqs(&warm, &all_quotes()).await.unwrap();
+    let mut scan = warm.scan(&all_quotes()).await.unwrap();
+    let first = scan.rows.try_next().await.unwrap().unwrap();
+    assert!(warm.compact().unwrap());
+    assert!(old.is_subset(&parquet_files(dir.path())), "still read");
+    let rest: Vec<TickBatch> = scan.rows.try_collect().await.unwrap();
+    let mut found = Vec::new();
+    for batch in std::iter::once(&first).chain(&rest) {
+        let rows = batch.rows().unwrap();
+        found.extend((0..batch.len()).map(|row| rows.seq(row)));
+    }
+    assert_eq!(found, expected);
+    assert_eq!(parquet_files(dir.path()), named_files(&warm), "gone with the last reader");
+    assert_eq!(warm.segments().len(), 1);
+    assert_eq!(seqs(&warm, &all_quotes()).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn one_symbol_costs_few_bytes() {
+    let dir = TempDir::new().unwrap();
+    let warm = open(&dir);
+    for block in 0..4 {
+        warm.commit(quotes(0, 2000 * block, 2000, 4000)).await.unwrap();
+    }
+    let query = Query { symbols: Some(vec!["S2000".parse().unwrap()]), ..all_quotes() };
+    let scan = warm.scan(&query).await.unwrap();
+    let rows: usize = scan
+        .rows
+        .map_ok(|batch| batch.len())
+        .try_fold(0, |sum, len| async move { Ok(sum + len) })
+        .await
+        .unwrap();
+    let stats = *scan.stats.lock().unwrap();
+    assert!(rows > 10, "{rows}");
+    assert_eq!(stats.bytes_stored, warm.stats()[0].bytes);
+    // Four small segments, of which the footers alone are a part that larger ones dilute.
+    assert!(stats.bytes_read * 10 < stats.bytes_stored, "{stats:?}");
+    let absent = Query { symbols: Some(vec!["ZZZ".parse().unwrap()]), ..all_quotes() };
+    let scan = warm.scan(&absent).await.unwrap();
+    assert!(scan.rows.try_collect::<Vec<_>>().await.unwrap().is_empty());
+    assert_eq!(scan.stats.lock().unwrap().bytes_read, 0, "ruled out by the manifest");
+}
+
+#[tokio::test]
+async fn two_processes_do_not_write_one_store() {
+    let dir = TempDir::new().unwrap();
+    let warm = open(&dir);
+    let error = LocalWarm::open(dir.path(), QUIET).err().unwrap().to_string();
+    assert!(error.ends_with("another process has the store open; stop it, or ask it by --server"), "{error}");
+    assert!(LocalWarm::open_read_only(dir.path()).is_err());
+    drop(warm);
+    let reader = LocalWarm::open_read_only(dir.path()).unwrap();
+    let refused = reader.commit(quotes(0, 0, 1, 1)).await.unwrap_err().to_string();
+    assert!(refused.ends_with("the store was opened to read"), "{refused}");
+}
+
+#[tokio::test]
+async fn compaction_in_the_background_bounds_the_files() {
+    let dir = TempDir::new().unwrap();
+    let warm = LocalWarm::open(dir.path(), LocalWarmOptions::default()).unwrap();
+    for block in 0..200 {
+        warm.commit(quotes(0, block, 1, 30)).await.unwrap();
+    }
+    let rows = seqs(&warm, &all_quotes()).await.unwrap();
+    assert_eq!(rows.len(), 200 * 100);
+    while warm.compact().unwrap() {}
+    assert!(warm.segments().len() <= 32, "{}", warm.segments().len());
+    assert_eq!(seqs(&warm, &all_quotes()).await.unwrap(), rows);
+}

@@ -1,0 +1,203 @@
+//! Stores written by earlier versions are read for ever, and gone on with.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use stk::market::{
+    Bar, Cancel, Conditions, Correction, Exchange, Gap, GapKind, Kind, NO_SYMBOL, PrevClose, Price, Quote,
+    Seq, Status, Symbol, SymbolTable, Tape, Tick, TickBatchBuilder, TimeRange, Timeframe, Timestamp, Trade,
+    TradeTerms,
+};
+use stk::tiering::history::format::{Format, RowWriter};
+use stk::tiering::warm::local::{LocalWarm, LocalWarmOptions};
+use stk::tiering::warm::{Block, Mark, Query, Warm};
+
+const QUIET: LocalWarmOptions = LocalWarmOptions { compaction: false };
+
+/// Records of each partition in the golden store: enough for one merge.
+const RECORDS: u64 = 17;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/warm").join(name)
+}
+
+fn price(text: &str) -> Price {
+    text.parse().expect("a price")
+}
+
+/// One tick of every kind and two bars, told apart by where they stand.
+fn block(partition: u16, offset: u64) -> Block {
+    let symbol: Symbol = ["AAPL", "BRK.B"][usize::from(partition)].parse().expect("a symbol");
+    let start: Timestamp = "2026-11-20T14:30:00Z".parse().expect("a time");
+    let ts = start.saturating_add_nanos(offset as i64 * 1_000_000_007);
+    let recv_ts = ts.saturating_add_nanos(1_234);
+    let (exchange, tape) = (Exchange::IEX, Tape::C);
+    let conditions = Conditions::from_codes(b"@I").expect("codes");
+    let size = 100 + offset as u32;
+    let trade =
+        Trade { symbol, ts, recv_ts, price: price("190.4501"), size, exchange, conditions, id: offset, tape };
+    let terms = |id, text| TradeTerms { id, price: price(text), size, conditions };
+    let ticks = [
+        Tick::Trade(trade),
+        Tick::Quote(Quote {
+            symbol,
+            ts,
+            recv_ts,
+            bid: price("190.45"),
+            ask: price("190.46"),
+            bid_size: size,
+            ask_size: 7,
+            bid_exchange: exchange,
+            ask_exchange: Exchange::NONE,
+            conditions,
+            tape,
+        }),
+        Tick::Status(Box::new(Status {
+            symbol,
+            ts,
+            recv_ts,
+            code: "H".into(),
+            message: "Halted".into(),
+            reason_code: "T1".into(),
+            reason_message: "".into(),
+            tape,
+        })),
+        Tick::Cancel(Box::new(Cancel {
+            symbol,
+            ts,
+            recv_ts,
+            id: offset,
+            price: price("0.000000001"),
+            size,
+            exchange,
+            action: b'C',
+            tape,
+        })),
+        Tick::Correction(Box::new(Correction {
+            symbol,
+            ts,
+            recv_ts,
+            exchange,
+            original: terms(offset, "1"),
+            corrected: terms(u64::MAX, "999999999.999999999"),
+            tape,
+        })),
+        Tick::Gap(Box::new(Gap {
+            symbol: None,
+            ts,
+            recv_ts,
+            kind: GapKind::Missed,
+            source: "iex/1".into(),
+            first: offset,
+            last: offset,
+        })),
+        Tick::Gap(Box::new(Gap {
+            symbol: Some(symbol),
+            ts,
+            recv_ts,
+            kind: GapKind::Reset,
+            source: "".into(),
+            first: 0,
+            last: 0,
+        })),
+        Tick::PrevClose(PrevClose { symbol, ts, recv_ts, price: price("189.1") }),
+    ];
+    let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(partition));
+    let mut index = 0;
+    for tick in &ticks {
+        let number = tick.symbol().map_or(NO_SYMBOL, |symbol| table.intern(symbol));
+        builder.push(number, Seq { partition, offset, index }, tick);
+        index += 1;
+    }
+    for timeframe in [Timeframe::MINUTE, Timeframe::Day] {
+        let mut bar = Bar::empty(symbol, timeframe, ts);
+        bar.add(&Trade { conditions: Conditions::NONE, ..trade });
+        builder.push_bar(table.intern(symbol), Seq { partition, offset, index }, &bar);
+    }
+    let checkpoint = Bytes::from(format!("partition {partition} at {}", offset + 1));
+    Block {
+        partition,
+        first_offset: offset,
+        next_offset: offset + 1,
+        batches: builder.finish(&table),
+        checkpoint,
+    }
+}
+
+/// Everything in a store, as text.
+async fn shown(warm: &LocalWarm) -> String {
+    let mut out = Vec::new();
+    for kind in Kind::ALL {
+        let mut writer = RowWriter::new(Format::Csv, kind, out).expect("a writer");
+        let scan = warm.scan(&Query { kind, symbols: None, range: TimeRange::ALL }).await.expect("a scan");
+        let batches: Vec<_> = scan.rows.try_collect().await.expect("rows");
+        batches.iter().for_each(|batch| writer.write(batch).expect("written"));
+        out = writer.finish().expect("finished");
+    }
+    String::from_utf8(out).expect("text").replace("\r\n", "\n")
+}
+
+async fn check(warm: &LocalWarm) {
+    for partition in 0..2 {
+        let checkpoint = format!("partition {partition} at {RECORDS}").into();
+        assert_eq!(warm.mark(partition).await.expect("a mark"), Mark { next_offset: RECORDS, checkpoint });
+    }
+    warm.verify().expect("sound");
+    let expected = fs::read_to_string(golden("v1.csv")).expect("golden rows");
+    assert_eq!(shown(warm).await, expected);
+}
+
+/// With `STK_UPDATE=1` a missing golden store is written; an existing one never is.
+async fn write_golden() {
+    let dir = golden("v1");
+    if dir.exists() {
+        return;
+    }
+    let warm = LocalWarm::open(&dir, QUIET).expect("a store");
+    for offset in 0..RECORDS {
+        for partition in 0..2 {
+            warm.commit(block(partition, offset)).await.expect("stored");
+        }
+    }
+    // All are merged but one kind's of one partition, which stay as they were written.
+    for _ in 1..2 * Kind::ALL.len() {
+        warm.compact().expect("merged");
+    }
+    fs::write(golden("v1.csv"), shown(&warm).await).expect("written");
+}
+
+#[tokio::test]
+async fn a_store_of_version_1_is_read_and_gone_on_with() {
+    if std::env::var_os("STK_UPDATE").is_some() {
+        write_golden().await;
+    }
+    let warm = LocalWarm::open_read_only(&golden("v1")).expect("a store");
+    check(&warm).await;
+    let levels: Vec<u32> = warm.segments().iter().map(|segment| segment.level).collect();
+    assert!(levels.contains(&0) && levels.contains(&1), "{levels:?}");
+    drop(warm);
+
+    let copy = tempfile::tempdir().expect("a directory");
+    copy_dir(&golden("v1"), copy.path());
+    let warm = LocalWarm::open(copy.path(), QUIET).expect("a store");
+    check(&warm).await;
+    warm.commit(block(0, RECORDS)).await.expect("stored");
+    let rows = shown(&warm).await.lines().count();
+    let before = fs::read_to_string(golden("v1.csv")).expect("golden rows").lines().count();
+    assert_eq!(rows, before + 10);
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy_dir(&path, &target);
+        } else {
+            fs::copy(&path, &target).expect("copied");
+        }
+    }
+}
