@@ -3,5 +3,6 @@
 pub mod bus;
 pub mod feed;
 pub mod market;
+pub mod server;
 pub mod tiering;
 pub mod wire;
