@@ -5,5 +5,6 @@ pub mod client;
 pub mod config;
 pub mod feed;
 pub mod market;
+pub mod server;
 pub mod tiering;
 pub mod wire;

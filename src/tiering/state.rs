@@ -498,7 +498,7 @@ impl Day {
 
 /// The trades of a symbol and day that stand after all that amends them, in the log's order.
 #[derive(Default)]
-struct FinalTrades {
+pub(super) struct FinalTrades {
     trades: Vec<Option<Trade>>,
     /// Where the last trade with an id stands.
     by_id: HashMap<u64, usize>,
@@ -507,7 +507,7 @@ struct FinalTrades {
 }
 
 impl FinalTrades {
-    fn apply(&mut self, tick: &Tick, recent: bool) {
+    pub(super) fn apply(&mut self, tick: &Tick, recent: bool) {
         let changed = match tick {
             Tick::Trade(trade) => {
                 self.by_id.insert(trade.id, self.trades.len());
@@ -545,7 +545,7 @@ impl FinalTrades {
         self.by_id.get(&id).and_then(|&at| amend(&mut self.trades[at]))
     }
 
-    fn left(&self) -> impl Iterator<Item = &Trade> {
+    pub(super) fn left(&self) -> impl DoubleEndedIterator<Item = &Trade> {
         self.trades.iter().flatten()
     }
 }

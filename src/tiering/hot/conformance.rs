@@ -1,0 +1,1 @@
+//! What every hot store does, whatever it is made of: each function is one behaviour.

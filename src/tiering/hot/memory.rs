@@ -1,0 +1,561 @@
+//! Hot in this process's memory: one shard for each partition of the log, locked once a batch.
+//!
+//! Durable only as a checkpoint now and then, a file for each partition named by the offset it
+//! covers; from there on it is the log that hot is rebuilt from.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use foldhash::HashMap;
+
+use super::{Hot, HotEntry, HotError, HotUpdates, RECENT_TICKS};
+use crate::market::{
+    Bar, Conditions, Exchange, PrevClose, Price, Quote, Seq, Status, Symbol, Tape, Tick, Timeframe,
+    Timestamp, Trade,
+};
+use crate::tiering::codec::{CodecError, Reader, Writer};
+use crate::tiering::state::FinalTrades;
+use crate::wire::record::{Origin, RecordEncoder, RecordView};
+
+/// The version of the checkpoint that is written and read.
+pub const CHECKPOINT_VERSION: u8 = 1;
+
+/// Ticks of one chunk of a checkpoint.
+const CHUNK_TICKS: usize = 16_384;
+/// Symbols that are copied out under one lock.
+const SYMBOLS_PER_LOCK: usize = 64;
+
+/// A trade or quote in a symbol's ring: 64 bytes, a cache line.
+#[derive(Clone, Copy)]
+struct Compact {
+    offset: u64,
+    ts: Timestamp,
+    recv_ts: Timestamp,
+    /// A trade's price, a quote's bid.
+    price: Price,
+    /// A trade's id, a quote's ask.
+    other: u64,
+    index: u32,
+    size: u32,
+    ask_size: u32,
+    conditions: Conditions,
+    exchange: Exchange,
+    ask_exchange: Exchange,
+    tape: Tape,
+    is_trade: bool,
+}
+
+impl Compact {
+    fn of_trade(seq: Seq, trade: &Trade) -> Self {
+        Self {
+            offset: seq.offset,
+            ts: trade.ts,
+            recv_ts: trade.recv_ts,
+            price: trade.price,
+            other: trade.id,
+            index: seq.index,
+            size: trade.size,
+            ask_size: 0,
+            conditions: trade.conditions,
+            exchange: trade.exchange,
+            ask_exchange: Exchange::NONE,
+            tape: trade.tape,
+            is_trade: true,
+        }
+    }
+
+    fn of_quote(seq: Seq, quote: &Quote) -> Self {
+        Self {
+            offset: seq.offset,
+            ts: quote.ts,
+            recv_ts: quote.recv_ts,
+            price: quote.bid,
+            other: quote.ask.nanos() as u64,
+            index: seq.index,
+            size: quote.bid_size,
+            ask_size: quote.ask_size,
+            conditions: quote.conditions,
+            exchange: quote.bid_exchange,
+            ask_exchange: quote.ask_exchange,
+            tape: quote.tape,
+            is_trade: false,
+        }
+    }
+
+    fn seq(&self, partition: u16) -> Seq {
+        Seq { partition, offset: self.offset, index: self.index }
+    }
+
+    fn tick(&self, symbol: Symbol) -> Tick {
+        let Self { ts, recv_ts, conditions, tape, .. } = *self;
+        if self.is_trade {
+            return Tick::Trade(Trade {
+                symbol,
+                ts,
+                recv_ts,
+                price: self.price,
+                size: self.size,
+                exchange: self.exchange,
+                conditions,
+                id: self.other,
+                tape,
+            });
+        }
+        Tick::Quote(Quote {
+            symbol,
+            ts,
+            recv_ts,
+            bid: self.price,
+            ask: Price::from_nanos(self.other as i64).unwrap_or_default(),
+            bid_size: self.size,
+            ask_size: self.ask_size,
+            bid_exchange: self.exchange,
+            ask_exchange: self.ask_exchange,
+            conditions,
+            tape,
+        })
+    }
+}
+
+/// The last trades and quotes, growing to [`RECENT_TICKS`] and then turning.
+#[derive(Default)]
+struct Ring {
+    slots: Vec<Compact>,
+    /// The oldest slot, once all are taken.
+    oldest: usize,
+}
+
+impl Ring {
+    fn push(&mut self, compact: Compact) {
+        if self.slots.len() < RECENT_TICKS {
+            if self.slots.len() == self.slots.capacity() {
+                // Most symbols trade seldom: no more than twice what is needed, never past the end.
+                let grown = (self.slots.len() * 2).clamp(4, RECENT_TICKS);
+                self.slots.reserve_exact(grown - self.slots.len());
+            }
+            self.slots.push(compact);
+            return;
+        }
+        self.slots[self.oldest] = compact;
+        self.oldest = (self.oldest + 1) % RECENT_TICKS;
+    }
+
+    fn oldest_first(&self) -> impl Iterator<Item = &Compact> {
+        let (newer, older) = self.slots.split_at(self.oldest);
+        older.iter().chain(newer)
+    }
+}
+
+#[derive(Default)]
+struct Bars {
+    minute: Option<(Seq, Bar)>,
+    daily: Option<(Seq, Bar)>,
+    prev_daily: Option<(Seq, Bar)>,
+}
+
+struct Entry {
+    symbol: Symbol,
+    /// The last tick applied; `None` as long as only bars are known.
+    seq: Option<Seq>,
+    trade: Option<(Seq, Trade)>,
+    quote: Option<(Seq, Quote)>,
+    status: Option<Box<(Seq, Status)>>,
+    prev_close: Option<Box<(Seq, PrevClose)>>,
+    bars: Box<Bars>,
+    ring: Ring,
+    /// The last ticks that are neither trade nor quote, at most [`RECENT_TICKS`].
+    others: VecDeque<(Seq, Tick)>,
+}
+
+impl Entry {
+    fn new(symbol: Symbol) -> Self {
+        Self {
+            symbol,
+            seq: None,
+            trade: None,
+            quote: None,
+            status: None,
+            prev_close: None,
+            bars: Box::default(),
+            ring: Ring::default(),
+            others: VecDeque::new(),
+        }
+    }
+
+    #[inline]
+    fn apply(&mut self, seq: Seq, tick: &Tick) {
+        if self.seq.is_some_and(|last| seq <= last) {
+            return;
+        }
+        self.seq = Some(seq);
+        match tick {
+            Tick::Trade(trade) => {
+                self.trade = Some((seq, *trade));
+                self.ring.push(Compact::of_trade(seq, trade));
+            }
+            Tick::Quote(quote) => {
+                self.quote = Some((seq, *quote));
+                self.ring.push(Compact::of_quote(seq, quote));
+            }
+            other => self.apply_other(seq, other),
+        }
+    }
+
+    fn apply_other(&mut self, seq: Seq, tick: &Tick) {
+        if self.others.len() == RECENT_TICKS {
+            self.others.pop_front();
+        }
+        self.others.push_back((seq, tick.clone()));
+        match tick {
+            Tick::Status(status) => self.status = Some(Box::new((seq, (**status).clone()))),
+            Tick::PrevClose(close) => self.prev_close = Some(Box::new((seq, *close))),
+            Tick::Cancel(cancel) if self.trade.is_some_and(|(_, trade)| trade.id == cancel.id) => {
+                self.trade = self.last_standing_trade();
+            }
+            Tick::Correction(correction) => {
+                if let Some((_, trade)) = &mut self.trade
+                    && trade.id == correction.original.id
+                {
+                    let terms = correction.corrected;
+                    (trade.id, trade.price, trade.size, trade.conditions) =
+                        (terms.id, terms.price, terms.size, terms.conditions);
+                }
+            }
+            Tick::Cancel(_) | Tick::Gap(_) | Tick::Trade(_) | Tick::Quote(_) => {}
+        }
+    }
+
+    /// The last trade of those at hand that no later tick has broken, as amended.
+    fn last_standing_trade(&self) -> Option<(Seq, Trade)> {
+        let partition = self.seq?.partition;
+        let recent = self.recent(partition, usize::MAX);
+        let mut trades = FinalTrades::default();
+        recent.iter().for_each(|(_, tick)| trades.apply(tick, false));
+        let last = *trades.left().next_back()?;
+        let places = recent.iter().rev().find(|(_, tick)| {
+            matches!(tick, Tick::Trade(trade) if (trade.ts, trade.recv_ts) == (last.ts, last.recv_ts))
+        });
+        places.map(|(seq, _)| (*seq, last))
+    }
+
+    /// The last `ticks_max` ticks, oldest first.
+    fn recent(&self, partition: u16, ticks_max: usize) -> Vec<(Seq, Tick)> {
+        let mut others = self.others.iter().peekable();
+        let mut recent = Vec::with_capacity(self.ring.slots.len() + self.others.len());
+        for compact in self.ring.oldest_first() {
+            let seq = compact.seq(partition);
+            while let Some(other) = others.next_if(|(place, _)| *place < seq) {
+                recent.push(other.clone());
+            }
+            recent.push((seq, compact.tick(self.symbol)));
+        }
+        recent.extend(others.cloned());
+        recent.drain(..recent.len().saturating_sub(ticks_max));
+        recent
+    }
+
+    /// All that makes this entry again when it is applied in order.
+    fn stored(&self, partition: u16) -> Vec<(Seq, Tick)> {
+        let mut ticks = self.recent(partition, usize::MAX);
+        let oldest = ticks.first().map_or(Seq { offset: u64::MAX, ..Seq::default() }, |(seq, _)| *seq);
+        let trade = self.trade.map(|(seq, trade)| (seq, Tick::Trade(trade)));
+        let quote = self.quote.map(|(seq, quote)| (seq, Tick::Quote(quote)));
+        let status = self.status.as_ref().map(|placed| (placed.0, Tick::Status(Box::new(placed.1.clone()))));
+        let close = self.prev_close.as_ref().map(|placed| (placed.0, Tick::PrevClose(placed.1)));
+        let pinned = [trade, quote, status, close].into_iter().flatten();
+        ticks.extend(pinned.filter(|(seq, _)| {
+            // What stands among the recent ones is there already.
+            *seq < oldest || !self.recent_has(*seq)
+        }));
+        ticks.sort_by_key(|(seq, _)| *seq);
+        ticks
+    }
+
+    fn recent_has(&self, seq: Seq) -> bool {
+        self.ring.slots.iter().any(|compact| compact.seq(seq.partition) == seq)
+            || self.others.iter().any(|(place, _)| *place == seq)
+    }
+
+    fn apply_bar(&mut self, seq: Seq, bar: Bar) {
+        let newer = |held: &Option<(Seq, Bar)>| held.is_none_or(|(_, held)| bar.ts > held.ts);
+        let revises =
+            |held: &Option<(Seq, Bar)>| held.is_some_and(|(place, held)| held.ts == bar.ts && seq >= place);
+        let bars = &mut *self.bars;
+        if bar.timeframe.stored() != Timeframe::Day {
+            if newer(&bars.minute) || revises(&bars.minute) {
+                bars.minute = Some((seq, bar));
+            }
+        } else if newer(&bars.daily) {
+            bars.prev_daily = bars.daily.replace((seq, bar));
+        } else if revises(&bars.daily) {
+            bars.daily = Some((seq, bar));
+        } else if bars.daily.is_some_and(|(_, held)| bar.ts < held.ts)
+            && (newer(&bars.prev_daily) || revises(&bars.prev_daily))
+        {
+            bars.prev_daily = Some((seq, bar));
+        }
+    }
+
+    fn shown(&self) -> HotEntry {
+        HotEntry {
+            trade: self.trade.map(|(_, trade)| trade),
+            quote: self.quote.map(|(_, quote)| quote),
+            minute_bar: self.bars.minute.map(|(_, bar)| bar),
+            daily_bar: self.bars.daily.map(|(_, bar)| bar),
+            prev_daily_bar: self.bars.prev_daily.map(|(_, bar)| bar),
+            prev_close: self.prev_close.as_ref().map(|placed| placed.1),
+            status: self.status.as_ref().map(|placed| placed.1.clone()),
+            seq: self.seq.unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Shard {
+    numbers: HashMap<Symbol, u32>,
+    entries: Vec<Entry>,
+}
+
+impl Shard {
+    #[inline]
+    fn entry(&mut self, symbol: Symbol) -> &mut Entry {
+        let entries = &mut self.entries;
+        let number = *self.numbers.entry(symbol).or_insert_with(|| {
+            entries.push(Entry::new(symbol));
+            (entries.len() - 1) as u32
+        });
+        &mut self.entries[number as usize]
+    }
+
+    fn get(&self, symbol: Symbol) -> Option<&Entry> {
+        self.numbers.get(&symbol).map(|&number| &self.entries[number as usize])
+    }
+}
+
+/// The last of every symbol, in memory.
+pub struct MemoryHot {
+    shards: Vec<Mutex<Shard>>,
+}
+
+/// What a checkpoint covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HotCheckpoint {
+    /// The offset after the last one applied.
+    pub next_offset: u64,
+    /// What the processor gave along: its state at that offset.
+    pub state: Bytes,
+}
+
+impl MemoryHot {
+    /// An empty store for a log of `partitions`.
+    pub fn new(partitions: u16) -> Self {
+        Self { shards: (0..partitions.max(1)).map(|_| Mutex::default()).collect() }
+    }
+
+    fn partitions(&self) -> u16 {
+        self.shards.len() as u16
+    }
+
+    fn shard(&self, partition: u16) -> Result<MutexGuard<'_, Shard>, HotError> {
+        let shard = self
+            .shards
+            .get(usize::from(partition))
+            .ok_or_else(|| error(format!("no partition {partition}; there are {}", self.shards.len())))?;
+        // A panic leaves a shard whole: every tick is applied by moves that can't fail midway.
+        Ok(shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One partition as bytes, with `state` carried along. The one that applies to the partition
+    /// calls it, so that nothing changes meanwhile; readers are held up for moments only.
+    pub fn checkpoint(&self, partition: u16, next_offset: u64, state: &[u8]) -> Result<Bytes, HotError> {
+        let symbols = self.shard(partition)?.entries.len();
+        let mut out = Writer::new(CHECKPOINT_VERSION, 64 + state.len() + symbols * 1024);
+        out.varint(u64::from(partition));
+        out.varint(next_offset);
+        out.bytes(state);
+        let mut encoder = RecordEncoder::new();
+        let mut places: Vec<Seq> = Vec::new();
+        let mut flush = |encoder: &mut RecordEncoder, places: &mut Vec<Seq>| {
+            out.varint(places.len() as u64);
+            places.drain(..).for_each(|seq| out.place(seq));
+            out.bytes(&encoder.finish(Origin { producer: 0, sequence: 0 }));
+        };
+        for start in (0..symbols).step_by(SYMBOLS_PER_LOCK) {
+            let end = (start + SYMBOLS_PER_LOCK).min(symbols);
+            let stored: Vec<_> = {
+                let shard = self.shard(partition)?;
+                shard.entries[start..end].iter().flat_map(|entry| entry.stored(partition)).collect()
+            };
+            for (seq, tick) in &stored {
+                encoder.push(tick);
+                places.push(*seq);
+            }
+            if places.len() >= CHUNK_TICKS {
+                flush(&mut encoder, &mut places);
+            }
+        }
+        if !places.is_empty() {
+            flush(&mut encoder, &mut places);
+        }
+        out.varint(0);
+        Ok(out.finish())
+    }
+
+    /// Fills one partition, which must be empty, from [`MemoryHot::checkpoint`]'s bytes. Bars are
+    /// not in them: they come from the state.
+    ///
+    /// Errors: bytes that are damaged or of another version or partition; the partition is then
+    /// left empty.
+    pub fn restore(&self, partition: u16, bytes: &[u8]) -> Result<HotCheckpoint, HotError> {
+        let mut shard = Shard::default();
+        let covered = read_checkpoint(partition, bytes, |seq, tick| {
+            if let Some(symbol) = tick.symbol() {
+                shard.entry(symbol).apply(seq, tick);
+            }
+        })?;
+        *self.shard(partition)? = shard;
+        Ok(covered)
+    }
+
+    /// Writes [`MemoryHot::checkpoint`] to a file in `dir` and removes the partition's older ones.
+    /// Returns the bytes written. Blocking.
+    pub fn save(&self, dir: &Path, partition: u16, next_offset: u64, state: &[u8]) -> Result<u64, HotError> {
+        let bytes = self.checkpoint(partition, next_offset, state)?;
+        let path = dir.join(format!("{next_offset:020}-{partition}.hot"));
+        let beside = path.with_extension("tmp");
+        let write = || -> io::Result<()> {
+            fs::create_dir_all(dir)?;
+            let mut file = fs::File::create(&beside)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&beside, &path)?;
+            for older in checkpoints(dir, partition)?.into_iter().filter(|older| *older != path) {
+                fs::remove_file(older)?;
+            }
+            Ok(())
+        };
+        write().map_err(|source| error(format!("{}: {source}", path.display())))?;
+        Ok(bytes.len() as u64)
+    }
+
+    /// Fills one partition from its newest file in `dir`; `None` when there is none. Blocking.
+    ///
+    /// Errors: the file can't be read, or as [`MemoryHot::restore`].
+    pub fn load(&self, dir: &Path, partition: u16) -> Result<Option<HotCheckpoint>, HotError> {
+        let found = match checkpoints(dir, partition) {
+            Ok(found) => found,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(error(format!("{}: {source}", dir.display()))),
+        };
+        let Some(path) = found.last() else { return Ok(None) };
+        let named = |reason: &dyn std::fmt::Display| error(format!("{}: {reason}", path.display()));
+        let bytes = fs::read(path).map_err(|source| named(&source))?;
+        self.restore(partition, &bytes).map(Some).map_err(|source| named(&source.reason))
+    }
+}
+
+/// A partition's checkpoint files, by rising offset.
+fn checkpoints(dir: &Path, partition: u16) -> io::Result<Vec<PathBuf>> {
+    let suffix = format!("-{partition}.hot");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().ends_with(&suffix) {
+            found.push(entry.path());
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn read_checkpoint(
+    partition: u16,
+    bytes: &[u8],
+    mut apply: impl FnMut(Seq, &Tick),
+) -> Result<HotCheckpoint, HotError> {
+    let damaged = |source: CodecError| error(format!("a checkpoint of hot: {source}"));
+    let mut input = Reader::new(bytes, CHECKPOINT_VERSION).map_err(damaged)?;
+    let found = input.varint().map_err(damaged)?;
+    if found != u64::from(partition) {
+        return Err(error(format!("a checkpoint of partition {found} stands for partition {partition}")));
+    }
+    let next_offset = input.varint().map_err(damaged)?;
+    let state = Bytes::copy_from_slice(input.bytes().map_err(damaged)?);
+    loop {
+        let count = input.count(2).map_err(damaged)?;
+        if count == 0 {
+            break;
+        }
+        let places: Vec<Seq> =
+            (0..count).map(|_| input.place(partition)).collect::<Result<_, _>>().map_err(damaged)?;
+        let record = input.bytes().map_err(damaged)?;
+        let view = RecordView::parse(record).map_err(|source| error(source.to_string()))?;
+        if view.ticks as usize != places.len() {
+            return Err(error("a checkpoint of hot: ticks and places differ in number".to_owned()));
+        }
+        for (seq, row) in places.into_iter().zip(view.ticks()) {
+            let (_, tick) = row.map_err(|source| error(source.to_string()))?;
+            apply(seq, &tick);
+        }
+    }
+    input.end().map_err(damaged)?;
+    Ok(HotCheckpoint { next_offset, state })
+}
+
+fn error(reason: String) -> HotError {
+    HotError { reason }
+}
+
+#[async_trait::async_trait]
+impl Hot for MemoryHot {
+    async fn apply(&self, partition: u16, updates: &HotUpdates) -> Result<(), HotError> {
+        let mut shard = self.shard(partition)?;
+        for (seq, tick) in &updates.ticks {
+            if let Some(symbol) = tick.symbol() {
+                shard.entry(symbol).apply(*seq, tick);
+            }
+        }
+        for (seq, bar) in &updates.bars {
+            shard.entry(bar.symbol).apply_bar(*seq, *bar);
+        }
+        Ok(())
+    }
+
+    async fn get(&self, symbols: &[Symbol]) -> Result<Vec<Option<HotEntry>>, HotError> {
+        let mut found = vec![None; symbols.len()];
+        for partition in 0..self.partitions() {
+            let mut of_partition = symbols
+                .iter()
+                .enumerate()
+                .filter(|(_, symbol)| symbol.partition(self.partitions()) == partition)
+                .peekable();
+            if of_partition.peek().is_none() {
+                continue;
+            }
+            let shard = self.shard(partition)?;
+            for (at, symbol) in of_partition {
+                found[at] = shard.get(*symbol).map(Entry::shown);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn recent(&self, symbol: Symbol) -> Result<Vec<(Seq, Tick)>, HotError> {
+        let partition = symbol.partition(self.partitions());
+        let shard = self.shard(partition)?;
+        Ok(shard.get(symbol).map(|entry| entry.recent(partition, RECENT_TICKS)).unwrap_or_default())
+    }
+
+    async fn symbols(&self) -> Result<Vec<Symbol>, HotError> {
+        let mut symbols = Vec::new();
+        for partition in 0..self.partitions() {
+            symbols.extend(self.shard(partition)?.entries.iter().map(|entry| entry.symbol));
+        }
+        symbols.sort_unstable();
+        Ok(symbols)
+    }
+}
