@@ -4,6 +4,10 @@
 //! and its gaps; it knows nothing of the log. It is pulled, which is its back-pressure: a caller
 //! that does not ask makes the source wait (or, where the source can't wait, its socket).
 
+pub mod gaps;
+pub mod iex;
+pub mod pcap;
+
 use crate::market::Tick;
 
 /// What a call of [`Feed::next`] came to.
