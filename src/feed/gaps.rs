@@ -118,8 +118,7 @@ impl SequenceTracker {
         let end = first.saturating_add(count);
         if first >= self.next {
             if first > self.next {
-                self.holes
-                    .push_back(Hole { span: Span { first: self.next, last: first - 1 }, since: now });
+                self.holes.push_back(Hole { span: Span { first: self.next, last: first - 1 }, since: now });
             }
             self.next = end;
             self.bound_holes(tell);
@@ -239,8 +238,7 @@ mod tests {
         fn observe(&mut self, session: u64, first: u64, count: u64, now_ms: i64) -> Verdict {
             let now = Timestamp::from_nanos(now_ms * 1_000_000);
             let events = &mut self.events;
-            let verdict =
-                self.tracker.observe(session, first, count, now, &mut |event| events.push(event));
+            let verdict = self.tracker.observe(session, first, count, now, &mut |event| events.push(event));
             for sequence in first..first + count {
                 let delivered = match verdict {
                     Verdict::Fresh => true,
@@ -312,7 +310,10 @@ mod tests {
 
     /// A segment as sent, and what the way did with it.
     fn segments() -> impl Strategy<Value = Vec<(u64, Option<u8>, bool)>> {
-        prop::collection::vec((0_u64..5, prop::option::weighted(0.8, 0_u8..12), prop::bool::weighted(0.1)), 1..200)
+        prop::collection::vec(
+            (0_u64..5, prop::option::weighted(0.8, 0_u8..12), prop::bool::weighted(0.1)),
+            1..200,
+        )
     }
 
     proptest! {

@@ -102,7 +102,10 @@ impl CaptureFile {
         let io = |source| FeedError::Io { subject: name.clone(), source };
         let file = File::open(path).map_err(io)?;
         if file.metadata().map_err(io)?.is_dir() {
-            return Err(FeedError::Format { subject: name, reason: "a directory; give a capture file".into() });
+            return Err(FeedError::Format {
+                subject: name,
+                reason: "a directory; give a capture file".into(),
+            });
         }
         Self::from_reader(name, file)
     }
@@ -208,8 +211,12 @@ impl CaptureFile {
                 Err(error) if self.gzip && error.kind() == ErrorKind::UnexpectedEof => {
                     return Ok(Filled::Torn);
                 }
-                Err(error) if self.gzip && matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData) => {
-                    let reason = format!("the gzip stream is damaged after this byte ({error}); fetch the file again");
+                Err(error)
+                    if self.gzip
+                        && matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData) =>
+                {
+                    let reason =
+                        format!("the gzip stream is damaged after this byte ({error}); fetch the file again");
                     return Err(self.damaged(reason));
                 }
                 Err(source) => return Err(FeedError::Io { subject: self.place(), source }),
@@ -242,7 +249,9 @@ impl CaptureFile {
             return Err(FeedError::Format { subject: self.name.clone(), reason });
         };
         if header.is_modified_format() {
-            return Err(self.damaged("the modified pcap format is not supported; convert it with `editcap -F pcap`"));
+            return Err(
+                self.damaged("the modified pcap format is not supported; convert it with `editcap -F pcap`")
+            );
         }
         self.format = Format::Pcap {
             big_endian: header.is_bigendian(),
@@ -303,9 +312,12 @@ impl CaptureFile {
                         interfaces.clear();
                     }
                     Block::InterfaceDescription(description) => {
-                        let Some(units_per_second) = description.ts_resolution().filter(|&units| units > 0) else {
+                        let Some(units_per_second) = description.ts_resolution().filter(|&units| units > 0)
+                        else {
                             let resolution = description.if_tsresol;
-                            return Err(self.damaged(format_args!("an impossible time resolution ({resolution})")));
+                            return Err(
+                                self.damaged(format_args!("an impossible time resolution ({resolution})"))
+                            );
                         };
                         if interfaces.len() == INTERFACES_MAX {
                             return Err(self.damaged(format_args!("more than {INTERFACES_MAX} interfaces")));
@@ -319,7 +331,9 @@ impl CaptureFile {
                     Block::EnhancedPacket(packet) => {
                         let Some(interface) = interfaces.get(packet.if_id as usize) else {
                             let id = packet.if_id;
-                            return Err(self.damaged(format_args!("a packet of interface {id}, which is not described")));
+                            return Err(self.damaged(format_args!(
+                                "a packet of interface {id}, which is not described"
+                            )));
                         };
                         let captured = packet.data.get(..packet.caplen as usize).unwrap_or(packet.data);
                         let units = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);

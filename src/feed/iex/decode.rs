@@ -98,14 +98,17 @@ impl Decoder {
     /// Decodes one datagram, captured at `stamp`, and adds its ticks to `ticks`.
     pub fn datagram(&mut self, bytes: &[u8], stamp: Option<Timestamp>, ticks: &mut Vec<Tick>) {
         let Some((header, mut rest)) = self.header(bytes) else { return };
-        let Header { channel, session, messages, sequence, sent, .. } = header;
+        let Header { channel, session, messages: announced, sequence, sent, .. } = header;
         let recv_ts = stamp.unwrap_or(sent);
         if self.lines.len() >= CHANNELS_MAX && !self.lines.contains_key(&channel) {
             self.tally.segments_damaged += 1;
             return;
         }
         self.tally.segments += 1;
-        self.tally.heartbeats += u64::from(messages == 0);
+        self.tally.heartbeats += u64::from(announced == 0);
+        // What a damaged segment announces and does not hold is seen as a gap, as if never sent.
+        let messages = whole_messages(rest, announced);
+        self.tally.segments_damaged += u64::from(messages < announced);
         self.tally.messages += u64::from(messages);
 
         let line = self.lines.entry(channel).or_insert_with(|| Line {
@@ -132,10 +135,7 @@ impl Decoder {
         }
 
         for index in 0..u64::from(messages) {
-            let Some((message, after)) = split_message(rest) else {
-                self.cut_segment(channel, sequence + index..sequence + u64::from(messages), sent, recv_ts, ticks);
-                return;
-            };
+            let Some((message, after)) = split_message(rest) else { break };
             rest = after;
             if verdict == Verdict::Partly
                 && !self.lines.get(&channel).is_some_and(|line| line.tracker.is_fresh(sequence + index))
@@ -148,7 +148,8 @@ impl Decoder {
                     self.tally.not_carried[usize::from(message.first().copied().unwrap_or(0))] += 1;
                 }
                 Err(Left::Refused(reason)) => {
-                    self.tally.refuse(1, || format!("message {} of session {session}: {reason}", sequence + index));
+                    self.tally
+                        .refuse(1, || format!("message {} of session {session}: {reason}", sequence + index));
                 }
             }
         }
@@ -191,29 +192,12 @@ impl Decoder {
             sequence,
             sent: Timestamp::from_nanos(u64_at(&head, 32) as i64),
         };
-        let Some(payload) = rest.get(..header.payload_bytes).filter(|_| i64::try_from(sequence).is_ok()) else {
+        let Some(payload) = rest.get(..header.payload_bytes).filter(|_| i64::try_from(sequence).is_ok())
+        else {
             self.tally.segments_damaged += 1;
             return None;
         };
         Some((header, payload))
-    }
-
-    /// The rest of a segment that ends before its last message: lost, and told so.
-    fn cut_segment(
-        &mut self,
-        channel: u32,
-        lost: std::ops::Range<u64>,
-        sent: Timestamp,
-        recv_ts: Timestamp,
-        ticks: &mut Vec<Tick>,
-    ) {
-        let Some(line) = self.lines.get(&channel) else { return };
-        self.tally.refuse(lost.end - lost.start, || {
-            format!("messages {} to {}: their segment ends before them", lost.start, lost.end - 1)
-        });
-        let span = crate::feed::gaps::Span { first: lost.start, last: lost.end - 1 };
-        self.tally.gaps += 1;
-        ticks.push(gap(Event::Missed(span), sent, recv_ts, &line.source));
     }
 
     fn message(&mut self, message: &[u8], recv_ts: Timestamp, ticks: &mut Vec<Tick>) -> Result<(), Left> {
@@ -284,7 +268,12 @@ impl Decoder {
         Ok(())
     }
 
-    fn trading_status(&mut self, m: &[u8; 22], recv_ts: Timestamp, ticks: &mut Vec<Tick>) -> Result<(), Left> {
+    fn trading_status(
+        &mut self,
+        m: &[u8; 22],
+        recv_ts: Timestamp,
+        ticks: &mut Vec<Tick>,
+    ) -> Result<(), Left> {
         let symbol = symbol(m)?;
         let code = m[1];
         let Some(words) = status_words(code) else {
@@ -301,7 +290,12 @@ impl Decoder {
         Ok(())
     }
 
-    fn operational_halt(&mut self, m: &[u8; 18], recv_ts: Timestamp, ticks: &mut Vec<Tick>) -> Result<(), Left> {
+    fn operational_halt(
+        &mut self,
+        m: &[u8; 18],
+        recv_ts: Timestamp,
+        ticks: &mut Vec<Tick>,
+    ) -> Result<(), Left> {
         let symbol = symbol(m)?;
         match m[1] {
             b'O' => {
@@ -318,7 +312,10 @@ impl Decoder {
             }
             b'N' => return Err(Left::NotCarried),
             code => {
-                return Err(Left::Refused(format!("operational halt status '{}' of {symbol}", code.escape_ascii())));
+                return Err(Left::Refused(format!(
+                    "operational halt status '{}' of {symbol}",
+                    code.escape_ascii()
+                )));
             }
         }
         self.tally.statuses += 1;
@@ -396,6 +393,17 @@ fn quote_conditions(flags: u8) -> Conditions {
         (true, true) => b"NT",
     };
     Conditions::from_codes(codes).unwrap_or(Conditions::NONE)
+}
+
+/// How many of the messages announced are there, to their last byte.
+fn whole_messages(mut bytes: &[u8], announced: u16) -> u16 {
+    for whole in 0..announced {
+        match split_message(bytes) {
+            Some((_, after)) => bytes = after,
+            None => return whole,
+        }
+    }
+    announced
 }
 
 fn split_message(bytes: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -74,8 +74,7 @@ struct Extent {
 }
 
 impl Extent {
-    const EMPTY: Self =
-        Self { ts: (i64::MAX, i64::MIN), recv_ts: (i64::MAX, i64::MIN), id_max: 0, ticks: 0 };
+    const EMPTY: Self = Self { ts: (i64::MAX, i64::MIN), recv_ts: (i64::MAX, i64::MIN), id_max: 0, ticks: 0 };
 
     fn add(&mut self, tick: &Tick) {
         let widen = |(low, high): (i64, i64), at: i64| (low.min(at), high.max(at));

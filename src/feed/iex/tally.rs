@@ -21,9 +21,9 @@ pub struct Tally {
     pub heartbeats: u64,
     /// Segments of other message protocols, by the protocol's number.
     pub segments_other: BTreeMap<u16, u64>,
-    /// Segments whose header contradicts itself.
+    /// Segments that hold less than they announce; what is whole in them is read.
     pub segments_damaged: u64,
-    /// Messages of the TOPS 1.6 segments.
+    /// Messages of the TOPS 1.6 segments, as far as they are whole.
     pub messages: u64,
     /// `Q` → quotes.
     pub quotes: u64,
@@ -37,7 +37,7 @@ pub struct Tally {
     pub prev_closes: u64,
     /// Messages that no tick is made of, by type.
     pub not_carried: [u64; 256],
-    /// Messages that the vocabulary refuses, or that are cut short.
+    /// Messages with what the vocabulary refuses: a symbol, a price, a status, a length.
     pub refused: u64,
     /// The first refused one, and why.
     pub refused_first: Option<String>,
@@ -148,7 +148,7 @@ impl fmt::Display for Tally {
             let name = protocol_name(protocol);
             line(count, &format_args!("segments of protocol {protocol:#06x} ({name}), not supported"))?;
         }
-        line(self.segments_damaged, &"segments: damaged, not read")?;
+        line(self.segments_damaged, &"segments: damaged, read as far as they are whole")?;
         line(self.messages, &"messages")?;
         line(self.quotes, &"quotes")?;
         line(self.trades, &"trades")?;
