@@ -146,7 +146,7 @@ impl CaptureFile {
     ///
     /// Errors: the file can't be read on, or is damaged in the middle. A file cut short at its end
     /// is no error: it ends before the cut, and [`CaptureFile::truncation`] tells.
-    pub fn next(&mut self) -> Result<Option<Packet<'_>>, FeedError> {
+    pub fn next_packet(&mut self) -> Result<Option<Packet<'_>>, FeedError> {
         while self.truncation.is_none() {
             match self.step()? {
                 Step::Packet(used, Place { bytes, stamp, snapped, link }) => {
@@ -236,15 +236,12 @@ impl CaptureFile {
             return Ok(());
         }
         let Ok((_, header)) = pcap_parser::parse_pcap_header(data) else {
-            let reason = match data {
-                [] => "empty; give a pcap or pcapng capture".to_owned(),
-                _ => {
-                    let start = data.iter().take(4).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
-                    format!(
-                        "not a capture (it starts with {}); give a pcap or pcapng file, gzip or not",
-                        start.join(" ")
-                    )
-                }
+            let reason = if data.is_empty() {
+                "empty; give a pcap or pcapng capture".to_owned()
+            } else {
+                let start: Vec<String> = data.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+                let start = start.join(" ");
+                format!("not a capture (it starts with {start}); give a pcap or pcapng file, gzip or not")
             };
             return Err(FeedError::Format { subject: self.name.clone(), reason });
         };
@@ -312,8 +309,7 @@ impl CaptureFile {
                         interfaces.clear();
                     }
                     Block::InterfaceDescription(description) => {
-                        let Some(units_per_second) = description.ts_resolution().filter(|&units| units > 0)
-                        else {
+                        let Some(units_per_second) = units_per_second(description.if_tsresol) else {
                             let resolution = description.if_tsresol;
                             return Err(
                                 self.damaged(format_args!("an impossible time resolution ({resolution})"))
@@ -325,7 +321,12 @@ impl CaptureFile {
                         interfaces.push(Interface {
                             link: description.linktype,
                             units_per_second,
-                            offset_seconds: description.if_tsoffset,
+                            // The library reads this option as little-endian in either order.
+                            offset_seconds: if *big_endian {
+                                description.if_tsoffset.swap_bytes()
+                            } else {
+                                description.if_tsoffset
+                            },
                         });
                     }
                     Block::EnhancedPacket(packet) => {
@@ -372,6 +373,13 @@ impl CaptureFile {
             _ => Err(self.damaged("the capture is damaged here; cut it before this byte, or capture again")),
         }
     }
+}
+
+/// A power of ten, or of two when the highest bit is set: pcapng, option `if_tsresol`. The library
+/// refuses every power of two.
+fn units_per_second(resolution: u8) -> Option<u64> {
+    let exponent = u32::from(resolution & 0x7f);
+    if resolution & 0x80 == 0 { 10_u64.checked_pow(exponent) } else { 1_u64.checked_shl(exponent) }
 }
 
 impl Interface {

@@ -19,7 +19,7 @@ pub struct DecodeFigures {
     pub packets: u64,
     /// Messages in it.
     pub messages: u64,
-    /// Ticks made of them.
+    /// Ticks made of them, with a gap (reset) for every repetition after the first.
     pub ticks: u64,
     /// How long it took, on one thread.
     pub elapsed: Duration,
@@ -66,7 +66,7 @@ fn repeat(mut source: CaptureFile, bytes_min: u64) -> Result<Vec<u8>, FeedError>
     const SESSION_AT: usize = 8;
     let mut records = Vec::new();
     let mut sessions: Vec<(usize, u32)> = Vec::new();
-    while let Some(packet) = source.next()? {
+    while let Some(packet) = source.next_packet()? {
         let Payload::Udp(segment) = packet.payload() else { continue };
         let Some(&session) = segment.get(SESSION_AT..).and_then(|rest| rest.first_chunk()) else { continue };
         records.extend(make::pcap_record(packet.stamp.unwrap_or_default(), &make::ethernet(segment)));

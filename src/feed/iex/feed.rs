@@ -145,7 +145,7 @@ impl IexFeed {
 
 /// How long a capture's `nanos` last at `factor`.
 fn after(nanos: i64, factor: f64) -> Duration {
-    const WAIT_MAX: Duration = Duration::from_secs(365 * 86_400);
+    const WAIT_MAX: Duration = Duration::from_hours(365 * 24);
     Duration::try_from_secs_f64(nanos.max(0) as f64 / 1e9 / factor).unwrap_or(WAIT_MAX).min(WAIT_MAX)
 }
 

@@ -169,7 +169,7 @@ impl IexReader {
     /// Decodes one packet; at the end of the file, tells what is still missing and returns false.
     fn read_packet(&mut self, ticks: &mut Vec<Tick>) -> Result<bool, FeedError> {
         let tally = &mut self.decoder.tally;
-        let Some(packet) = self.capture.next()? else {
+        let Some(packet) = self.capture.next_packet()? else {
             tally.truncation = self.capture.truncation().map(str::to_owned);
             self.decoder.finish(self.now, ticks);
             self.require_tops()?;

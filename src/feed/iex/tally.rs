@@ -155,7 +155,7 @@ impl fmt::Display for Tally {
         line(self.cancels, &"cancels")?;
         line(self.statuses, &"statuses")?;
         line(self.prev_closes, &"previous closes")?;
-        for (kind, &count) in (0_u8..).zip(&self.not_carried) {
+        for (kind, &count) in (0..=u8::MAX).zip(&self.not_carried) {
             let (letter, name) = (kind.escape_ascii(), not_carried_name(kind));
             line(count, &format_args!("not carried: {letter} ({name})"))?;
         }
