@@ -209,7 +209,7 @@ impl SequenceTracker {
     fn give_up_oldest(&mut self, tell: &mut impl FnMut(Event)) {
         if let Some(Hole { span, .. }) = self.holes.pop_front() {
             self.counts.gaps += 1;
-            self.counts.missed += span.last - span.first + 1;
+            self.counts.missed = self.counts.missed.saturating_add(span.last - span.first + 1);
             tell(Event::Missed(span));
         }
     }

@@ -128,7 +128,7 @@ impl Decoder {
         self.tally.duplicates += counts.duplicates - counts_before.duplicates;
         self.tally.out_of_order += counts.out_of_order - counts_before.out_of_order;
         self.tally.gaps += counts.gaps - counts_before.gaps;
-        self.tally.missed += counts.missed - counts_before.missed;
+        self.tally.missed = self.tally.missed.saturating_add(counts.missed - counts_before.missed);
         self.tally.resets += counts.resets - counts_before.resets;
         if verdict == Verdict::Stale {
             return;
@@ -165,7 +165,7 @@ impl Decoder {
             let before = tracker.counts();
             tracker.finish(&mut |event| ticks.push(gap(event, now, now, source)));
             self.tally.gaps += tracker.counts().gaps - before.gaps;
-            self.tally.missed += tracker.counts().missed - before.missed;
+            self.tally.missed = self.tally.missed.saturating_add(tracker.counts().missed - before.missed);
         }
         self.pass += 1;
     }
