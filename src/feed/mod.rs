@@ -6,6 +6,9 @@
 
 pub mod sim;
 pub mod source;
+pub mod gaps;
+pub mod iex;
+pub mod pcap;
 
 use crate::market::Tick;
 
