@@ -3,6 +3,10 @@
 //! [`Bus`] is the seam between one machine ([`local`]) and many. Records are opaque here: what
 //! stands in them is `wire::record`'s business.
 
+#[cfg(test)]
+mod conformance;
+pub mod local;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 

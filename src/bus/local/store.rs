@@ -1,0 +1,422 @@
+//! The log on disk: segments, each a fjall keyspace. The only file that names fjall.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fjall::compaction::Leveled;
+use fjall::config::{BlockSizePolicy, CompressionPolicy, FilterPolicy};
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
+
+use super::journal::{self, Mark};
+use crate::bus::{BusError, Record};
+
+/// Tables in a segment: a multiple of it must stay under 20, where fjall begins to brake writes.
+const SEGMENT_MEMTABLES_MAX: u64 = 8;
+/// Memtables that wait to be flushed, below the four at which fjall stops.
+const SEALED_MEMTABLES_MAX: usize = 2;
+const SEGMENT_BYTES_MAX: u64 = 128 << 20;
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+const MEMTABLE_BYTES_MIN: u64 = 1 << 20;
+const BLOCK_BYTES: u32 = 32 << 10;
+/// How much fjall's journals may hold before it flushes what keeps the oldest of them.
+const JOURNALS_BYTES: u64 = 64 << 20;
+const HEADER_VERSION: u8 = 1;
+/// After every record of a segment.
+const HEADER_KEY: [u8; 2] = [0xff, 0xff];
+const SEGMENT_PREFIX: &str = "segment-";
+
+/// A record on its way to the disk.
+pub(super) struct Entry {
+    pub(super) partition: u16,
+    pub(super) offset: u64,
+    pub(super) bytes: Bytes,
+}
+
+/// A stretch of the log over all partitions, dropped as a whole.
+pub(super) struct Segment {
+    id: u64,
+    keyspace: Keyspace,
+    /// By partition, the offset of its first record here.
+    pub(super) starts: Vec<u64>,
+    /// When it was begun, ms since the epoch. Every record of earlier segments is older.
+    pub(super) created_ms: u64,
+    /// Bytes of all records ever appended before it.
+    pub(super) bytes_before: u64,
+}
+
+impl Segment {
+    /// Records of `partition` from offset `from` to before `to`, at least one if there is one, up
+    /// to the one that reaches `bytes_max`.
+    pub(super) fn read(
+        &self,
+        partition: u16,
+        from: u64,
+        to: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, String> {
+        let mut records = Vec::new();
+        let mut bytes_total = 0;
+        for entry in self.keyspace.range(key(partition, from)..key(partition, to)) {
+            let (key, value) = entry.into_inner().map_err(text)?;
+            let expected = from + records.len() as u64;
+            let offset = offset_of(&key)?;
+            if offset != expected {
+                return Err(format!(
+                    "record {expected} of partition {partition} is missing in {}: a file there is damaged",
+                    self.keyspace.path().display()
+                ));
+            }
+            bytes_total += value.len();
+            records.push(Record { offset, bytes: value.into() });
+            if bytes_total >= bytes_max {
+                break;
+            }
+        }
+        if records.is_empty() && from < to {
+            return Err(format!(
+                "record {from} of partition {partition} is missing in {}: a file there is damaged",
+                self.keyspace.path().display()
+            ));
+        }
+        Ok(records)
+    }
+
+    /// By partition, the offset after the last one here.
+    fn ends(&self) -> Result<Vec<u64>, String> {
+        (0u16..)
+            .zip(&self.starts)
+            .map(|(partition, &start)| {
+                let range = key(partition, 0)..=key(partition, u64::MAX);
+                match self.keyspace.range(range).next_back() {
+                    Some(entry) => Ok(offset_of(&entry.key().map_err(text)?)? + 1),
+                    None => Ok(start),
+                }
+            })
+            .collect()
+    }
+
+    /// Reads every record, and returns their bytes.
+    fn check(&self, ends: &[u64]) -> Result<u64, String> {
+        let mut bytes = 0;
+        for ((partition, &start), &end) in (0u16..).zip(&self.starts).zip(ends) {
+            let mut from = start;
+            while from < end {
+                let records = self.read(partition, from, end, 1 << 20)?;
+                from += records.len() as u64;
+                bytes += records.iter().map(|record| record.bytes.len() as u64).sum::<u64>();
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// What [`Store::open`] found.
+pub(super) struct Opened {
+    pub(super) store: Store,
+    pub(super) segments: Vec<Arc<Segment>>,
+    /// By partition, the offset that its next record gets.
+    pub(super) nexts: Vec<u64>,
+    /// Bytes of all records ever appended.
+    pub(super) bytes_total: u64,
+}
+
+/// Writes the log; owned by the writer's thread.
+pub(super) struct Store {
+    journal: Journal,
+    active: Arc<Segment>,
+    active_bytes: u64,
+    segment_bytes_max: u64,
+    memtable_bytes: u64,
+    /// The segment before the active one, which may still be in memory.
+    previous: Option<Arc<Segment>>,
+    /// By partition, what comes next on disk.
+    nexts: Vec<u64>,
+}
+
+impl Store {
+    /// Opens or creates the log in `path`, cutting a torn tail.
+    pub(super) fn open(
+        path: &Path,
+        partitions: u16,
+        memory_bytes: u64,
+        retention_bytes: u64,
+        now_ms: u64,
+    ) -> Result<Opened, BusError> {
+        let failed = |reason: String| BusError::Failed { path: path.display().to_string(), reason };
+        let last = journal::prepare(path)?;
+        let segment_bytes = (retention_bytes / 8).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        let memtable_bytes =
+            (memory_bytes / 8).clamp(MEMTABLE_BYTES_MIN, segment_bytes.max(MEMTABLE_BYTES_MIN));
+        let segment_bytes_max = segment_bytes.min(memtable_bytes * SEGMENT_MEMTABLES_MAX);
+
+        let db = Database::builder(path)
+            .cache_size(memory_bytes / 16)
+            .journal_compression(CompressionType::None)
+            .max_journaling_size(JOURNALS_BYTES)
+            .worker_threads(2)
+            .open()
+            .map_err(|error| match error {
+                fjall::Error::Locked => BusError::Locked { path: path.display().to_string() },
+                error => failed(format!("{error}: restore the directory from a copy, or move it away")),
+            })?;
+        // fjall has synced the journal before it read it.
+        let mut journal = Journal { db, mark: Mark { number: last, synced: last } };
+        let (segments, nexts, bytes_total) =
+            load(&mut journal, partitions, memtable_bytes, now_ms).map_err(failed)?;
+        let active = Arc::clone(segments.last().expect("there is always a segment"));
+        let active_bytes = bytes_total - active.bytes_before;
+        let store = Self {
+            journal,
+            active,
+            active_bytes,
+            segment_bytes_max,
+            memtable_bytes,
+            previous: None,
+            nexts: nexts.clone(),
+        };
+        Ok(Opened { store, segments, nexts, bytes_total })
+    }
+
+    /// Writes `entries`, all or none, to the system; durable after [`Self::sync`].
+    pub(super) fn commit<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) -> Result<(), String> {
+        self.wait_for_flushes()?;
+        let (nexts, mut bytes) = (&mut self.nexts, 0);
+        let items = entries.map(|entry| {
+            let next = &mut nexts[usize::from(entry.partition)];
+            debug_assert_eq!(*next, entry.offset);
+            *next = entry.offset + 1;
+            bytes += entry.bytes.len() as u64;
+            (Slice::from(key(entry.partition, entry.offset)), Slice::from(entry.bytes.clone()))
+        });
+        self.journal.commit(&self.active.keyspace, items)?;
+        self.active_bytes += bytes;
+        Ok(())
+    }
+
+    /// Waits while too much is in memory. fjall waits too, but later, in long steps, and for ever
+    /// if its workers have ended with an error.
+    fn wait_for_flushes(&self) -> Result<(), String> {
+        let is_behind = || {
+            let previous =
+                self.previous.as_ref().map_or(0, |segment| segment.keyspace.sealed_memtable_count());
+            previous + self.active.keyspace.sealed_memtable_count() >= SEALED_MEMTABLES_MAX
+        };
+        while is_behind() {
+            self.journal.check()?;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Makes everything committed durable.
+    pub(super) fn sync(&mut self) -> Result<(), String> {
+        self.journal.sync()
+    }
+
+    /// Tells in the journal that all of it is synced, so that damage is not taken for a torn tail.
+    pub(super) fn seal(&mut self) -> Result<(), String> {
+        self.journal.commit(&self.active.keyspace, std::iter::empty())?;
+        self.journal.sync()
+    }
+
+    /// Begins a new segment if the active one is full, or older than `age_ms_max`.
+    pub(super) fn roll(&mut self, now_ms: u64, age_ms_max: u64) -> Result<Option<Arc<Segment>>, String> {
+        let is_old = now_ms.saturating_sub(self.active.created_ms) >= age_ms_max;
+        if self.active_bytes < self.segment_bytes_max && !(self.active_bytes > 0 && is_old) {
+            return Ok(None);
+        }
+        let segment = begin(
+            &mut self.journal,
+            Header {
+                created_ms: now_ms.max(self.active.created_ms),
+                bytes_before: self.active.bytes_before + self.active_bytes,
+                starts: self.nexts.clone(),
+            },
+            self.active.id + 1,
+            self.memtable_bytes,
+        )?;
+        // Else its last memtable stays in memory until the journals are full.
+        self.active.keyspace.rotate_memtable().map_err(text)?;
+        self.previous = Some(std::mem::replace(&mut self.active, Arc::new(segment)));
+        self.active_bytes = 0;
+        Ok(Some(Arc::clone(&self.active)))
+    }
+
+    /// Removes a segment; its files go when its last reader is done.
+    pub(super) fn drop_segment(&self, segment: &Segment) -> Result<(), String> {
+        self.journal.db.delete_keyspace(segment.keyspace.clone()).map_err(text)
+    }
+}
+
+/// fjall's database, each batch of it marked.
+struct Journal {
+    db: Database,
+    mark: Mark,
+}
+
+impl Journal {
+    fn commit(
+        &mut self,
+        keyspace: &Keyspace,
+        items: impl Iterator<Item = (Slice, Slice)>,
+    ) -> Result<(), String> {
+        self.mark.number += 1;
+        let mut batch = self.db.batch();
+        items.for_each(|(key, value)| batch.insert(keyspace, key, value));
+        batch.insert(keyspace, Mark::KEY, self.mark.encode());
+        batch.commit().map_err(text)
+    }
+
+    fn sync(&mut self) -> Result<(), String> {
+        self.db.persist(PersistMode::SyncData).map_err(text)?;
+        // A worker of fjall may have met the error that this sync was then not told of.
+        self.check()?;
+        self.mark.synced = self.mark.number;
+        Ok(())
+    }
+
+    /// Whether fjall still takes writes.
+    fn check(&self) -> Result<(), String> {
+        self.db.persist(PersistMode::Buffer).map_err(text)
+    }
+}
+
+struct Header {
+    created_ms: u64,
+    bytes_before: u64,
+    starts: Vec<u64>,
+}
+
+impl Header {
+    /// `u8` version, `u64` created, `u64` bytes before, `u16` partitions, each `u64` start;
+    /// little-endian.
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![HEADER_VERSION];
+        out.extend(self.created_ms.to_le_bytes());
+        out.extend(self.bytes_before.to_le_bytes());
+        out.extend((self.starts.len() as u16).to_le_bytes());
+        self.starts.iter().for_each(|start| out.extend(start.to_le_bytes()));
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let damaged = || "the header of a segment is damaged".to_owned();
+        let (&version, rest) = bytes.split_first().ok_or_else(damaged)?;
+        if version != HEADER_VERSION {
+            return Err(format!(
+                "it is of version {version}; this program reads version {HEADER_VERSION}: use a newer stk"
+            ));
+        }
+        let (created_ms, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+        let (bytes_before, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+        let (partitions, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+        let (starts, rest) = rest.as_chunks();
+        if !rest.is_empty() || starts.len() != usize::from(u16::from_le_bytes(*partitions)) {
+            return Err(damaged());
+        }
+        Ok(Self {
+            created_ms: u64::from_le_bytes(*created_ms),
+            bytes_before: u64::from_le_bytes(*bytes_before),
+            starts: starts.iter().map(|start| u64::from_le_bytes(*start)).collect(),
+        })
+    }
+}
+
+fn options(memtable_bytes: u64) -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(memtable_bytes)
+        .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
+        .data_block_compression_policy(CompressionPolicy::disabled())
+        .filter_policy(FilterPolicy::disabled())
+        // A segment is never rewritten: it has fewer tables than this.
+        .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(u8::MAX)))
+}
+
+fn name_of(id: u64) -> String {
+    format!("{SEGMENT_PREFIX}{id:020}")
+}
+
+fn begin(journal: &mut Journal, header: Header, id: u64, memtable_bytes: u64) -> Result<Segment, String> {
+    let keyspace = journal.db.keyspace(&name_of(id), || options(memtable_bytes)).map_err(text)?;
+    let item = (Slice::from(HEADER_KEY), Slice::from(header.encode()));
+    journal.commit(&keyspace, std::iter::once(item))?;
+    let Header { created_ms, bytes_before, starts } = header;
+    Ok(Segment { id, keyspace, starts, created_ms, bytes_before })
+}
+
+type Loaded = (Vec<Arc<Segment>>, Vec<u64>, u64);
+
+fn load(
+    journal: &mut Journal,
+    partitions: u16,
+    memtable_bytes: u64,
+    now_ms: u64,
+) -> Result<Loaded, String> {
+    let mut ids = Vec::new();
+    for name in journal.db.list_keyspace_names() {
+        let id = name.strip_prefix(SEGMENT_PREFIX).and_then(|id| id.parse::<u64>().ok());
+        ids.push(id.ok_or_else(|| format!("it holds {:?}, which is no part of a log", &*name))?);
+    }
+    ids.sort_unstable();
+
+    let mut segments: Vec<Arc<Segment>> = Vec::with_capacity(ids.len());
+    for (index, &id) in ids.iter().enumerate() {
+        let keyspace = journal.db.keyspace(&name_of(id), || options(memtable_bytes)).map_err(text)?;
+        let Some(header) = keyspace.get(HEADER_KEY).map_err(text)? else {
+            if index + 1 == ids.len() {
+                // The program ended between its creation and its first write.
+                journal.db.delete_keyspace(keyspace).map_err(text)?;
+                continue;
+            }
+            return Err(format!("segment {id} has no header: {} is damaged", keyspace.path().display()));
+        };
+        let Header { created_ms, bytes_before, starts } = Header::decode(&header)?;
+        if starts.len() != usize::from(partitions) {
+            return Err(format!(
+                "it was created with {} partitions, not {partitions}: set partitions = {} again, \
+                 or begin a new log in another directory",
+                starts.len(),
+                starts.len()
+            ));
+        }
+        if segments.last().is_some_and(|last| last.id + 1 != id) {
+            return Err(format!("segment {} is missing before segment {id}", id - 1));
+        }
+        segments.push(Arc::new(Segment { id, keyspace, starts, created_ms, bytes_before }));
+    }
+    if segments.is_empty() {
+        let header = Header { created_ms: now_ms, bytes_before: 0, starts: vec![0; usize::from(partitions)] };
+        segments.push(Arc::new(begin(journal, header, ids.last().map_or(0, |id| id + 1), memtable_bytes)?));
+        journal.sync()?;
+    }
+    for pair in segments.windows(2) {
+        if pair[0].ends()? != pair[1].starts {
+            return Err(format!(
+                "records are missing at the end of {}: a file there or a journal is damaged",
+                pair[0].keyspace.path().display()
+            ));
+        }
+    }
+    let active = segments.last().expect("pushed above");
+    let nexts = active.ends()?;
+    let bytes_total = active.bytes_before + active.check(&nexts)?;
+    Ok((segments, nexts, bytes_total))
+}
+
+fn key(partition: u16, offset: u64) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..2].copy_from_slice(&partition.to_be_bytes());
+    key[2..].copy_from_slice(&offset.to_be_bytes());
+    key
+}
+
+fn offset_of(key: &[u8]) -> Result<u64, String> {
+    let offset = key.get(2..).and_then(|bytes| bytes.try_into().ok());
+    offset.map(u64::from_be_bytes).ok_or_else(|| "a key of the log is damaged".to_owned())
+}
+
+fn text(error: fjall::Error) -> String {
+    error.to_string()
+}

@@ -1,0 +1,48 @@
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::poll;
+
+use super::*;
+use crate::bus::conformance::{self, PARTITIONS};
+
+fn config(path: &Path) -> LocalBusConfig {
+    LocalBusConfig {
+        durability: Durability::Interval(Duration::from_millis(1)),
+        free_bytes_min: 0,
+        memory_bytes: 8 << 20,
+        ..LocalBusConfig::new(path, PARTITIONS)
+    }
+}
+
+fn open(config: LocalBusConfig) -> Arc<LocalBus> {
+    LocalBus::open(config).unwrap()
+}
+
+async fn append(bus: &LocalBus, partition: u16, bytes: impl Into<Bytes>) -> u64 {
+    bus.append(vec![(partition, bytes.into())]).await.unwrap().await.unwrap()[0]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_with_interval() {
+    let directory = tempfile::tempdir().unwrap();
+    let count = AtomicU64::new(0);
+    conformance::run(|| async {
+        let path = directory.path().join(count.fetch_add(1, Ordering::Relaxed).to_string());
+        open(config(&path)) as Arc<dyn Bus>
+    })
+    .await;
+}
+
+/// With hardly any memory, so that readers go to the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_with_always_and_from_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let count = AtomicU64::new(0);
+    conformance::run(|| async {
+        let path = directory.path().join(count.fetch_add(1, Ordering::Relaxed).to_string());
+        open(LocalBusConfig { durability: Durability::Always, memory_bytes: 0, ..config(&path) })
+            as Arc<dyn Bus>
+    })
+    .await;
+}
