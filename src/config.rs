@@ -434,11 +434,11 @@ pub fn sample_file() -> String {
     let mut table = "";
     for setting in SETTINGS {
         let (in_table, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
-        if in_table != table {
+        if in_table == table {
+            out.push('\n');
+        } else {
             out.push_str(&format!("\n[{in_table}]\n"));
             table = in_table;
-        } else {
-            out.push('\n');
         }
         for line in wrapped(setting.doc, 96) {
             out.push_str(&format!("# {line}\n"));
@@ -532,7 +532,7 @@ mod tests {
         assert_eq!(shown("log.sync_interval_ms"), "30 STK_LOG_SYNC_INTERVAL_MS");
         assert_eq!(shown("log.retention_hours"), "3 --retention");
         assert_eq!(shown("log.durability"), "interval default");
-        assert_eq!(resolved.config().retention_age, Duration::from_secs(3 * 3600));
+        assert_eq!(resolved.config().retention_age, Duration::from_hours(3));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! `stk`: real-time stock prices in one binary, from the feed to the eye, the log and the archive.
 
 pub mod bus;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod feed;
 pub mod market;
 pub mod server;
+pub mod telemetry;
 pub mod tiering;
 pub mod wire;

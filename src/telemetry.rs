@@ -10,7 +10,9 @@ use tracing_subscriber::EnvFilter;
 /// start.
 pub fn init(default: &str, colour: bool) {
     let wanted = std::env::var("STK_LOG").unwrap_or_default();
-    let filter = if wanted.is_empty() { EnvFilter::new(default) } else {
+    let filter = if wanted.is_empty() {
+        EnvFilter::new(default)
+    } else {
         EnvFilter::try_new(&wanted).unwrap_or_else(|error| {
             eprintln!("warning: STK_LOG is \"{}\": {error}; logging at {default}", wanted.escape_debug());
             EnvFilter::new(default)

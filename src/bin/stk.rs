@@ -1,3 +1,5 @@
 //! The program: hands over to the command line. No logic.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    stk::cli::main()
+}

@@ -14,7 +14,7 @@ use super::{Bounds, Bus, BusError, Record};
 /// How many partitions the log under test has.
 pub(crate) const PARTITIONS: u16 = 3;
 /// Longer than any behaviour takes; a guard against hanging, not a pause.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 type Behaviour = (&'static str, fn(Arc<dyn Bus>) -> BoxFuture<'static, ()>);
 

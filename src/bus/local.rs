@@ -318,13 +318,12 @@ impl Bus for LocalBus {
         let bytes: u64 = records.iter().map(|(_, bytes)| bytes.len() as u64).sum();
         self.wait_for_release(bytes).await?;
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, shared.queue_bytes_max);
-        let room = match Arc::clone(&shared.queue).try_acquire_many_owned(permits) {
-            Ok(room) => room,
-            Err(_) => {
-                shared.metrics.queue_waits.inc();
-                let room = Arc::clone(&shared.queue).acquire_many_owned(permits).await;
-                room.map_err(|_| BusError::Closed)?
-            }
+        let room = if let Ok(room) = Arc::clone(&shared.queue).try_acquire_many_owned(permits) {
+            room
+        } else {
+            shared.metrics.queue_waits.inc();
+            let room = Arc::clone(&shared.queue).acquire_many_owned(permits).await;
+            room.map_err(|_| BusError::Closed)?
         };
 
         let count = records.len() as u64;

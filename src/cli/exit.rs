@@ -89,11 +89,6 @@ impl CliError {
         Self::failed(format!("stdout: {error}"))
     }
 
-    /// What went wrong, without the hint.
-    pub(super) fn message(&self) -> &str {
-        &self.message
-    }
-
     /// Prints the error to stderr and gives the exit code.
     pub(super) fn report(self) -> ExitCode {
         if self.code != OK {

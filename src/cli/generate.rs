@@ -39,8 +39,10 @@ pub(super) fn man(args: ManArgs) -> Result<(), CliError> {
     let wanted = args.command.map_or_else(|| "stk.1".to_owned(), |command| format!("stk-{command}.1"));
     let pages = man_pages();
     let Some((_, page)) = pages.iter().find(|(name, _)| *name == wanted) else {
-        let known: Vec<_> = pages.iter().filter_map(|(name, _)| name.strip_prefix("stk-")?.strip_suffix(".1")).collect();
-        return Err(CliError::usage(format!("there is no page `{wanted}`")).hint(format!("pages: {}", known.join(", "))));
+        let known: Vec<_> =
+            pages.iter().filter_map(|(name, _)| name.strip_prefix("stk-")?.strip_suffix(".1")).collect();
+        return Err(CliError::usage(format!("there is no page `{wanted}`"))
+            .hint(format!("pages: {}", known.join(", "))));
     };
     std::io::stdout().write_all(page).map_err(|error| CliError::stdout(&error))
 }

@@ -4,11 +4,11 @@
 //! and its gaps; it knows nothing of the log. It is pulled, which is its back-pressure: a caller
 //! that does not ask makes the source wait (or, where the source can't wait, its socket).
 
-pub mod sim;
-pub mod source;
 pub mod gaps;
 pub mod iex;
 pub mod pcap;
+pub mod sim;
+pub mod source;
 
 use crate::market::Tick;
 

@@ -1,4 +1,3 @@
 //! The server's roles: what runs in a process of `stk serve`.
 
 pub mod intake;
-pub mod processor;

@@ -10,7 +10,7 @@ use rmp::encode;
 use super::message::{BarChannel, Fields, Message, Value, WireError, read_message, write_bar, write_tick};
 use crate::market::{Bar, Price, Tick, Timestamp};
 
-/// The extension type of an instant: MessagePack specification, "Timestamp extension type".
+/// The extension type of an instant: `MessagePack` specification, "Timestamp extension type".
 const TIMESTAMP: i8 = -1;
 const DEPTH_MAX: u32 = 16;
 const IN_MEMORY: &str = "writing to memory does not fail";

@@ -1,3 +1,5 @@
+//! What the log counts.
+
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};

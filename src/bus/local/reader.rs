@@ -1,3 +1,5 @@
+//! Readers of a partition: from memory where they keep up, else from disk.
+
 use std::sync::Arc;
 
 use super::Shared;

@@ -1,7 +1,7 @@
+//! The local log: the suite every log passes, from memory and from disk.
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use futures_util::poll;
 
 use super::*;
 use crate::bus::conformance::{self, PARTITIONS};
@@ -17,10 +17,6 @@ fn config(path: &Path) -> LocalBusConfig {
 
 fn open(config: LocalBusConfig) -> Arc<LocalBus> {
     LocalBus::open(config).unwrap()
-}
-
-async fn append(bus: &LocalBus, partition: u16, bytes: impl Into<Bytes>) -> u64 {
-    bus.append(vec![(partition, bytes.into())]).await.unwrap().await.unwrap()[0]
 }
 
 #[tokio::test(flavor = "multi_thread")]

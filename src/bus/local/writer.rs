@@ -77,7 +77,7 @@ impl<'a> Writer<'a> {
             },
             age_ms_max: age.as_millis() as u64,
             segment_age_ms_max: segment_age.as_millis() as u64,
-            tick: segment_age.clamp(Duration::from_millis(100), Duration::from_secs(60)),
+            tick: segment_age.clamp(Duration::from_millis(100), Duration::from_mins(1)),
         }
     }
 
@@ -96,7 +96,7 @@ impl<'a> Writer<'a> {
             }
             self.retain()?;
             if is_stopping && is_idle {
-                return self.store.seal();
+                return Ok(());
             }
         }
     }

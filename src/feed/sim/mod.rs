@@ -98,7 +98,7 @@ impl Skew {
 
     #[inline]
     fn draw(&self, random: u64) -> usize {
-        let (slot, coin) = ((random >> 32) * self.slots.len() as u64 >> 32, random as u32);
+        let (slot, coin) = (((random >> 32) * self.slots.len() as u64) >> 32, random as u32);
         let (threshold, other) = self.slots[slot as usize];
         if coin <= threshold { slot as usize } else { other as usize }
     }
@@ -416,7 +416,7 @@ fn move_quote(listing: &mut Listing, random: u64) {
         let most = if tick == 100 { i64::MAX } else { 10_000 - 32 };
         listing.fair = (listing.fair + jump).clamp(least.min(most), most);
     }
-    let middle = (listing.bid + listing.ask) / 2;
+    let middle = i64::midpoint(listing.bid, listing.ask);
     let pull = (listing.fair - middle).signum();
     let step = match random >> 16 & 7 {
         0 | 1 => pull,
@@ -424,7 +424,7 @@ fn move_quote(listing: &mut Listing, random: u64) {
         3 => -1,
         _ => 0,
     };
-    let width = 1 + (random >> 20 & 3 == 0) as i64 + (random >> 22 & 15 == 0) as i64 * 2;
+    let width = 1 + i64::from(random >> 20 & 3 == 0) + i64::from(random >> 22 & 15 == 0) * 2;
     let bid = (listing.bid + step * tick).max(tick);
     // A penny stock's bid stays below a dollar and its ask too: one tick size for one listing.
     let bid = if tick == 1 { bid.min(10_000 - 8) } else { bid.max(10_000) };
@@ -523,7 +523,7 @@ mod tests {
                     );
                 }
                 Tick::Status(s) if &*s.code == "H" => {
-                    assert!(halted.insert(s.symbol) || halted.contains(&s.symbol))
+                    assert!(halted.insert(s.symbol) || halted.contains(&s.symbol));
                 }
                 Tick::Status(s) => assert!(halted.remove(&s.symbol), "{s:?}"),
                 Tick::PrevClose(_) | Tick::Gap(_) => {}

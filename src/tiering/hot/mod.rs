@@ -2,8 +2,6 @@
 //!
 //! [`Hot`] is the seam between one process ([`memory`]) and a store that several gateways share.
 
-#[cfg(test)]
-mod conformance;
 pub mod memory;
 
 use crate::market::{Bar, PrevClose, Quote, Seq, Status, Symbol, Tick, Trade};

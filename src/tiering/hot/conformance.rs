@@ -1,1 +1,0 @@
-//! What every hot store does, whatever it is made of: each function is one behaviour.
