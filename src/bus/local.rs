@@ -1,7 +1,7 @@
 //! The log of one machine: a directory, kept by fjall.
 //!
 //! An append takes its offsets and stands in memory, where readers see it, before it is written:
-//! a thread of its own ([`writer`]) takes what has queued up, writes it as one batch and syncs
+//! a thread of its own (`writer.rs`) takes what has queued up, writes it as one batch and syncs
 //! once for all. Readers at the tail never touch the disk; those further back scan it.
 //!
 //! # Layout on disk
@@ -9,7 +9,7 @@
 //! One fjall database. The log is cut into segments over all partitions, `segment-<20 digits>`,
 //! each a keyspace. Key: partition (`u16`), offset (`u64`), big-endian; value: the record. After
 //! them a header under `ff ff`: when the segment was begun, where each partition stood, and the
-//! bytes before it ([`store`]). So opening reads headers and the newest segment, no more.
+//! bytes before it (`store.rs`). So opening reads headers and the newest segment, no more.
 //!
 //! # Why segments, and not fjall's FIFO compaction
 //!
