@@ -31,7 +31,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("indicatif::", &["src/cli"]),
 ];
 
-const LINES_MAX: usize = 1_200;
+const LINES_MAX: usize = 1_000;
 
 fn repo() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
