@@ -464,9 +464,20 @@ impl Tick {
         }
     }
 
+    /// Sets when this installation received it.
+    pub fn set_recv_ts(&mut self, ts: Timestamp) {
+        *self.times_mut().1 = ts;
+    }
+
     /// The tick moved in time by `nanos`: what replays a past day as if it were now.
     pub fn shift(&mut self, nanos: i64) {
-        let (ts, recv_ts) = match self {
+        let (ts, recv_ts) = self.times_mut();
+        *ts = ts.saturating_add_nanos(nanos);
+        *recv_ts = recv_ts.saturating_add_nanos(nanos);
+    }
+
+    fn times_mut(&mut self) -> (&mut Timestamp, &mut Timestamp) {
+        match self {
             Self::Trade(trade) => (&mut trade.ts, &mut trade.recv_ts),
             Self::Quote(quote) => (&mut quote.ts, &mut quote.recv_ts),
             Self::Status(status) => (&mut status.ts, &mut status.recv_ts),
@@ -474,9 +485,7 @@ impl Tick {
             Self::Correction(correction) => (&mut correction.ts, &mut correction.recv_ts),
             Self::Gap(gap) => (&mut gap.ts, &mut gap.recv_ts),
             Self::PrevClose(close) => (&mut close.ts, &mut close.recv_ts),
-        };
-        *ts = ts.saturating_add_nanos(nanos);
-        *recv_ts = recv_ts.saturating_add_nanos(nanos);
+        }
     }
 }
 

@@ -43,15 +43,7 @@ fn within_floats(tick: &Tick) -> Tick {
 
 /// The tick as it comes back from a wire without a time of receipt.
 fn received(mut tick: Tick) -> Tick {
-    match &mut tick {
-        Tick::Trade(t) => t.recv_ts = RECEIVED,
-        Tick::Quote(q) => q.recv_ts = RECEIVED,
-        Tick::Status(s) => s.recv_ts = RECEIVED,
-        Tick::Cancel(c) => c.recv_ts = RECEIVED,
-        Tick::Correction(c) => c.recv_ts = RECEIVED,
-        Tick::Gap(g) => g.recv_ts = RECEIVED,
-        Tick::PrevClose(p) => p.recv_ts = RECEIVED,
-    }
+    tick.set_recv_ts(RECEIVED);
     tick
 }
 

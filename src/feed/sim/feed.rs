@@ -66,22 +66,9 @@ impl Feed for SimFeed {
         }
         let received = Timestamp::now();
         for tick in &mut ticks[before..] {
-            stamp(tick, received);
+            tick.set_recv_ts(received);
         }
         Ok(if ticks.len() == before { Pulled::End } else { Pulled::Ticks })
-    }
-}
-
-/// Sets when the tick was received.
-fn stamp(tick: &mut Tick, received: Timestamp) {
-    match tick {
-        Tick::Trade(t) => t.recv_ts = received,
-        Tick::Quote(q) => q.recv_ts = received,
-        Tick::Status(s) => s.recv_ts = received,
-        Tick::Cancel(c) => c.recv_ts = received,
-        Tick::Correction(c) => c.recv_ts = received,
-        Tick::Gap(g) => g.recv_ts = received,
-        Tick::PrevClose(p) => p.recv_ts = received,
     }
 }
 

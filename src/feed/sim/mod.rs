@@ -194,11 +194,12 @@ impl Sim {
 
     #[inline]
     fn tick(&mut self) -> Tick {
-        let ts = Timestamp::from_nanos(self.now);
-        self.now += self.step;
+        // Before the tick, so that its id counts from the midnight of its own day.
         if self.now.div_euclid(NANOS_PER_SECOND) != self.second {
             self.each_second();
         }
+        let ts = Timestamp::from_nanos(self.now);
+        self.now += self.step;
         if self.closes_told < self.listings.len() {
             let listing = &self.listings[self.closes_told];
             self.closes_told += 1;
@@ -538,6 +539,22 @@ mod tests {
         counts.sort_unstable_by(|a, b| b.cmp(a));
         let first_hundred = counts[..100].iter().sum::<u64>() as f64 / counts.iter().sum::<u64>() as f64;
         assert!((0.3..0.5).contains(&first_hundred), "{first_hundred} of all ticks in a hundred symbols");
+    }
+
+    #[test]
+    fn ids_begin_anew_at_midnight_in_new_york() {
+        // 05:00 UTC in November is midnight; at so low a rate a step crosses many seconds.
+        let start = "2026-11-20T04:59:30Z".parse().unwrap();
+        for rate_ticks_per_s in [0.3, 7.0, 1_000.0] {
+            let count = Some((rate_ticks_per_s * 60.0) as u64 + 10);
+            let config = SimConfig { seed: 5, symbols: 2, rate_ticks_per_s, start, count };
+            for tick in ticks(config, 64) {
+                if let Tick::Trade(trade) = tick {
+                    let midnight = trade.ts.trading_day().start();
+                    assert_eq!(trade.id, trade.ts.nanos_since(midnight) as u64, "{trade:?}");
+                }
+            }
+        }
     }
 
     #[test]
