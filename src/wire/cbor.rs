@@ -11,6 +11,8 @@ use super::message::{BarChannel, Fields, Message, Value, WireError, read_message
 use crate::market::{Bar, Price, Tick, Timestamp};
 
 const DEPTH_MAX: u32 = 16;
+/// Room made for a map before its fields are seen: more than any message has.
+const FIELDS_USUAL_MAX: u64 = 16;
 const IN_MEMORY: &str = "writing to memory does not fail";
 
 struct Writer<'o>(Encoder<&'o mut Vec<u8>>);
@@ -122,7 +124,8 @@ fn value<'a>(input: &mut Decoder<'a>, depth: u32) -> Result<Value<'a>, String> {
             if len > input.input().len() as u64 / 2 {
                 return Err("cut short".to_owned());
             }
-            let mut fields = Vec::with_capacity(len as usize);
+            // A length is a claim: nested ones would each be believed in full.
+            let mut fields = Vec::with_capacity(len.min(FIELDS_USUAL_MAX) as usize);
             for _ in 0..len {
                 let key = input.str().map_err(failed)?;
                 fields.push((Cow::Borrowed(key), value(input, depth + 1)?));

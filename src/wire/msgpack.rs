@@ -13,6 +13,8 @@ use crate::market::{Bar, Price, Tick, Timestamp};
 /// The extension type of an instant: `MessagePack` specification, "Timestamp extension type".
 const TIMESTAMP: i8 = -1;
 const DEPTH_MAX: u32 = 16;
+/// Room made for a map before its fields are seen: more than any message has.
+const FIELDS_USUAL_MAX: u64 = 16;
 const IN_MEMORY: &str = "writing to memory does not fail";
 
 struct Writer<'o>(&'o mut Vec<u8>);
@@ -154,7 +156,8 @@ impl<'a> Input<'a> {
         if len > self.rest.len() as u64 / 2 {
             return Err(self.error("cut short"));
         }
-        let mut fields = Vec::with_capacity(len as usize);
+        // A length is a claim: nested ones would each be believed in full.
+        let mut fields = Vec::with_capacity(len.min(FIELDS_USUAL_MAX) as usize);
         for _ in 0..len {
             let Value::Text(key) = self.value(depth + 1)? else {
                 return Err(self.error("a key that is no text"));
