@@ -12,6 +12,8 @@ use crate::market::Symbol;
 
 /// How long a connection may take to come about.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How long an answer may pause before it counts as broken off.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
 
 /// Why a request was not answered as asked.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +73,7 @@ struct Refusal {
 impl RestClient {
     /// A client of the server at `endpoint`, which shows `key` if there is one.
     pub fn new(endpoint: Endpoint, key: Option<Key>) -> Result<Self, RestError> {
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_MAX).build();
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_MAX).read_timeout(SILENCE_MAX).build();
         match http {
             Ok(http) => Ok(Self { endpoint, key, http }),
             Err(error) => Err(RestError::Unreachable { endpoint, reason: reason_of(&error) }),
