@@ -162,7 +162,7 @@ fn every_source_file_says_what_it_is_for_and_stays_readable() {
 fn what_is_banned_has_a_better_way() {
     const BANNED: &[(&str, &str, &[&str])] = &[
         ("println!(", "data goes to a locked stdout whose errors are seen", &["src/"]),
-        ("thread::sleep(", "wait for the event itself, or on paused time", &["tests/"]),
+        ("thread::sleep(", "wait for the event itself, or on paused time", &["src/", "tests/"]),
         ("process::exit(", "return an error: the door maps it to an exit code", &["src/"]),
         (".unwrap()", "name the error, or say with `expect` why there is none", &["src/"]),
     ];
@@ -172,12 +172,14 @@ fn what_is_banned_has_a_better_way() {
         if file == "tests/tidy.rs" {
             continue;
         }
+        // fjall tells nobody when a memtable was flushed: the log's own thread has to look.
+        let may = |banned: &str| banned == "thread::sleep(" && file == "src/bus/local/store.rs";
         let text = fs::read_to_string(&path).unwrap();
         let code = if file.starts_with("src/") { code_of(&text) } else { text };
         for (banned, instead, places) in BANNED {
             let word_start = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric());
             let used = code.match_indices(banned).any(|(at, _)| banned.starts_with('.') || word_start(at));
-            if used && places.iter().any(|place| file.starts_with(place)) {
+            if used && !may(banned) && places.iter().any(|place| file.starts_with(place)) {
                 faults.insert(format!("{file}: `{banned}`: {instead}"));
             }
         }
