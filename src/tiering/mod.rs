@@ -2,6 +2,8 @@
 //! reads warm and the log as one ordered stream.
 
 mod codec;
+#[cfg(test)]
+mod golden;
 pub mod history;
 pub mod hot;
 pub mod state;

@@ -250,7 +250,8 @@ impl PartitionState {
 
     /// Replaces the bars of `symbol` and `day` by those of `rows`: all of its trades, cancels and
     /// corrections up to `seq` (rows of others are passed over), in any order. Bars that differ
-    /// count as changed at `seq`.
+    /// count as changed at `seq`, which should lie after every tick applied: a bar that was stored
+    /// at the same place would not be told from its revision.
     pub fn rebuild(&mut self, symbol: Symbol, day: TradingDay, seq: Seq, rows: &[(Seq, Tick)]) {
         self.partition = seq.partition;
         let since = self.taken.remove(&(symbol, day)).unwrap_or_default();
@@ -547,5 +548,372 @@ impl FinalTrades {
 
     pub(super) fn left(&self) -> impl DoubleEndedIterator<Item = &Trade> {
         self.trades.iter().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::market::{Cancel, Conditions, Correction, Exchange, Price, Quote, Tape, TradeTerms};
+    use crate::tiering::golden;
+
+    /// What happens next in a made-up log.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Trade {
+            symbol: u8,
+            day: u8,
+            second: u16,
+            price: u16,
+            size: u8,
+            conditions: &'static str,
+        },
+        /// Breaks the trade that is so far back.
+        Cancel {
+            back: usize,
+        },
+        Correct {
+            back: usize,
+            price: u16,
+            size: u8,
+        },
+        /// Saves and restores.
+        Restart,
+        Rebuild,
+        Take,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let conditions =
+            prop_oneof![4 => Just(""), 1 => Just("I"), 1 => Just("T"), 1 => Just("Z"), 1 => Just("M")];
+        prop_oneof![
+            20 => (0_u8..2, 0_u8..4, 0_u16..600, 1_u16..500, 1_u8.., conditions).prop_map(
+                |(symbol, day, second, price, size, conditions)| Step::Trade { symbol, day, second, price, size, conditions }
+            ),
+            3 => (0_usize..20).prop_map(|back| Step::Cancel { back }),
+            3 => (0_usize..20, 1_u16..500, 1_u8..).prop_map(|(back, price, size)| Step::Correct { back, price, size }),
+            1 => Just(Step::Restart),
+            1 => Just(Step::Rebuild),
+            2 => Just(Step::Take),
+        ]
+    }
+
+    fn made_trade(symbol: u8, day: u8, second: u16, id: u64) -> Trade {
+        let day = "2025-03-07".parse::<TradingDay>().unwrap().days_since_epoch() + i32::from(day);
+        let open = TradingDay::from_days_since_epoch(day).session_open();
+        let ts = open.saturating_add_nanos(i64::from(second) * 1_000_000_000);
+        Trade {
+            symbol: ["AAPL", "MSFT"][usize::from(symbol)].parse().unwrap(),
+            ts,
+            recv_ts: ts,
+            price: Price::ZERO,
+            size: 0,
+            exchange: Exchange::IEX,
+            conditions: Conditions::NONE,
+            id,
+            tape: Tape::C,
+        }
+    }
+
+    fn cents(price: u16) -> Price {
+        Price::from_ten_thousandths(i64::from(price) * 100).unwrap()
+    }
+
+    /// The ticks of `steps` with what else happens after each, as (tick, step).
+    fn ticks_of(steps: &[Step]) -> Vec<(Option<Tick>, Step)> {
+        let mut trades: Vec<Trade> = Vec::new();
+        let mut ticks = Vec::new();
+        for (id, step) in (1..).zip(steps) {
+            let target = |back: usize| trades.len().checked_sub(back + 1).map(|at| trades[at]);
+            let tick = match *step {
+                Step::Trade { symbol, day, second, price, size, conditions } => {
+                    let conditions = Conditions::from_codes(conditions.as_bytes()).unwrap();
+                    let trade = Trade {
+                        price: cents(price),
+                        size: u32::from(size),
+                        conditions,
+                        ..made_trade(symbol, day, second, id)
+                    };
+                    trades.push(trade);
+                    Some(Tick::Trade(trade))
+                }
+                Step::Cancel { back } => target(back).map(|trade| {
+                    let Trade { symbol, ts, recv_ts, price, size, exchange, id, tape, .. } = trade;
+                    Tick::Cancel(Box::new(Cancel {
+                        symbol,
+                        ts,
+                        recv_ts,
+                        id,
+                        price,
+                        size,
+                        exchange,
+                        action: b'C',
+                        tape,
+                    }))
+                }),
+                Step::Correct { back, price, size } => target(back).map(|trade| {
+                    let Trade { symbol, ts, recv_ts, exchange, id, tape, conditions, .. } = trade;
+                    let original = TradeTerms { id, price: trade.price, size: trade.size, conditions };
+                    let corrected = TradeTerms { id, price: cents(price), size: u32::from(size), conditions };
+                    Tick::Correction(Box::new(Correction {
+                        symbol,
+                        ts,
+                        recv_ts,
+                        exchange,
+                        original,
+                        corrected,
+                        tape,
+                    }))
+                }),
+                Step::Restart | Step::Rebuild | Step::Take => None,
+            };
+            ticks.push((tick, step.clone()));
+        }
+        ticks
+    }
+
+    type Key = (Symbol, Timeframe, Timestamp);
+
+    /// All bars of the final trades: the trades that no cancel names, with the last terms given.
+    fn naive_bars(ticks: &[Tick]) -> BTreeMap<Key, Bar> {
+        let mut trades: Vec<Trade> = Vec::new();
+        for tick in ticks {
+            match tick {
+                Tick::Trade(trade) => trades.push(*trade),
+                Tick::Cancel(cancel) => trades.retain(|trade| trade.id != cancel.id),
+                Tick::Correction(correction) => {
+                    for trade in trades.iter_mut().filter(|trade| trade.id == correction.original.id) {
+                        trade.price = correction.corrected.price;
+                        trade.size = correction.corrected.size;
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut bars = BTreeMap::new();
+        for trade in &trades {
+            for timeframe in [Timeframe::MINUTE, Timeframe::Day] {
+                let empty = Bar::empty(trade.symbol, timeframe, trade.ts);
+                bars.entry((trade.symbol, timeframe, empty.ts)).or_insert(empty).add(trade);
+            }
+        }
+        bars
+    }
+
+    /// Bars with something in them: an empty bar and no bar say the same.
+    fn shown(bars: impl IntoIterator<Item = (Key, Bar)>) -> BTreeMap<Key, Bar> {
+        bars.into_iter().filter(|(_, bar)| bar.has_price() || bar.volume > 0).collect()
+    }
+
+    #[derive(Default)]
+    struct Run {
+        state: PartitionState,
+        rows: Vec<(Seq, Tick)>,
+        /// As history reads them: the highest place rules.
+        bars: BTreeMap<Key, (Seq, Bar)>,
+    }
+
+    impl Run {
+        fn take(&mut self) {
+            for (seq, bar) in self.state.take_changed_bars() {
+                let held = self.bars.entry((bar.symbol, bar.timeframe, bar.ts)).or_insert((seq, bar));
+                assert!(seq >= held.0, "a bar's place went back");
+                *held = (seq, bar);
+            }
+        }
+
+        fn rebuild(&mut self) {
+            let offset = self.rows.len() as u64;
+            for (symbol, day) in self.state.take_rebuilds() {
+                let seq = Seq { partition: 3, offset: offset.saturating_sub(1), index: u32::MAX };
+                self.state.rebuild(symbol, day, seq, &self.rows);
+            }
+        }
+
+        fn step(&mut self, tick: Option<Tick>, step: &Step) {
+            if let Some(tick) = tick {
+                let seq = Seq { partition: 3, offset: self.rows.len() as u64, index: 0 };
+                self.state.apply(seq, &tick);
+                self.rows.push((seq, tick));
+            }
+            match step {
+                Step::Restart => {
+                    self.take();
+                    let saved = self.state.save();
+                    self.state = PartitionState::restore(&saved).unwrap();
+                    assert_eq!(self.state.save(), saved);
+                }
+                Step::Rebuild => self.rebuild(),
+                Step::Take => self.take(),
+                _ => {}
+            }
+        }
+
+        fn finish(mut self) -> BTreeMap<Key, Bar> {
+            self.rebuild();
+            self.take();
+            shown(self.bars.into_iter().map(|(key, (_, bar))| (key, bar)))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn bars_are_those_of_the_final_trades(steps in prop::collection::vec(step(), 1..120)) {
+            let ticks = ticks_of(&steps);
+            let mut run = Run::default();
+            for (tick, step) in &ticks {
+                run.step(tick.clone(), step);
+            }
+            let all: Vec<Tick> = ticks.into_iter().filter_map(|(tick, _)| tick).collect();
+            prop_assert_eq!(run.finish(), shown(naive_bars(&all)));
+        }
+
+        #[test]
+        fn damage_is_an_error_not_a_panic(
+            steps in prop::collection::vec(step(), 1..60),
+            at in any::<prop::sample::Index>(),
+            flip in 1_u8..,
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut run = Run::default();
+            for (tick, step) in ticks_of(&steps) {
+                run.step(tick, &step);
+            }
+            let whole = run.state.save();
+            let mut flipped = whole.to_vec();
+            flipped[at.index(whole.len())] ^= flip;
+            prop_assert!(PartitionState::restore(&flipped).is_err());
+            let cut = cut.index(whole.len());
+            prop_assert!(cut == 0 || PartitionState::restore(&whole[..cut]).is_err());
+        }
+
+        #[test]
+        fn bytes_with_a_good_checksum_do_not_panic(noise in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut out = Writer::new(STATE_VERSION, 0);
+            noise.iter().for_each(|byte| out.u8(*byte));
+            if let Ok(mut state) = PartitionState::restore(&out.finish()) {
+                let tick = Tick::Trade(made_trade(0, 0, 0, 1));
+                state.apply(Seq::default(), &tick);
+                let _ = (state.take_changed_bars(), state.save());
+            }
+        }
+    }
+
+    #[test]
+    fn repeats_are_known_by_producer() {
+        let mut state = PartitionState::new();
+        let origin = |producer, sequence| Origin { producer, sequence };
+        assert!(state.admit(origin(1, 5)) && state.admit(origin(2, 1)) && state.admit(origin(1, 6)));
+        assert!(!state.admit(origin(1, 6)) && !state.admit(origin(1, 5)));
+        let mut restored = PartitionState::restore(&state.save()).unwrap();
+        assert!(!restored.admit(origin(2, 1)) && restored.admit(origin(2, 2)));
+    }
+
+    #[test]
+    fn the_producer_silent_longest_is_forgotten() {
+        let mut state = PartitionState::new();
+        for producer in 0..PRODUCERS_MAX as u64 {
+            assert!(state.admit(Origin { producer, sequence: 9 }));
+        }
+        assert!(!state.admit(Origin { producer: 0, sequence: 9 }), "heard again, though a repeat");
+        assert!(state.admit(Origin { producer: 1 << 40, sequence: 1 }));
+        assert_eq!(state.producers_evicted(), 1);
+        let mut state = PartitionState::restore(&state.save()).unwrap();
+        assert!(!state.admit(Origin { producer: 0, sequence: 9 }));
+        assert!(!state.admit(Origin { producer: 2, sequence: 9 }));
+        assert!(state.admit(Origin { producer: 1, sequence: 9 }), "the one that was forgotten");
+    }
+
+    #[test]
+    fn a_replayed_day_needs_one_rebuild_only() {
+        let mut state = PartitionState::new();
+        let mut offset = 0;
+        let mut trade = |state: &mut PartitionState, day, second| {
+            let seq = Seq { partition: 0, offset, index: 0 };
+            let tick = Tick::Trade(Trade { size: 1, ..made_trade(0, day, second, offset) });
+            state.apply(seq, &tick);
+            offset += 1;
+            (seq, tick)
+        };
+        trade(&mut state, 3, 0);
+        assert!(!state.needs_rebuild());
+        let visited = trade(&mut state, 0, 0);
+        assert_eq!(state.take_rebuilds().len(), 1);
+        let symbol = visited.1.symbol().unwrap();
+        state.rebuild(symbol, visited.1.ts().trading_day(), visited.0, &[visited]);
+        for second in 1..600 {
+            trade(&mut state, 0, second);
+            trade(&mut state, 3, second);
+        }
+        assert!(!state.needs_rebuild());
+    }
+
+    #[test]
+    fn stays_a_few_megabytes_for_a_whole_market() {
+        let mut state = PartitionState::new();
+        for number in 0_u32..8_000 {
+            let symbol: Symbol = format!("S{number}").parse().unwrap();
+            for (minute, day) in (0..10).flat_map(|minute| [(minute, 0), (minute, 1)]) {
+                let seq = Seq { partition: 0, offset: u64::from(number), index: 0 };
+                let trade = made_trade(0, day, minute * 60, 1);
+                state.apply(seq, &Tick::Trade(Trade { symbol, price: cents(450), size: 100, ..trade }));
+            }
+        }
+        let bytes = state.save().len();
+        assert!(bytes < 6 << 20, "{bytes}");
+    }
+
+    #[test]
+    fn a_state_of_version_1_is_read_for_ever() {
+        let mut state = PartitionState::new();
+        state.admit(Origin { producer: 0x1122_3344_5566_7788, sequence: 42 });
+        state.admit(Origin { producer: 7, sequence: 1 });
+        let steps = (0..6)
+            .map(|minute| Step::Trade {
+                symbol: (minute % 2) as u8,
+                day: 1,
+                second: minute * 60,
+                price: 100 + minute,
+                size: 100,
+                conditions: "",
+            })
+            .chain([Step::Cancel { back: 0 }]);
+        let ticks = ticks_of(&steps.collect::<Vec<_>>());
+        for (offset, tick) in (1000..).zip(ticks.iter().filter_map(|(tick, _)| tick.as_ref())) {
+            state.apply(Seq { partition: 3, offset, index: 5 }, tick);
+        }
+        let stored = golden::check("state-v1.txt", &state.save());
+        let mut read = PartitionState::restore(&stored).unwrap();
+        assert_eq!(read.save(), stored);
+        assert_eq!(read.bars().collect::<Vec<_>>(), state.bars().collect::<Vec<_>>());
+        assert_eq!(read.take_rebuilds(), state.take_rebuilds());
+        assert!(!read.admit(Origin { producer: 7, sequence: 1 }));
+        assert_eq!(
+            PartitionState::restore(&[9; 20]).err().map(|error| error.to_string()).unwrap_or_default(),
+            "a processor state of version 9; this program reads version 1: use a newer stk"
+        );
+    }
+
+    #[test]
+    fn quotes_move_no_bar() {
+        let mut state = PartitionState::new();
+        let Trade { symbol, ts, recv_ts, .. } = made_trade(0, 0, 0, 1);
+        let quote = Quote {
+            symbol,
+            ts,
+            recv_ts,
+            bid: cents(1),
+            ask: cents(2),
+            bid_size: 1,
+            ask_size: 1,
+            bid_exchange: Exchange::IEX,
+            ask_exchange: Exchange::IEX,
+            conditions: Conditions::NONE,
+            tape: Tape::A,
+        };
+        state.apply(Seq::default(), &Tick::Quote(quote));
+        assert!(state.take_changed_bars().is_empty() && !state.needs_rebuild());
     }
 }

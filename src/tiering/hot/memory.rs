@@ -444,8 +444,9 @@ impl MemoryHot {
 
     /// Fills one partition from its newest file in `dir`; `None` when there is none. Blocking.
     ///
-    /// Errors: the file can't be read, or as [`MemoryHot::restore`].
-    pub fn load(&self, dir: &Path, partition: u16) -> Result<Option<HotCheckpoint>, HotError> {
+    /// Errors: the file can't be read; it covers more than a log that ends at `log_next`; or as
+    /// [`MemoryHot::restore`].
+    pub fn load(&self, dir: &Path, partition: u16, log_next: u64) -> Result<Option<HotCheckpoint>, HotError> {
         let found = match checkpoints(dir, partition) {
             Ok(found) => found,
             Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -454,7 +455,12 @@ impl MemoryHot {
         let Some(path) = found.last() else { return Ok(None) };
         let named = |reason: &dyn std::fmt::Display| error(format!("{}: {reason}", path.display()));
         let bytes = fs::read(path).map_err(|source| named(&source))?;
-        self.restore(partition, &bytes).map(Some).map_err(|source| named(&source.reason))
+        let covered = self.restore(partition, &bytes).map_err(|source| named(&source.reason))?;
+        if covered.next_offset > log_next {
+            *self.shard(partition)? = Shard::default();
+            return Err(named(&format_args!("it covers more than the log, which ends at {log_next}")));
+        }
+        Ok(Some(covered))
     }
 }
 

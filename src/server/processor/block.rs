@@ -1,0 +1,116 @@
+//! A block on its way into warm, while the worker fills the next one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::{ProcessorError, Shared};
+use crate::bus::BusError;
+use crate::market::{Symbol, SymbolTable, TickBatch, TickBatchBuilder, TradingDay};
+use crate::tiering::warm::{Block, WarmError};
+
+/// What a block is made from. The builder goes back and forth, so that its memory is kept.
+pub(super) struct Filled {
+    pub(super) builder: TickBatchBuilder,
+    /// Symbols that have got a number since the block before.
+    pub(super) new_symbols: Vec<Symbol>,
+    pub(super) first_offset: u64,
+    pub(super) next_offset: u64,
+    pub(super) checkpoint: Bytes,
+}
+
+/// What comes back when a block is stored.
+pub(super) struct Stored {
+    pub(super) writer: Writer,
+    pub(super) next_offset: u64,
+    pub(super) rows: usize,
+}
+
+/// Makes blocks of one partition and stores them, one at a time.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    partition: u16,
+    /// The state's symbols, by the same numbers.
+    table: SymbolTable,
+    /// What is to be filled next.
+    pub(super) spare: TickBatchBuilder,
+}
+
+/// A block being stored.
+pub(super) type Storing = JoinHandle<Result<Stored, ProcessorError>>;
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, partition: u16) -> Self {
+        Self { shared, partition, table: SymbolTable::default(), spare: TickBatchBuilder::new(partition) }
+    }
+
+    /// Stores `filled` in the background.
+    pub(super) fn store(mut self, filled: Filled) -> Storing {
+        tokio::spawn(async move {
+            let partition = self.partition;
+            let Filled { mut builder, new_symbols, first_offset, next_offset, checkpoint } = filled;
+            let rows = builder.rows();
+            let put_in_order = tokio::task::spawn_blocking(move || {
+                for symbol in new_symbols {
+                    self.table.intern(symbol);
+                }
+                let batches = builder.finish(&self.table);
+                self.spare = builder;
+                (self, batches)
+            });
+            let (writer, batches) = put_in_order.await.map_err(|error| ProcessorError::Worker {
+                partition,
+                what: format!("could not order a block: {error}"),
+            })?;
+            writer.commit(first_offset, next_offset, checkpoint, &batches).await?;
+            let metrics = &writer.shared.metrics;
+            metrics.blocks.inc();
+            metrics.rows.inc_by(rows as u64);
+            metrics.held_rows.dec_by(rows as i64);
+            writer.shared.stores.bus.release(partition, next_offset);
+            Ok(Stored { writer, next_offset, rows })
+        })
+    }
+
+    async fn commit(
+        &self,
+        first_offset: u64,
+        next_offset: u64,
+        checkpoint: Bytes,
+        batches: &[(TradingDay, TickBatch)],
+    ) -> Result<(), ProcessorError> {
+        let partition = self.partition;
+        let failed = |source| ProcessorError::Warm { partition, source };
+        let mut attempt = 0;
+        while let Err(source) = self.shared.log_is_durable().await {
+            let passing = matches!(source, BusError::Full { .. });
+            if !(passing && self.shared.may_retry(partition, attempt, &source).await) {
+                return Err(ProcessorError::Bus { partition, source });
+            }
+            attempt += 1;
+        }
+        let warm = &self.shared.stores.warm;
+        let mut attempt = 0;
+        loop {
+            let block = Block {
+                partition,
+                first_offset,
+                next_offset,
+                batches: batches.to_vec(),
+                checkpoint: checkpoint.clone(),
+            };
+            let Err(source) = warm.commit(block).await else { return Ok(()) };
+            match source {
+                // An attempt that seemed to fail had been stored.
+                WarmError::NotNext { next_offset: mark, .. } if attempt > 0 && mark == next_offset => {
+                    return Ok(());
+                }
+                WarmError::Io { .. } if self.shared.may_retry(partition, attempt, &source).await => {
+                    attempt += 1;
+                }
+                _ => return Err(failed(source)),
+            }
+        }
+    }
+}

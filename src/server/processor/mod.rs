@@ -1,0 +1,355 @@
+//! The processor: out of the log into hot and warm, every record once.
+//!
+//! One worker for each partition, on a thread of its own: it reads, drops repeats, moves hot, and
+//! collects rows into blocks ([`worker`]). A block is stored while the next one is being read
+//! ([`block`]); warm keeps, as one with the rows, the offset the block ends at and the state there,
+//! and that is where a worker goes on after any kind of end. Before it does, it brings hot up to the
+//! same place ([`restore`]).
+//!
+//! A worker never skips a record: what it can't read or store ends it, and [`Processor::ready`]
+//! says so.
+
+mod block;
+mod rebuild;
+mod restore;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::{Bus, BusError};
+use crate::tiering::hot::memory::MemoryHot;
+use crate::tiering::hot::{Hot, HotError};
+use crate::tiering::state::StateError;
+use crate::tiering::warm::{Warm, WarmError};
+use crate::wire::record::RecordError;
+
+/// When blocks are cut, and how much may be held.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessorConfig {
+    /// Rows held by all partitions together, in blocks being filled and blocks being stored. What
+    /// it costs is about 200 bytes a row.
+    pub rows_max: usize,
+    /// Bytes of a block being filled.
+    pub block_bytes_max: usize,
+    /// How long the first row of a block waits for the block to be cut. History reads the log's
+    /// tail, so nobody waits for it; longer means fewer, larger segments.
+    pub block_age_max: Duration,
+    /// Bytes of records taken from the log at once.
+    pub read_bytes_max: usize,
+    /// The least time between two rebuilds of bars whose trades were amended.
+    pub rebuild_interval: Duration,
+    /// The least time between two checkpoints of hot.
+    pub hot_checkpoint_interval: Duration,
+    /// How often a store is tried again before the partition stops.
+    pub retries_max: u32,
+    /// The wait before the first retry; it doubles from one to the next.
+    pub retry_wait_min: Duration,
+}
+
+impl Default for ProcessorConfig {
+    fn default() -> Self {
+        Self {
+            rows_max: 1_000_000,
+            block_bytes_max: 64 << 20,
+            block_age_max: Duration::from_mins(1),
+            read_bytes_max: 256 << 10,
+            rebuild_interval: Duration::from_secs(10),
+            hot_checkpoint_interval: Duration::from_mins(1),
+            retries_max: 8,
+            retry_wait_min: Duration::from_millis(100),
+        }
+    }
+}
+
+/// Between which stores a processor stands.
+#[derive(Clone)]
+pub struct Stores {
+    /// The log.
+    pub bus: Arc<dyn Bus>,
+    /// The last of every symbol.
+    pub hot: Arc<dyn Hot>,
+    /// The days.
+    pub warm: Arc<dyn Warm>,
+    /// Where hot is this process's memory: the same store, and the directory of its checkpoints.
+    pub hot_files: Option<(Arc<MemoryHot>, PathBuf)>,
+}
+
+type ByPartition = Family<Vec<(&'static str, String)>, Gauge<i64, AtomicI64>>;
+
+/// What the workers do.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessorMetrics {
+    /// Records taken from the log.
+    pub records: Counter,
+    /// Ticks applied.
+    pub ticks: Counter,
+    /// Records dropped as repeats.
+    pub repeats: Counter,
+    /// Blocks stored in warm.
+    pub blocks: Counter,
+    /// Rows stored in warm, bars among them.
+    pub rows: Counter,
+    /// Bars stored in warm: new ones and revisions.
+    pub bars: Counter,
+    /// Symbols and days whose bars were rebuilt from their trades.
+    pub rebuilds: Counter,
+    /// Times a store was tried again.
+    pub retries: Counter,
+    /// Producers forgotten, whose repeats would no longer be known.
+    pub producers_evicted: Counter,
+    /// Rows held in blocks being filled or stored.
+    pub held_rows: Gauge<i64, AtomicI64>,
+    /// Records in the log that are not yet applied.
+    pub lag_records: ByPartition,
+    /// From the receipt of the last tick applied to its application, ms.
+    pub lag_ms: ByPartition,
+}
+
+impl ProcessorMetrics {
+    /// Registers all of them.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("processor_records", "Records taken from the log", self.records.clone());
+        registry.register("processor_ticks", "Ticks applied", self.ticks.clone());
+        registry.register("processor_repeats", "Records dropped as repeats", self.repeats.clone());
+        registry.register("processor_blocks", "Blocks stored in warm", self.blocks.clone());
+        registry.register("processor_rows", "Rows stored in warm", self.rows.clone());
+        registry.register("processor_bars", "Bars stored in warm, revisions too", self.bars.clone());
+        registry.register("processor_rebuilds", "Symbol days whose bars were rebuilt", self.rebuilds.clone());
+        registry.register("processor_retries", "Times a store was tried again", self.retries.clone());
+        registry.register(
+            "processor_producers_evicted",
+            "Producers forgotten, whose repeats would no longer be known",
+            self.producers_evicted.clone(),
+        );
+        registry.register("processor_held_rows", "Rows not yet in warm", self.held_rows.clone());
+        registry.register(
+            "processor_lag_records",
+            "Records in the log not yet applied",
+            self.lag_records.clone(),
+        );
+        registry.register(
+            "processor_lag_ms",
+            "From receipt to application, milliseconds",
+            self.lag_ms.clone(),
+        );
+    }
+}
+
+/// Why a partition can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessorError {
+    /// A record can't be read.
+    #[error("partition {partition}, offset {offset} of the log: {source}; nothing after it was taken in")]
+    Record {
+        /// The partition.
+        partition: u16,
+        /// The record's offset.
+        offset: u64,
+        /// What is wrong with it.
+        source: RecordError,
+    },
+    /// The log can't be read.
+    #[error("partition {partition}: {source}")]
+    Bus {
+        /// The partition.
+        partition: u16,
+        /// What the log said.
+        source: BusError,
+    },
+    /// Warm can't be read or written, after all retries.
+    #[error("partition {partition}: {source}")]
+    Warm {
+        /// The partition.
+        partition: u16,
+        /// What the store said.
+        source: WarmError,
+    },
+    /// Hot can't be written, after all retries.
+    #[error("partition {partition}: {source}")]
+    Hot {
+        /// The partition.
+        partition: u16,
+        /// What the store said.
+        source: HotError,
+    },
+    /// The state that came with the last block can't be read.
+    #[error("partition {partition}: {source}")]
+    State {
+        /// The partition.
+        partition: u16,
+        /// What is wrong with it.
+        source: StateError,
+    },
+    /// Warm has more than the log: the two directories don't belong together, or the log's was
+    /// replaced.
+    #[error(
+        "partition {partition}: warm ends at offset {warm_offset}, but the log at {log_offset}; they do not belong together"
+    )]
+    Ahead {
+        /// The partition.
+        partition: u16,
+        /// Where warm ends.
+        warm_offset: u64,
+        /// Where the log ends.
+        log_offset: u64,
+    },
+    /// The worker's thread could not be started, or panicked.
+    #[error("partition {partition}: its worker {what}")]
+    Worker {
+        /// The partition.
+        partition: u16,
+        /// What happened.
+        what: String,
+    },
+}
+
+/// Where a partition stands.
+enum Status {
+    /// Hot is being brought up to where warm ends.
+    Restoring,
+    Running,
+    Stopped,
+    Failed(String),
+}
+
+/// What workers and owner share.
+struct Shared {
+    stores: Stores,
+    config: ProcessorConfig,
+    metrics: ProcessorMetrics,
+    /// By partition.
+    statuses: Mutex<Vec<Status>>,
+    stop: CancellationToken,
+    failed: CancellationToken,
+}
+
+impl Shared {
+    fn statuses(&self) -> MutexGuard<'_, Vec<Status>> {
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_status(&self, partition: u16, status: Status) {
+        self.statuses()[usize::from(partition)] = status;
+    }
+
+    /// Rows of one block: each partition fills one and stores one.
+    fn block_rows_max(&self) -> usize {
+        let partitions = usize::from(self.stores.bus.partitions()).max(1);
+        (self.config.rows_max / (2 * partitions)).max(1)
+    }
+
+    /// Waits until all that was appended to the log up to now is durable: readers see records
+    /// before that, and what is stored must never be ahead of the log. An append of nothing is as
+    /// durable as what came before it.
+    async fn log_is_durable(&self) -> Result<(), BusError> {
+        self.stores.bus.append(Vec::new()).await?.await.map(|_| ())
+    }
+
+    /// Waits before retry number `attempt` (from 0); false when there have been enough.
+    async fn may_retry(&self, partition: u16, attempt: u32, error: &(dyn std::fmt::Display + Sync)) -> bool {
+        if attempt >= self.config.retries_max {
+            return false;
+        }
+        let wait = self.config.retry_wait_min * (1 << attempt.min(6));
+        tracing::warn!(partition, attempt, wait_ms = wait.as_millis() as u64, %error, "trying again");
+        self.metrics.retries.inc();
+        tokio::time::sleep(wait).await;
+        true
+    }
+}
+
+/// The workers of a log's partitions.
+///
+/// Dropping it tells them to stop; [`Processor::stop`] waits for that.
+pub struct Processor {
+    shared: Arc<Shared>,
+    workers: Vec<(u16, JoinHandle<Result<(), ProcessorError>>)>,
+}
+
+impl Processor {
+    /// Starts a worker for each partition of the log. To be called within a Tokio runtime, which
+    /// must live until [`Processor::stop`] has returned.
+    pub fn start(
+        stores: Stores,
+        config: ProcessorConfig,
+        metrics: ProcessorMetrics,
+    ) -> Result<Self, ProcessorError> {
+        let partitions = stores.bus.partitions();
+        let shared = Arc::new(Shared {
+            stores,
+            config,
+            metrics,
+            statuses: Mutex::new((0..partitions).map(|_| Status::Restoring).collect()),
+            stop: CancellationToken::new(),
+            failed: CancellationToken::new(),
+        });
+        let mut processor = Self { shared, workers: Vec::with_capacity(usize::from(partitions)) };
+        for partition in 0..partitions {
+            let shared = processor.shared.clone();
+            let runtime = Handle::current();
+            let thread = std::thread::Builder::new().name(format!("stk-processor-{partition}"));
+            let run = move || runtime.block_on(worker::run(shared, partition));
+            let worker = thread.spawn(run).map_err(|error| ProcessorError::Worker {
+                partition,
+                what: format!("could not be started: {error}"),
+            })?;
+            processor.workers.push((partition, worker));
+        }
+        Ok(processor)
+    }
+
+    /// Whether every partition is being processed; otherwise why not, for `/readyz`.
+    pub fn ready(&self) -> Result<(), String> {
+        for (partition, status) in self.shared.statuses().iter().enumerate() {
+            match status {
+                Status::Running => {}
+                Status::Restoring => return Err(format!("partition {partition} is being restored")),
+                Status::Stopped => return Err(format!("partition {partition} has been stopped")),
+                Status::Failed(reason) => return Err(reason.clone()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Cancelled when a partition has failed: [`Processor::ready`] says why.
+    pub fn failed(&self) -> CancellationToken {
+        self.shared.failed.clone()
+    }
+
+    /// Takes in all that is in the log now, stores it, and ends the workers. The first error, if
+    /// partitions failed; the others are drained all the same.
+    pub async fn stop(mut self) -> Result<(), ProcessorError> {
+        self.shared.stop.cancel();
+        let mut outcome = Ok(());
+        for (partition, worker) in std::mem::take(&mut self.workers) {
+            let panicked = |what: &str| ProcessorError::Worker { partition, what: what.to_owned() };
+            let ended = tokio::task::spawn_blocking(move || worker.join()).await;
+            let ended = match ended {
+                Ok(Ok(ended)) => ended,
+                Ok(Err(_)) => Err(panicked("panicked")),
+                Err(_) => Err(panicked("could not be waited for")),
+            };
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+}
+
+impl Drop for Processor {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}

@@ -1,0 +1,149 @@
+//! Bars anew from their trades, after a late, broken or amended one.
+
+use std::collections::BTreeMap;
+
+use foldhash::{HashMap, HashMapExt};
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use super::worker::Worker;
+use super::{ProcessorError, Shared};
+use crate::market::{Kind, Seq, Symbol, Tick, TickBatch, TimeRange, TradingDay};
+use crate::tiering::warm::{Query, WarmError};
+use crate::wire::record::RecordView;
+
+/// Ticks with their places, by symbol.
+type Rows = HashMap<Symbol, Vec<(Seq, Tick)>>;
+
+impl Worker {
+    /// Rebuilds all bars that are marked, from the rows in warm and those that only the log has.
+    pub(super) async fn rebuild(&mut self) -> Result<(), ProcessorError> {
+        // Rows are in warm or after `stored`, never in between.
+        self.wait_stored().await?;
+        self.rebuilt_at = Some(Instant::now());
+        let marked = self.state.take_rebuilds();
+        let mut days: BTreeMap<TradingDay, Vec<Symbol>> = BTreeMap::new();
+        for (symbol, day) in &marked {
+            days.entry(*day).or_default().push(*symbol);
+        }
+        let mut log = self.rows_in_log(&marked).await?;
+        for (day, symbols) in days {
+            let mut attempt = 0;
+            while let Err(source) = self.rebuild_day(day, &symbols, &mut log).await {
+                let passing = matches!(source, WarmError::Io { .. });
+                if !(passing && self.shared.may_retry(self.partition, attempt, &source).await) {
+                    return Err(ProcessorError::Warm { partition: self.partition, source });
+                }
+                attempt += 1;
+            }
+        }
+        self.shared.metrics.rebuilds.inc_by(marked.len() as u64);
+        Ok(())
+    }
+
+    /// Rebuilds `day` for `symbols`, which ascend. One symbol's trades are held at a time.
+    async fn rebuild_day(
+        &mut self,
+        day: TradingDay,
+        symbols: &[Symbol],
+        log: &mut Rows,
+    ) -> Result<(), WarmError> {
+        let shared = self.shared.clone();
+        let mut amending: Rows = HashMap::new();
+        for kind in [Kind::Cancel, Kind::Correction] {
+            let mut rows = scan(&shared, kind, day, symbols).await?;
+            while let Some(batch) = rows.next().await {
+                for_rows(&batch?, |symbol, seq, tick| amending.entry(symbol).or_default().push((seq, tick)))?;
+            }
+        }
+        // After every tick taken in and before all that follow, so that no stored revision stands at
+        // the same place.
+        let at = Seq { partition: self.partition, offset: self.next.saturating_sub(1), index: u32::MAX };
+        let mut left = symbols.iter().copied().peekable();
+        let mut held: Vec<(Seq, Tick)> = Vec::new();
+        let mut rebuild = |symbol: Symbol, trades: &mut Vec<(Seq, Tick)>| {
+            trades.extend(amending.remove(&symbol).unwrap_or_default());
+            trades.extend(log.get(&symbol).into_iter().flatten().cloned());
+            self.state.rebuild(symbol, day, at, trades);
+            trades.clear();
+        };
+        let mut trades = scan(&shared, Kind::Trade, day, symbols).await?;
+        while let Some(batch) = trades.next().await {
+            for_rows(&batch?, |symbol, seq, tick| {
+                while let Some(done) = left.next_if(|next| *next < symbol) {
+                    rebuild(done, &mut held);
+                }
+                held.push((seq, tick));
+            })?;
+        }
+        left.for_each(|symbol| rebuild(symbol, &mut held));
+        Ok(())
+    }
+
+    /// Trades and what amends them of the marked symbols, out of the records not yet in warm.
+    async fn rows_in_log(&self, marked: &[(Symbol, TradingDay)]) -> Result<Rows, ProcessorError> {
+        let mut rows: Rows = marked.iter().map(|(symbol, _)| (*symbol, Vec::new())).collect();
+        if self.stored == self.next {
+            return Ok(rows);
+        }
+        let shared = &self.shared;
+        let reader = shared.stores.bus.reader(self.partition, self.stored).await;
+        let mut reader = reader.map_err(|error| self.bus_error(error))?;
+        while reader.offset() < self.next {
+            let records = reader.next(shared.config.read_bytes_max).await;
+            for record in records.map_err(|error| self.bus_error(error))? {
+                if record.offset >= self.next {
+                    break;
+                }
+                if self.repeats.binary_search(&record.offset).is_ok() {
+                    continue;
+                }
+                let damaged = |source| ProcessorError::Record {
+                    partition: self.partition,
+                    offset: record.offset,
+                    source,
+                };
+                let view = RecordView::parse(&record.bytes).map_err(damaged)?;
+                if !view.symbols().iter().any(|symbol| rows.contains_key(symbol)) {
+                    continue;
+                }
+                for (index, row) in (0..).zip(view.ticks()) {
+                    let (_, tick) = row.map_err(damaged)?;
+                    let (Tick::Trade(_) | Tick::Cancel(_) | Tick::Correction(_)) = tick else { continue };
+                    if let Some(rows) = tick.symbol().and_then(|symbol| rows.get_mut(&symbol)) {
+                        rows.push((Seq { partition: self.partition, offset: record.offset, index }, tick));
+                    }
+                }
+            }
+        }
+        Ok(rows)
+    }
+}
+
+type Batches = futures_util::stream::BoxStream<'static, Result<TickBatch, WarmError>>;
+
+async fn scan(
+    shared: &Shared,
+    kind: Kind,
+    day: TradingDay,
+    symbols: &[Symbol],
+) -> Result<Batches, WarmError> {
+    let range = TimeRange { from: day.start(), to: day.end() };
+    let query = Query { kind, symbols: Some(symbols.to_vec()), range };
+    Ok(shared.stores.warm.scan(&query).await?.rows)
+}
+
+/// Calls `take` with each row of a symbol.
+pub(super) fn for_rows(batch: &TickBatch, mut take: impl FnMut(Symbol, Seq, Tick)) -> Result<(), WarmError> {
+    let damaged = |error: crate::market::BatchError| WarmError::Damaged {
+        path: format!("{} rows of warm", batch.kind().name()),
+        reason: error.to_string(),
+    };
+    let rows = batch.rows().map_err(damaged)?;
+    for row in 0..batch.len() {
+        if let Some(symbol) = rows.symbol(row) {
+            take(symbol, rows.seq(row), rows.tick(row).map_err(damaged)?);
+        }
+    }
+    Ok(())
+}

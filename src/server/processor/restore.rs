@@ -1,0 +1,150 @@
+//! Hot at start: brought up to where warm ends, from its checkpoint and the log.
+
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
+use futures_util::StreamExt;
+
+use super::rebuild::for_rows;
+use super::{ProcessorError, Shared};
+use crate::bus::Bounds;
+use crate::market::{Kind, Seq, Symbol, Tick, TimeRange, Timestamp};
+use crate::tiering::hot::{HotUpdates, RECENT_TICKS};
+use crate::tiering::state::PartitionState;
+use crate::tiering::warm::Query;
+use crate::wire::record::RecordView;
+
+/// Symbols that are read from warm at once.
+const SYMBOLS_PER_SCAN: usize = 256;
+
+/// Brings `partition` of hot up to `to`, where warm ends and `state` stands; the worker does the
+/// rest.
+pub(super) async fn hot(
+    shared: &Arc<Shared>,
+    partition: u16,
+    bounds: Bounds,
+    to: u64,
+    state: &PartitionState,
+) -> Result<(), ProcessorError> {
+    let (mut from, earlier) = checkpoint(shared, partition, bounds).await;
+    if from < bounds.first {
+        if to > 0 {
+            tracing::info!(
+                partition,
+                from,
+                log_first = bounds.first,
+                "hot: the log is trimmed; reading warm"
+            );
+            fill_from_warm(shared, partition, state).await?;
+        }
+        from = bounds.first;
+    }
+    if from < to {
+        tracing::info!(partition, from, to, "hot: reading the log");
+        replay(shared, partition, from, to, earlier).await?;
+    }
+    apply(shared, partition, &HotUpdates { ticks: Vec::new(), bars: state.bars().collect() }).await
+}
+
+/// Loads the checkpoint, where there is one: up to where hot then stands, and the state there.
+async fn checkpoint(shared: &Arc<Shared>, partition: u16, bounds: Bounds) -> (u64, PartitionState) {
+    let none = (0, PartitionState::new());
+    let Some((hot, dir)) = shared.stores.hot_files.clone() else { return (bounds.next, none.1) };
+    let loaded = tokio::task::spawn_blocking(move || hot.load(&dir, partition, bounds.next)).await;
+    let reason = match loaded {
+        Ok(Ok(Some(checkpoint))) => match PartitionState::restore(&checkpoint.state) {
+            Ok(state) => return (checkpoint.next_offset, state),
+            Err(error) => error.to_string(),
+        },
+        Ok(Ok(None)) => "there is none".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    if bounds.next > 0 {
+        tracing::warn!(partition, reason, "hot: no usable checkpoint; rebuilding from the log and warm");
+    }
+    none
+}
+
+/// Applies the ticks of the log's records `from..to`.
+async fn replay(
+    shared: &Arc<Shared>,
+    partition: u16,
+    from: u64,
+    to: u64,
+    mut state: PartitionState,
+) -> Result<(), ProcessorError> {
+    let bus_error = |source| ProcessorError::Bus { partition, source };
+    let mut reader = shared.stores.bus.reader(partition, from).await.map_err(bus_error)?;
+    let mut updates = HotUpdates::default();
+    while reader.offset() < to {
+        for record in reader.next(shared.config.read_bytes_max).await.map_err(bus_error)? {
+            if record.offset >= to {
+                break;
+            }
+            let damaged = |source| ProcessorError::Record { partition, offset: record.offset, source };
+            let view = RecordView::parse(&record.bytes).map_err(damaged)?;
+            if !state.admit(view.origin) {
+                continue;
+            }
+            for (index, row) in (0..).zip(view.ticks()) {
+                let seq = Seq { partition, offset: record.offset, index };
+                updates.ticks.push((seq, row.map_err(damaged)?.1));
+            }
+        }
+        apply(shared, partition, &updates).await?;
+        updates.ticks.clear();
+    }
+    Ok(())
+}
+
+/// Fills hot with the last ticks of the newest day in warm.
+async fn fill_from_warm(
+    shared: &Arc<Shared>,
+    partition: u16,
+    state: &PartitionState,
+) -> Result<(), ProcessorError> {
+    let warm_error = |source| ProcessorError::Warm { partition, source };
+    let Some(day) = state.newest_day() else { return Ok(()) };
+    let mut symbols = state.symbols().symbols().to_vec();
+    symbols.sort_unstable();
+    for symbols in symbols.chunks(SYMBOLS_PER_SCAN) {
+        let mut rows: HashMap<Symbol, Vec<(Seq, Tick)>> = HashMap::new();
+        for kind in [Kind::Trade, Kind::Quote, Kind::Status, Kind::Cancel, Kind::Correction, Kind::PrevClose]
+        {
+            let range = TimeRange { from: day.start(), to: Timestamp::MAX };
+            let query = Query { kind, symbols: Some(symbols.to_vec()), range };
+            let mut batches = shared.stores.warm.scan(&query).await.map_err(warm_error)?.rows;
+            let mut of_kind: HashMap<Symbol, Vec<(Seq, Tick)>> = HashMap::new();
+            while let Some(batch) = batches.next().await {
+                let batch = batch.map_err(warm_error)?;
+                for_rows(&batch, |symbol, seq, tick| {
+                    let held = of_kind.entry(symbol).or_default();
+                    held.push((seq, tick));
+                    if held.len() == 2 * RECENT_TICKS {
+                        keep_last(held);
+                    }
+                })
+                .map_err(warm_error)?;
+            }
+            for (symbol, mut held) in of_kind {
+                keep_last(&mut held);
+                rows.entry(symbol).or_default().append(&mut held);
+            }
+        }
+        let mut ticks: Vec<(Seq, Tick)> = rows.into_values().flatten().collect();
+        ticks.sort_unstable_by_key(|(seq, _)| *seq);
+        apply(shared, partition, &HotUpdates { ticks, bars: Vec::new() }).await?;
+    }
+    Ok(())
+}
+
+fn keep_last(held: &mut Vec<(Seq, Tick)>) {
+    held.sort_unstable_by_key(|(seq, _)| *seq);
+    held.drain(..held.len().saturating_sub(RECENT_TICKS));
+}
+
+async fn apply(shared: &Shared, partition: u16, updates: &HotUpdates) -> Result<(), ProcessorError> {
+    let applied = shared.stores.hot.apply(partition, updates).await;
+    applied.map_err(|source| ProcessorError::Hot { partition, source })
+}

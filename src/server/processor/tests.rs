@@ -1,0 +1,298 @@
+//! What went into the log stands in warm once, whatever happened in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tempfile::TempDir;
+
+use super::*;
+use crate::bus::local::{LocalBus, LocalBusConfig};
+use crate::feed::sim::{Sim, SimConfig};
+use crate::market::{Kind, Symbol, Tick, TimeRange, Timeframe, Timestamp};
+use crate::server::intake::{Intake, IntakeMetrics};
+use crate::tiering::history::{History, HistoryQuery};
+use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
+use crate::tiering::warm::{Block, Mark, Query, Scan};
+use crate::wire::record::Origin;
+
+const PARTITIONS: u16 = 3;
+
+/// The stores of one life of a process, in `dir`.
+struct Life {
+    bus: Arc<LocalBus>,
+    warm: Arc<LocalWarm>,
+    hot: Arc<MemoryHot>,
+    stores: Stores,
+}
+
+impl Life {
+    fn begin(dir: &Path) -> Self {
+        let mut config = LocalBusConfig::new(dir.join("log"), PARTITIONS);
+        config.free_bytes_min = 0;
+        config.memory_bytes = 16 << 20;
+        let bus = LocalBus::open(config).unwrap();
+        let warm = LocalWarm::open(&dir.join("warm"), LocalWarmOptions::default()).unwrap();
+        let hot = Arc::new(MemoryHot::new(PARTITIONS));
+        let hot_files = Some((hot.clone(), dir.join("hot")));
+        let stores = Stores { bus: bus.clone(), hot: hot.clone(), warm: warm.clone(), hot_files };
+        Self { bus, warm, hot, stores }
+    }
+
+    fn process(&self, config: ProcessorConfig) -> Processor {
+        Processor::start(self.stores.clone(), config, ProcessorMetrics::default()).unwrap()
+    }
+
+    async fn append(&self, ticks: &[Tick], first_sequence: u64) {
+        let mut intake = Intake::new(self.bus.clone(), IntakeMetrics::default());
+        for (sequence, ticks) in (first_sequence..).zip(ticks.chunks(100)) {
+            let origin = Origin { producer: 9, sequence };
+            intake.append(ticks, origin).await.unwrap().durable.await.unwrap();
+        }
+    }
+
+    /// All rows of `kind` in warm, in its order.
+    async fn rows(&self, kind: Kind) -> Vec<Tick> {
+        let query = Query { kind, symbols: None, range: TimeRange::ALL };
+        let mut batches = self.warm.scan(&query).await.unwrap().rows;
+        let mut ticks = Vec::new();
+        while let Some(batch) = batches.next().await {
+            let batch = batch.unwrap();
+            let rows = batch.rows().unwrap();
+            ticks.extend((0..batch.len()).map(|row| rows.tick(row).unwrap()));
+        }
+        ticks
+    }
+
+    async fn bars(&self, symbol: Symbol, timeframe: Timeframe) -> Vec<crate::market::Bar> {
+        let query = HistoryQuery {
+            symbols: vec![symbol],
+            kind: Kind::Bar,
+            timeframe: Some(timeframe),
+            range: TimeRange::ALL,
+            limit: None,
+        };
+        let mut batches = History::new(self.bus.clone(), self.warm.clone()).query(query).await.unwrap().rows;
+        let mut bars = Vec::new();
+        while let Some(batch) = batches.next().await {
+            let batch = batch.unwrap();
+            let rows = batch.rows().unwrap();
+            bars.extend((0..batch.len()).map(|row| rows.bar(row).unwrap().1));
+        }
+        bars
+    }
+
+    async fn end(self) {
+        let Self { bus, warm, hot, stores } = self;
+        drop((stores, warm, hot));
+        bus.close().await;
+    }
+}
+
+fn small() -> ProcessorConfig {
+    ProcessorConfig { rows_max: 3_000, retries_max: 0, ..ProcessorConfig::default() }
+}
+
+fn market(count: u64) -> Vec<Tick> {
+    market_at(50.0, count)
+}
+
+fn market_at(rate_ticks_per_s: f64, count: u64) -> Vec<Tick> {
+    let start: Timestamp = "2025-03-07T14:30:00Z".parse().unwrap();
+    let mut sim = Sim::new(SimConfig { seed: 5, symbols: 40, rate_ticks_per_s, start, count: Some(count) });
+    let mut ticks = Vec::new();
+    while sim.fill(&mut ticks, 4096) {}
+    ticks
+}
+
+/// As a text, so that a difference can be read and anything be ordered.
+fn texts<'a>(ticks: impl IntoIterator<Item = &'a Tick>) -> Vec<String> {
+    let mut texts: Vec<String> = ticks.into_iter().map(|tick| format!("{tick:?}")).collect();
+    texts.sort_unstable();
+    texts
+}
+
+async fn check_ticks(life: &Life, ticks: &[Tick]) {
+    for kind in [Kind::Trade, Kind::Quote, Kind::Status] {
+        let expected = texts(ticks.iter().filter(|tick| tick.kind() == kind));
+        assert_eq!(texts(&life.rows(kind).await), expected, "{kind:?}");
+    }
+}
+
+async fn hot_of(hot: &MemoryHot) -> Vec<String> {
+    let symbols = hot.symbols().await.unwrap();
+    let entries = hot.get(&symbols).await.unwrap();
+    let mut shown: Vec<String> = symbols.iter().zip(entries).map(|entry| format!("{entry:?}")).collect();
+    for symbol in symbols {
+        shown.push(format!("{:?}", hot.recent(symbol).await.unwrap()));
+    }
+    shown
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_leaves_all_of_the_log_in_warm_each_tick_once() {
+    let dir = TempDir::new().unwrap();
+    let ticks = market(20_000);
+    let (half, rest) = ticks.split_at(10_000);
+    let life = Life::begin(dir.path());
+    life.append(half, 1).await;
+    let processor = life.process(small());
+    life.append(rest, 101).await;
+    // All of it again, as a producer does that heard no acknowledgement.
+    life.append(&ticks, 1).await;
+    processor.stop().await.unwrap();
+    check_ticks(&life, &ticks).await;
+    for partition in 0..PARTITIONS {
+        let next = life.bus.bounds(partition).await.unwrap().next;
+        assert_eq!(life.warm.mark(partition).await.unwrap().next_offset, next);
+    }
+    assert!(life.warm.segments().len() > usize::from(PARTITIONS), "more than one block a partition");
+    let before = hot_of(&life.hot).await;
+    life.end().await;
+
+    // The next life knows what the last one knew: from the checkpoint, and without it from the log.
+    for checkpoint in [true, false] {
+        if !checkpoint {
+            std::fs::remove_dir_all(dir.path().join("hot")).unwrap();
+        }
+        let life = Life::begin(dir.path());
+        life.process(small()).stop().await.unwrap();
+        assert_eq!(hot_of(&life.hot).await, before, "with a checkpoint: {checkpoint}");
+        check_ticks(&life, &ticks).await;
+        life.end().await;
+    }
+}
+
+/// Refuses every commit after some, as a disk that fails.
+struct FailingWarm {
+    warm: Arc<LocalWarm>,
+    commits_left: AtomicU32,
+}
+
+#[async_trait::async_trait]
+impl Warm for FailingWarm {
+    async fn mark(&self, partition: u16) -> Result<Mark, WarmError> {
+        self.warm.mark(partition).await
+    }
+
+    async fn commit(&self, block: Block) -> Result<(), WarmError> {
+        let left = self.commits_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        match left {
+            Ok(_) => self.warm.commit(block).await,
+            Err(_) => Err(WarmError::Io { path: "warm".to_owned(), reason: "no space".to_owned() }),
+        }
+    }
+
+    async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {
+        self.warm.scan(query).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_fails_at_any_block_costs_nothing() {
+    let ticks = market(5_000);
+    let symbol = ticks.iter().find(|tick| tick.kind() == Kind::Trade).and_then(Tick::symbol).unwrap();
+    let mut bars_seen = BTreeSet::new();
+    for commits in [0, 1, 4] {
+        let dir = TempDir::new().unwrap();
+        let life = Life::begin(dir.path());
+        life.append(&ticks, 1).await;
+        let failing: Arc<dyn Warm> =
+            Arc::new(FailingWarm { warm: life.warm.clone(), commits_left: AtomicU32::new(commits) });
+        let stores = Stores { warm: failing, ..life.stores.clone() };
+        let processor = Processor::start(stores, small(), ProcessorMetrics::default()).unwrap();
+        processor.failed().cancelled().await;
+        let why = processor.ready().unwrap_err();
+        assert!(processor.stop().await.is_err());
+        assert!(why.contains("no space") || why.contains("stopped"), "{why}");
+        life.end().await;
+
+        let life = Life::begin(dir.path());
+        life.process(small()).stop().await.unwrap();
+        check_ticks(&life, &ticks).await;
+        let bars = (life.bars(symbol, Timeframe::MINUTE).await, life.bars(symbol, Timeframe::Day).await);
+        bars_seen.insert(format!("{bars:?}"));
+        life.end().await;
+    }
+    assert_eq!(bars_seen.len(), 1, "the same bars after any kind of end: {bars_seen:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_trade_corrects_a_minute_long_past() {
+    let dir = TempDir::new().unwrap();
+    let mut trades: Vec<Tick> =
+        market_at(10.0, 20_000).into_iter().filter(|tick| tick.kind() == Kind::Trade).collect();
+    let mut counts: BTreeMap<Symbol, usize> = BTreeMap::new();
+    trades.iter().filter_map(Tick::symbol).for_each(|symbol| *counts.entry(symbol).or_default() += 1);
+    let symbol = *counts.iter().max_by_key(|(_, count)| **count).unwrap().0;
+    trades.retain(|tick| tick.symbol() == Some(symbol));
+    let late = trades.remove(0);
+    let minutes: BTreeSet<Timestamp> = trades.iter().map(|tick| tick.ts().floor_minute()).collect();
+    assert!(minutes.len() > 8, "{} minutes", minutes.len());
+    let life = Life::begin(dir.path());
+    let processor = life.process(ProcessorConfig { rebuild_interval: Duration::ZERO, ..small() });
+    life.append(&trades, 1).await;
+    life.append(std::slice::from_ref(&late), 1_000).await;
+    processor.stop().await.unwrap();
+    let mut all = trades.clone();
+    all.push(late.clone());
+    let minute = late.ts().floor_minute();
+    let volume: u64 = all
+        .iter()
+        .filter_map(|tick| match tick {
+            Tick::Trade(trade) if trade.ts.floor_minute() == minute => Some(u64::from(trade.size)),
+            _ => None,
+        })
+        .sum();
+    let bars = life.bars(symbol, Timeframe::MINUTE).await;
+    let bar = bars.iter().find(|bar| bar.ts == minute).unwrap();
+    assert_eq!(bar.volume, volume);
+    let days = life.bars(symbol, Timeframe::Day).await;
+    let total: u64 = bars.iter().map(|bar| bar.volume).sum();
+    assert_eq!(days.iter().map(|day| day.volume).sum::<u64>(), total);
+    life.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_cannot_be_read_is_named_and_never_skipped() {
+    let dir = TempDir::new().unwrap();
+    let life = Life::begin(dir.path());
+    let ticks = market(2_000);
+    life.append(&ticks[..1_000], 1).await;
+    let next = life.bus.bounds(1).await.unwrap().next;
+    let appended = life.bus.append(vec![(1, Bytes::from_static(b"no record"))]).await.unwrap();
+    appended.await.unwrap();
+    life.append(&ticks[1_000..], 100).await;
+    let processor = life.process(small());
+    processor.failed().cancelled().await;
+    let why = processor.stop().await.unwrap_err().to_string();
+    assert!(why.starts_with(&format!("partition 1, offset {next} of the log: ")), "{why}");
+    assert!(life.warm.mark(1).await.unwrap().next_offset <= next);
+    for partition in [0, 2] {
+        let bounds = life.bus.bounds(partition).await.unwrap();
+        assert_eq!(
+            life.warm.mark(partition).await.unwrap().next_offset,
+            bounds.next,
+            "the others are drained"
+        );
+    }
+    life.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_lost_what_warm_has_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let life = Life::begin(dir.path());
+    life.append(&market(2_000), 1).await;
+    life.process(small()).stop().await.unwrap();
+    life.end().await;
+    std::fs::remove_dir_all(dir.path().join("log")).unwrap();
+    let life = Life::begin(dir.path());
+    let processor = life.process(small());
+    processor.failed().cancelled().await;
+    let why = processor.stop().await.unwrap_err().to_string();
+    assert!(why.ends_with("they do not belong together"), "{why}");
+    life.end().await;
+}

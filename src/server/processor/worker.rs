@@ -1,0 +1,331 @@
+//! A partition's worker.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
+use tokio::time::Instant;
+
+use super::block::{Filled, Stored, Storing, Writer};
+use super::{ProcessorError, Shared, Status, restore};
+use crate::bus::{BusError, Record};
+use crate::market::{Bar, NO_SYMBOL, Seq, Symbol, TickBatchBuilder, Timeframe, Timestamp};
+use crate::tiering::hot::HotUpdates;
+use crate::tiering::state::PartitionState;
+use crate::wire::record::{RecordError, RecordView};
+
+/// Whose bar of which span.
+type BarKey = (Symbol, Timeframe, Timestamp);
+
+/// Takes one partition's records in until told to stop.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) partition: u16,
+    pub(super) state: PartitionState,
+    /// The offset of the record to be taken in next.
+    pub(super) next: u64,
+    /// Before it everything is in warm.
+    pub(super) stored: u64,
+    /// Records from `stored` on that were dropped as repeats.
+    pub(super) repeats: VecDeque<u64>,
+    pub(super) rebuilt_at: Option<Instant>,
+    /// What hot has not been told yet.
+    updates: HotUpdates,
+    /// The block being filled.
+    builder: TickBatchBuilder,
+    block_first: u64,
+    /// When its first record came.
+    block_since: Option<Instant>,
+    /// The bars it moved, as they stand.
+    block_bars: HashMap<BarKey, (Seq, Bar)>,
+    /// The block being stored, or who will store the next.
+    storing: Option<Storing>,
+    writer: Option<Writer>,
+    /// Symbols of the state that the writer knows.
+    symbols_told: usize,
+    producers_evicted: u64,
+    checkpointed_at: Instant,
+    /// By index in a record, its symbols' numbers.
+    numbers: Vec<u32>,
+    labels: Vec<(&'static str, String)>,
+}
+
+/// The life of a worker, its outcome told to all.
+pub(super) async fn run(shared: Arc<Shared>, partition: u16) -> Result<(), ProcessorError> {
+    let outcome = live(shared.clone(), partition).await;
+    match &outcome {
+        Ok(()) => shared.set_status(partition, Status::Stopped),
+        Err(error) => {
+            tracing::error!(partition, %error, "the processor's partition has stopped");
+            shared.set_status(partition, Status::Failed(error.to_string()));
+            shared.failed.cancel();
+        }
+    }
+    outcome
+}
+
+async fn live(shared: Arc<Shared>, partition: u16) -> Result<(), ProcessorError> {
+    let bus_error = |source| ProcessorError::Bus { partition, source };
+    let warm_error = |source| ProcessorError::Warm { partition, source };
+    let mark = shared.stores.warm.mark(partition).await.map_err(warm_error)?;
+    let bounds = shared.stores.bus.bounds(partition).await.map_err(bus_error)?;
+    if mark.next_offset > bounds.next {
+        let (warm_offset, log_offset) = (mark.next_offset, bounds.next);
+        return Err(ProcessorError::Ahead { partition, warm_offset, log_offset });
+    }
+    let state = PartitionState::restore(&mark.checkpoint)
+        .map_err(|source| ProcessorError::State { partition, source })?;
+    shared.stores.bus.release(partition, mark.next_offset);
+    restore::hot(&shared, partition, bounds, mark.next_offset, &state).await?;
+    shared.set_status(partition, Status::Running);
+    tracing::info!(partition, offset = mark.next_offset, log_next = bounds.next, "processing");
+    Worker::new(shared, partition, state, mark.next_offset).run().await
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, partition: u16, state: PartitionState, next: u64) -> Self {
+        Self {
+            writer: Some(Writer::new(shared.clone(), partition)),
+            shared,
+            partition,
+            state,
+            next,
+            stored: next,
+            repeats: VecDeque::new(),
+            rebuilt_at: None,
+            updates: HotUpdates::default(),
+            builder: TickBatchBuilder::new(partition),
+            block_first: next,
+            block_since: None,
+            block_bars: HashMap::new(),
+            storing: None,
+            symbols_told: 0,
+            producers_evicted: 0,
+            checkpointed_at: Instant::now(),
+            numbers: Vec::new(),
+            labels: vec![("partition", partition.to_string())],
+        }
+    }
+
+    async fn run(mut self) -> Result<(), ProcessorError> {
+        let outcome = self.work().await;
+        if outcome.is_err()
+            && let Some(storing) = self.storing.take()
+        {
+            // The block under way is whole, whatever came after it.
+            let _ = storing.await;
+        }
+        outcome
+    }
+
+    async fn work(&mut self) -> Result<(), ProcessorError> {
+        let shared = self.shared.clone();
+        let bus = &shared.stores.bus;
+        let mut reader =
+            bus.reader(self.partition, self.next).await.map_err(|error| self.bus_error(error))?;
+        let mut until = None;
+        while until.is_none_or(|until| self.next < until) {
+            let cut_at = self.block_since.map(|since| since + shared.config.block_age_max);
+            let rebuild_at = self.rebuild_at();
+            tokio::select! {
+                biased;
+                () = shared.stop.cancelled(), if until.is_none() => {
+                    let bounds = bus.bounds(self.partition).await.map_err(|error| self.bus_error(error))?;
+                    until = Some(bounds.next);
+                }
+                () = tokio::time::sleep_until(cut_at.unwrap_or_else(Instant::now)), if cut_at.is_some() => {
+                    self.cut().await?;
+                }
+                () = tokio::time::sleep_until(rebuild_at.unwrap_or_else(Instant::now)), if rebuild_at.is_some() => {
+                    self.rebuild().await?;
+                    self.tell_hot().await?;
+                }
+                stored = finished(self.partition, &mut self.storing), if self.storing.is_some() => self.stored(stored)?,
+                records = reader.next(shared.config.read_bytes_max) => {
+                    self.take(&records.map_err(|error| self.bus_error(error))?).await?;
+                }
+            }
+        }
+        if self.state.needs_rebuild() {
+            self.rebuild().await?;
+        }
+        self.cut().await?;
+        self.wait_stored().await?;
+        self.checkpoint_hot().await
+    }
+
+    /// When marked bars are to be rebuilt, if there are any. A mark outlives a block: it is saved
+    /// with the state.
+    fn rebuild_at(&self) -> Option<Instant> {
+        let interval = self.shared.config.rebuild_interval;
+        let at = || self.rebuilt_at.map_or_else(Instant::now, |last| last + interval);
+        self.state.needs_rebuild().then(at)
+    }
+
+    pub(super) fn bus_error(&self, source: BusError) -> ProcessorError {
+        ProcessorError::Bus { partition: self.partition, source }
+    }
+
+    /// Takes in records that follow on each other.
+    async fn take(&mut self, records: &[Record]) -> Result<(), ProcessorError> {
+        let rows_max = self.shared.block_rows_max();
+        for record in records {
+            self.take_record(record).map_err(|source| ProcessorError::Record {
+                partition: self.partition,
+                offset: record.offset,
+                source,
+            })?;
+            self.next = record.offset + 1;
+            self.block_since.get_or_insert_with(Instant::now);
+            if self.builder.rows() >= rows_max || self.builder.bytes() >= self.shared.config.block_bytes_max {
+                self.cut().await?;
+            }
+        }
+        self.tell_hot().await?;
+        if self.checkpointed_at.elapsed() >= self.shared.config.hot_checkpoint_interval {
+            self.checkpoint_hot().await?;
+        }
+        let bounds = self.shared.stores.bus.bounds(self.partition).await;
+        let bounds = bounds.map_err(|error| self.bus_error(error))?;
+        let metrics = &self.shared.metrics;
+        metrics.lag_records.get_or_create(&self.labels).set((bounds.next - self.next) as i64);
+        let evicted = self.state.producers_evicted();
+        metrics.producers_evicted.inc_by(evicted - std::mem::replace(&mut self.producers_evicted, evicted));
+        Ok(())
+    }
+
+    fn take_record(&mut self, record: &Record) -> Result<(), RecordError> {
+        let metrics = &self.shared.metrics;
+        let view = RecordView::parse(&record.bytes)?;
+        metrics.records.inc();
+        if !self.state.admit(view.origin) {
+            metrics.repeats.inc();
+            self.repeats.push_back(record.offset);
+            return Ok(());
+        }
+        self.numbers.clear();
+        self.numbers.extend(view.symbols().iter().map(|symbol| self.state.number(*symbol)));
+        for (index, row) in (0..).zip(view.ticks()) {
+            let (symbol, tick) = row?;
+            let seq = Seq { partition: self.partition, offset: record.offset, index };
+            let number = symbol.map_or(NO_SYMBOL, |symbol| self.numbers[symbol as usize]);
+            if number != NO_SYMBOL {
+                self.state.apply_numbered(number, seq, &tick);
+            }
+            self.builder.push(number, seq, &tick);
+            self.updates.ticks.push((seq, tick));
+        }
+        metrics.ticks.inc_by(u64::from(view.ticks));
+        metrics.held_rows.inc_by(i64::from(view.ticks));
+        Ok(())
+    }
+
+    /// Tells hot what has been taken in, and keeps the bars for the block.
+    async fn tell_hot(&mut self) -> Result<(), ProcessorError> {
+        self.updates.bars = self.state.take_changed_bars();
+        if let Some((_, tick)) = self.updates.ticks.last() {
+            let lag_ms = Timestamp::now().nanos_since(tick.recv_ts()) / 1_000_000;
+            self.shared.metrics.lag_ms.get_or_create(&self.labels).set(lag_ms);
+        } else if self.updates.bars.is_empty() {
+            return Ok(());
+        }
+        for (seq, bar) in &self.updates.bars {
+            self.block_bars.insert((bar.symbol, bar.timeframe, bar.ts), (*seq, *bar));
+        }
+        let mut attempt = 0;
+        while let Err(source) = self.shared.stores.hot.apply(self.partition, &self.updates).await {
+            if !self.shared.may_retry(self.partition, attempt, &source).await {
+                return Err(ProcessorError::Hot { partition: self.partition, source });
+            }
+            attempt += 1;
+        }
+        self.updates.ticks.clear();
+        self.updates.bars.clear();
+        Ok(())
+    }
+
+    /// Ends the block and has it stored, once the one before it is.
+    async fn cut(&mut self) -> Result<(), ProcessorError> {
+        self.tell_hot().await?;
+        self.block_since = None;
+        if self.next == self.block_first && self.block_bars.is_empty() {
+            return Ok(());
+        }
+        let bars = self.block_bars.len();
+        for (_, (seq, bar)) in self.block_bars.drain() {
+            let number = self.state.number(bar.symbol);
+            self.builder.push_bar(number, seq, &bar);
+        }
+        self.shared.metrics.bars.inc_by(bars as u64);
+        self.shared.metrics.held_rows.inc_by(bars as i64);
+        let checkpoint = self.state.save();
+        self.wait_stored().await?;
+        let Some(mut writer) = self.writer.take() else { return Ok(()) };
+        let spare = std::mem::replace(&mut writer.spare, TickBatchBuilder::new(self.partition));
+        let symbols = self.state.symbols().symbols();
+        let new_symbols = symbols[self.symbols_told..].to_vec();
+        self.symbols_told = symbols.len();
+        self.storing = Some(writer.store(Filled {
+            builder: std::mem::replace(&mut self.builder, spare),
+            new_symbols,
+            first_offset: self.block_first,
+            next_offset: self.next,
+            checkpoint,
+        }));
+        self.block_first = self.next;
+        Ok(())
+    }
+
+    /// Waits until no block is being stored.
+    pub(super) async fn wait_stored(&mut self) -> Result<(), ProcessorError> {
+        if self.storing.is_some() {
+            let stored = finished(self.partition, &mut self.storing).await;
+            self.stored(stored)?;
+        }
+        Ok(())
+    }
+
+    fn stored(&mut self, stored: Result<Stored, ProcessorError>) -> Result<(), ProcessorError> {
+        self.storing = None;
+        let Stored { writer, next_offset, rows } = stored?;
+        tracing::debug!(partition = self.partition, next_offset, rows, "block stored");
+        self.writer = Some(writer);
+        self.stored = next_offset;
+        while self.repeats.front().is_some_and(|offset| *offset < next_offset) {
+            self.repeats.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint of hot, where it is kept in memory. One that can't be written is told
+    /// and tried again later: the log has all that is in it.
+    async fn checkpoint_hot(&mut self) -> Result<(), ProcessorError> {
+        self.checkpointed_at = Instant::now();
+        let Some((hot, dir)) = self.shared.stores.hot_files.clone() else { return Ok(()) };
+        self.tell_hot().await?;
+        let (partition, next) = (self.partition, self.next);
+        let state = self.state.save();
+        if let Err(error) = self.shared.log_is_durable().await {
+            tracing::warn!(partition, %error, "no checkpoint of hot: the log is not durable");
+            return Ok(());
+        }
+        let saved = tokio::task::spawn_blocking(move || hot.save(&dir, partition, next, &state)).await;
+        match saved {
+            Ok(Ok(bytes)) => tracing::debug!(partition, next, bytes, "hot checkpointed"),
+            Ok(Err(error)) => tracing::warn!(partition, %error, "no checkpoint of hot"),
+            Err(error) => tracing::warn!(partition, %error, "no checkpoint of hot"),
+        }
+        Ok(())
+    }
+}
+
+/// What came of the block being stored, there being one. Cancel-safe.
+async fn finished(partition: u16, storing: &mut Option<Storing>) -> Result<Stored, ProcessorError> {
+    match storing {
+        Some(storing) => storing.await.unwrap_or_else(|error| {
+            let what = format!("could not store a block: {error}");
+            Err(ProcessorError::Worker { partition, what })
+        }),
+        None => std::future::pending().await,
+    }
+}

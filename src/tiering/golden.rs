@@ -1,0 +1,25 @@
+//! Stored bytes that must be read for ever, as text under `tests/golden/tiering`.
+
+use std::fmt::Write;
+use std::path::Path;
+
+/// Compares `bytes` with the golden file `name` and returns the file's. `STK_UPDATE=1` writes it
+/// anew.
+pub(super) fn check(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiering").join(name);
+    if std::env::var_os("STK_UPDATE").is_some() {
+        let mut text = String::new();
+        for line in bytes.chunks(32) {
+            line.iter().for_each(|byte| write!(text, "{byte:02x}").unwrap());
+            text.push('\n');
+        }
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let pairs = digits.chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    let stored: Vec<u8> = pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect();
+    assert!(stored == bytes, "{} differs from what is written now", path.display());
+    stored
+}
