@@ -1,6 +1,6 @@
 //! The client of a server's stream: connects, subscribes, and after a broken connection resumes
-//! from the last token it was sent, so that nothing is missed. What arrived after that token comes
-//! again: the wire gives a tick no place of its own by which a repeat could be known.
+//! from the last token it was sent. Every frame of data bears one, so that nothing is missed and
+//! nothing comes twice.
 
 use std::time::Duration;
 

@@ -10,16 +10,16 @@ pub(super) fn check(name: &str, bytes: &[u8]) -> Vec<u8> {
     if std::env::var_os("STK_UPDATE").is_some() {
         let mut text = String::new();
         for line in bytes.chunks(32) {
-            line.iter().for_each(|byte| write!(text, "{byte:02x}").unwrap());
+            line.iter().for_each(|byte| write!(text, "{byte:02x}").expect("a text takes all"));
             text.push('\n');
         }
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
+        std::fs::create_dir_all(path.parent().expect("it has one")).expect("a directory");
+        std::fs::write(&path, text).expect("a file");
     }
-    let text = std::fs::read_to_string(&path).unwrap();
+    let text = std::fs::read_to_string(&path).expect("a golden file");
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    let pairs = digits.chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
-    let stored: Vec<u8> = pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect();
+    let pairs = digits.chunks(2).map(|pair| std::str::from_utf8(pair).expect("digits"));
+    let stored: Vec<u8> = pairs.map(|pair| u8::from_str_radix(pair, 16).expect("digits")).collect();
     assert!(stored == bytes, "{} differs from what is written now", path.display());
     stored
 }

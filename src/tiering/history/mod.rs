@@ -179,7 +179,8 @@ struct Cut {
     marks: Vec<Mark>,
     /// What of the log is to be read, by partition.
     log: Vec<std::ops::Range<u64>>,
-    rows: BoxStream<'static, Result<TickBatch, WarmError>>,
+    /// In a lock, so that a reference to the cut can cross threads as a query's future does.
+    rows: Mutex<BoxStream<'static, Result<TickBatch, WarmError>>>,
     stats: Arc<Mutex<ScanStats>>,
     missing: Vec<Missing>,
 }
@@ -247,7 +248,8 @@ impl History {
             Some(passes) => in_passes(log, passes),
             None => one_stream(query.kind, tail.finish()),
         };
-        let merged = merged(query.kind, cut.rows, tail_rows);
+        let warm_rows = cut.rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let merged = merged(query.kind, warm_rows, tail_rows);
         let rows = if bars { bars::merged(merged, timeframe, query.range) } else { merged };
         let rows = counted(rows, query.limit, cut.stats, stats.clone());
         Ok(HistoryAnswer { rows, coverage, stats })
@@ -281,7 +283,7 @@ impl History {
             }
             log.push(first..bounds.next.max(first));
         }
-        Ok(Cut { marks, log, rows: scan.rows, stats: scan.stats, missing })
+        Ok(Cut { marks, log, rows: Mutex::new(scan.rows), stats: scan.stats, missing })
     }
 
     /// What forms the bars of `symbol` in `range`, in the order of the log.

@@ -1,0 +1,189 @@
+//! What waits to be written to one connection: control messages, which are never dropped, and
+//! data, bounded in bytes.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+/// The most control messages that wait; a peer that makes more wait without reading is closed.
+const CONTROL_MAX: usize = 256;
+
+/// The queues of one connection. The hub puts in, the connection's task takes out; one wake-up
+/// for all that was put in since it last took.
+pub(super) struct Outbox {
+    queues: Mutex<Queues>,
+    /// Something was put in, or the connection fell behind.
+    filled: Notify,
+    /// Data was written: there may be room for a replay to go on.
+    drained: Notify,
+    data_bytes_max: usize,
+}
+
+#[derive(Default)]
+struct Queues {
+    control: VecDeque<Bytes>,
+    data: VecDeque<Bytes>,
+    /// Of the data queue and of what was taken from it and not yet written.
+    data_bytes: usize,
+    overflowed: bool,
+}
+
+impl Outbox {
+    pub(super) fn new(data_bytes_max: usize) -> Self {
+        Self { queues: Mutex::default(), filled: Notify::new(), drained: Notify::new(), data_bytes_max }
+    }
+
+    fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
+        // No code panics while it holds the lock.
+        self.queues.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Adds a control message, which goes out before any data that waits.
+    pub(super) fn push_control(&self, frame: Bytes) {
+        let mut queues = self.queues();
+        if queues.control.len() < CONTROL_MAX {
+            queues.control.push_back(frame);
+        } else {
+            queues.overflowed = true;
+        }
+        drop(queues);
+        self.filled.notify_one();
+    }
+
+    /// Adds data. Past the bound all waiting data is dropped and the connection counts as
+    /// overflowed, which is final.
+    pub(super) fn push_data(&self, frames: &[Bytes]) {
+        let mut queues = self.queues();
+        if queues.overflowed {
+            return;
+        }
+        queues.data_bytes += frames.iter().map(Bytes::len).sum::<usize>();
+        if queues.data_bytes > self.data_bytes_max {
+            queues.overflowed = true;
+            queues.data = VecDeque::new();
+        } else {
+            queues.data.extend(frames.iter().cloned());
+        }
+        drop(queues);
+        self.filled.notify_one();
+    }
+
+    /// Waits until something was put in. Cancel-safe.
+    pub(super) async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// Moves what waits to `frames`, control first.
+    pub(super) fn take(&self, frames: &mut VecDeque<Taken>) {
+        let mut queues = self.queues();
+        // Control goes before data, but never between the parts of a frame already begun.
+        let begun = usize::from(frames.front().is_some_and(|taken| taken.begun));
+        let mut at = begun;
+        while frames.get(at).is_some_and(|taken| taken.is_control) {
+            at += 1;
+        }
+        for frame in queues.control.drain(..) {
+            frames.insert(at, Taken { frame, is_control: true, begun: false });
+            at += 1;
+        }
+        frames.extend(queues.data.drain(..).map(|frame| Taken { frame, is_control: false, begun: false }));
+    }
+
+    /// Tells that so many bytes of data left for the socket.
+    pub(super) fn written(&self, data_bytes: usize) {
+        let mut queues = self.queues();
+        queues.data_bytes -= data_bytes.min(queues.data_bytes);
+        drop(queues);
+        self.drained.notify_one();
+    }
+
+    /// Bytes of data that wait.
+    pub(super) fn data_bytes(&self) -> usize {
+        self.queues().data_bytes
+    }
+
+    /// Whether more was put in than the bound allows.
+    pub(super) fn is_overflowed(&self) -> bool {
+        self.queues().overflowed
+    }
+
+    /// Whether a quarter of the bound is used: time to tell the client.
+    pub(super) fn is_lagging(&self) -> bool {
+        self.data_bytes() > self.data_bytes_max / 4
+    }
+
+    /// Waits until less than half of the bound is used. Cancel-safe.
+    pub(super) async fn room(&self) {
+        while self.data_bytes() > self.data_bytes_max / 2 {
+            self.drained.notified().await;
+        }
+    }
+}
+
+/// A frame on its way to the socket.
+pub(super) struct Taken {
+    /// What is left of it to write.
+    pub(super) frame: Bytes,
+    pub(super) is_control: bool,
+    /// Whether some of it was written.
+    pub(super) begun: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    fn order(frames: &VecDeque<Taken>) -> Vec<&str> {
+        frames.iter().map(|taken| std::str::from_utf8(&taken.frame).unwrap()).collect()
+    }
+
+    #[test]
+    fn control_goes_first_but_never_into_a_frame_begun() {
+        let outbox = Outbox::new(100);
+        let mut frames = VecDeque::new();
+        outbox.push_data(&[frame("d1"), frame("d2")]);
+        outbox.push_control(frame("c1"));
+        outbox.take(&mut frames);
+        assert_eq!(order(&frames), ["c1", "d1", "d2"]);
+        frames.pop_front();
+        frames[0].begun = true;
+        outbox.push_control(frame("c2"));
+        outbox.take(&mut frames);
+        outbox.push_control(frame("c3"));
+        outbox.take(&mut frames);
+        assert_eq!(order(&frames), ["d1", "c2", "c3", "d2"]);
+    }
+
+    #[test]
+    fn past_the_bound_the_data_is_dropped_for_good() {
+        let outbox = Outbox::new(4);
+        outbox.push_data(&[frame("abcd")]);
+        assert!(!outbox.is_overflowed() && outbox.is_lagging());
+        outbox.push_data(&[frame("e")]);
+        assert!(outbox.is_overflowed());
+        let mut frames = VecDeque::new();
+        outbox.written(5);
+        outbox.push_data(&[frame("f")]);
+        outbox.push_control(frame("bye"));
+        outbox.take(&mut frames);
+        assert_eq!(order(&frames), ["bye"]);
+    }
+
+    #[tokio::test]
+    async fn a_replay_waits_for_room() {
+        let outbox = std::sync::Arc::new(Outbox::new(4));
+        outbox.push_data(&[frame("abcd")]);
+        let waiting = tokio::spawn({
+            let outbox = outbox.clone();
+            async move { outbox.room().await }
+        });
+        outbox.written(2);
+        waiting.await.unwrap();
+    }
+}

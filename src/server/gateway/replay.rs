@@ -1,0 +1,487 @@
+//! The way from the past to now: the last of every symbol, what came since, and then live,
+//! without a tick lost or doubled at the cut.
+//!
+//! A replay reads the log from its start (what is no longer there from history), catches up with
+//! the hub's ring, and takes its place in the hub under the hub's lock, exactly where it stands.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use serde_json::json;
+
+use super::hub::{Ahead, Attachment};
+use super::protocol::{FrameBuilder, Framing, Since, control_frame};
+use super::snapshot;
+use super::subscription::{Channel, Subscription};
+use crate::bus::{BusError, BusReader, Record};
+use crate::market::{Kind, Seq, Symbol, Tick, TickBatch, TimeRange, Timestamp};
+use crate::tiering::history::{History, HistoryError, HistoryQuery};
+use crate::tiering::hot::{Hot, HotEntry, HotError};
+use crate::wire::record::RecordView;
+use crate::wire::token::{Position, Token};
+
+/// How much of the log is read at a time.
+const READ_BYTES_MAX: usize = 256 * 1024;
+/// Symbols asked of hot at a time.
+const HOT_SYMBOLS: usize = 512;
+/// How far back a token that is no longer in the log is looked for in history.
+const TOKEN_AGE_MAX_NANOS: i64 = 7 * 86_400 * 1_000_000_000;
+
+/// What a connection joins with.
+pub(super) struct Join {
+    /// What is to be replayed.
+    pub(super) want: Subscription,
+    /// What the connection has already.
+    pub(super) exclude: Subscription,
+    /// What it gets once it is live.
+    pub(super) full: Subscription,
+    /// Whether tokens are told.
+    pub(super) token: bool,
+    pub(super) snapshot: bool,
+    pub(super) since: Option<Since>,
+}
+
+/// Where the past is.
+#[derive(Clone)]
+pub(super) struct Past {
+    pub(super) hot: Arc<dyn Hot>,
+    pub(super) history: Option<History>,
+}
+
+/// Why a replay can't go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum JoinError {
+    #[error(transparent)]
+    Hot(#[from] HotError),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    History(#[from] HistoryError),
+}
+
+/// Records on their way to one connection.
+pub(super) struct Replay {
+    framing: Framing,
+    want: Subscription,
+    exclude: Subscription,
+    positions: Vec<Position>,
+    /// Ticks before this time are passed over.
+    from: Timestamp,
+    tells_caught_up: bool,
+    /// Whether frames bear tokens.
+    token: bool,
+    /// Whether rows come in an order in which no token says where they end.
+    is_unplaced: bool,
+    /// The batch after the last of every producer, by partition, in what was read from the log.
+    producers: HashMap<(u16, u64), u64>,
+    builder: FrameBuilder,
+    frames: Vec<Bytes>,
+    scratch: Vec<u8>,
+}
+
+impl Replay {
+    fn wants(&self, channel: Channel, symbol: Option<Symbol>) -> bool {
+        self.want.wants(channel, symbol) && !self.exclude.wants(channel, symbol)
+    }
+
+    fn token(&self) -> Token {
+        Token::new(self.positions.clone())
+    }
+
+    /// The next tick wanted of a partition.
+    pub(super) fn position(&self, partition: usize) -> Position {
+        self.positions[partition]
+    }
+
+    /// Everything of the partition before `offset` was replayed.
+    pub(super) fn advance(&mut self, partition: usize, offset: u64) {
+        let position = &mut self.positions[partition];
+        if offset > position.offset {
+            *position = Position { offset, index: 0 };
+        }
+    }
+
+    fn push(&mut self, tick: &Tick) {
+        let encoding = self.framing.encoding();
+        self.scratch.clear();
+        encoding.tick(tick, &mut self.scratch);
+        if self.builder.is_full_for(self.scratch.len()) {
+            self.finish_frame();
+        }
+        self.builder.push(encoding, &self.scratch);
+    }
+
+    fn finish_frame(&mut self) {
+        let token = (self.token && !self.is_unplaced).then(|| self.token().to_string());
+        self.frames.push(self.builder.finish(self.framing, token.as_deref()));
+    }
+
+    /// Adds what is wanted of a record.
+    pub(super) fn record(&mut self, partition: u16, record: &Record) {
+        let number = usize::from(partition);
+        let position = self.positions[number];
+        if record.offset < position.offset {
+            return;
+        }
+        let first = if record.offset == position.offset { position.index } else { 0 };
+        // A record that can't be read was told by the hub, or will be.
+        if let Ok(view) = RecordView::parse(&record.bytes) {
+            let mut ticks = (0..).zip(view.ticks());
+            while let Some((index, Ok((_, tick)))) = ticks.next() {
+                if index < first || tick.ts() < self.from {
+                    continue;
+                }
+                self.positions[number] = Position { offset: record.offset, index };
+                // A gap of no symbol stands in every partition.
+                let is_copy = tick.symbol().is_none() && partition != 0;
+                if !is_copy && self.wants(Channel::of(&tick), tick.symbol()) {
+                    self.push(&tick);
+                }
+            }
+        }
+        self.positions[number] = Position { offset: record.offset + 1, index: 0 };
+    }
+
+    /// As [`Replay::record`], of a record in which repeats may stand.
+    fn log_record(&mut self, partition: u16, record: &Record, is_repeat: bool) {
+        let origin = RecordView::parse(&record.bytes).map(|view| view.origin);
+        let is_repeat = is_repeat
+            || origin.is_ok_and(|origin| {
+                let last = self.producers.entry((partition, origin.producer)).or_insert(0);
+                let is_repeat = origin.sequence < *last;
+                *last = origin.sequence.saturating_add(1).max(*last);
+                is_repeat
+            });
+        if is_repeat {
+            self.advance(usize::from(partition), record.offset + 1);
+        } else {
+            self.record(partition, record);
+        }
+    }
+
+    /// The frames so far.
+    pub(super) fn take_frames(&mut self) -> Vec<Bytes> {
+        if self.builder.messages() > 0 {
+            self.finish_frame();
+        }
+        std::mem::take(&mut self.frames)
+    }
+
+    /// What tells that the replay has reached live, for who asked for one.
+    pub(super) fn caught_up(&self) -> Option<Bytes> {
+        let token = self.token();
+        let message = json!({ "T": "caught_up", "token": token.to_string() });
+        self.tells_caught_up.then(|| control_frame(self.framing, &message, Some(&token)))
+    }
+
+    fn gap(&self, first: &Token, last: &Token) -> Bytes {
+        let (first_token, last_token) = (first.to_string(), last.to_string());
+        let message =
+            json!({ "T": "gap", "kind": "trimmed", "first_token": first_token, "last_token": last_token });
+        control_frame(self.framing, &message, Some(last))
+    }
+}
+
+/// Sends what `join` asks for and goes live; gives the place back.
+pub(super) async fn join(
+    mut attachment: Attachment,
+    past: Past,
+    join: Join,
+) -> (Attachment, Result<(), JoinError>) {
+    let result = run(&mut attachment, &past, join).await;
+    (attachment, result)
+}
+
+async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(), JoinError> {
+    let Join { want, exclude, full, token, snapshot, since } = join;
+    let hub = attachment.hub().clone();
+    let mut start = None;
+    let mut snapshots = None;
+    if snapshot {
+        let mut entries = entries(attachment, past, &want).await?;
+        start = Some(hub.bring_up_to_date(&mut entries));
+        snapshots = Some(entries);
+    }
+    let (positions, from) = match &since {
+        Some(Since::Token(token)) => (token.positions().to_vec(), Timestamp::MIN),
+        Some(Since::Time(time)) => (Vec::new(), *time),
+        None => (start.unwrap_or_else(|| hub.token()).positions().to_vec(), Timestamp::MIN),
+    };
+    let is_by_time = positions.is_empty();
+    let positions = if is_by_time { hub.token().positions().to_vec() } else { positions };
+    let framing = attachment.framing;
+    let mut replay = Replay {
+        framing,
+        want,
+        exclude,
+        positions,
+        from,
+        tells_caught_up: since.is_some(),
+        token,
+        is_unplaced: false,
+        producers: HashMap::new(),
+        builder: FrameBuilder::default(),
+        frames: Vec::new(),
+        scratch: Vec::new(),
+    };
+    if let Some(entries) = snapshots {
+        for (symbol, entry) in &entries {
+            attachment.outbox.room().await;
+            attachment.outbox.push_data(&[snapshot::frame(framing, *symbol, entry)]);
+        }
+        let mut end = json!({ "T": "snapshot_end", "count": entries.len() });
+        // With a replay by time to come there is no token yet that everything before was sent for.
+        let token = (!is_by_time).then(|| replay.token());
+        if let Some(token) = &token {
+            end["token"] = token.to_string().into();
+        }
+        attachment.outbox.push_data(&[control_frame(framing, &end, token.as_ref())]);
+    }
+    if is_by_time {
+        let from = replay.from;
+        from_history(attachment, past, &mut replay, from, None).await?;
+        if past.history.is_some() {
+            // History was filtered by time; what came after its cut is new whatever its time.
+            replay.from = Timestamp::MIN;
+        }
+    }
+    loop {
+        match attachment.go_live(&full, token, &mut replay) {
+            Ahead::Nothing => return Ok(()),
+            Ahead::Records(records) => {
+                for (partition, record) in records {
+                    replay.record(partition, &record);
+                    send(attachment, &mut replay).await;
+                }
+            }
+            Ahead::Log => match from_log(attachment, &mut replay).await {
+                Err(BusError::Trimmed { .. }) => {
+                    let from = Timestamp::now().saturating_add_nanos(-TOKEN_AGE_MAX_NANOS);
+                    let lower = replay.positions.clone();
+                    from_history(attachment, past, &mut replay, from, Some(lower)).await?;
+                }
+                result => result?,
+            },
+        }
+    }
+}
+
+async fn send(attachment: &Attachment, replay: &mut Replay) {
+    let frames = replay.take_frames();
+    if !frames.is_empty() {
+        attachment.outbox.room().await;
+        attachment.outbox.push_data(&frames);
+    }
+    // Others have their turn after every record.
+    tokio::task::yield_now().await;
+}
+
+/// What hot knows of the symbols that are wanted, once the hub has passed all of it.
+async fn entries(
+    attachment: &Attachment,
+    past: &Past,
+    want: &Subscription,
+) -> Result<Vec<(Symbol, HotEntry)>, JoinError> {
+    let hub = attachment.hub();
+    let mut symbols = want.symbols();
+    if want.any_all() {
+        symbols.extend(past.hot.symbols().await?);
+        symbols.extend(hub.symbols());
+    }
+    let symbols: Vec<Symbol> = symbols.into_iter().collect();
+    let mut entries = Vec::with_capacity(symbols.len());
+    let mut places: Vec<Seq> = Vec::new();
+    for symbols in symbols.chunks(HOT_SYMBOLS) {
+        let found = past.hot.get(symbols).await?;
+        for (symbol, entry) in symbols.iter().zip(found) {
+            let entry = entry.unwrap_or_default();
+            if entry != HotEntry::default() {
+                match places.iter_mut().find(|place| place.partition == entry.seq.partition) {
+                    Some(place) => *place = (*place).max(entry.seq),
+                    None => places.push(entry.seq),
+                }
+            }
+            entries.push((*symbol, entry));
+        }
+    }
+    hub.passed(&places).await;
+    Ok(entries)
+}
+
+/// Replays the log up to where the hub's ring begins, partitions interleaved by time.
+async fn from_log(attachment: &Attachment, replay: &mut Replay) -> Result<(), BusError> {
+    struct Source {
+        partition: u16,
+        reader: Box<dyn BusReader>,
+        end: u64,
+        records: VecDeque<(Timestamp, Record)>,
+    }
+    let hub = attachment.hub();
+    let mut sources = Vec::new();
+    for (number, end) in hub.ring_starts().into_iter().enumerate() {
+        let from = replay.position(number).offset;
+        if from < end {
+            let partition = number as u16;
+            // Asked first, since a reader of what is gone may only say so once it is read.
+            let bounds = hub.bus.bounds(partition).await?;
+            if from < bounds.first {
+                return Err(BusError::Trimmed { partition, offset: from, first: bounds.first });
+            }
+            let reader = hub.bus.reader(partition, from).await?;
+            sources.push(Source { partition, reader, end, records: VecDeque::new() });
+        }
+    }
+    loop {
+        for source in &mut sources {
+            if source.records.is_empty() && source.reader.offset() < source.end {
+                // What the hub has not passed yet it will hand out itself.
+                let records = source.reader.next(READ_BYTES_MAX).await?.into_iter();
+                for record in records.take_while(|record| record.offset < source.end) {
+                    let first = RecordView::parse(&record.bytes)
+                        .ok()
+                        .and_then(|view| view.ticks().next().and_then(Result::ok))
+                        .map_or(Timestamp::MIN, |(_, tick)| tick.recv_ts());
+                    source.records.push_back((first, record));
+                }
+            }
+        }
+        let next = sources.iter_mut().filter(|source| !source.records.is_empty());
+        let Some(source) = next.min_by_key(|source| source.records.front().map(|(ts, _)| *ts)) else {
+            return Ok(());
+        };
+        let Some((_, record)) = source.records.pop_front() else { return Ok(()) };
+        let is_repeat = hub.is_repeat(source.partition, record.offset);
+        replay.log_record(source.partition, &record, is_repeat);
+        send(attachment, replay).await;
+    }
+}
+
+/// One kind of row of an answer.
+struct Rows {
+    stream: BoxStream<'static, Result<TickBatch, HistoryError>>,
+    ticks: VecDeque<(Seq, Tick)>,
+}
+
+impl Rows {
+    async fn fill(&mut self) -> Result<(), HistoryError> {
+        while self.ticks.is_empty() {
+            let Some(batch) = self.stream.next().await else { return Ok(()) };
+            let batch = batch?;
+            let rows = batch.rows()?;
+            for row in 0..batch.len() {
+                self.ticks.push_back((rows.seq(row), rows.tick(row)?));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Replays from history, by symbol and time, what lies after `from` and not before `lower`, and
+/// puts the replay where history ends. What is nowhere is told as a gap.
+async fn from_history(
+    attachment: &Attachment,
+    past: &Past,
+    replay: &mut Replay,
+    from: Timestamp,
+    lower: Option<Vec<Position>>,
+) -> Result<(), JoinError> {
+    let hub = attachment.hub();
+    let before = replay.token();
+    let Some(history) = &past.history else {
+        let mut firsts = Vec::new();
+        for partition in 0..hub.bus.partitions() {
+            firsts.push(hub.bus.bounds(partition).await?.first);
+        }
+        let is_trimmed = lower.is_some();
+        for (number, first) in firsts.into_iter().enumerate() {
+            if is_trimmed {
+                replay.advance(number, first);
+            } else {
+                replay.positions[number] = Position { offset: first, index: 0 };
+            }
+        }
+        if is_trimmed {
+            attachment.outbox.push_data(&[replay.gap(&before, &replay.token())]);
+        } else {
+            // Without history, by time: all that the log has of it.
+            from_log(attachment, replay).await?;
+        }
+        return Ok(());
+    };
+    let kinds = [
+        (Channel::Trades, Kind::Trade),
+        (Channel::Trades, Kind::Cancel),
+        (Channel::Trades, Kind::Correction),
+        (Channel::Quotes, Kind::Quote),
+        (Channel::Statuses, Kind::Status),
+        (Channel::Gaps, Kind::Gap),
+        (Channel::PrevCloses, Kind::PrevClose),
+    ];
+    let symbols: Vec<Symbol> =
+        if replay.want.any_all() { Vec::new() } else { replay.want.symbols().into_iter().collect() };
+    let mut ends: Vec<u64> = hub.positions();
+    let mut sources = Vec::new();
+    let mut is_missing = false;
+    for (channel, kind) in kinds {
+        if !replay.want.wants_any(channel) {
+            continue;
+        }
+        let range = TimeRange { from, to: Timestamp::MAX };
+        let query = HistoryQuery { symbols: symbols.clone(), kind, timeframe: None, range, limit: None };
+        let answer = history.query(query).await?;
+        for covered in &answer.coverage.partitions {
+            if let Some(end) = ends.get_mut(usize::from(covered.partition)) {
+                *end = (*end).min(covered.log_next_offset);
+            }
+        }
+        is_missing |= answer.coverage.missing.iter().any(|missing| {
+            let position = lower.as_ref().and_then(|lower| lower.get(usize::from(missing.partition)));
+            position.is_none_or(|position| missing.next_offset > position.offset)
+        });
+        sources.push(Rows { stream: answer.rows, ticks: VecDeque::new() });
+    }
+    replay.is_unplaced = true;
+    loop {
+        for source in &mut sources {
+            source.fill().await?;
+        }
+        let key =
+            |source: &&mut Rows| source.ticks.front().map(|(seq, tick)| (tick.symbol(), tick.ts(), *seq));
+        let Some(source) = sources.iter_mut().filter(|source| !source.ticks.is_empty()).min_by_key(key)
+        else {
+            break;
+        };
+        let Some((seq, tick)) = source.ticks.pop_front() else { break };
+        let number = usize::from(seq.partition);
+        let is_after = lower.as_ref().is_none_or(|lower| {
+            lower
+                .get(number)
+                .is_some_and(|position| (seq.offset, seq.index) >= (position.offset, position.index))
+        });
+        let is_before = ends.get(number).is_some_and(|end| seq.offset < *end);
+        let is_copy = tick.symbol().is_none() && seq.partition != 0;
+        if is_after && is_before && !is_copy && replay.wants(Channel::of(&tick), tick.symbol()) {
+            replay.push(&tick);
+            if !replay.frames.is_empty() {
+                send(attachment, replay).await;
+            }
+        }
+    }
+    // What is left of it goes before any token.
+    send(attachment, replay).await;
+    replay.is_unplaced = false;
+    for (number, end) in ends.into_iter().enumerate() {
+        match lower {
+            Some(_) => replay.advance(number, end),
+            None => replay.positions[number] = Position { offset: end, index: 0 },
+        }
+    }
+    if is_missing {
+        attachment.outbox.push_data(&[replay.gap(&before, &replay.token())]);
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! Server-sent events: the stream for whoever can read an HTTP answer.
+//!
+//! Every event's id is a resume token; a comment every now and then keeps proxies from hanging up.
+//! What can't be served ends with status 200 and a `retry`, since any other status ends an
+//! `EventSource` for good.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::hub::Attachment;
+use super::outbox::Outbox;
+use super::protocol::{ErrorCode, Framing, Since, control_frame, success};
+use super::replay::{self, Join, JoinError};
+use super::rest::{ApiError, Parameters};
+use super::subscription::{Channel, Subscription, SymbolSet};
+use super::test_feed::fakepaca;
+use super::{Feed, Shared, Streaming};
+use crate::market::Timestamp;
+use crate::wire::token::Token;
+
+const COMMENT_PERIOD: Duration = Duration::from_secs(15);
+/// A client that comes back does so within one to three seconds, spread.
+const RETRY_MS_MIN: u64 = 1_000;
+const RETRY_MS_SPREAD: u64 = 2_000;
+
+/// What was asked for in the address.
+pub(super) struct Asked {
+    subscription: Subscription,
+    snapshot: bool,
+    since: Option<Since>,
+}
+
+impl Asked {
+    pub(super) fn parse(parameters: &Parameters, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let mut subscription = Subscription {
+            gaps: parameters.flag("gaps")?,
+            prev_closes: parameters.flag("prev_closes")?,
+            ..Subscription::default()
+        };
+        for (channel, name) in Channel::NAMED {
+            if let Some(names) = parameters.get(name) {
+                let names = names.split(',').filter(|name| !name.is_empty());
+                *subscription.set_mut(channel) = SymbolSet::from_names(names).map_err(ApiError::invalid)?;
+            }
+        }
+        if subscription.is_empty() {
+            let names: Vec<&str> = Channel::NAMED.iter().map(|(_, name)| *name).collect();
+            return Err(ApiError::invalid(format!(
+                "nothing is asked for: name symbols, or *, for one of {}",
+                names.join(", ")
+            )));
+        }
+        // Where a client goes on: its own memory of the last event before what the page once said.
+        let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+        let last = last.or_else(|| parameters.get("last_event_id")).or_else(|| parameters.get("since"));
+        let since = last.filter(|last| !last.is_empty()).map(Since::parse).transpose();
+        let snapshot = parameters.flag("snapshot")?;
+        Ok(Self { subscription, snapshot, since: since.map_err(ApiError::invalid)? })
+    }
+}
+
+/// The end of a stream that can't go on: the client comes back by itself.
+fn farewell(message: &serde_json::Value, token: Option<&Token>) -> Bytes {
+    let retry = retry_ms();
+    let event = control_frame(Framing::Sse, message, token);
+    [format!("retry: {retry}\n\n").as_bytes(), &event].concat().into()
+}
+
+fn retry_ms() -> u64 {
+    // The clock's last digits spread clients as well as any generator.
+    RETRY_MS_MIN + Timestamp::now().nanos().unsigned_abs() / 1_000 % RETRY_MS_SPREAD
+}
+
+fn response(body: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    ];
+    (StatusCode::OK, headers, body).into_response()
+}
+
+/// The answer of a server with too many connections.
+pub(super) fn overloaded() -> Response {
+    response(Body::from(farewell(&ErrorCode::Internal.message("too many connections"), None)))
+}
+
+type Joining = Pin<Box<dyn Future<Output = (Attachment, Result<(), JoinError>)> + Send>>;
+
+struct EventStream {
+    outbox: Arc<Outbox>,
+    joining: Option<Joining>,
+    /// Held for as long as the stream lives.
+    attachment: Option<Attachment>,
+    stop: CancellationToken,
+    shared: Arc<Shared>,
+    comment_at: Instant,
+    is_over: bool,
+    _streaming: Streaming,
+}
+
+/// Begins a stream of what was `asked` for.
+pub(super) fn serve(shared: Arc<Shared>, feed: Feed, mut asked: Asked, streaming: Streaming) -> Response {
+    let hub = shared.hub(feed).clone();
+    if feed == Feed::Test {
+        asked.subscription.restrict_to(fakepaca());
+    }
+    if let Some(Since::Token(token)) = &asked.since
+        && let Err(detail) = hub.check(token)
+    {
+        // A refusal would end the client for good: it is told what it misses, and comes back with
+        // the id of that.
+        let now = hub.token();
+        let (first_token, last_token) = (token.to_string(), now.to_string());
+        let gap = json!({
+            "T": "gap", "kind": "trimmed", "first_token": first_token, "last_token": last_token, "msg": detail,
+        });
+        return response(Body::from(farewell(&gap, Some(&now))));
+    }
+    let outbox = Arc::new(Outbox::new(shared.config.queue_bytes_max));
+    let head = format!("retry: {}\n\n", retry_ms());
+    outbox.push_control(head.into());
+    outbox.push_control(control_frame(Framing::Sse, &success("connected"), None));
+    outbox.push_control(control_frame(Framing::Sse, &asked.subscription.answer(), None));
+    let mut attachment = hub.attach(outbox.clone(), Framing::Sse);
+    let mut joining: Option<Joining> = None;
+    let mut held = None;
+    if asked.snapshot || asked.since.is_some() {
+        shared.metrics.replays.inc();
+        let join = Join {
+            want: asked.subscription.clone(),
+            exclude: Subscription::default(),
+            full: asked.subscription,
+            token: true,
+            snapshot: asked.snapshot,
+            since: asked.since,
+        };
+        joining = Some(Box::pin(replay::join(attachment, shared.past(feed), join)));
+    } else {
+        attachment.set(&asked.subscription, true);
+        held = Some(attachment);
+    }
+    let events = EventStream {
+        outbox,
+        joining,
+        attachment: held,
+        stop: shared.stop.clone(),
+        shared,
+        comment_at: Instant::now() + COMMENT_PERIOD,
+        is_over: false,
+        _streaming: streaming,
+    };
+    let stream = stream::unfold(events, |mut events| async move {
+        let bytes = events.next().await?;
+        Some((Ok::<Bytes, Infallible>(bytes), events))
+    });
+    response(Body::from_stream(stream))
+}
+
+impl EventStream {
+    /// The next events, whole; all there are in one piece, so that they leave in one flush.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.is_over {
+            return None;
+        }
+        loop {
+            if self.outbox.is_overflowed() {
+                self.shared.metrics.slow_clients.inc();
+                self.is_over = true;
+                return Some(farewell(&ErrorCode::SlowClient.message(""), None));
+            }
+            let mut taken = VecDeque::new();
+            self.outbox.take(&mut taken);
+            if !taken.is_empty() {
+                let data: usize =
+                    taken.iter().filter(|taken| !taken.is_control).map(|taken| taken.frame.len()).sum();
+                // It is asked for when the socket has room again: what is taken has left the queue.
+                self.outbox.written(data);
+                self.comment_at = Instant::now() + COMMENT_PERIOD;
+                let mut frames = taken.into_iter().map(|taken| taken.frame);
+                if frames.len() == 1 {
+                    return frames.next();
+                }
+                let mut joined = Vec::new();
+                frames.for_each(|frame| joined.extend_from_slice(&frame));
+                return Some(joined.into());
+            }
+            let joined = async {
+                match &mut self.joining {
+                    Some(joining) => joining.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {
+                    self.is_over = true;
+                    return Some(farewell(&json!({ "T": "success", "msg": "the server stops" }), None));
+                }
+                (attachment, result) = joined => {
+                    self.joining = None;
+                    self.attachment = Some(attachment);
+                    if let Err(reason) = result {
+                        self.is_over = true;
+                        return Some(farewell(&ErrorCode::Internal.message(&reason.to_string()), None));
+                    }
+                }
+                () = self.outbox.filled() => {}
+                () = tokio::time::sleep_until(self.comment_at) => {
+                    self.comment_at = Instant::now() + COMMENT_PERIOD;
+                    return Some(Bytes::from_static(b": heartbeat\n\n"));
+                }
+            }
+        }
+    }
+}

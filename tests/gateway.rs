@@ -1,0 +1,13 @@
+//! The gateway over real sockets.
+
+#[path = "gateway/support.rs"]
+mod support;
+
+#[path = "gateway/conversations.rs"]
+mod conversations;
+#[path = "gateway/ingest.rs"]
+mod ingest;
+#[path = "gateway/rest.rs"]
+mod rest;
+#[path = "gateway/stream.rs"]
+mod stream;

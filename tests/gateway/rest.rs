@@ -1,0 +1,107 @@
+//! Single questions, and what operators ask.
+
+use serde_json::{Value, json};
+
+use super::support::{Server, config, quote, trade};
+
+async fn json_of(server: &Server, path: &str) -> (u16, Value) {
+    let response = server.get(path).await;
+    (response.status().as_u16(), response.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn the_last_of_symbols_as_alpaca_answers() {
+    let server = Server::start(config()).await;
+    server.publish(&[trade("AAPL", 7), quote("AAPL"), trade("TSLA", 8)]).await;
+    let last_trade = json!({
+        "i": 7, "x": "V", "p": 190.45, "s": 100, "c": ["@"], "t": "2026-11-20T15:00:00.000000001Z", "z": "C",
+    });
+    assert_eq!(
+        json_of(&server, "/v2/stocks/AAPL/trades/latest").await,
+        (200, json!({"symbol": "AAPL", "trade": last_trade}))
+    );
+    let (_, many) = json_of(&server, "/v2/stocks/trades/latest?symbols=TSLA,AAPL,ZZZ").await;
+    assert_eq!(many["trades"]["AAPL"], last_trade);
+    assert_eq!(many["trades"].as_object().unwrap().len(), 2, "who never traded is left out");
+    let (_, quotes) = json_of(&server, "/v2/stocks/quotes/latest?symbols=AAPL").await;
+    assert_eq!(
+        (&quotes["quotes"]["AAPL"]["bp"], &quotes["quotes"]["AAPL"]["as"]),
+        (&json!(190.4), &json!(2))
+    );
+    let (_, snapshots) = json_of(&server, "/v2/stocks/snapshots?symbols=AAPL,TSLA").await;
+    assert_eq!(snapshots["AAPL"]["latestTrade"], last_trade);
+    assert_eq!(snapshots["TSLA"].get("latestQuote"), None);
+    let (_, snapshot) = json_of(&server, "/v2/stocks/AAPL/snapshot").await;
+    assert_eq!((&snapshot["symbol"], &snapshot["latestTrade"]), (&json!("AAPL"), &last_trade));
+    assert_eq!(json_of(&server, "/v1/symbols").await, (200, json!({"symbols": ["AAPL", "TSLA"]})));
+}
+
+#[tokio::test]
+async fn what_can_not_be_answered_says_why() {
+    let server = Server::start(config()).await;
+    for (path, status, message) in [
+        ("/v2/stocks/trades/latest", 400, "symbols is required"),
+        (
+            "/v2/stocks/aapl/trades/latest",
+            400,
+            "symbol \"aapl\" has 'a'; it takes 1 to 16 of A-Z 0-9 . - / _ + = ^ #",
+        ),
+        ("/v2/stocks/ZZZ/trades/latest", 404, "no trade found for ZZZ"),
+        ("/v2/stocks/AAPL/dances", 404, "endpoint not found"),
+        ("/v2/stocks/trades?symbols=AAPL", 503, "this server has no history"),
+        ("/v2/stocks/bars?symbols=AAPL", 400, "timeframe is required"),
+        ("/v2/stocks/trades?symbols=AAPL&limit=0", 400, "limit=0 is not within 1 to 10000"),
+        ("/v2/stocks/trades?symbols=AAPL&sort=desc", 400, "sort=\"desc\" is not served; rows are sorted asc"),
+        ("/v1/history?symbols=AAPL&when=now", 400, "there is no parameter \"when\""),
+        (
+            "/v1/history?symbols=AAPL&kind=dances",
+            400,
+            "kind \"dances\" is none of trade, quote, status, cancel, correction, gap, prev_close, bar",
+        ),
+        ("/nowhere", 404, "endpoint not found"),
+    ] {
+        let (got, body) = json_of(&server, path).await;
+        assert_eq!((got, body["message"].as_str().unwrap()), (status, message), "{path}");
+    }
+    assert_eq!(server.metrics.rest_errors.get(), 11);
+}
+
+#[tokio::test]
+async fn keys_guard_everything_but_the_operators_questions() {
+    let mut config = config();
+    config.keys.push(stk::server::gateway::ClientKey { id: "me".to_owned(), secret: "pass".to_owned() });
+    let server = Server::start(config).await;
+    let client = reqwest::Client::new();
+    for (secret, status) in [("pass", 200), ("guess", 401)] {
+        let request = client
+            .get(server.url("/v1/symbols"))
+            .header("APCA-API-KEY-ID", "me")
+            .header("APCA-API-SECRET-KEY", secret);
+        assert_eq!(request.send().await.unwrap().status().as_u16(), status);
+    }
+    for (path, status) in [("/v1/symbols", 401), ("/v1/status", 401), ("/healthz", 200), ("/readyz", 200)] {
+        assert_eq!(server.get(path).await.status().as_u16(), status, "{path}");
+    }
+    assert_eq!(server.metrics.auth_failures.get(), 1);
+}
+
+#[tokio::test]
+async fn operators_see_whether_it_lives_and_is_ready_and_what_it_did() {
+    let server = Server::start(config()).await;
+    assert_eq!(server.get("/healthz").await.text().await.unwrap(), "ok\n");
+    assert_eq!(json_of(&server, "/readyz").await, (200, json!({"ready": true, "not_ready": []})));
+    server.not_ready.lock().unwrap().push("partition 3 is being restored".to_owned());
+    let (status, body) = json_of(&server, "/readyz").await;
+    assert_eq!((status, &body["not_ready"][0]), (503, &json!("partition 3 is being restored")));
+    server.publish(&[trade("AAPL", 1)]).await;
+    let (_, status) = json_of(&server, "/v1/status").await;
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["role"], "test", "other parts of the process add to it");
+    assert_eq!(status["market_time"], "2026-11-20T15:00:00.000000001Z");
+    let metrics = server.get("/metrics").await;
+    assert!(metrics.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    let metrics = metrics.text().await.unwrap();
+    assert!(metrics.contains("stk_gateway_websockets 0") && metrics.ends_with("# EOF\n"), "{metrics}");
+    let board = server.get("/").await;
+    assert!(board.text().await.unwrap().starts_with("<!doctype html>"));
+}

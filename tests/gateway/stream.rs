@@ -1,0 +1,194 @@
+//! What a connection gets, whatever happens to it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde_json::Value;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::support::{Client, Server, config, quote, trade};
+
+fn ids(messages: &[Value]) -> Vec<u64> {
+    messages
+        .iter()
+        .filter(|message| message["T"] == "t")
+        .map(|message| message["i"].as_u64().unwrap())
+        .collect()
+}
+
+fn token(messages: &[Value]) -> Option<String> {
+    messages.iter().rev().find_map(|message| message["token"].as_str()).map(str::to_owned)
+}
+
+/// A client that is cut off after any frame and resumes from the last token it has gets every trade
+/// once: from the ring, and from the log where the ring is too short.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_cut_off_at_any_frame_misses_nothing_and_gets_nothing_twice() {
+    for ring_bytes_max in [0, 1 << 10, 1 << 20] {
+        let mut config = config();
+        config.ring_bytes_max = ring_bytes_max;
+        let server = std::sync::Arc::new(Server::start(config).await);
+        let trades = 600_u64;
+        let publisher = {
+            let server = server.clone();
+            tokio::spawn(async move {
+                for batch in (0..trades).collect::<Vec<_>>().chunks(3) {
+                    let ticks: Vec<_> = batch
+                        .iter()
+                        .map(|&id| trade(["AAPL", "MSFT", "TSLA"][id as usize % 3], id))
+                        .collect();
+                    server.publish(&ticks).await;
+                }
+            })
+        };
+        let mut got: Vec<u64> = Vec::new();
+        let mut since = r#""1.0_0""#.to_owned();
+        for life in 0_usize.. {
+            let request = format!(r#"{{"action":"subscribe","trades":["*"],"token":true,"since":{since}}}"#);
+            let mut client = Client::subscribed(server.address, &request).await;
+            for _ in 0..=life % 5 {
+                let messages = client.messages().await;
+                got.extend(ids(&messages));
+                if let Some(token) = token(&messages) {
+                    since = format!("\"{token}\"");
+                }
+                if got.len() as u64 >= trades {
+                    break;
+                }
+            }
+            if got.len() as u64 >= trades {
+                break;
+            }
+        }
+        publisher.await.unwrap();
+        let distinct: HashSet<u64> = got.iter().copied().collect();
+        assert_eq!((got.len() as u64, distinct.len() as u64), (trades, trades), "a ring of {ring_bytes_max}");
+        for symbol in 0..3 {
+            let mine: Vec<u64> = got.iter().copied().filter(|id| id % 3 == symbol).collect();
+            assert!(mine.is_sorted(), "the order within a symbol is the log's");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_told_so_and_closed_and_harms_nobody() {
+    let mut config = config();
+    config.queue_bytes_max = 128 << 10;
+    let server = Server::start(config).await;
+    let request = r#"{"action":"subscribe","trades":["*"]}"#;
+    let mut slow = Client::subscribed(server.address, request).await;
+    let mut quick = Client::subscribed(server.address, request).await;
+    let mut heard = 0;
+    let mut id = 0;
+    // Socket buffers swallow some megabytes before the queue fills.
+    while server.metrics.slow_clients.get() == 0 {
+        let ticks: Vec<_> = (id..id + 400).map(|id| trade("AAPL", id)).collect();
+        id += 400;
+        server.publish(&ticks).await;
+        while heard < id {
+            heard += ids(&quick.messages().await).len() as u64;
+        }
+        assert!(id < 1_000_000, "the queue has no bound");
+    }
+    let mut last = Vec::new();
+    let code = loop {
+        match slow.0.next().await.unwrap().unwrap() {
+            Message::Text(text) => last = serde_json::from_str::<Vec<Value>>(&text).unwrap(),
+            Message::Close(Some(frame)) => break u16::from(frame.code),
+            _ => {}
+        }
+    };
+    assert_eq!((last[0]["code"].as_u64(), code), (Some(407), 1008), "{last:?}");
+    assert_eq!(server.metrics.slow_clients.get(), 1);
+}
+
+#[tokio::test]
+async fn what_is_said_in_msgpack_is_what_is_said_in_json() {
+    let server = Server::start(config()).await;
+    let headers = [
+        ("APCA-API-KEY-ID".to_owned(), "me".to_owned()),
+        ("Content-Type".to_owned(), "application/msgpack".to_owned()),
+    ];
+    let mut packed = Client::open(server.address, "/v2/stk", &headers).await.unwrap();
+    let mut plain = Client::authenticated(server.address).await;
+    let unpack = |message: Message| match message {
+        Message::Binary(bytes) => stk::wire::msgpack::decode(&bytes, super::support::ts()).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let request = serde_json::json!({"action": "subscribe", "trades": ["AAPL"], "quotes": ["AAPL"]});
+    let bytes = rmp_serde::to_vec_named(&request).unwrap();
+    futures_util::SinkExt::send(&mut packed.0, Message::binary(bytes)).await.unwrap();
+    plain.say(&request.to_string()).await;
+    plain.hear().await;
+    for _ in 0..3 {
+        unpack(packed.0.next().await.unwrap().unwrap());
+    }
+    server.publish(&[trade("AAPL", 5), quote("AAPL")]).await;
+    let packed = unpack(packed.0.next().await.unwrap().unwrap());
+    let plain = stk::wire::json::decode(plain.hear().await.as_bytes(), super::support::ts()).unwrap();
+    assert_eq!(format!("{packed:?}"), format!("{plain:?}"));
+    assert_eq!(packed.len(), 2);
+}
+
+#[tokio::test]
+async fn too_many_connections_are_refused_and_places_come_free() {
+    let mut config = config();
+    config.connections_max = 2;
+    let server = Server::start(config).await;
+    let first = Client::authenticated(server.address).await;
+    let second = Client::authenticated(server.address).await;
+    let refused = Client::open(server.address, "/v2/stk", &[]).await;
+    assert!(
+        refused.is_err()
+            || refused
+                .is_ok_and(|mut client| futures_util::FutureExt::now_or_never(client.closed()).is_none())
+    );
+    assert!(server.metrics.connections_refused.get() >= 1);
+    drop(first);
+    while server.metrics.websockets.get() > 1 {
+        tokio::task::yield_now().await;
+    }
+    Client::authenticated(server.address).await;
+    drop(second);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_says_what_it_has_and_says_goodbye() {
+    let mut server = Server::start(config()).await;
+    let mut client = Client::subscribed(server.address, r#"{"action":"subscribe","trades":["*"]}"#).await;
+    server.publish(&[trade("AAPL", 1)]).await;
+    server.stop();
+    assert_eq!(ids(&client.messages().await), [1]);
+    assert_eq!(client.closed().await, 1001);
+    tokio::time::timeout(Duration::from_mins(1), server.served).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn events_bear_ids_and_resume_where_the_last_one_was() {
+    let server = Server::start(config()).await;
+    for id in 1..=3 {
+        server.publish(&[trade("AAPL", id)]).await;
+    }
+    let client = reqwest::Client::new();
+    let events = |last: &'static str| {
+        let request = client.get(server.url("/v2/stk/sse?trades=AAPL")).header("last-event-id", last);
+        async move { request.send().await.unwrap() }
+    };
+    let mut response = events("1.1_0").await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut text = String::new();
+    while !text.contains("caught_up") {
+        text.push_str(std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    assert!(
+        !text.contains(r#""i":1,"#) && text.contains(r#""i":2,"#) && text.contains(r#""i":3,"#),
+        "{text}"
+    );
+    assert!(text.contains("id: 1.3_0\ndata: ["), "{text}");
+    server.publish(&[trade("AAPL", 4)]).await;
+    while !text.contains("id: 1.4_0\n") {
+        text.push_str(std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    assert_eq!(text.matches(r#""i":4,"#).count(), 1);
+}
