@@ -26,9 +26,130 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('-V', '-V ', [CompletionResultType]::ParameterName, 'Print version')
             [CompletionResult]::new('--version', '--version', [CompletionResultType]::ParameterName, 'Print version')
+            [CompletionResult]::new('serve', 'serve', [CompletionResultType]::ParameterValue, 'Take ticks in, store them, serve them')
+            [CompletionResult]::new('history', 'history', [CompletionResultType]::ParameterValue, 'List trades, quotes or bars of the past')
+            [CompletionResult]::new('replay', 'replay', [CompletionResultType]::ParameterValue, 'Play a capture into a server or a store')
+            [CompletionResult]::new('symbols', 'symbols', [CompletionResultType]::ParameterValue, 'List the symbols a server knows')
+            [CompletionResult]::new('bench', 'bench', [CompletionResultType]::ParameterValue, 'Measure what the README states, on this machine')
+            [CompletionResult]::new('doctor', 'doctor', [CompletionResultType]::ParameterValue, 'Look for what could be wrong, and say what to do')
             [CompletionResult]::new('config', 'config', [CompletionResultType]::ParameterValue, 'Show, check or write the configuration')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print shell completions')
             [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print or write the man pages')
+            break
+        }
+        'stk;serve' {
+            [CompletionResult]::new('--feed', '--feed', [CompletionResultType]::ParameterName, 'A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Directory that holds everything stored')
+            [CompletionResult]::new('--listen', '--listen', [CompletionResultType]::ParameterName, 'Address and port for clients')
+            [CompletionResult]::new('--ingest-listen', '--ingest-listen', [CompletionResultType]::ParameterName, 'Address and port for programs that bring ticks, on loopback')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;history' {
+            [CompletionResult]::new('--from', '--from', [CompletionResultType]::ParameterName, 'First day (2025-01-01, in New York) or instant (RFC 3339); without it, the beginning')
+            [CompletionResult]::new('--to', '--to', [CompletionResultType]::ParameterName, 'Last day, whole, or instant, exclusive; without it, the end')
+            [CompletionResult]::new('--kind', '--kind', [CompletionResultType]::ParameterName, 'What to list')
+            [CompletionResult]::new('--timeframe', '--timeframe', [CompletionResultType]::ParameterName, 'Length of the bars: 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week, or 1, 2, 3, 6, 12Month')
+            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'table, csv, json, ndjson, parquet or arrow; table on a terminal, otherwise csv')
+            [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'At most so many rows')
+            [CompletionResult]::new('-o', '-o', [CompletionResultType]::ParameterName, 'Write to this file instead of stdout')
+            [CompletionResult]::new('--output', '--output', [CompletionResultType]::ParameterName, 'Write to this file instead of stdout')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Read this data directory, which no server may have open, instead of asking a server')
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Server to talk to: host:port, http://host:port or ws://host:port')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--stats', '--stats', [CompletionResultType]::ParameterName, 'Say on stderr what the answer cost: bytes and segments read, time to the first row')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;replay' {
+            [CompletionResult]::new('--speed', '--speed', [CompletionResultType]::ParameterName, '1 keeps the capture''s own timing, 10 is ten times as fast, max does not wait at all')
+            [CompletionResult]::new('--from', '--from', [CompletionResultType]::ParameterName, 'Skip what is before: a day (in New York) or an instant (RFC 3339)')
+            [CompletionResult]::new('--to', '--to', [CompletionResultType]::ParameterName, 'Stop at: a day, whole, or an instant')
+            [CompletionResult]::new('--symbols', '--symbols', [CompletionResultType]::ParameterName, 'Play these symbols alone')
+            [CompletionResult]::new('--ingest', '--ingest', [CompletionResultType]::ParameterName, 'Where a running server takes ticks')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Write into this data directory, which no server may have open')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--loop', '--loop', [CompletionResultType]::ParameterName, 'Play it again and again, each time as a new session later in time')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;symbols' {
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Server to talk to: host:port, http://host:port or ws://host:port')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;bench' {
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('ingest', 'ingest', [CompletionResultType]::ParameterValue, 'Simulated ticks through the log and the processor into hot and warm, end to end')
+            [CompletionResult]::new('decode', 'decode', [CompletionResultType]::ParameterValue, 'How quickly an IEX capture is decoded')
+            [CompletionResult]::new('fanout', 'fanout', [CompletionResultType]::ParameterValue, 'Quotes to many WebSocket connections, beside a bare loop in the same run')
+            [CompletionResult]::new('history', 'history', [CompletionResultType]::ParameterValue, 'One symbol of median activity out of many stored rows')
+            break
+        }
+        'stk;bench;ingest' {
+            [CompletionResult]::new('--ticks', '--ticks', [CompletionResultType]::ParameterName, 'How many ticks')
+            [CompletionResult]::new('--symbols', '--symbols', [CompletionResultType]::ParameterName, 'How many symbols trade')
+            [CompletionResult]::new('--rate', '--rate', [CompletionResultType]::ParameterName, 'Ticks per second of simulated time: how many days they spread over')
+            [CompletionResult]::new('--seed', '--seed', [CompletionResultType]::ParameterName, 'The same seed gives the same ticks')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Keep what is stored in this directory, which must be empty; otherwise it is removed')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;bench;decode' {
+            [CompletionResult]::new('--bytes', '--bytes', [CompletionResultType]::ParameterName, 'Repeat the capture in memory to at least so many bytes')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;bench;fanout' {
+            [CompletionResult]::new('--connections', '--connections', [CompletionResultType]::ParameterName, 'WebSocket connections, each subscribed to all quotes')
+            [CompletionResult]::new('--rate', '--rate', [CompletionResultType]::ParameterName, 'Messages per second over all connections, or max')
+            [CompletionResult]::new('--seconds', '--seconds', [CompletionResultType]::ParameterName, 'How long each side is measured')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--unbound', '--unbound', [CompletionResultType]::ParameterName, 'Leave the threads to the system instead of binding server and receivers to a core each')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;bench;history' {
+            [CompletionResult]::new('--rows', '--rows', [CompletionResultType]::ParameterName, 'How many ticks are stored before')
+            [CompletionResult]::new('--symbols', '--symbols', [CompletionResultType]::ParameterName, 'How many symbols trade')
+            [CompletionResult]::new('--rate', '--rate', [CompletionResultType]::ParameterName, 'Ticks per second of simulated time: how many days they spread over')
+            [CompletionResult]::new('--seed', '--seed', [CompletionResultType]::ParameterName, 'The same seed gives the same ticks')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'A directory that `stk bench ingest --data` filled with the same ticks, to be asked as it is')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;doctor' {
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Server to talk to: host:port, http://host:port or ws://host:port')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print everything gathered as JSON, for a bug report')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
         }
         'stk;config' {

@@ -27,9 +27,91 @@ end
 complete -c stk -n "__fish_stk_needs_command" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c stk -n "__fish_stk_needs_command" -s V -l version -d 'Print version'
+complete -c stk -n "__fish_stk_needs_command" -f -a "serve" -d 'Take ticks in, store them, serve them'
+complete -c stk -n "__fish_stk_needs_command" -f -a "history" -d 'List trades, quotes or bars of the past'
+complete -c stk -n "__fish_stk_needs_command" -f -a "replay" -d 'Play a capture into a server or a store'
+complete -c stk -n "__fish_stk_needs_command" -f -a "symbols" -d 'List the symbols a server knows'
+complete -c stk -n "__fish_stk_needs_command" -f -a "bench" -d 'Measure what the README states, on this machine'
+complete -c stk -n "__fish_stk_needs_command" -f -a "doctor" -d 'Look for what could be wrong, and say what to do'
 complete -c stk -n "__fish_stk_needs_command" -f -a "config" -d 'Show, check or write the configuration'
 complete -c stk -n "__fish_stk_needs_command" -f -a "completions" -d 'Print shell completions'
 complete -c stk -n "__fish_stk_needs_command" -f -a "man" -d 'Print or write the man pages'
+complete -c stk -n "__fish_stk_using_subcommand serve" -l feed -d 'A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)' -r
+complete -c stk -n "__fish_stk_using_subcommand serve" -l data -d 'Directory that holds everything stored' -r -F
+complete -c stk -n "__fish_stk_using_subcommand serve" -l listen -d 'Address and port for clients' -r
+complete -c stk -n "__fish_stk_using_subcommand serve" -l ingest-listen -d 'Address and port for programs that bring ticks, on loopback' -r
+complete -c stk -n "__fish_stk_using_subcommand serve" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand serve" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand history" -l from -d 'First day (2025-01-01, in New York) or instant (RFC 3339); without it, the beginning' -r
+complete -c stk -n "__fish_stk_using_subcommand history" -l to -d 'Last day, whole, or instant, exclusive; without it, the end' -r
+complete -c stk -n "__fish_stk_using_subcommand history" -l kind -d 'What to list' -r -f -a "trades\t''
+quotes\t''
+bars\t''"
+complete -c stk -n "__fish_stk_using_subcommand history" -l timeframe -d 'Length of the bars: 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week, or 1, 2, 3, 6, 12Month' -r
+complete -c stk -n "__fish_stk_using_subcommand history" -l format -d 'table, csv, json, ndjson, parquet or arrow; table on a terminal, otherwise csv' -r
+complete -c stk -n "__fish_stk_using_subcommand history" -l limit -d 'At most so many rows' -r
+complete -c stk -n "__fish_stk_using_subcommand history" -s o -l output -d 'Write to this file instead of stdout' -r -F
+complete -c stk -n "__fish_stk_using_subcommand history" -l data -d 'Read this data directory, which no server may have open, instead of asking a server' -r -F
+complete -c stk -n "__fish_stk_using_subcommand history" -l server -d 'Server to talk to: host:port, http://host:port or ws://host:port' -r
+complete -c stk -n "__fish_stk_using_subcommand history" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand history" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
+complete -c stk -n "__fish_stk_using_subcommand history" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand history" -l stats -d 'Say on stderr what the answer cost: bytes and segments read, time to the first row'
+complete -c stk -n "__fish_stk_using_subcommand history" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand replay" -l speed -d '1 keeps the capture\'s own timing, 10 is ten times as fast, max does not wait at all' -r
+complete -c stk -n "__fish_stk_using_subcommand replay" -l from -d 'Skip what is before: a day (in New York) or an instant (RFC 3339)' -r
+complete -c stk -n "__fish_stk_using_subcommand replay" -l to -d 'Stop at: a day, whole, or an instant' -r
+complete -c stk -n "__fish_stk_using_subcommand replay" -l symbols -d 'Play these symbols alone' -r
+complete -c stk -n "__fish_stk_using_subcommand replay" -l ingest -d 'Where a running server takes ticks' -r
+complete -c stk -n "__fish_stk_using_subcommand replay" -l data -d 'Write into this data directory, which no server may have open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand replay" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand replay" -l loop -d 'Play it again and again, each time as a new session later in time'
+complete -c stk -n "__fish_stk_using_subcommand replay" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand symbols" -l server -d 'Server to talk to: host:port, http://host:port or ws://host:port' -r
+complete -c stk -n "__fish_stk_using_subcommand symbols" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand symbols" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
+complete -c stk -n "__fish_stk_using_subcommand symbols" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand symbols" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -f -a "ingest" -d 'Simulated ticks through the log and the processor into hot and warm, end to end'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -f -a "decode" -d 'How quickly an IEX capture is decoded'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -f -a "fanout" -d 'Quotes to many WebSocket connections, beside a bare loop in the same run'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -f -a "history" -d 'One symbol of median activity out of many stored rows'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l ticks -d 'How many ticks' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l symbols -d 'How many symbols trade' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l seed -d 'The same seed gives the same ticks' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l data -d 'Keep what is stored in this directory, which must be empty; otherwise it is removed' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from decode" -l bytes -d 'Repeat the capture in memory to at least so many bytes' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from decode" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from decode" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from decode" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from fanout" -l connections -d 'WebSocket connections, each subscribed to all quotes' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from fanout" -l rate -d 'Messages per second over all connections, or max' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from fanout" -l seconds -d 'How long each side is measured' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from fanout" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from fanout" -l unbound -d 'Leave the threads to the system instead of binding server and receivers to a core each'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from fanout" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from fanout" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l rows -d 'How many ticks are stored before' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l symbols -d 'How many symbols trade' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l seed -d 'The same seed gives the same ticks' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l data -d 'A directory that `stk bench ingest --data` filled with the same ticks, to be asked as it is' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand doctor" -l server -d 'Server to talk to: host:port, http://host:port or ws://host:port' -r
+complete -c stk -n "__fish_stk_using_subcommand doctor" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand doctor" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
+complete -c stk -n "__fish_stk_using_subcommand doctor" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand doctor" -l json -d 'Print everything gathered as JSON, for a bug report'
+complete -c stk -n "__fish_stk_using_subcommand doctor" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand config; and not __fish_seen_subcommand_from show check init" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand config; and not __fish_seen_subcommand_from show check init" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand config; and not __fish_seen_subcommand_from show check init" -f -a "show" -d 'Print every setting, its value, and where that came from'

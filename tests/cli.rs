@@ -1,54 +1,11 @@
-//! The real binary: what it says and how it ends, for good input and bad.
+//! The real binary: what it says, what it does, and how it ends.
 
-mod common;
+#[path = "cli/support.rs"]
+mod support;
 
-use common::Home;
-
-#[test]
-fn without_arguments_it_says_what_it_can_do() {
-    let home = Home::new();
-    let shown = home.run(&[]);
-    assert!(shown.starts_with("exit: 2\n"), "{shown}");
-    for command in ["config", "completions", "man"] {
-        assert!(shown.contains(&format!("\n  {command} ")), "{command} is listed:\n{shown}");
-    }
-    assert!(home.run(&["--version"]).starts_with("exit: 0\n--- stdout\nstk [VERSION]\n"));
-    let help = home.run(&["--help"]);
-    assert!(
-        help.contains("Exit codes:") && help.contains("STK_SERVER") && help.contains("NO_COLOR"),
-        "{help}"
-    );
-}
-
-#[test]
-fn settings_come_from_file_environment_and_flags() {
-    let home = Home::new();
-    std::fs::write(home.path("stk.toml"), "[log]\npartitions = 2\nsync_interval_ms = 20\n").expect("written");
-    let mut command = home.stk(&["--config", "stk.toml", "config", "show"]);
-    command.env("STK_LOG_SYNC_INTERVAL_MS", "30");
-    let shown = home.shown(&mut command);
-    let has = |parts: &[&str]| shown.lines().any(|line| line.split_whitespace().collect::<Vec<_>>() == parts);
-    assert!(has(&["log.partitions", "2", "stk.toml"]), "{shown}");
-    assert!(has(&["log.sync_interval_ms", "30", "STK_LOG_SYNC_INTERVAL_MS"]), "{shown}");
-    assert!(has(&["log.durability", "interval", "default"]), "{shown}");
-
-    std::fs::write(home.path("bad.toml"), "[log]\npartition = 2\n").expect("written");
-    let shown = home.run(&["--config", "bad.toml", "config", "check"]);
-    let expected = "exit: 2\n--- stdout\n--- stderr\n\
-        error: bad.toml: there is no setting `log.partition`; did you mean `log.partitions`?\n\n\
-        hint: `stk config init` writes a file with every setting\n";
-    assert_eq!(shown, expected);
-
-    assert!(home.run(&["config", "init", "new.toml"]).starts_with("exit: 0\n"));
-    assert_eq!(home.run(&["--config", "new.toml", "config", "check"]), "exit: 0\n--- stdout\n--- stderr\n");
-    assert!(home.run(&["config", "init", "new.toml"]).starts_with("exit: 2\n"), "it writes over nothing");
-}
-
-#[test]
-fn secrets_are_not_shown() {
-    let home = Home::new();
-    let mut command = home.stk(&["config", "show"]);
-    command.env("STK_SERVER_KEYS", "me:sesame you:mellon");
-    let shown = home.shown(&mut command);
-    assert!(shown.contains("2 keys") && !shown.contains("sesame"), "{shown}");
-}
+#[path = "cli/arguments.rs"]
+mod arguments;
+#[path = "cli/kill.rs"]
+mod kill;
+#[path = "cli/serve.rs"]
+mod serve;

@@ -81,7 +81,7 @@ pub struct Retention {
 pub struct LocalBusConfig {
     /// Its directory; made if it is not there.
     pub path: PathBuf,
-    /// 1 to [`PARTITIONS_MAX`], fixed when the log is made.
+    /// Of a log that is made, 1 to [`PARTITIONS_MAX`]. One that exists keeps the number it has.
     pub partitions: u16,
     /// When appends are synced; 50 ms by default.
     pub durability: Durability,
@@ -208,7 +208,7 @@ impl LocalBus {
         Self::open_with_clock(config, Arc::new(clock))
     }
 
-    fn open_with_clock(config: LocalBusConfig, clock: Clock) -> Result<Arc<Self>, BusError> {
+    fn open_with_clock(mut config: LocalBusConfig, clock: Clock) -> Result<Arc<Self>, BusError> {
         let path = || config.path.display().to_string();
         if !(1..=PARTITIONS_MAX).contains(&config.partitions) {
             let reason = format!("{} partitions asked for: choose 1 to {PARTITIONS_MAX}", config.partitions);
@@ -222,6 +222,11 @@ impl LocalBus {
             path: path(),
             reason: "its files are damaged: restore the directory from a copy, or move it away".into(),
         })??;
+        if nexts.len() != usize::from(config.partitions) {
+            let (has, asked) = (nexts.len(), config.partitions);
+            tracing::info!(path = path(), has, asked, "the log keeps the partitions it was made with");
+            config.partitions = has as u16;
+        }
 
         let metrics = LocalBusMetrics::default();
         let queue_bytes_max = (config.memory_bytes / 6).clamp(1 << 16, 1 << 29) as u32;

@@ -89,6 +89,11 @@ impl CliError {
         Self::failed(format!("stdout: {error}"))
     }
 
+    /// What is wrong, without the hint.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Prints the error to stderr and gives the exit code.
     pub(super) fn report(self) -> ExitCode {
         if self.code != OK {

@@ -3,9 +3,16 @@
 //! Parsing validates values and touches nothing; each command then resolves the world once.
 //! stdout is data, stderr is talk.
 
+mod bench;
 mod config;
+mod doctor;
 mod exit;
 mod generate;
+mod history;
+mod replay;
+mod serve;
+mod server_args;
+mod symbols;
 
 use std::path::PathBuf;
 
@@ -42,6 +49,18 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Take ticks in, store them, serve them
+    Serve(serve::ServeArgs),
+    /// List trades, quotes or bars of the past
+    History(history::HistoryArgs),
+    /// Play a capture into a server or a store
+    Replay(replay::ReplayArgs),
+    /// List the symbols a server knows
+    Symbols(symbols::SymbolsArgs),
+    /// Measure what the README states, on this machine
+    Bench(bench::BenchArgs),
+    /// Look for what could be wrong, and say what to do
+    Doctor(doctor::DoctorArgs),
     /// Show, check or write the configuration
     Config(config::ConfigArgs),
     /// Print shell completions
@@ -76,6 +95,12 @@ impl Cli {
     fn run(self) -> Result<(), CliError> {
         let Self { global, command } = self;
         match command {
+            Command::Serve(args) => serve::run(args, &global),
+            Command::History(args) => history::run(args, &global),
+            Command::Replay(args) => replay::run(args, &global),
+            Command::Symbols(args) => symbols::run(args),
+            Command::Bench(args) => bench::run(args),
+            Command::Doctor(args) => doctor::run(args, &global),
             Command::Config(args) => config::run(args, &global),
             Command::Completions(args) => generate::completions(args),
             Command::Man(args) => generate::man(args),
@@ -95,4 +120,32 @@ impl Global {
             CliError::usage(error).hint("`stk config init` writes a file with every setting")
         })
     }
+}
+
+/// The async runtime of a command.
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed(format!("the async runtime can't start: {error}")))
+}
+
+/// Waits for a person or a supervisor to end the program: which signal it was.
+async fn stop_signal() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        // Without handlers the system's own way of ending is left.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    }
+}
+
+/// Whether colour is wanted: unless `NO_COLOR` is set (no-color.org).
+fn colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -4,4 +4,5 @@ pub mod gateway;
 pub mod ingest;
 pub mod intake;
 pub mod metrics;
+pub mod node;
 pub mod processor;

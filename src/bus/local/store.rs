@@ -136,7 +136,7 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens or creates the log in `path`, cutting a torn tail.
+    /// Opens the log in `path`, cutting a torn tail, or creates it with `partitions`.
     pub(super) fn open(
         path: &Path,
         partitions: u16,
@@ -335,13 +335,8 @@ fn load(db: &Database, partitions: u16, memtable_bytes: u64, now_ms: u64) -> Res
             return Err(format!("segment {id} has no header: {} is damaged", keyspace.path().display()));
         };
         let Header { created_ms, bytes_before, starts } = Header::decode(&header)?;
-        if starts.len() != usize::from(partitions) {
-            return Err(format!(
-                "it was created with {} partitions, not {partitions}: set partitions = {} again, \
-                 or begin a new log in another directory",
-                starts.len(),
-                starts.len()
-            ));
+        if segments.last().is_some_and(|last| last.starts.len() != starts.len()) {
+            return Err(format!("segment {id} has {} partitions, those before it others", starts.len()));
         }
         if segments.last().is_some_and(|last| last.id + 1 != id) {
             return Err(format!("segment {} is missing before segment {id}", id - 1));

@@ -42,3 +42,17 @@ async fn conforms_with_always_and_from_disk() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_log_keeps_the_partitions_it_was_made_with() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(LocalBusConfig { partitions: 3, ..config(directory.path()) });
+    bus.append(vec![(2, Bytes::from_static(b"kept"))]).await.unwrap().await.unwrap();
+    bus.close().await;
+    let bus = open(LocalBusConfig { partitions: 5, ..config(directory.path()) });
+    assert_eq!(bus.partitions(), 3);
+    let mut reader = bus.reader(2, 0).await.unwrap();
+    assert_eq!(reader.next(1).await.unwrap()[0].bytes, "kept");
+    assert!(matches!(bus.bounds(3).await, Err(BusError::NoPartition { partition: 3, partitions: 3 })));
+    bus.close().await;
+}

@@ -1,7 +1,7 @@
 //! The gateway: from the log to clients, over WebSocket, SSE and REST.
 //!
-//! [`hub`] reads the log's tail and hands out frames; [`ws`] and [`sse`] carry them to clients;
-//! [`replay`] brings a client from the past to now; [`rest`] answers single questions. Nothing here
+//! `hub` reads the log's tail and hands out frames; `ws` and `sse` carry them to clients;
+//! `replay` brings a client from the past to now; `rest` answers single questions. Nothing here
 //! writes to a store or waits for one on the way of a live tick.
 
 mod bars;

@@ -1,10 +1,10 @@
 //! The processor: out of the log into hot and warm, every record once.
 //!
 //! One worker for each partition, on a thread of its own: it reads, drops repeats, moves hot, and
-//! collects rows into blocks ([`worker`]). A block is stored while the next one is being read
-//! ([`block`]); warm keeps, as one with the rows, the offset the block ends at and the state there,
+//! collects rows into blocks (`worker`). A block is stored while the next one is being read
+//! (`block`); warm keeps, as one with the rows, the offset the block ends at and the state there,
 //! and that is where a worker goes on after any kind of end. Before it does, it brings hot up to the
-//! same place ([`restore`]).
+//! same place (`restore`).
 //!
 //! A worker never skips a record: what it can't read or store ends it, and [`Processor::ready`]
 //! says so.
@@ -27,6 +27,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, BusError};
@@ -232,6 +233,8 @@ struct Shared {
     metrics: ProcessorMetrics,
     /// By partition.
     statuses: Mutex<Vec<Status>>,
+    /// Told of every change of a status.
+    status_changes: watch::Sender<()>,
     stop: CancellationToken,
     failed: CancellationToken,
 }
@@ -243,6 +246,7 @@ impl Shared {
 
     fn set_status(&self, partition: u16, status: Status) {
         self.statuses()[usize::from(partition)] = status;
+        self.status_changes.send_replace(());
     }
 
     /// Rows of one block: each partition fills one and stores one.
@@ -276,8 +280,11 @@ impl Shared {
 /// Dropping it tells them to stop; [`Processor::stop`] waits for that.
 pub struct Processor {
     shared: Arc<Shared>,
-    workers: Vec<(u16, JoinHandle<Result<(), ProcessorError>>)>,
+    workers: Mutex<Vec<Worker>>,
 }
+
+/// A partition and the thread that processes it.
+type Worker = (u16, JoinHandle<Result<(), ProcessorError>>);
 
 impl Processor {
     /// Starts a worker for each partition of the log. To be called within a Tokio runtime, which
@@ -293,10 +300,11 @@ impl Processor {
             config,
             metrics,
             statuses: Mutex::new((0..partitions).map(|_| Status::Restoring).collect()),
+            status_changes: watch::Sender::new(()),
             stop: CancellationToken::new(),
             failed: CancellationToken::new(),
         });
-        let mut processor = Self { shared, workers: Vec::with_capacity(usize::from(partitions)) };
+        let processor = Self { shared, workers: Mutex::default() };
         for partition in 0..partitions {
             let shared = processor.shared.clone();
             let runtime = Handle::current();
@@ -306,7 +314,7 @@ impl Processor {
                 partition,
                 what: format!("could not be started: {error}"),
             })?;
-            processor.workers.push((partition, worker));
+            processor.workers.lock().unwrap_or_else(PoisonError::into_inner).push((partition, worker));
         }
         Ok(processor)
     }
@@ -324,17 +332,29 @@ impl Processor {
         Ok(())
     }
 
+    /// Waits until hot is restored in every partition, or a partition has failed.
+    pub async fn restored(&self) {
+        let mut changes = self.shared.status_changes.subscribe();
+        while self.shared.statuses().iter().any(|status| matches!(status, Status::Restoring)) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Cancelled when a partition has failed: [`Processor::ready`] says why.
     pub fn failed(&self) -> CancellationToken {
         self.shared.failed.clone()
     }
 
     /// Takes in all that is in the log now, stores it, and ends the workers. The first error, if
-    /// partitions failed; the others are drained all the same.
-    pub async fn stop(mut self) -> Result<(), ProcessorError> {
+    /// partitions failed; the others are drained all the same. The stores are let go of with the
+    /// processor itself.
+    pub async fn stop(&self) -> Result<(), ProcessorError> {
         self.shared.stop.cancel();
+        let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
         let mut outcome = Ok(());
-        for (partition, worker) in std::mem::take(&mut self.workers) {
+        for (partition, worker) in workers {
             let panicked = |what: &str| ProcessorError::Worker { partition, what: what.to_owned() };
             let ended = tokio::task::spawn_blocking(move || worker.join()).await;
             let ended = match ended {

@@ -61,7 +61,7 @@ async fn checkpoint(shared: &Arc<Shared>, partition: u16, bounds: Bounds) -> (u6
         Err(error) => error.to_string(),
     };
     if bounds.next > 0 {
-        tracing::warn!(partition, reason, "hot: no usable checkpoint; rebuilding from the log and warm");
+        tracing::info!(partition, reason, "hot: no usable checkpoint; rebuilding from the log and warm");
     }
     none
 }

@@ -143,6 +143,7 @@ async fn a_stop_leaves_all_of_the_log_in_warm_each_tick_once() {
     // All of it again, as a producer does that heard no acknowledgement.
     life.append(&ticks, 1).await;
     processor.stop().await.unwrap();
+    drop(processor);
     check_ticks(&life, &ticks).await;
     for partition in 0..PARTITIONS {
         let next = life.bus.bounds(partition).await.unwrap().next;
@@ -206,6 +207,7 @@ async fn a_store_that_fails_at_any_block_costs_nothing() {
         processor.failed().cancelled().await;
         let why = processor.ready().unwrap_err();
         assert!(processor.stop().await.is_err());
+        drop(processor);
         assert!(why.contains("no space") || why.contains("stopped"), "{why}");
         life.end().await;
 
@@ -236,6 +238,7 @@ async fn a_late_trade_corrects_a_minute_long_past() {
     life.append(&trades, 1).await;
     life.append(std::slice::from_ref(&late), 1_000).await;
     processor.stop().await.unwrap();
+    drop(processor);
     let mut all = trades.clone();
     all.push(late.clone());
     let minute = late.ts().floor_minute();

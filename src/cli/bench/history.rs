@@ -1,0 +1,131 @@
+//! One symbol of median activity out of many stored rows.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use foldhash::{HashMap, HashMapExt};
+use futures_util::TryStreamExt;
+
+use super::ingest::{market, store};
+use super::{CliError, Findings, machine, rounded};
+use crate::cli::serve::node_error;
+use crate::config::Resolved;
+use crate::feed::BATCH_TICKS_MAX;
+use crate::feed::sim::{SYMBOLS_MAX, Sim, SimConfig};
+use crate::market::{Kind, Symbol, TimeRange};
+use crate::server::node::Stores;
+use crate::tiering::history::{HistoryQuery, HistoryStats};
+
+#[derive(Args)]
+pub(super) struct HistoryArgs {
+    /// How many ticks are stored before
+    #[arg(long, value_name = "TICKS", default_value_t = 30_000_000)]
+    rows: u64,
+    /// How many symbols trade
+    #[arg(long, value_name = "COUNT", default_value_t = SYMBOLS_MAX)]
+    symbols: usize,
+    /// Ticks per second of simulated time: how many days they spread over
+    #[arg(long, value_name = "TICKS", default_value_t = 1_500.0)]
+    rate: f64,
+    /// The same seed gives the same ticks
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    /// A directory that `stk bench ingest --data` filled with the same ticks, to be asked as it is
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &HistoryArgs) -> Result<Findings, CliError> {
+    let market = market(args.rows, args.symbols, args.rate, args.seed)?;
+    let temporary = tempfile::tempdir().map_err(CliError::failed)?;
+    let dir = if let Some(dir) = &args.data {
+        dir.clone()
+    } else {
+        let dir = temporary.path().join("data");
+        store(&dir, market.clone())?;
+        dir
+    };
+    let (symbol, ticks_of_symbol) =
+        median(market).ok_or_else(|| CliError::usage("--rows 0 leaves nothing to ask for"))?;
+    let flags = [("data.dir", dir.display().to_string(), "--data")];
+    let config = Resolved::new(None, [], &flags).map_err(CliError::usage)?.config();
+    let (first, again) = crate::cli::runtime()?.block_on(async {
+        let began = Instant::now();
+        let stores = Stores::open_existing(&config).await.map_err(node_error)?;
+        let opened = began.elapsed();
+        let mut first = ask(&stores, symbol).await?;
+        first.first_row += opened;
+        let again = ask(&stores, symbol).await?;
+        stores.close().await;
+        Ok::<_, CliError>((first, again))
+    })?;
+    let warm = first.stats.warm;
+    let ms = |time: Duration| rounded(time.as_secs_f64() * 1000.0);
+    let mut findings = Findings::new("history");
+    findings.figure("first_row_ms", ms(first.first_row));
+    findings.figure("all_rows_ms", ms(first.all_rows));
+    findings.figure("first_row_again_ms", ms(again.first_row));
+    findings.figure("rows", first.stats.rows);
+    findings.figure("bytes_read", warm.bytes_read);
+    findings.figure("bytes_stored", warm.bytes_stored);
+    findings.figure(
+        "share_read_percent",
+        rounded(warm.bytes_read as f64 * 100.0 / warm.bytes_stored.max(1) as f64),
+    );
+    findings.figure("segments_read", warm.segments_read);
+    findings.figure("segments", warm.segments_total);
+    findings.figure("bytes_per_tick", rounded(warm.bytes_stored as f64 / args.rows as f64));
+    findings.figure("rss_peak_bytes", machine::rss_peak_bytes());
+    findings.parameter("symbol", symbol.as_str());
+    findings.parameter("ticks_of_symbol", ticks_of_symbol);
+    findings.parameter("ticks", args.rows);
+    findings.parameter("symbols", args.symbols);
+    findings.parameter("seed", args.seed);
+    findings.parameter("page_cache", "warm: the files were just written");
+    Ok(findings)
+}
+
+/// The symbol of median activity among those with ticks, and how many it has.
+fn median(market: SimConfig) -> Option<(Symbol, u64)> {
+    let mut counts: HashMap<Symbol, u64> = HashMap::new();
+    let mut sim = Sim::new(market);
+    let mut ticks = Vec::with_capacity(BATCH_TICKS_MAX);
+    let mut more = true;
+    while more {
+        more = sim.fill(&mut ticks, BATCH_TICKS_MAX);
+        for symbol in ticks.drain(..).filter_map(|tick| tick.symbol()) {
+            *counts.entry(symbol).or_default() += 1;
+        }
+    }
+    let mut counts: Vec<(u64, Symbol)> = counts.into_iter().map(|(symbol, count)| (count, symbol)).collect();
+    counts.sort_unstable();
+    counts.get(counts.len() / 2).map(|(count, symbol)| (*symbol, *count))
+}
+
+struct Asked {
+    first_row: Duration,
+    all_rows: Duration,
+    stats: HistoryStats,
+}
+
+async fn ask(stores: &Stores, symbol: Symbol) -> Result<Asked, CliError> {
+    let query = HistoryQuery {
+        symbols: vec![symbol],
+        kind: Kind::Quote,
+        timeframe: None,
+        range: TimeRange::ALL,
+        limit: None,
+    };
+    let began = Instant::now();
+    let mut answer = stores.history().query(query).await.map_err(CliError::failed)?;
+    let mut first_row = None;
+    while let Some(batch) = answer.rows.try_next().await.map_err(CliError::failed)? {
+        if !batch.is_empty() {
+            first_row.get_or_insert_with(|| began.elapsed());
+        }
+    }
+    let all_rows = began.elapsed();
+    let stats = *answer.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(Asked { first_row: first_row.unwrap_or(all_rows), all_rows, stats })
+}

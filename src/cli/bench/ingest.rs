@@ -1,0 +1,149 @@
+//! Simulated ticks, encoded, durable in the log, processed, in hot and in warm, end to end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{CliError, Findings, machine, rounded};
+use crate::cli::serve::node_error;
+use crate::config::Resolved;
+use crate::feed::sim::{Pace, SYMBOLS_MAX, Sim, SimConfig, SimFeed};
+use crate::market::Tick;
+use crate::server::intake::{Intake, IntakeMetrics, run_feed};
+use crate::server::node::Stores;
+use crate::server::processor::{self, Processor, ProcessorConfig, ProcessorMetrics};
+use crate::tiering::hot::memory::MemoryHot;
+
+#[derive(Args)]
+pub(super) struct IngestArgs {
+    /// How many ticks
+    #[arg(long, value_name = "TICKS", default_value_t = 30_000_000)]
+    ticks: u64,
+    /// How many symbols trade
+    #[arg(long, value_name = "COUNT", default_value_t = SYMBOLS_MAX)]
+    symbols: usize,
+    /// Ticks per second of simulated time: how many days they spread over
+    #[arg(long, value_name = "TICKS", default_value_t = 1_500.0)]
+    rate: f64,
+    /// The same seed gives the same ticks
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    /// Keep what is stored in this directory, which must be empty; otherwise it is removed
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl IngestArgs {
+    fn market(&self) -> Result<SimConfig, CliError> {
+        market(self.ticks, self.symbols, self.rate, self.seed)
+    }
+}
+
+/// The market that benches store: from an opening on.
+pub(super) fn market(ticks: u64, symbols: usize, rate: f64, seed: u64) -> Result<SimConfig, CliError> {
+    if !(1..=SYMBOLS_MAX).contains(&symbols) {
+        return Err(CliError::usage(format!("{symbols} symbols: the simulator has 1 to {SYMBOLS_MAX}")));
+    }
+    if !(0.1..=1e8).contains(&rate) {
+        return Err(CliError::usage(format!("a rate of {rate}: the simulator takes 0.1 to 100000000")));
+    }
+    let start = "2025-03-03T14:30:00Z".parse().map_err(CliError::failed)?;
+    Ok(SimConfig { seed, symbols, rate_ticks_per_s: rate, start, count: Some(ticks) })
+}
+
+/// What storing came to.
+pub(super) struct Stored {
+    pub(super) elapsed: Duration,
+    pub(super) ticks: u64,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) segments: u64,
+}
+
+pub(super) fn run(args: &IngestArgs) -> Result<Findings, CliError> {
+    let market = args.market()?;
+    let temporary = tempfile::tempdir().map_err(CliError::failed)?;
+    let dir = match &args.data {
+        Some(dir) if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) => {
+            return Err(CliError::usage(format!("{} is not empty", dir.display())));
+        }
+        Some(dir) => dir.clone(),
+        None => temporary.path().join("data"),
+    };
+    let stored = store(&dir, market.clone())?;
+    let rss_peak_bytes = machine::rss_peak_bytes();
+    let generator = generate(market);
+    let mut findings = Findings::new("ingest");
+    let seconds = stored.elapsed.as_secs_f64();
+    findings.figure("ticks_per_s", rounded(stored.ticks as f64 / seconds));
+    findings.figure("rss_peak_bytes", rss_peak_bytes);
+    findings.figure("elapsed_s", rounded(seconds));
+    findings.figure("generator_s", rounded(generator.as_secs_f64()));
+    findings.figure("generator_ns_per_tick", rounded(generator.as_nanos() as f64 / stored.ticks as f64));
+    findings.figure("bytes_stored", stored.bytes);
+    findings.figure("bytes_per_tick", rounded(stored.bytes as f64 / stored.ticks as f64));
+    findings.figure("rows_stored", stored.rows);
+    findings.figure("segments", stored.segments);
+    findings.parameter("ticks", args.ticks);
+    findings.parameter("symbols", args.symbols);
+    findings.parameter("seed", args.seed);
+    findings.parameter("rate", rounded(args.rate));
+    findings.parameter("durability", "interval 50 ms");
+    Ok(findings)
+}
+
+/// What the ticks cost to make, on one thread.
+fn generate(market: SimConfig) -> Duration {
+    let began = Instant::now();
+    let mut sim = Sim::new(market);
+    let mut ticks: Vec<Tick> = Vec::with_capacity(crate::feed::BATCH_TICKS_MAX);
+    while sim.fill(&mut ticks, crate::feed::BATCH_TICKS_MAX) {
+        std::hint::black_box(&ticks).len();
+        ticks.clear();
+    }
+    began.elapsed()
+}
+
+/// Stores `market` in `dir`, by the parts and settings that a server has; the time ends when all of
+/// it is in warm.
+pub(super) fn store(dir: &Path, market: SimConfig) -> Result<Stored, CliError> {
+    let flags = [("data.dir", dir.display().to_string(), "--data")];
+    let config = Resolved::new(None, [], &flags).map_err(CliError::usage)?.config();
+    crate::cli::runtime()?.block_on(async {
+        let stores = Stores::open(&config).await.map_err(node_error)?;
+        let began = Instant::now();
+        let hot = Arc::new(MemoryHot::new(crate::bus::Bus::partitions(&*stores.bus)));
+        let into = processor::Stores {
+            bus: stores.bus.clone(),
+            hot: hot.clone(),
+            warm: stores.warm.clone(),
+            hot_files: Some((hot, dir.join("hot"))),
+        };
+        let settings = ProcessorConfig {
+            rows_max: config.rows_max,
+            block_age_max: config.block_age_max,
+            ..ProcessorConfig::default()
+        };
+        let processor = Processor::start(into, settings, ProcessorMetrics::default());
+        let processor = processor.map_err(|error| node_error(error.into()))?;
+        let intake = Intake::new(stores.bus.clone(), IntakeMetrics::default());
+        let feed = Box::new(SimFeed::new(market, Pace::Max));
+        let fed = tokio::spawn(run_feed(feed, intake, CancellationToken::new())).await;
+        let fed = fed.map_err(CliError::failed)?.map_err(CliError::failed)?;
+        processor.stop().await.map_err(|error| node_error(error.into()))?;
+        let elapsed = began.elapsed();
+        drop(processor);
+        let stats = stores.warm.stats();
+        stores.close().await;
+        Ok(Stored {
+            elapsed,
+            ticks: fed.ticks,
+            rows: stats.iter().map(|kind| kind.rows).sum(),
+            bytes: stats.iter().map(|kind| kind.bytes).sum(),
+            segments: stats.iter().map(|kind| kind.segments).sum(),
+        })
+    })
+}

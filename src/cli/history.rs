@@ -1,0 +1,374 @@
+//! `stk history`: trades, quotes and bars of the past, from a server or from its data directory.
+
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use futures_util::{StreamExt, TryStreamExt};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::serve::node_error;
+use super::server_args::{ServerArgs, rest_error};
+use super::{CliError, Global};
+use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp};
+use crate::server::node::Stores;
+use crate::tiering::history::format::{Format, RowWriter, WriteError};
+use crate::tiering::history::{Coverage, HistoryQuery, HistoryStats};
+
+#[derive(Args)]
+pub(super) struct HistoryArgs {
+    /// Symbols
+    #[arg(value_name = "SYMBOL", required = true)]
+    symbols: Vec<Symbol>,
+    /// First day (2025-01-01, in New York) or instant (RFC 3339); without it, the beginning
+    #[arg(long, value_name = "TIME", value_parser = crate::market::parse_from)]
+    from: Option<Timestamp>,
+    /// Last day, whole, or instant, exclusive; without it, the end
+    #[arg(long, value_name = "TIME", value_parser = crate::market::parse_to)]
+    to: Option<Timestamp>,
+    /// What to list
+    #[arg(long, value_enum, default_value_t = Rows::Trades)]
+    kind: Rows,
+    /// Length of the bars: 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week, or 1, 2, 3, 6, 12Month
+    #[arg(long, value_name = "SPAN", default_value = "1Min")]
+    timeframe: Timeframe,
+    /// table, csv, json, ndjson, parquet or arrow; table on a terminal, otherwise csv
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// At most so many rows
+    #[arg(long, value_name = "ROWS")]
+    limit: Option<u64>,
+    /// Write to this file instead of stdout
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Say on stderr what the answer cost: bytes and segments read, time to the first row
+    #[arg(long)]
+    stats: bool,
+    /// Read this data directory, which no server may have open, instead of asking a server
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rows {
+    Trades,
+    Quotes,
+    Bars,
+}
+
+impl Rows {
+    fn kind(self) -> Kind {
+        match self {
+            Self::Trades => Kind::Trade,
+            Self::Quotes => Kind::Quote,
+            Self::Bars => Kind::Bar,
+        }
+    }
+}
+
+/// What is shown of missing parts and gaps, at most; the rest is counted.
+const LISTED_MAX: usize = 5;
+
+pub(super) fn run(args: HistoryArgs, global: &Global) -> Result<(), CliError> {
+    let began = Instant::now();
+    let to_terminal = args.output.is_none() && std::io::stdout().is_terminal();
+    let format = args.format.unwrap_or(if to_terminal { Format::Table } else { Format::Csv });
+    if to_terminal && !format.is_text() {
+        return Err(CliError::usage(format!("{format} is not for a terminal"))
+            .hint(format!("write it to a file: --output rows.{format}")));
+    }
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && from >= to
+    {
+        return Err(CliError::usage(format!("--from {from} is not before --to {to}")));
+    }
+    let mut output = Output::open(args.output.as_deref())?;
+    let done = super::runtime()?.block_on(async {
+        tokio::select! {
+            done = async {
+                match args.data.clone() {
+                    Some(dir) => from_data(&args, dir, format, global, &mut output, began).await,
+                    None => from_server(&args, format, &mut output, began).await,
+                }
+            } => done,
+            _ = super::stop_signal() => Err(CliError::interrupted()),
+        }
+    });
+    match done {
+        Ok(()) => output.keep(),
+        Err(error) => {
+            output.discard();
+            Err(error)
+        }
+    }
+}
+
+/// Where rows go. A file appears whole or not at all.
+struct Output {
+    sink: BufWriter<Box<dyn Write + Send>>,
+    file: Option<(PathBuf, PathBuf)>,
+    progress: ProgressBar,
+}
+
+impl Output {
+    fn open(path: Option<&Path>) -> Result<Self, CliError> {
+        let Some(path) = path else {
+            let sink =
+                BufWriter::with_capacity(1 << 16, Box::new(std::io::stdout()) as Box<dyn Write + Send>);
+            return Ok(Self { sink, file: None, progress: ProgressBar::hidden() });
+        };
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let file = File::create(&partial)
+            .map_err(|error| CliError::usage(format!("{}: {error}", partial.display())))?;
+        // Drawn on a terminal alone.
+        let progress = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes} written, {bytes_per_sec}") {
+            progress.set_style(style);
+        }
+        Ok(Self {
+            sink: BufWriter::with_capacity(1 << 18, Box::new(file)),
+            file: Some((partial, path.to_owned())),
+            progress,
+        })
+    }
+
+    fn error(&self, error: &std::io::Error) -> CliError {
+        match &self.file {
+            None => CliError::stdout(error),
+            Some((partial, _)) => CliError::failed(format!("{}: {error}", partial.display())),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        self.progress.inc(bytes.len() as u64);
+        self.sink.write_all(bytes).map_err(|error| self.error(&error))
+    }
+
+    fn flush(&mut self) -> Result<(), CliError> {
+        self.sink.flush().map_err(|error| self.error(&error))
+    }
+
+    fn keep(mut self) -> Result<(), CliError> {
+        self.flush()?;
+        self.progress.finish_and_clear();
+        match self.file.take() {
+            Some((partial, path)) => std::fs::rename(&partial, &path)
+                .map_err(|error| CliError::failed(format!("{}: {error}", path.display()))),
+            None => Ok(()),
+        }
+    }
+
+    fn discard(self) {
+        self.progress.finish_and_clear();
+        if let Some((partial, _)) = self.file {
+            // Nothing is lost with it; what failed is told.
+            let _ = std::fs::remove_file(partial);
+        }
+    }
+}
+
+async fn from_data(
+    args: &HistoryArgs,
+    dir: PathBuf,
+    format: Format,
+    global: &Global,
+    output: &mut Output,
+    began: Instant,
+) -> Result<(), CliError> {
+    let config = global.resolve(&[("data.dir", dir.display().to_string(), "--data")])?.config();
+    let stores = Stores::open_existing(&config).await.map_err(node_error)?;
+    let kind = args.kind.kind();
+    let query = HistoryQuery {
+        symbols: args.symbols.clone(),
+        kind,
+        timeframe: (kind == Kind::Bar).then_some(args.timeframe),
+        range: TimeRange { from: args.from.unwrap_or(Timestamp::MIN), to: args.to.unwrap_or(Timestamp::MAX) },
+        limit: args.limit,
+    };
+    let answer = stores.history().query(query).await.map_err(CliError::failed)?;
+    for line in coverage_in_words(&answer.coverage) {
+        eprintln!("{line}");
+    }
+    let mut rows = answer.rows;
+    let mut first_row = None;
+    let mut writer = RowWriter::new(format, kind, Vec::new()).map_err(write_error)?;
+    while let Some(batch) = rows.try_next().await.map_err(CliError::failed)? {
+        writer.write(&batch).map_err(write_error)?;
+        output.write(writer.get_mut())?;
+        writer.get_mut().clear();
+        if first_row.is_none() && !batch.is_empty() {
+            output.flush()?;
+            first_row = Some(began.elapsed());
+        }
+    }
+    output.write(&writer.finish().map_err(write_error)?)?;
+    drop(rows);
+    if args.stats {
+        let stats = *answer.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        eprintln!("{}", stats_in_words(&stats, first_row));
+    }
+    stores.close().await;
+    Ok(())
+}
+
+fn write_error(error: WriteError) -> CliError {
+    CliError::failed(error)
+}
+
+async fn from_server(
+    args: &HistoryArgs,
+    format: Format,
+    output: &mut Output,
+    began: Instant,
+) -> Result<(), CliError> {
+    let symbols: Vec<&str> = args.symbols.iter().map(Symbol::as_str).collect();
+    let kind = args.kind.kind();
+    let mut query = vec![
+        ("symbols", symbols.join(",")),
+        ("kind", kind.name().to_owned()),
+        ("format", format.name().to_owned()),
+    ];
+    if kind == Kind::Bar {
+        query.push(("timeframe", args.timeframe.to_string()));
+    }
+    query.extend(args.from.map(|from| ("from", from.to_string())));
+    query.extend(args.to.map(|to| ("to", to.to_string())));
+    query.extend(args.limit.map(|limit| ("limit", limit.to_string())));
+    let answer = args.server.rest()?.history(&query).await.map_err(rest_error)?;
+    if let Some(coverage) = &answer.coverage {
+        for line in served_coverage_in_words(coverage) {
+            eprintln!("{line}");
+        }
+    }
+    let (mut first, mut received) = (None, 0);
+    let mut bytes = answer.bytes();
+    while let Some(chunk) = bytes.next().await {
+        let chunk = chunk.map_err(rest_error)?;
+        received += chunk.len();
+        output.write(&chunk)?;
+        if first.is_none() {
+            output.flush()?;
+            first = Some(began.elapsed());
+        }
+    }
+    if args.stats {
+        let first_ms = first.map_or(0.0, |first| first.as_secs_f64() * 1000.0);
+        eprintln!(
+            "first bytes after {first_ms:.1} ms; {received} bytes received (what was read, tells --data)"
+        );
+    }
+    Ok(())
+}
+
+/// What an answer covers: one line where all is well, and a warning for each part that is not.
+fn coverage_in_words(coverage: &Coverage) -> Vec<String> {
+    let log: u64 = coverage
+        .partitions
+        .iter()
+        .map(|part| part.log_next_offset.saturating_sub(part.warm_next_offset))
+        .sum();
+    let gaps = coverage.gaps.iter().map(|gap| {
+        let whose = gap.symbol.map_or("all symbols".to_owned(), |symbol| symbol.to_string());
+        format!("{whose} at {}: {} {} to {} of {}", gap.ts, gap.kind.name(), gap.first, gap.last, gap.source)
+    });
+    let missing = coverage.missing.iter().map(|part| {
+        format!("records {} to {} of partition {}", part.first_offset, part.next_offset, part.partition)
+    });
+    in_words(log, &missing.collect::<Vec<_>>(), &gaps.collect::<Vec<_>>(), coverage.gaps_not_listed)
+}
+
+/// The same of a server's answer.
+fn served_coverage_in_words(coverage: &serde_json::Value) -> Vec<String> {
+    let list = |name: &str| coverage[name].as_array().cloned().unwrap_or_default();
+    let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
+    let log = list("partitions")
+        .iter()
+        .map(|part| number(&part["log_next_offset"]).saturating_sub(number(&part["warm_next_offset"])))
+        .sum();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
+    let gaps = list("gaps").into_iter().map(|gap| {
+        let whose = gap["symbol"].as_str().unwrap_or("all symbols").to_owned();
+        let (ts, kind, source) = (text(&gap["ts"]), text(&gap["kind"]), text(&gap["source"]));
+        format!("{whose} at {ts}: {kind} {} to {} of {source}", gap["first"], gap["last"])
+    });
+    let missing = list("missing").into_iter().map(|part| {
+        format!(
+            "records {} to {} of partition {}",
+            part["first_offset"], part["next_offset"], part["partition"]
+        )
+    });
+    let not_listed = number(&coverage["gaps_not_listed"]);
+    in_words(log, &missing.collect::<Vec<_>>(), &gaps.collect::<Vec<_>>(), not_listed)
+}
+
+fn in_words(log_records: u64, missing: &[String], gaps: &[String], gaps_not_listed: u64) -> Vec<String> {
+    let mut lines = Vec::new();
+    let log = match log_records {
+        0 => "warm".to_owned(),
+        1 => "warm and 1 record of the log".to_owned(),
+        _ => format!("warm and {log_records} records of the log"),
+    };
+    let gap_count = gaps.len() as u64 + gaps_not_listed;
+    if missing.is_empty() && gap_count == 0 {
+        lines.push(format!("covers {log}: nothing is missing, no gap in what the feeds received"));
+    } else {
+        lines.push(format!("covers {log}"));
+    }
+    for part in missing.iter().take(LISTED_MAX) {
+        lines.push(format!("warning: {part} are missing: the log dropped them before they were in warm"));
+    }
+    if missing.len() > LISTED_MAX {
+        lines.push(format!("warning: {} more parts are missing", missing.len() - LISTED_MAX));
+    }
+    for gap in gaps.iter().take(LISTED_MAX) {
+        lines.push(format!("warning: a feed missed something: {gap}"));
+    }
+    if gap_count > LISTED_MAX as u64 {
+        lines.push(format!("warning: {} gaps more", gap_count - (gaps.len().min(LISTED_MAX)) as u64));
+    }
+    lines
+}
+
+fn stats_in_words(stats: &HistoryStats, first_row: Option<std::time::Duration>) -> String {
+    let warm = &stats.warm;
+    let share = warm.bytes_read as f64 * 100.0 / warm.bytes_stored.max(1) as f64;
+    let first = first_row.map_or("no row".to_owned(), |first| {
+        format!("first row after {:.1} ms", first.as_secs_f64() * 1000.0)
+    });
+    format!(
+        "{first}; {} rows, {} of them from the log; read {} of {} stored bytes ({share:.2} %), {} of {} segments, and {} bytes of the log",
+        stats.rows,
+        stats.log_rows,
+        warm.bytes_read,
+        warm.bytes_stored,
+        warm.segments_read,
+        warm.segments_total,
+        stats.log_bytes_read,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said_and_the_rest_counted() {
+        let well = in_words(0, &[], &[], 0);
+        assert_eq!(well, ["covers warm: nothing is missing, no gap in what the feeds received"]);
+        let gaps: Vec<String> = (0..7).map(|at| format!("gap {at}")).collect();
+        let lines = in_words(2, &["records 5 to 9 of partition 1".to_owned()], &gaps, 3);
+        assert_eq!(lines[0], "covers warm and 2 records of the log");
+        assert_eq!(
+            lines[1],
+            "warning: records 5 to 9 of partition 1 are missing: the log dropped them before they were in warm"
+        );
+        assert_eq!(lines[2], "warning: a feed missed something: gap 0");
+        assert_eq!(lines.last().map(String::as_str), Some("warning: 5 gaps more"));
+    }
+}

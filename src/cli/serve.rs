@@ -1,0 +1,100 @@
+//! `stk serve`: take ticks in, store them, serve them.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{CliError, Global};
+use crate::server::node::{Node, NodeError, Summary};
+
+#[derive(Args)]
+pub(super) struct ServeArgs {
+    /// A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)
+    #[arg(long, value_name = "FEED")]
+    feed: Vec<String>,
+    /// Directory that holds everything stored
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Address and port for clients
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Address and port for programs that bring ticks, on loopback
+    #[arg(long, value_name = "ADDR")]
+    ingest_listen: Option<String>,
+}
+
+pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
+    let mut flags = Vec::new();
+    if !args.feed.is_empty() {
+        flags.push(("feed.sources", args.feed.join("\n"), "--feed"));
+    }
+    if let Some(dir) = &args.data {
+        flags.push(("data.dir", dir.display().to_string(), "--data"));
+    }
+    if let Some(listen) = args.listen {
+        flags.push(("server.listen", listen, "--listen"));
+    }
+    if let Some(listen) = args.ingest_listen {
+        flags.push(("server.ingest_listen", listen, "--ingest-listen"));
+    }
+    let config = global.resolve(&flags)?.config();
+    crate::telemetry::init("warn,stk=info", super::colour());
+    super::runtime()?.block_on(async {
+        let mut node = tokio::select! {
+            started = Node::start(&config) => started.map_err(node_error)?,
+            signal = super::stop_signal() => return Err(interrupted_start(signal)),
+        };
+        for line in node.describe() {
+            eprintln!("{line}");
+        }
+        let failure = tokio::select! {
+            signal = super::stop_signal() => {
+                eprintln!("{signal}: making everything durable; a second one ends at once");
+                None
+            }
+            reason = node.failed() => Some(reason),
+        };
+        let drained = tokio::select! {
+            drained = node.stop() => drained,
+            _ = super::stop_signal() => return Err(CliError::interrupted()),
+        };
+        match (failure, drained) {
+            (Some(reason), _) => Err(CliError::failed(reason)
+                .hint("what was accepted is durable in the log: mend the cause and start again")),
+            (None, drained) => {
+                eprintln!("{}", in_words(&drained.map_err(node_error)?));
+                Ok(())
+            }
+        }
+    })
+}
+
+fn interrupted_start(signal: &str) -> CliError {
+    eprintln!("{signal} before the server had started");
+    CliError::interrupted()
+}
+
+/// What a server did, for a person.
+pub(super) fn in_words(summary: &Summary) -> String {
+    let Summary { ticks, rows, messages, ran } = summary;
+    format!(
+        "done after {:.1} s: {ticks} ticks taken in and durable, {rows} rows stored in warm, {messages} messages sent",
+        ran.as_secs_f64()
+    )
+}
+
+/// A server or store that could not be had or did not end well, with what to do about it.
+pub(super) fn node_error(error: NodeError) -> CliError {
+    match &error {
+        NodeError::PortInUse { .. } => CliError::in_use(&error)
+            .hint("choose another with `--listen` or `--ingest-listen` (port 0 takes a free one), or end the program that has it"),
+        NodeError::DataInUse { .. } => CliError::in_use(&error)
+            .hint("go through the server that has it with `--server`, or choose another directory with `--data`"),
+        NodeError::NoStore { .. } => {
+            CliError::usage(&error).hint("name the directory that `stk serve` or `stk replay --data` wrote")
+        }
+        NodeError::DiskFull(_) => CliError::failed(&error).hint("free some space, or lower log.free_bytes_min"),
+        NodeError::Source(_) | NodeError::Feed(_) => CliError::usage(&error),
+        _ => CliError::failed(&error),
+    }
+}

@@ -1,0 +1,51 @@
+//! How commands find the server they talk to.
+
+use clap::Args;
+
+use super::CliError;
+use crate::client::rest::{RestClient, RestError};
+use crate::client::{Endpoint, Key};
+
+#[derive(Args)]
+pub(super) struct ServerArgs {
+    /// Server to talk to: host:port, http://host:port or ws://host:port
+    #[arg(long, value_name = "ADDR", env = "STK_SERVER", hide_env = true, default_value = "127.0.0.1:7878")]
+    pub(super) server: Endpoint,
+    /// Key to show to the server
+    #[arg(long, value_name = "ID", env = "STK_KEY_ID", hide_env = true, requires = "secret_key")]
+    key_id: Option<String>,
+    /// The key's secret; better set in the environment than on the command line
+    #[arg(long, value_name = "SECRET", env = "STK_SECRET_KEY", hide_env = true, hide_env_values = true)]
+    secret_key: Option<String>,
+}
+
+impl ServerArgs {
+    /// The key to show, if there is one.
+    pub(super) fn key(&self) -> Option<Key> {
+        let (id, secret) = self.key_id.clone().zip(self.secret_key.clone())?;
+        Some(Key { id, secret })
+    }
+
+    pub(super) fn rest(&self) -> Result<RestClient, CliError> {
+        RestClient::new(self.server.clone(), self.key()).map_err(rest_error)
+    }
+}
+
+/// A failed request, with what to do about it.
+pub(super) fn rest_error(error: RestError) -> CliError {
+    match error {
+        RestError::Unreachable { .. } => no_server(error),
+        RestError::Forbidden { .. } => {
+            CliError::no_server(error).hint("set STK_KEY_ID and STK_SECRET_KEY to a key of its server.keys")
+        }
+        RestError::Refused { .. } => CliError::usage(error),
+        RestError::Broken { .. } => CliError::failed(error),
+    }
+}
+
+/// Nobody answers: how to start somebody who does.
+pub(super) fn no_server(error: impl std::fmt::Display) -> CliError {
+    CliError::no_server(error).hint(
+        "start one with `stk serve --feed sim`, name another with `--server`, or see it all at once with `stk demo`",
+    )
+}

@@ -1,0 +1,118 @@
+//! What a server said is accepted stands in history exactly once, however often it is killed.
+//!
+//! A producer brings a simulated market, whose seed makes the expected set, while the server is
+//! killed with SIGKILL at random moments and started again. The producer's client resends what was
+//! not acknowledged; the server has to know the repeats, over the kills too.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::support::{Home, Server};
+use futures_util::TryStreamExt;
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+use stk::client::ingest::IngestClient;
+use stk::config::Resolved;
+use stk::feed::sim::{Sim, SimConfig};
+use stk::market::{Kind, Tick, TimeRange};
+use stk::server::node::Stores;
+use stk::tiering::history::HistoryQuery;
+
+const KILLS: usize = 32;
+const BATCH_TICKS: usize = 200;
+/// The server lives so long after it takes ticks, at most.
+const LIFE_MS_MAX: u64 = 250;
+
+fn market() -> Sim {
+    let start = "2025-03-07T14:30:00Z".parse().expect("a time");
+    Sim::new(SimConfig { seed: 11, symbols: 300, rate_ticks_per_s: 500.0, start, count: None })
+}
+
+fn hash(tick: &Tick) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    format!("{tick:?}").hash(&mut hasher);
+    hasher.finish()
+}
+
+/// How often each tick stands in the stored history.
+async fn stored(data: &std::path::Path) -> BTreeMap<u64, u64> {
+    let flags = [("data.dir", data.display().to_string(), "--data")];
+    let config = Resolved::new(None, [], &flags).expect("good settings").config();
+    let stores = Stores::open_existing(&config).await.expect("a store");
+    let mut counts = BTreeMap::new();
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Bar) {
+        let query =
+            HistoryQuery { symbols: Vec::new(), kind, timeframe: None, range: TimeRange::ALL, limit: None };
+        let answer = stores.history().query(query).await.expect("an answer");
+        assert!(answer.coverage.missing.is_empty(), "{:?}", answer.coverage.missing);
+        let mut rows = answer.rows;
+        while let Some(batch) = rows.try_next().await.expect("rows") {
+            let view = batch.rows().expect("columns");
+            for row in 0..batch.len() {
+                *counts.entry(hash(&view.tick(row).expect("a tick"))).or_insert(0) += 1;
+            }
+        }
+    }
+    stores.close().await;
+    counts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_accepted_is_lost_and_nothing_doubled() {
+    let home = Home::new();
+    let data = home.path("data");
+    // A port of its own, so that the producer finds the server again.
+    let ingest = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").to_string();
+    let start = |life: usize| {
+        let durability = ["interval", "always"][life % 2];
+        let env = [
+            ("STK_LOG_DURABILITY", durability),
+            ("STK_PROCESSOR_ROWS_MAX", "8000"),
+            ("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "100"),
+            ("STK_LOG_FREE_BYTES_MIN", "0"),
+        ];
+        Server::start_with(&home, &data, &ingest, &[], &env)
+    };
+    let mut server = start(0);
+    let endpoint = ingest.parse().expect("an address");
+    let mut client = IngestClient::connect(endpoint, 42, 0, u32::MAX).await.expect("a server");
+    let enough = Arc::new(AtomicBool::new(false));
+    let producer = tokio::spawn({
+        let enough = enough.clone();
+        async move {
+            let (mut sim, mut ticks) = (market(), Vec::new());
+            while !enough.load(Ordering::Relaxed) {
+                let from = ticks.len();
+                sim.fill(&mut ticks, BATCH_TICKS);
+                client.send(&ticks[from..]).await.expect("taken in the end");
+            }
+            client.flush().await.expect("acknowledged in the end");
+            assert_eq!(client.acknowledged_ticks(), ticks.len() as u64);
+            ticks
+        }
+    });
+    let mut random = SplitMix64::seed_from_u64(7);
+    for life in 1..=KILLS {
+        tokio::time::sleep(Duration::from_micros(random.next_u64() % (LIFE_MS_MAX * 1000))).await;
+        server.kill();
+        server = start(life);
+    }
+    enough.store(true, Ordering::Relaxed);
+    let ticks = producer.await.expect("the producer ends");
+    // Once more without mercy: what was acknowledged is durable already.
+    server.kill();
+    let (counts, sent) = (stored(&data).await, ticks.len());
+    let expected: BTreeMap<u64, u64> = ticks.iter().fold(BTreeMap::new(), |mut counts, tick| {
+        *counts.entry(hash(tick)).or_insert(0) += 1;
+        counts
+    });
+    let lost = expected.iter().filter(|(tick, count)| counts.get(tick).unwrap_or(&0) < count).count();
+    let doubled = counts.iter().filter(|(tick, count)| expected.get(tick).unwrap_or(&0) < *count).count();
+    eprintln!("{KILLS} kills, {sent} ticks accepted, {lost} lost, {doubled} doubled");
+    assert_eq!((lost, doubled), (0, 0), "of {sent} ticks after {KILLS} kills");
+    assert!(sent > 10_000, "only {sent} ticks went through");
+}

@@ -1,0 +1,131 @@
+//! Drives the real binary: exit code, stdout and stderr in one text, in a directory of its own.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// A directory of its own, and `stk` run in it without the user's environment.
+pub(crate) struct Home {
+    dir: tempfile::TempDir,
+}
+
+/// How long anything may take before a test gives up: a bound, never a measure.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a temporary directory") }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `stk` with `args`, ready to run.
+    pub(crate) fn stk(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stk"));
+        command.args(args).current_dir(self.dir.path()).env_clear();
+        command.env("HOME", self.dir.path()).env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `stk` to its end: exit code, stdout and stderr in one text, with what varies filtered.
+    pub(crate) fn run(&self, args: &[&str]) -> String {
+        self.shown(&mut self.stk(args))
+    }
+
+    pub(crate) fn shown(&self, command: &mut Command) -> String {
+        let output = command.output().expect("the binary runs");
+        let text = format!(
+            "exit: {}\n--- stdout\n{}--- stderr\n{}",
+            output.status.code().map_or("signal".to_owned(), |code| code.to_string()),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        self.filtered(&text)
+    }
+
+    fn filtered(&self, text: &str) -> String {
+        let here = self.dir.path().display().to_string();
+        text.replace(&here, "[HOME]").replace(env!("CARGO_PKG_VERSION"), "[VERSION]")
+    }
+}
+
+/// A running `stk serve`, killed when dropped.
+pub(crate) struct Server {
+    child: Child,
+    /// Lines of stderr as they come.
+    lines: mpsc::Receiver<String>,
+    /// Where clients connect.
+    pub(crate) address: String,
+    /// Where ticks are taken.
+    pub(crate) ingest: String,
+}
+
+impl Server {
+    /// Starts `stk serve --data DATA` with `more` arguments on free ports, and waits until it says
+    /// where it listens.
+    pub(crate) fn start(home: &Home, data: &Path, more: &[&str]) -> Self {
+        Self::start_with(home, data, "127.0.0.1:0", more, &[])
+    }
+
+    /// The same with the address where ticks are taken, and variables of the environment.
+    pub(crate) fn start_with(
+        home: &Home,
+        data: &Path,
+        ingest: &str,
+        more: &[&str],
+        env: &[(&str, &str)],
+    ) -> Self {
+        let data = data.display().to_string();
+        let mut args = vec!["serve", "--data", &data, "--listen", "127.0.0.1:0", "--ingest-listen", ingest];
+        args.extend(more);
+        let mut command = home.stk(&args);
+        command.envs(env.iter().copied()).stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn().expect("the binary runs");
+        let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let mut seen = Vec::new();
+        let (mut address, mut ingest) = (None, None);
+        while address.is_none() || ingest.is_none() {
+            let line =
+                lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("serve did not start: {seen:#?}"));
+            if let Some((_, rest)) = line.split_once("http://") {
+                address = rest.split_whitespace().next().map(|text| text.trim_end_matches('/').to_owned());
+            }
+            if let Some((_, rest)) = line.split_once("ws://").filter(|_| line.contains("/ingest")) {
+                ingest = rest.split('/').next().map(str::to_owned);
+            }
+            seen.push(line);
+        }
+        Self { child, lines, address: address.expect("seen"), ingest: ingest.expect("seen") }
+    }
+
+    /// Ends it at once, as a power cut would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("the server runs");
+        self.child.wait().expect("the server is ours");
+    }
+
+    /// Asks it to end and waits: the exit code, and what it said last.
+    pub(crate) fn stop(mut self) -> (Option<i32>, Vec<String>) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the server runs");
+        let said = self.lines.iter().collect();
+        let status = self.child.wait().expect("the server is ours");
+        (status.code(), said)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
