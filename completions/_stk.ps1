@@ -135,7 +135,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--symbols', '--symbols', [CompletionResultType]::ParameterName, 'How many symbols trade')
             [CompletionResult]::new('--rate', '--rate', [CompletionResultType]::ParameterName, 'Ticks per second of simulated time: how many days they spread over')
             [CompletionResult]::new('--seed', '--seed', [CompletionResultType]::ParameterName, 'The same seed gives the same ticks')
-            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'A directory that `stk bench ingest --data` filled with the same ticks, to be asked as it is')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'A directory that `stk bench ingest --data` filled with the same ticks, to be asked as it is; otherwise one is filled and its small segments merged, as a server does')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')

@@ -123,7 +123,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --symbols 'How many symbols trade'
             cand --rate 'Ticks per second of simulated time: how many days they spread over'
             cand --seed 'The same seed gives the same ticks'
-            cand --data 'A directory that `stk bench ingest --data` filled with the same ticks, to be asked as it is'
+            cand --data 'A directory that `stk bench ingest --data` filled with the same ticks, to be asked as it is; otherwise one is filled and its small segments merged, as a server does'
             cand --config 'Configuration file'
             cand --json 'Print one JSON object'
             cand -h 'Print help'

@@ -102,7 +102,7 @@ complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcomman
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l symbols -d 'How many symbols trade' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l seed -d 'The same seed gives the same ticks' -r
-complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l data -d 'A directory that `stk bench ingest --data` filled with the same ticks, to be asked as it is' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l data -d 'A directory that `stk bench ingest --data` filled with the same ticks, to be asked as it is; otherwise one is filled and its small segments merged, as a server does' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l json -d 'Print one JSON object'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -s h -l help -d 'Print help'

@@ -121,7 +121,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "processor.rows_max",
         shape: Shape::Count(1_000, 100_000_000),
-        default: "1000000",
+        default: "500000",
         doc: "Rows held in memory, all partitions together, before they go to warm.",
     },
     Setting {

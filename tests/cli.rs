@@ -3,6 +3,8 @@
 #[path = "cli/support.rs"]
 mod support;
 
+#[path = "cli/alpaca.rs"]
+mod alpaca;
 #[path = "cli/arguments.rs"]
 mod arguments;
 #[path = "cli/kill.rs"]

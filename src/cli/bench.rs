@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::CliError;
+use super::{CliError, Global};
 use crate::feed::iex::bench_decode;
 
 #[derive(Args)]
@@ -127,12 +127,12 @@ fn rounded(value: f64) -> Value {
     json!((value * 1000.0).round() / 1000.0)
 }
 
-pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
+pub(super) fn run(args: BenchArgs, global: &Global) -> Result<(), CliError> {
     let findings = match args.bench {
-        Bench::Ingest(bench) => ingest::run(&bench)?,
+        Bench::Ingest(bench) => ingest::run(&bench, global)?,
         Bench::Decode { file, bytes } => decode(file.as_deref(), bytes)?,
         Bench::Fanout(bench) => fanout::run(&bench)?,
-        Bench::History(bench) => history::run(&bench)?,
+        Bench::History(bench) => history::run(&bench, global)?,
     };
     findings.print(args.json)
 }

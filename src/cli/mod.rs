@@ -99,7 +99,7 @@ impl Cli {
             Command::History(args) => history::run(args, &global),
             Command::Replay(args) => replay::run(args, &global),
             Command::Symbols(args) => symbols::run(args),
-            Command::Bench(args) => bench::run(args),
+            Command::Bench(args) => bench::run(args, &global),
             Command::Doctor(args) => doctor::run(args, &global),
             Command::Config(args) => config::run(args, &global),
             Command::Completions(args) => generate::completions(args),

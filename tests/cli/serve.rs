@@ -8,7 +8,7 @@ use stk::feed::iex::make;
 use stk::market::Timestamp;
 
 /// A capture of so many trades and quotes in two symbols, a second apart.
-fn write_capture(home: &Home, seconds: i64) -> std::path::PathBuf {
+pub(crate) fn write_capture(home: &Home, seconds: i64) -> std::path::PathBuf {
     let open: Timestamp = "2025-03-07T14:30:00Z".parse().expect("a time");
     let segments: Vec<_> = (0..seconds)
         .map(|second| {

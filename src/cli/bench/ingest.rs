@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{CliError, Findings, machine, rounded};
+use super::{CliError, Findings, Global, machine, rounded};
 use crate::cli::serve::node_error;
-use crate::config::Resolved;
+use crate::config::Config;
 use crate::feed::sim::{Pace, SYMBOLS_MAX, Sim, SimConfig, SimFeed};
 use crate::market::Tick;
 use crate::server::intake::{Intake, IntakeMetrics, run_feed};
@@ -63,7 +63,7 @@ pub(super) struct Stored {
     pub(super) segments: u64,
 }
 
-pub(super) fn run(args: &IngestArgs) -> Result<Findings, CliError> {
+pub(super) fn run(args: &IngestArgs, global: &Global) -> Result<Findings, CliError> {
     let market = args.market()?;
     let temporary = tempfile::tempdir().map_err(CliError::failed)?;
     let dir = match &args.data {
@@ -73,7 +73,8 @@ pub(super) fn run(args: &IngestArgs) -> Result<Findings, CliError> {
         Some(dir) => dir.clone(),
         None => temporary.path().join("data"),
     };
-    let stored = store(&dir, market.clone())?;
+    let config = config(global, &dir)?;
+    let stored = store(&config, market.clone())?;
     let rss_peak_bytes = machine::rss_peak_bytes();
     let generator = generate(market);
     let mut findings = Findings::new("ingest");
@@ -91,7 +92,14 @@ pub(super) fn run(args: &IngestArgs) -> Result<Findings, CliError> {
     findings.parameter("symbols", args.symbols);
     findings.parameter("seed", args.seed);
     findings.parameter("rate", rounded(args.rate));
-    findings.parameter("durability", "interval 50 ms");
+    findings.parameter("processor.rows_max", config.rows_max);
+    findings.parameter("log.partitions", config.partitions);
+    findings.parameter(
+        "log.durability",
+        config
+            .sync_interval
+            .map_or("always".to_owned(), |every| format!("interval {} ms", every.as_millis())),
+    );
     Ok(findings)
 }
 
@@ -107,20 +115,23 @@ fn generate(market: SimConfig) -> Duration {
     began.elapsed()
 }
 
-/// Stores `market` in `dir`, by the parts and settings that a server has; the time ends when all of
+/// The settings of a server with its data in `dir`.
+pub(super) fn config(global: &Global, dir: &Path) -> Result<Config, CliError> {
+    Ok(global.resolve(&[("data.dir", dir.display().to_string(), "--data")])?.config())
+}
+
+/// Stores `market`, by the parts and settings that a server has; the time ends when all of
 /// it is in warm.
-pub(super) fn store(dir: &Path, market: SimConfig) -> Result<Stored, CliError> {
-    let flags = [("data.dir", dir.display().to_string(), "--data")];
-    let config = Resolved::new(None, [], &flags).map_err(CliError::usage)?.config();
+pub(super) fn store(config: &Config, market: SimConfig) -> Result<Stored, CliError> {
     crate::cli::runtime()?.block_on(async {
-        let stores = Stores::open(&config).await.map_err(node_error)?;
+        let stores = Stores::open(config).await.map_err(node_error)?;
         let began = Instant::now();
         let hot = Arc::new(MemoryHot::new(crate::bus::Bus::partitions(&*stores.bus)));
         let into = processor::Stores {
             bus: stores.bus.clone(),
             hot: hot.clone(),
             warm: stores.warm.clone(),
-            hot_files: Some((hot, dir.join("hot"))),
+            hot_files: Some((hot, config.data_dir.join("hot"))),
         };
         let settings = ProcessorConfig {
             rows_max: config.rows_max,

@@ -50,7 +50,8 @@ pub struct ProcessorConfig {
     pub block_age_max: Duration,
     /// Bytes of records taken from the log at once.
     pub read_bytes_max: usize,
-    /// The least time between two rebuilds of bars whose trades were amended.
+    /// The least time between two rebuilds of bars whose trades were amended. A partition that
+    /// takes long for one waits for longer: rebuilding takes a tenth of its time at most.
     pub rebuild_interval: Duration,
     /// The least time between two checkpoints of hot.
     pub hot_checkpoint_interval: Duration,
@@ -63,7 +64,7 @@ pub struct ProcessorConfig {
 impl Default for ProcessorConfig {
     fn default() -> Self {
         Self {
-            rows_max: 1_000_000,
+            rows_max: 500_000,
             block_bytes_max: 64 << 20,
             block_age_max: Duration::from_mins(1),
             read_bytes_max: 256 << 10,
@@ -235,6 +236,9 @@ struct Shared {
     statuses: Mutex<Vec<Status>>,
     /// Told of every change of a status.
     status_changes: watch::Sender<()>,
+    /// Rebuilds read a day's trades from all of its segments, for which each takes memory: one
+    /// partition at a time.
+    rebuilding: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     failed: CancellationToken,
 }
@@ -301,6 +305,7 @@ impl Processor {
             metrics,
             statuses: Mutex::new((0..partitions).map(|_| Status::Restoring).collect()),
             status_changes: watch::Sender::new(()),
+            rebuilding: tokio::sync::Mutex::default(),
             stop: CancellationToken::new(),
             failed: CancellationToken::new(),
         });

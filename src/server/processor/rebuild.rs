@@ -20,7 +20,9 @@ impl Worker {
     pub(super) async fn rebuild(&mut self) -> Result<(), ProcessorError> {
         // Rows are in warm or after `stored`, never in between.
         self.wait_stored().await?;
-        self.rebuilt_at = Some(Instant::now());
+        let shared = self.shared.clone();
+        let _turn = shared.rebuilding.lock().await;
+        let began = Instant::now();
         let marked = self.state.take_rebuilds();
         let mut days: BTreeMap<TradingDay, Vec<Symbol>> = BTreeMap::new();
         for (symbol, day) in &marked {
@@ -38,6 +40,7 @@ impl Worker {
             }
         }
         self.shared.metrics.rebuilds.inc_by(marked.len() as u64);
+        self.rebuilt = Some((Instant::now(), began.elapsed()));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
 use tokio::time::Instant;
@@ -28,7 +29,8 @@ pub(super) struct Worker {
     pub(super) stored: u64,
     /// Records from `stored` on that were dropped as repeats.
     pub(super) repeats: VecDeque<u64>,
-    pub(super) rebuilt_at: Option<Instant>,
+    /// When the last rebuild ended, and how long it took.
+    pub(super) rebuilt: Option<(Instant, Duration)>,
     /// What hot has not been told yet.
     updates: HotUpdates,
     /// The block being filled.
@@ -92,7 +94,7 @@ impl Worker {
             next,
             stored: next,
             repeats: VecDeque::new(),
-            rebuilt_at: None,
+            rebuilt: None,
             updates: HotUpdates::default(),
             builder: TickBatchBuilder::new(partition),
             block_first: next,
@@ -158,7 +160,7 @@ impl Worker {
     /// with the state.
     fn rebuild_at(&self) -> Option<Instant> {
         let interval = self.shared.config.rebuild_interval;
-        let at = || self.rebuilt_at.map_or_else(Instant::now, |last| last + interval);
+        let at = || self.rebuilt.map_or_else(Instant::now, |(ended, took)| ended + interval.max(took * 9));
         self.state.needs_rebuild().then(at)
     }
 
