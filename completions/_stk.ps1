@@ -26,6 +26,8 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('-V', '-V ', [CompletionResultType]::ParameterName, 'Print version')
             [CompletionResult]::new('--version', '--version', [CompletionResultType]::ParameterName, 'Print version')
+            [CompletionResult]::new('demo', 'demo', [CompletionResultType]::ParameterValue, 'See it all at once: a simulated market, the server and the board')
+            [CompletionResult]::new('watch', 'watch', [CompletionResultType]::ParameterValue, 'Watch live prices')
             [CompletionResult]::new('serve', 'serve', [CompletionResultType]::ParameterValue, 'Take ticks in, store them, serve them')
             [CompletionResult]::new('history', 'history', [CompletionResultType]::ParameterValue, 'List trades, quotes or bars of the past')
             [CompletionResult]::new('replay', 'replay', [CompletionResultType]::ParameterValue, 'Play a capture into a server or a store')
@@ -35,6 +37,29 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('config', 'config', [CompletionResultType]::ParameterValue, 'Show, check or write the configuration')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print shell completions')
             [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print or write the man pages')
+            break
+        }
+        'stk;demo' {
+            [CompletionResult]::new('--for', '--for', [CompletionResultType]::ParameterName, 'End by itself after so long: 10s, 2m')
+            [CompletionResult]::new('--rate', '--rate', [CompletionResultType]::ParameterName, 'Ticks per second')
+            [CompletionResult]::new('--symbols', '--symbols', [CompletionResultType]::ParameterName, 'How many symbols trade')
+            [CompletionResult]::new('--seed', '--seed', [CompletionResultType]::ParameterName, 'The same seed gives the same market')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;watch' {
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Server to talk to: host:port, http://host:port or ws://host:port')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
+            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'Print lines instead of the board; without a terminal the default is line')
+            [CompletionResult]::new('--filter', '--filter', [CompletionResultType]::ParameterName, 'Show only rows that match: a part of the symbol, or a comparison such as ''last<=5'' or ''%>1''')
+            [CompletionResult]::new('--sort', '--sort', [CompletionResultType]::ParameterName, 'Column to sort by')
+            [CompletionResult]::new('--for', '--for', [CompletionResultType]::ParameterName, 'End after this long, such as 10s or 5m')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'stk;serve' {

@@ -23,6 +23,8 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
             cand -V 'Print version'
             cand --version 'Print version'
+            cand demo 'See it all at once: a simulated market, the server and the board'
+            cand watch 'Watch live prices'
             cand serve 'Take ticks in, store them, serve them'
             cand history 'List trades, quotes or bars of the past'
             cand replay 'Play a capture into a server or a store'
@@ -32,6 +34,27 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand config 'Show, check or write the configuration'
             cand completions 'Print shell completions'
             cand man 'Print or write the man pages'
+        }
+        &'stk;demo'= {
+            cand --for 'End by itself after so long: 10s, 2m'
+            cand --rate 'Ticks per second'
+            cand --symbols 'How many symbols trade'
+            cand --seed 'The same seed gives the same market'
+            cand --config 'Configuration file'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'stk;watch'= {
+            cand --server 'Server to talk to: host:port, http://host:port or ws://host:port'
+            cand --key-id 'Key to show to the server'
+            cand --secret-key 'The key''s secret; better set in the environment than on the command line'
+            cand --format 'Print lines instead of the board; without a terminal the default is line'
+            cand --filter 'Show only rows that match: a part of the symbol, or a comparison such as ''last<=5'' or ''%>1'''
+            cand --sort 'Column to sort by'
+            cand --for 'End after this long, such as 10s or 5m'
+            cand --config 'Configuration file'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
         }
         &'stk;serve'= {
             cand --feed 'A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)'

@@ -27,6 +27,8 @@ end
 complete -c stk -n "__fish_stk_needs_command" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c stk -n "__fish_stk_needs_command" -s V -l version -d 'Print version'
+complete -c stk -n "__fish_stk_needs_command" -f -a "demo" -d 'See it all at once: a simulated market, the server and the board'
+complete -c stk -n "__fish_stk_needs_command" -f -a "watch" -d 'Watch live prices'
 complete -c stk -n "__fish_stk_needs_command" -f -a "serve" -d 'Take ticks in, store them, serve them'
 complete -c stk -n "__fish_stk_needs_command" -f -a "history" -d 'List trades, quotes or bars of the past'
 complete -c stk -n "__fish_stk_needs_command" -f -a "replay" -d 'Play a capture into a server or a store'
@@ -36,6 +38,23 @@ complete -c stk -n "__fish_stk_needs_command" -f -a "doctor" -d 'Look for what c
 complete -c stk -n "__fish_stk_needs_command" -f -a "config" -d 'Show, check or write the configuration'
 complete -c stk -n "__fish_stk_needs_command" -f -a "completions" -d 'Print shell completions'
 complete -c stk -n "__fish_stk_needs_command" -f -a "man" -d 'Print or write the man pages'
+complete -c stk -n "__fish_stk_using_subcommand demo" -l for -d 'End by itself after so long: 10s, 2m' -r
+complete -c stk -n "__fish_stk_using_subcommand demo" -l rate -d 'Ticks per second' -r
+complete -c stk -n "__fish_stk_using_subcommand demo" -l symbols -d 'How many symbols trade' -r
+complete -c stk -n "__fish_stk_using_subcommand demo" -l seed -d 'The same seed gives the same market' -r
+complete -c stk -n "__fish_stk_using_subcommand demo" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand demo" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand watch" -l server -d 'Server to talk to: host:port, http://host:port or ws://host:port' -r
+complete -c stk -n "__fish_stk_using_subcommand watch" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand watch" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
+complete -c stk -n "__fish_stk_using_subcommand watch" -l format -d 'Print lines instead of the board; without a terminal the default is line' -r -f -a "json\t'A JSON object a line, as Alpaca\'s stream has them'
+csv\t'Comma-separated values with a header'
+line\t'For people'"
+complete -c stk -n "__fish_stk_using_subcommand watch" -l filter -d 'Show only rows that match: a part of the symbol, or a comparison such as \'last<=5\' or \'%>1\'' -r
+complete -c stk -n "__fish_stk_using_subcommand watch" -l sort -d 'Column to sort by' -r
+complete -c stk -n "__fish_stk_using_subcommand watch" -l for -d 'End after this long, such as 10s or 5m' -r
+complete -c stk -n "__fish_stk_using_subcommand watch" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand watch" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c stk -n "__fish_stk_using_subcommand serve" -l feed -d 'A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)' -r
 complete -c stk -n "__fish_stk_using_subcommand serve" -l data -d 'Directory that holds everything stored' -r -F
 complete -c stk -n "__fish_stk_using_subcommand serve" -l listen -d 'Address and port for clients' -r

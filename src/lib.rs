@@ -9,4 +9,5 @@ pub mod market;
 pub mod server;
 pub mod telemetry;
 pub mod tiering;
+pub mod tui;
 pub mod wire;

@@ -11,3 +11,5 @@ mod arguments;
 mod kill;
 #[path = "cli/serve.rs"]
 mod serve;
+#[path = "cli/watch.rs"]
+mod watch;

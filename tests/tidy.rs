@@ -14,9 +14,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tiering", &["market", "wire", "bus"]),
     ("client", &["market", "wire"]),
     ("server", &["market", "wire", "feed", "bus", "tiering", "config"]),
+    ("tui", &["market", "wire", "client"]),
     ("config", &[]),
     ("telemetry", &[]),
-    ("cli", &["market", "wire", "feed", "bus", "tiering", "client", "server", "config", "telemetry"]),
+    ("cli", &["market", "wire", "feed", "bus", "tiering", "client", "server", "config", "telemetry", "tui"]),
 ];
 
 /// Where a backend's or a frame's crate may be named: nowhere but in its own files.

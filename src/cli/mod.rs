@@ -5,6 +5,7 @@
 
 mod bench;
 mod config;
+mod demo;
 mod doctor;
 mod exit;
 mod generate;
@@ -13,6 +14,7 @@ mod replay;
 mod serve;
 mod server_args;
 mod symbols;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -49,6 +51,10 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    /// See it all at once: a simulated market, the server and the board
+    Demo(demo::DemoArgs),
+    /// Watch live prices
+    Watch(watch::WatchArgs),
     /// Take ticks in, store them, serve them
     Serve(serve::ServeArgs),
     /// List trades, quotes or bars of the past
@@ -95,6 +101,8 @@ impl Cli {
     fn run(self) -> Result<(), CliError> {
         let Self { global, command } = self;
         match command {
+            Command::Demo(args) => demo::run(args, &global),
+            Command::Watch(args) => watch::run(args),
             Command::Serve(args) => serve::run(args, &global),
             Command::History(args) => history::run(args, &global),
             Command::Replay(args) => replay::run(args, &global),
@@ -148,4 +156,10 @@ async fn stop_signal() -> &'static str {
 /// Whether colour is wanted: unless `NO_COLOR` is set (no-color.org).
 fn colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Reads a span of time: `10s`, `2m`, `1h30m`.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let read = text.parse::<jiff::SignedDuration>().ok().and_then(|span| span.try_into().ok());
+    read.ok_or_else(|| "write a span of time with its unit, such as 10s or 2m".to_owned())
 }

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::CliError;
 use crate::client::rest::{RestClient, RestError};
+use crate::client::stream::StreamError;
 use crate::client::{Endpoint, Key};
 
 #[derive(Args)]
@@ -12,7 +13,7 @@ pub(super) struct ServerArgs {
     #[arg(long, value_name = "ADDR", env = "STK_SERVER", hide_env = true, default_value = "127.0.0.1:7878")]
     pub(super) server: Endpoint,
     /// Key to show to the server
-    #[arg(long, value_name = "ID", env = "STK_KEY_ID", hide_env = true, requires = "secret_key")]
+    #[arg(long, value_name = "ID", env = "STK_KEY_ID", hide_env = true)]
     key_id: Option<String>,
     /// The key's secret; better set in the environment than on the command line
     #[arg(long, value_name = "SECRET", env = "STK_SECRET_KEY", hide_env = true, hide_env_values = true)]
@@ -20,14 +21,22 @@ pub(super) struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// The key to show, if there is one.
-    pub(super) fn key(&self) -> Option<Key> {
-        let (id, secret) = self.key_id.clone().zip(self.secret_key.clone())?;
-        Some(Key { id, secret })
+    /// The key, if both of its halves are there.
+    pub(super) fn key(&self) -> Result<Option<Key>, CliError> {
+        // An empty variable is how a shell says that there is none.
+        let given = |half: &Option<String>| half.clone().filter(|half| !half.is_empty());
+        match (given(&self.key_id), given(&self.secret_key)) {
+            (Some(id), Some(secret)) => Ok(Some(Key { id, secret })),
+            (None, None) => Ok(None),
+            (Some(_), None) => {
+                Err(CliError::usage("a key without its secret").hint("set STK_SECRET_KEY too"))
+            }
+            (None, Some(_)) => Err(CliError::usage("a secret without its key").hint("set STK_KEY_ID too")),
+        }
     }
 
     pub(super) fn rest(&self) -> Result<RestClient, CliError> {
-        RestClient::new(self.server.clone(), self.key()).map_err(rest_error)
+        RestClient::new(self.server.clone(), self.key()?).map_err(rest_error)
     }
 }
 
@@ -48,4 +57,15 @@ pub(super) fn no_server(error: impl std::fmt::Display) -> CliError {
     CliError::no_server(error).hint(
         "start one with `stk serve --feed sim`, name another with `--server`, or see it all at once with `stk demo`",
     )
+}
+
+/// Why there is no stream, with what to do about it.
+pub(super) fn stream_error(error: StreamError) -> CliError {
+    match error {
+        StreamError::Unreachable { .. } => no_server(error),
+        StreamError::Refused { code: 402, .. } => {
+            CliError::no_server(error).hint("set STK_KEY_ID and STK_SECRET_KEY to a key of its server.keys")
+        }
+        StreamError::Refused { .. } => CliError::failed(error),
+    }
 }

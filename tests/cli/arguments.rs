@@ -7,7 +7,7 @@ fn without_arguments_it_says_what_it_can_do() {
     let home = Home::new();
     let shown = home.run(&[]);
     assert!(shown.starts_with("exit: 2\n"), "{shown}");
-    for command in ["serve", "history", "replay", "symbols", "doctor", "config"] {
+    for command in ["demo", "watch", "serve", "history", "replay", "symbols", "bench", "doctor", "config"] {
         assert!(shown.contains(&format!("\n  {command} ")), "{command} is listed:\n{shown}");
     }
     assert!(home.run(&["--version"]).starts_with("exit: 0\n--- stdout\nstk [VERSION]\n"));
@@ -35,6 +35,9 @@ fn wrong_arguments_are_named() {
     refused(&["serve", "--listen", "here"], "it takes an address and a port");
     refused(&["serve", "--ingest-listen", "0.0.0.0:1"], "a loopback address");
     refused(&["replay", "no-such-file"], "no-such-file");
+    refused(&["watch", "AAPL", "--sort", "colour"], "colour");
+    refused(&["watch", "AAPL", "--filter", "last<"], "last<");
+    refused(&["demo", "--for", "10"], "10s");
     refused(&["--config", "none.toml", "config", "check"], "none.toml");
 }
 

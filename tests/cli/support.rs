@@ -12,7 +12,7 @@ pub(crate) struct Home {
 }
 
 /// How long anything may take before a test gives up: a bound, never a measure.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Home {
     pub(crate) fn new() -> Self {
@@ -80,8 +80,21 @@ impl Server {
         more: &[&str],
         env: &[(&str, &str)],
     ) -> Self {
+        Self::start_listening(home, data, Some("127.0.0.1:0"), ingest, more, env)
+    }
+
+    /// The same with the address for clients too; without one it is left to the environment.
+    pub(crate) fn start_listening(
+        home: &Home,
+        data: &Path,
+        listen: Option<&str>,
+        ingest: &str,
+        more: &[&str],
+        env: &[(&str, &str)],
+    ) -> Self {
         let data = data.display().to_string();
-        let mut args = vec!["serve", "--data", &data, "--listen", "127.0.0.1:0", "--ingest-listen", ingest];
+        let mut args = vec!["serve", "--data", &data, "--ingest-listen", ingest];
+        args.extend(listen.into_iter().flat_map(|listen| ["--listen", listen]));
         args.extend(more);
         let mut command = home.stk(&args);
         command.envs(env.iter().copied()).stderr(Stdio::piped()).stdout(Stdio::null());

@@ -1,0 +1,227 @@
+//! The board in a real terminal, and the stream as lines, against the real server.
+
+use std::io::{Read, Write};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+use stk::client::ingest::IngestClient;
+use stk::market::{Conditions, Exchange, Tape, Tick, Timestamp, Trade};
+
+use super::support::{Home, PATIENCE, Server};
+
+const SIZE: PtySize = PtySize { rows: 20, cols: 100, pixel_width: 0, pixel_height: 0 };
+
+/// `stk` in a terminal of its own.
+struct Screen {
+    child: Box<dyn Child + Send + Sync>,
+    master: Box<dyn MasterPty + Send>,
+    keys: Box<dyn Write + Send>,
+    output: mpsc::Receiver<Vec<u8>>,
+    parser: vt100::Parser,
+    raw: Vec<u8>,
+}
+
+impl Screen {
+    fn open(home: &Home, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let pty = native_pty_system().openpty(SIZE).expect("a terminal");
+        let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_stk"));
+        command.args(args);
+        command.env_clear();
+        command.env("TERM", "xterm-256color");
+        env.iter().for_each(|(name, value)| command.env(name, value));
+        command.cwd(home.path("."));
+        let child = pty.slave.spawn_command(command).expect("the binary runs");
+        drop(pty.slave);
+        let mut reader = pty.master.try_clone_reader().expect("a reader");
+        let (sender, output) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = reader.read(&mut buffer) {
+                if sender.send(buffer[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        let keys = pty.master.take_writer().expect("a writer");
+        let parser = vt100::Parser::new(SIZE.rows, SIZE.cols, 0);
+        Self { child, master: pty.master, keys, output, parser, raw: Vec::new() }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.parser.process(bytes);
+        self.raw.extend_from_slice(bytes);
+    }
+
+    /// Reads until the screen is as wanted.
+    fn wait(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let shown = self.parser.screen().contents();
+            if wanted(&shown) {
+                return shown;
+            }
+            match self.output.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(bytes) => self.take(&bytes),
+                Err(reason) => panic!("{what}: {reason}\n{shown}"),
+            }
+        }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).expect("the terminal takes keys");
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = self.child.process_id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
+        rustix::process::kill_process(pid.expect("it runs"), signal).expect("it is ours");
+    }
+
+    /// Waits for its end: the exit code, and whether the terminal is as it was before.
+    fn ended(mut self) -> (u32, bool) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.output.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(bytes) => self.take(&bytes),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let _ = self.child.kill();
+                    panic!("it does not end:\n{}", self.parser.screen().contents());
+                }
+            }
+        }
+        let code = self.child.wait().expect("it ends").exit_code();
+        let screen = self.parser.screen();
+        let is_other = self.raw.windows(8).any(|bytes| bytes == b"\x1b[?1049h");
+        (code, is_other && !screen.alternate_screen() && !screen.hide_cursor())
+    }
+}
+
+fn trade(symbol: &str, id: u64, price: &str) -> Tick {
+    let ts = Timestamp::now();
+    Tick::Trade(Trade {
+        symbol: symbol.parse().expect("a symbol"),
+        ts,
+        recv_ts: ts,
+        price: price.parse().expect("a price"),
+        size: 100,
+        exchange: Exchange::IEX,
+        conditions: Conditions::NONE,
+        id,
+        tape: Tape::C,
+    })
+}
+
+/// Brings trades to the server and waits until they are durable.
+fn bring(server: &Server, producer: u64, ticks: &[Tick]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let endpoint = server.ingest.parse().expect("an address");
+        let mut client = IngestClient::connect(endpoint, producer, 0, 3).await.expect("a server");
+        client.send(ticks).await.expect("sent");
+        client.flush().await.expect("durable");
+    });
+}
+
+#[test]
+fn prices_are_shown_sorted_filtered_and_the_terminal_given_back() {
+    let home = Home::new();
+    let server = Server::start(&home, &home.path("data"), &[]);
+    bring(&server, 1, &[trade("AAPL", 1, "190.45"), trade("TSLA", 2, "330.10"), trade("XYZ", 3, "5.00")]);
+    let mut screen = Screen::open(&home, &["watch", "AAPL", "TSLA", "XYZ", "--server", &server.address], &[]);
+    screen.wait("the snapshot", |shown| shown.contains("190.45") && shown.contains("330.10"));
+    bring(&server, 2, &[trade("AAPL", 4, "191.00")]);
+    let shown = screen.wait("a live trade", |shown| shown.contains("191.00"));
+    assert!(shown.contains("● live") && shown.contains("3 symbols"), "{shown}");
+    screen.press("s");
+    screen.wait("sorted by price, highest first", |shown| {
+        shown.contains("LAST↓") && shown.find("TSLA").unwrap_or(9) < shown.find("AAPL").unwrap_or(0)
+    });
+    screen.press("/last<10\r");
+    screen.wait("the filter", |shown| shown.contains("XYZ") && !shown.contains("AAPL"));
+    screen.press("\x1b");
+    screen.wait("the filter gone", |shown| shown.contains("AAPL"));
+    screen.press("?");
+    screen.wait("help", |shown| shown.contains("quit, as Ctrl-C does"));
+    screen.press("?");
+    screen.master.resize(PtySize { rows: 10, cols: 40, ..SIZE }).expect("resized");
+    screen.parser.screen_mut().set_size(10, 40);
+    screen.wait("a narrow terminal", |shown| shown.contains("AAPL") && !shown.contains("BSIZE"));
+    screen.press("q");
+    assert_eq!(screen.ended(), (0, true));
+}
+
+#[test]
+fn signals_give_the_terminal_back_too() {
+    let home = Home::new();
+    let server = Server::start(&home, &home.path("data"), &["--feed", "sim:rate=500,symbols=5"]);
+    for (signal, code) in [(rustix::process::Signal::TERM, 130), (rustix::process::Signal::HUP, 130)] {
+        let mut screen = Screen::open(&home, &["watch", "--server", &server.address], &[("NO_COLOR", "1")]);
+        screen.wait("rows", |shown| shown.contains("FAKEPACA"));
+        screen.signal(signal);
+        let colours = screen.raw.windows(5).any(|bytes| bytes == b"\x1b[38;");
+        assert!(!colours, "NO_COLOR is set");
+        assert_eq!(screen.ended(), (code, true), "{signal:?}");
+    }
+    let mut screen = Screen::open(&home, &["watch", "--server", &server.address], &[]);
+    screen.wait("rows", |shown| shown.contains("FAKEPACA"));
+    screen.press("\x03");
+    assert_eq!(screen.ended(), (0, true), "Ctrl-C quits the board");
+    let mut screen = Screen::open(&home, &["watch", "--for", "1s", "--server", &server.address], &[]);
+    screen.wait("rows", |shown| shown.contains("FAKEPACA"));
+    assert_eq!(screen.ended(), (0, true), "its time is over");
+}
+
+#[test]
+fn a_server_that_goes_away_is_shown_and_comes_back_without_a_gap() {
+    let home = Home::new();
+    let data = home.path("data");
+    // A port of its own, so that the board finds the server again.
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let env = [("STK_SERVER_LISTEN", listen.to_string())];
+    let start = || {
+        let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        Server::start_listening(&home, &data, None, "127.0.0.1:0", &[], &env)
+    };
+    let server = start();
+    bring(&server, 1, &[trade("AAPL", 1, "190.45")]);
+    let mut screen = Screen::open(&home, &["watch", "AAPL", "--server", &server.address], &[]);
+    screen.wait("the snapshot", |shown| shown.contains("190.45") && shown.contains("● live"));
+    bring(&server, 2, &[trade("AAPL", 2, "190.46")]);
+    screen.wait("a live trade", |shown| shown.contains("190.46"));
+    server.kill();
+    screen.wait("the lost link", |shown| shown.contains("no link for") && shown.contains("190.46"));
+    let server = start();
+    bring(&server, 3, &[trade("AAPL", 3, "190.47"), trade("AAPL", 4, "190.48")]);
+    let shown = screen.wait("the link again", |shown| shown.contains("● live") && shown.contains("190.48"));
+    // Four trades of a hundred shares: none missed, none counted twice.
+    assert!(shown.contains(" 400 ") && !shown.contains("gap"), "{shown}");
+    screen.press("q");
+    assert_eq!(screen.ended(), (0, true));
+}
+
+#[test]
+fn without_a_terminal_there_are_lines() {
+    let home = Home::new();
+    let server = Server::start(&home, &home.path("data"), &["--feed", "sim:rate=2000,symbols=20"]);
+    let of = |more: &[&str]| {
+        let shown = home.run(&[&["watch", "--for", "1s", "--server", &server.address], more].concat());
+        assert!(shown.starts_with("exit: 0\n"), "{shown}");
+        shown
+    };
+    assert!(of(&[]).contains("  quote "));
+    let json = of(&["--format", "json"]);
+    let lines: Vec<serde_json::Value> = json
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert!(lines.len() > 10 && lines.iter().all(|line| line["T"].is_string()));
+    let csv = of(&["--format", "csv", "FAKEPACA"]);
+    assert!(csv.contains("\ntype,symbol,time,price,") && csv.contains("quote,FAKEPACA,"), "{csv}");
+    let demo = home.run(&["demo", "--for", "1s", "--symbols", "20"]);
+    assert!(demo.starts_with("exit: 0\n"), "{demo}");
+    assert!(
+        demo.contains("  trade ") && demo.contains("done after") && demo.contains("listening on http://")
+    );
+}
