@@ -7,6 +7,8 @@ mod support;
 mod alpaca;
 #[path = "cli/arguments.rs"]
 mod arguments;
+#[path = "cli/full.rs"]
+mod full;
 #[path = "cli/kill.rs"]
 mod kill;
 #[path = "cli/serve.rs"]

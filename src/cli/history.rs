@@ -327,7 +327,7 @@ fn in_words(log_records: u64, missing: &[String], gaps: &[String], gaps_not_list
         lines.push(format!("warning: {} more parts are missing", missing.len() - LISTED_MAX));
     }
     for gap in gaps.iter().take(LISTED_MAX) {
-        lines.push(format!("warning: a feed missed something: {gap}"));
+        lines.push(format!("warning: a gap in what a feed received: {gap}"));
     }
     if gap_count > LISTED_MAX as u64 {
         lines.push(format!("warning: {} gaps more", gap_count - (gaps.len().min(LISTED_MAX)) as u64));
@@ -368,7 +368,7 @@ mod tests {
             lines[1],
             "warning: records 5 to 9 of partition 1 are missing: the log dropped them before they were in warm"
         );
-        assert_eq!(lines[2], "warning: a feed missed something: gap 0");
+        assert_eq!(lines[2], "warning: a gap in what a feed received: gap 0");
         assert_eq!(lines.last().map(String::as_str), Some("warning: 5 gaps more"));
     }
 }

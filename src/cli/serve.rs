@@ -59,8 +59,7 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
             _ = super::stop_signal() => return Err(CliError::interrupted()),
         };
         match (failure, drained) {
-            (Some(reason), _) => Err(CliError::failed(reason)
-                .hint("what was accepted is durable in the log: mend the cause and start again")),
+            (Some(reason), _) => Err(failed(&reason)),
             (None, drained) => {
                 eprintln!("{}", in_words(&drained.map_err(node_error)?));
                 Ok(())
@@ -95,6 +94,15 @@ pub(super) fn node_error(error: NodeError) -> CliError {
         }
         NodeError::DiskFull(_) => CliError::failed(&error).hint("free some space, or lower log.free_bytes_min"),
         NodeError::Source(_) | NodeError::Feed(_) => CliError::usage(&error),
-        _ => CliError::failed(&error),
+        _ => failed(&error.to_string()),
     }
+}
+
+/// A store that failed. One that met the end of its disk passes the system's words on.
+fn failed(reason: &str) -> CliError {
+    let error = CliError::failed(reason);
+    if reason.contains("disk became full") || reason.contains("No space left on device") {
+        return error.hint("free some space and start again: what was accepted is there");
+    }
+    error
 }

@@ -9,7 +9,7 @@ use fjall::compaction::Leveled;
 use fjall::config::{BlockSizePolicy, CompressionPolicy, FilterPolicy};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 
-use super::journal;
+use super::journal::{self, Mark};
 use crate::bus::{BusError, Record};
 
 /// Tables in a segment: a multiple of it must stay under 20, where fjall begins to brake writes.
@@ -124,7 +124,7 @@ pub(super) struct Opened {
 
 /// Writes the log; owned by the writer's thread.
 pub(super) struct Store {
-    db: Database,
+    journal: Journal,
     active: Arc<Segment>,
     active_bytes: u64,
     segment_bytes_max: u64,
@@ -145,7 +145,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<Opened, BusError> {
         let failed = |reason: String| BusError::Failed { path: path.display().to_string(), reason };
-        journal::prepare(path)?;
+        let last = journal::prepare(path)?;
         let segment_bytes = (retention_bytes / 8).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let memtable_bytes =
             (memory_bytes / 8).clamp(MEMTABLE_BYTES_MIN, segment_bytes.max(MEMTABLE_BYTES_MIN));
@@ -161,11 +161,14 @@ impl Store {
                 fjall::Error::Locked => BusError::Locked { path: path.display().to_string() },
                 error => failed(format!("{error}: restore the directory from a copy, or move it away")),
             })?;
-        let (segments, nexts, bytes_total) = load(&db, partitions, memtable_bytes, now_ms).map_err(failed)?;
+        // fjall has synced the journal before it read it.
+        let mut journal = Journal { db, mark: Mark { number: last, synced: last } };
+        let (segments, nexts, bytes_total) =
+            load(&mut journal, partitions, memtable_bytes, now_ms).map_err(failed)?;
         let active = Arc::clone(segments.last().expect("there is always a segment"));
         let active_bytes = bytes_total - active.bytes_before;
         let store = Self {
-            db,
+            journal,
             active,
             active_bytes,
             segment_bytes_max,
@@ -179,20 +182,15 @@ impl Store {
     /// Writes `entries`, all or none, to the system; durable after [`Self::sync`].
     pub(super) fn commit<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) -> Result<(), String> {
         self.wait_for_flushes()?;
-        let mut batch = self.db.batch();
-        let mut bytes = 0;
-        for entry in entries {
-            let next = &mut self.nexts[usize::from(entry.partition)];
+        let (nexts, mut bytes) = (&mut self.nexts, 0);
+        let items = entries.map(|entry| {
+            let next = &mut nexts[usize::from(entry.partition)];
             debug_assert_eq!(*next, entry.offset);
             *next = entry.offset + 1;
             bytes += entry.bytes.len() as u64;
-            batch.insert(
-                &self.active.keyspace,
-                key(entry.partition, entry.offset),
-                Slice::from(entry.bytes.clone()),
-            );
-        }
-        batch.commit().map_err(text)?;
+            (Slice::from(key(entry.partition, entry.offset)), Slice::from(entry.bytes.clone()))
+        });
+        self.journal.commit(&self.active.keyspace, items)?;
         self.active_bytes += bytes;
         Ok(())
     }
@@ -206,18 +204,21 @@ impl Store {
             previous + self.active.keyspace.sealed_memtable_count() >= SEALED_MEMTABLES_MAX
         };
         while is_behind() {
-            self.db.persist(PersistMode::Buffer).map_err(text)?;
+            self.journal.check()?;
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
     }
 
     /// Makes everything committed durable.
-    pub(super) fn sync(&self) -> Result<(), String> {
-        self.db.persist(PersistMode::SyncData).map_err(text)?;
-        // A worker of fjall may have met the error that this sync was then not told of; it poisons
-        // the database, which the next call tells.
-        self.db.persist(PersistMode::Buffer).map_err(text)
+    pub(super) fn sync(&mut self) -> Result<(), String> {
+        self.journal.sync()
+    }
+
+    /// Tells in the journal that all of it is synced, so that damage is not taken for a torn tail.
+    pub(super) fn seal(&mut self) -> Result<(), String> {
+        self.journal.commit(&self.active.keyspace, std::iter::empty())?;
+        self.journal.sync()
     }
 
     /// Begins a new segment if the active one is full, or older than `age_ms_max`.
@@ -227,7 +228,7 @@ impl Store {
             return Ok(None);
         }
         let segment = begin(
-            &self.db,
+            &mut self.journal,
             Header {
                 created_ms: now_ms.max(self.active.created_ms),
                 bytes_before: self.active.bytes_before + self.active_bytes,
@@ -245,7 +246,40 @@ impl Store {
 
     /// Removes a segment; its files go when its last reader is done.
     pub(super) fn drop_segment(&self, segment: &Segment) -> Result<(), String> {
-        self.db.delete_keyspace(segment.keyspace.clone()).map_err(text)
+        self.journal.db.delete_keyspace(segment.keyspace.clone()).map_err(text)
+    }
+}
+
+/// fjall's database, each batch of it marked.
+struct Journal {
+    db: Database,
+    mark: Mark,
+}
+
+impl Journal {
+    fn commit(
+        &mut self,
+        keyspace: &Keyspace,
+        items: impl Iterator<Item = (Slice, Slice)>,
+    ) -> Result<(), String> {
+        self.mark.number += 1;
+        let mut batch = self.db.batch();
+        items.for_each(|(key, value)| batch.insert(keyspace, key, value));
+        batch.insert(keyspace, Mark::KEY, self.mark.encode());
+        batch.commit().map_err(text)
+    }
+
+    fn sync(&mut self) -> Result<(), String> {
+        self.db.persist(PersistMode::SyncData).map_err(text)?;
+        // A worker of fjall may have met the error that this sync was then not told of.
+        self.check()?;
+        self.mark.synced = self.mark.number;
+        Ok(())
+    }
+
+    /// Whether fjall still takes writes.
+    fn check(&self) -> Result<(), String> {
+        self.db.persist(PersistMode::Buffer).map_err(text)
     }
 }
 
@@ -304,20 +338,19 @@ fn name_of(id: u64) -> String {
     format!("{SEGMENT_PREFIX}{id:020}")
 }
 
-fn begin(db: &Database, header: Header, id: u64, memtable_bytes: u64) -> Result<Segment, String> {
-    let keyspace = db.keyspace(&name_of(id), || options(memtable_bytes)).map_err(text)?;
-    let mut batch = db.batch();
-    batch.insert(&keyspace, HEADER_KEY, header.encode());
-    batch.commit().map_err(text)?;
+fn begin(journal: &mut Journal, header: Header, id: u64, memtable_bytes: u64) -> Result<Segment, String> {
+    let keyspace = journal.db.keyspace(&name_of(id), || options(memtable_bytes)).map_err(text)?;
+    let item = (Slice::from(HEADER_KEY), Slice::from(header.encode()));
+    journal.commit(&keyspace, std::iter::once(item))?;
     let Header { created_ms, bytes_before, starts } = header;
     Ok(Segment { id, keyspace, starts, created_ms, bytes_before })
 }
 
 type Loaded = (Vec<Arc<Segment>>, Vec<u64>, u64);
 
-fn load(db: &Database, partitions: u16, memtable_bytes: u64, now_ms: u64) -> Result<Loaded, String> {
+fn load(journal: &mut Journal, partitions: u16, memtable_bytes: u64, now_ms: u64) -> Result<Loaded, String> {
     let mut ids = Vec::new();
-    for name in db.list_keyspace_names() {
+    for name in journal.db.list_keyspace_names() {
         let id = name.strip_prefix(SEGMENT_PREFIX).and_then(|id| id.parse::<u64>().ok());
         ids.push(id.ok_or_else(|| format!("it holds {:?}, which is no part of a log", &*name))?);
     }
@@ -325,11 +358,11 @@ fn load(db: &Database, partitions: u16, memtable_bytes: u64, now_ms: u64) -> Res
 
     let mut segments: Vec<Arc<Segment>> = Vec::with_capacity(ids.len());
     for (index, &id) in ids.iter().enumerate() {
-        let keyspace = db.keyspace(&name_of(id), || options(memtable_bytes)).map_err(text)?;
+        let keyspace = journal.db.keyspace(&name_of(id), || options(memtable_bytes)).map_err(text)?;
         let Some(header) = keyspace.get(HEADER_KEY).map_err(text)? else {
             if index + 1 == ids.len() {
                 // The program ended between its creation and its first write.
-                db.delete_keyspace(keyspace).map_err(text)?;
+                journal.db.delete_keyspace(keyspace).map_err(text)?;
                 continue;
             }
             return Err(format!("segment {id} has no header: {} is damaged", keyspace.path().display()));
@@ -345,8 +378,8 @@ fn load(db: &Database, partitions: u16, memtable_bytes: u64, now_ms: u64) -> Res
     }
     if segments.is_empty() {
         let header = Header { created_ms: now_ms, bytes_before: 0, starts: vec![0; usize::from(partitions)] };
-        segments.push(Arc::new(begin(db, header, ids.last().map_or(0, |id| id + 1), memtable_bytes)?));
-        db.persist(PersistMode::SyncAll).map_err(text)?;
+        segments.push(Arc::new(begin(journal, header, ids.last().map_or(0, |id| id + 1), memtable_bytes)?));
+        journal.sync()?;
     }
     for pair in segments.windows(2) {
         if pair[0].ends()? != pair[1].starts {

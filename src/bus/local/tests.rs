@@ -56,3 +56,159 @@ async fn a_log_keeps_the_partitions_it_was_made_with() {
     assert!(matches!(bus.bounds(3).await, Err(BusError::NoPartition { partition: 3, partitions: 3 })));
     bus.close().await;
 }
+
+/// A log of one partition with a batch for each of so many records, closed or left open; then its
+/// files, the journal at its real length.
+async fn written(records: u64, closed: bool) -> (tempfile::TempDir, PathBuf, Vec<u8>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let bus = open(LocalBusConfig { partitions: 1, durability: Durability::Always, ..config(&path) });
+    for number in 0..records {
+        let record = Bytes::from(format!("record {number}, which is whole or not there"));
+        bus.append(vec![(0, record)]).await.unwrap().await.unwrap();
+    }
+    if closed {
+        bus.close().await;
+    }
+    let copy = directory.path().join("copy");
+    copy_directory(&path, &copy);
+    bus.close().await;
+    let journal = copy.join("0.jnl");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1);
+    (directory, copy, bytes)
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Opens a copy of the log whose journal is `bytes`, and reads it; then appends one more.
+async fn opened_with(copy: &Path, bytes: &[u8]) -> Result<Vec<Bytes>, BusError> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    copy_directory(copy, &path);
+    std::fs::write(path.join("0.jnl"), bytes).unwrap();
+    let bus = LocalBus::open(LocalBusConfig { partitions: 1, ..config(&path) })?;
+    let next = bus.bounds(0).await?.next;
+    let mut reader = bus.reader(0, 0).await?;
+    let mut records = Vec::new();
+    while reader.offset() < next {
+        records.extend(reader.next(1 << 20).await?.into_iter().map(|record| record.bytes));
+    }
+    let offsets = bus.append(vec![(0, Bytes::from_static(b"after"))]).await?.await?;
+    assert_eq!(offsets, [next], "appends go on where the whole records end");
+    bus.close().await;
+    Ok(records)
+}
+
+/// Where the batches of a journal begin: each ends with fjall's trailer.
+fn batch_ends(bytes: &[u8]) -> Vec<usize> {
+    bytes.windows(4).enumerate().filter(|(_, window)| window == b"FJL\x03").map(|(at, _)| at + 4).collect()
+}
+
+/// Whether byte `at` is of the number that fjall gives to the batch which begins at `batch`.
+fn is_number(batch: usize, at: usize) -> bool {
+    (batch + 5..batch + 13).contains(&at)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_torn_at_any_byte_is_cut_to_the_last_whole_record() {
+    let (_directory, copy, bytes) = written(4, false).await;
+    let ends = batch_ends(&bytes);
+    // The header of the segment, and four records.
+    assert_eq!((ends.len(), ends[4]), (5, bytes.len()));
+    for at in ends[2]..=bytes.len() {
+        let whole = ends.iter().filter(|end| **end <= at).count() - 1;
+        let records = opened_with(&copy, &bytes[..at]).await.unwrap();
+        assert_eq!(records.len(), whole, "cut at byte {at}");
+        for (number, record) in records.iter().enumerate() {
+            assert_eq!(*record, format!("record {number}, which is whole or not there"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_byte_is_never_served_and_never_passed_over() {
+    let (_directory, copy, bytes) = written(4, true).await;
+    let ends = batch_ends(&bytes);
+    // A seal after the records tells that they were synced.
+    assert_eq!(ends.len(), 6);
+    for (number, batch) in ends.windows(2).take(4).enumerate() {
+        for at in (batch[0]..batch[1]).step_by(5) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            let error = match opened_with(&copy, &flipped).await {
+                // The batch's number, which no checksum covers, says nothing of its records.
+                Ok(records) => {
+                    assert!(is_number(batch[0], at) && records.len() == 4, "byte {at} of record {number}");
+                    continue;
+                }
+                Err(error) => error.to_string(),
+            };
+            let named = format!("0.jnl is damaged at byte {}, in records that were durable", batch[0]);
+            assert!(error.contains(&named), "byte {at} of record {number}: {error}");
+        }
+    }
+    // What no later batch vouches for is taken for a torn tail: it is cut, and never read.
+    let (_directory, copy, bytes) = written(4, false).await;
+    let last = batch_ends(&bytes)[3];
+    for at in (last..bytes.len()).step_by(3) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x10;
+        let expected = if is_number(last, at) { 4 } else { 3 };
+        assert_eq!(opened_with(&copy, &flipped).await.unwrap().len(), expected, "byte {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_has_one_log_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(config(directory.path()));
+    let second = LocalBus::open(config(directory.path())).err().unwrap();
+    assert_eq!(second.to_string(), format!("{} is open in another process", directory.path().display()));
+    bus.close().await;
+    open(config(directory.path())).close().await;
+}
+
+#[tokio::test]
+async fn too_little_space_is_refused_by_name_and_what_is_there_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(config(directory.path()));
+    bus.append(vec![(0, Bytes::from_static(b"kept"))]).await.unwrap().await.unwrap();
+    bus.close().await;
+    let bus = open(LocalBusConfig { free_bytes_min: u64::MAX / 2, ..config(directory.path()) });
+    let refused = bus.append(vec![(0, Bytes::from_static(b"refused"))]).await.err().unwrap();
+    assert!(matches!(refused, BusError::Full { .. }), "{refused}");
+    let start = format!("the disk of {} is full: ", directory.path().display());
+    assert!(refused.to_string().starts_with(&start), "{refused}");
+    assert_eq!(bus.bounds(0).await.unwrap(), Bounds { first: 0, next: 1 });
+    let mut reader = bus.reader(0, 0).await.unwrap();
+    assert_eq!(reader.next(1).await.unwrap()[0].bytes, "kept");
+    bus.close().await;
+}
+
+/// A log that version 1 wrote is opened and gone on with for ever. `STK_UPDATE=1` writes it anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_version_1_is_read_for_ever() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bus/v1");
+    if std::env::var_os("STK_UPDATE").is_some() {
+        let (_directory, copy, bytes) = written(4, true).await;
+        let _ = std::fs::remove_dir_all(&golden);
+        copy_directory(&copy, &golden);
+        std::fs::write(golden.join("0.jnl"), bytes).unwrap();
+    }
+    let bytes = std::fs::read(golden.join("0.jnl")).unwrap();
+    let records = opened_with(&golden, &bytes).await.unwrap();
+    let expected: Vec<_> =
+        (0..4).map(|number| format!("record {number}, which is whole or not there")).collect();
+    assert_eq!(records, expected);
+}

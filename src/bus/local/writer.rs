@@ -96,7 +96,7 @@ impl<'a> Writer<'a> {
             }
             self.retain()?;
             if is_stopping && is_idle {
-                return Ok(());
+                return self.store.seal();
             }
         }
     }

@@ -1,0 +1,62 @@
+//! A disk that fills up while ticks come in.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::serve::write_capture;
+use super::support::Home;
+
+/// A small disk, unmounted when dropped.
+struct Disk<'a>(&'a Path);
+
+impl<'a> Disk<'a> {
+    /// `None` where this user may not mount.
+    fn mount(at: &'a Path, bytes: u64) -> Option<Self> {
+        std::fs::create_dir_all(at).expect("a directory");
+        let size = format!("size={bytes}");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).output();
+        if mount.is_ok_and(|mount| mount.status.success()) {
+            return Some(Self(at));
+        }
+        assert!(std::env::var_os("CI").is_none(), "a small disk can't be mounted: run CI as root");
+        eprintln!("skipped: only root can mount a small disk");
+        None
+    }
+
+    fn grow(&self, bytes: u64) {
+        let size = format!("remount,size={bytes}");
+        let grown = Command::new("mount").args(["-o", &size]).arg(self.0).status().expect("mount runs");
+        assert!(grown.success());
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_what_was_accepted_is_there_once_there_is_room() {
+    let home = Home::new();
+    let small = home.path("small");
+    let Some(disk) = Disk::mount(&small, 24 << 20) else { return };
+    let capture = write_capture(&home, 20_000).display().to_string();
+    let data = small.join("data").display().to_string();
+    for free_bytes_min in ["0", "8388608"] {
+        let mut replay = home.stk(&["replay", &capture, "--speed", "max", "--loop", "--data", &data]);
+        let shown = home.shown(replay.env("STK_LOG_FREE_BYTES_MIN", free_bytes_min));
+        assert!(shown.starts_with("exit: 1\n"), "{shown}");
+        assert!(shown.contains("[HOME]/small/data/"), "the place is named: {shown}");
+        assert!(shown.contains("full") || shown.contains("No space left"), "and the reason: {shown}");
+        assert!(shown.contains("hint: free some space"), "{shown}");
+    }
+    disk.grow(256 << 20);
+    let mut history = home.stk(&["history", "AAPL", "--limit", "5", "--data", &data]);
+    let shown = home.shown(history.env("STK_LOG_FREE_BYTES_MIN", "0"));
+    assert!(shown.starts_with("exit: 0\n") && !shown.contains("are missing"), "{shown}");
+    assert_eq!(shown.lines().filter(|line| line.starts_with("AAPL,")).count(), 5, "{shown}");
+    let mut replay = home.stk(&["replay", &capture, "--speed", "max", "--data", &data]);
+    let shown = home.shown(replay.env("STK_LOG_FREE_BYTES_MIN", "0"));
+    assert!(shown.starts_with("exit: 0\n") && shown.contains("40000 ticks durable"), "{shown}");
+}
