@@ -61,6 +61,9 @@ _stk() {
             stk__subcmd__bench,ingest)
                 cmd="stk__subcmd__bench__subcmd__ingest"
                 ;;
+            stk__subcmd__bench,watch)
+                cmd="stk__subcmd__bench__subcmd__watch"
+                ;;
             stk__subcmd__config,check)
                 cmd="stk__subcmd__config__subcmd__check"
                 ;;
@@ -95,7 +98,7 @@ _stk() {
             return 0
             ;;
         stk__subcmd__bench)
-            opts="-h --json --config --help ingest decode fanout history"
+            opts="-h --json --config --help ingest decode fanout history watch"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -226,6 +229,36 @@ _stk() {
                     return 0
                     ;;
                 --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        stk__subcmd__bench__subcmd__watch)
+            opts="-h --rate --symbols --seconds --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --symbols)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --seconds)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

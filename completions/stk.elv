@@ -112,6 +112,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand decode 'How quickly an IEX capture is decoded'
             cand fanout 'Quotes to many WebSocket connections, beside a bare loop in the same run'
             cand history 'One symbol of median activity out of many stored rows'
+            cand watch 'What the board costs under many updates, in a terminal of its own'
         }
         &'stk;bench;ingest'= {
             cand --ticks 'How many ticks'
@@ -147,6 +148,15 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --rate 'Ticks per second of simulated time: how many days they spread over'
             cand --seed 'The same seed gives the same ticks'
             cand --data 'A directory that `stk bench ingest --data` filled with the same ticks, to be asked as it is; otherwise one is filled and its small segments merged, as a server does'
+            cand --config 'Configuration file'
+            cand --json 'Print one JSON object'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'stk;bench;watch'= {
+            cand --rate 'Updates per second'
+            cand --symbols 'How many symbols trade'
+            cand --seconds 'How long it is measured, after a warm-up of two seconds'
             cand --config 'Configuration file'
             cand --json 'Print one JSON object'
             cand -h 'Print help'

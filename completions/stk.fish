@@ -91,13 +91,14 @@ complete -c stk -n "__fish_stk_using_subcommand symbols" -l key-id -d 'Key to sh
 complete -c stk -n "__fish_stk_using_subcommand symbols" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand symbols" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand symbols" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -l config -d 'Configuration file' -r -F
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -l json -d 'Print one JSON object'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -f -a "ingest" -d 'Simulated ticks through the log and the processor into hot and warm, end to end'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -f -a "decode" -d 'How quickly an IEX capture is decoded'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -f -a "fanout" -d 'Quotes to many WebSocket connections, beside a bare loop in the same run'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history" -f -a "history" -d 'One symbol of median activity out of many stored rows'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -f -a "ingest" -d 'Simulated ticks through the log and the processor into hot and warm, end to end'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -f -a "decode" -d 'How quickly an IEX capture is decoded'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -f -a "fanout" -d 'Quotes to many WebSocket connections, beside a bare loop in the same run'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -f -a "history" -d 'One symbol of median activity out of many stored rows'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -f -a "watch" -d 'What the board costs under many updates, in a terminal of its own'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l ticks -d 'How many ticks' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l symbols -d 'How many symbols trade' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
@@ -125,6 +126,12 @@ complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcomman
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l json -d 'Print one JSON object'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from watch" -l rate -d 'Updates per second' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from watch" -l symbols -d 'How many symbols trade' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from watch" -l seconds -d 'How long it is measured, after a warm-up of two seconds' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from watch" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from watch" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from watch" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand doctor" -l server -d 'Server to talk to: host:port, http://host:port or ws://host:port' -r
 complete -c stk -n "__fish_stk_using_subcommand doctor" -l key-id -d 'Key to show to the server' -r
 complete -c stk -n "__fish_stk_using_subcommand doctor" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r

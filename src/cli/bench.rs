@@ -7,6 +7,7 @@ mod fanout;
 mod history;
 mod ingest;
 pub(super) mod machine;
+mod watch;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ enum Bench {
     Fanout(fanout::FanoutArgs),
     /// One symbol of median activity out of many stored rows
     History(history::HistoryArgs),
+    /// What the board costs under many updates, in a terminal of its own
+    Watch(watch::WatchArgs),
 }
 
 /// What a bench found.
@@ -133,6 +136,7 @@ pub(super) fn run(args: BenchArgs, global: &Global) -> Result<(), CliError> {
         Bench::Decode { file, bytes } => decode(file.as_deref(), bytes)?,
         Bench::Fanout(bench) => fanout::run(&bench)?,
         Bench::History(bench) => history::run(&bench, global)?,
+        Bench::Watch(bench) => watch::run(&bench, global)?,
     };
     findings.print(args.json)
 }

@@ -244,8 +244,6 @@ pub struct Node {
     processor: Arc<Processor>,
     feeds: TaskTracker,
     stop_feeds: CancellationToken,
-    /// Why feeds ended that should not have.
-    feed_failures: Arc<Mutex<Vec<String>>>,
     ingest: Option<JoinHandle<()>>,
     stop_ingest: CancellationToken,
     gateway: JoinHandle<Result<(), GatewayError>>,
@@ -360,7 +358,6 @@ impl Node {
             processor,
             feeds: tracker,
             stop_feeds,
-            feed_failures,
             ingest,
             stop_ingest,
             gateway,
@@ -397,9 +394,9 @@ impl Node {
         lines
     }
 
-    /// Why feeds ended that should not have.
-    pub fn feed_failures(&self) -> Vec<String> {
-        self.feed_failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Messages handed to clients so far.
+    pub fn messages(&self) -> u64 {
+        self.gateway_metrics.messages.get()
     }
 
     /// Resolves, with the reason, when the server can't go on. Cancel-safe.

@@ -21,6 +21,22 @@ pub(in crate::cli) fn rss_peak_bytes() -> u64 {
     field_of("/proc/self/status", "VmHWM").and_then(|text| kilobytes(&text)).unwrap_or(0)
 }
 
+/// The same of another process.
+pub(in crate::cli) fn rss_peak_bytes_of(pid: u32) -> u64 {
+    let path = format!("/proc/{pid}/status");
+    field_of(&path, "VmHWM").and_then(|text| kilobytes(&text)).unwrap_or(0)
+}
+
+/// Processor time that a process has taken so far, in seconds; `None` where the system does not
+/// tell (proc(5): fields 14 and 15 of `stat`, in hundredths of a second on Linux).
+pub(in crate::cli) fn cpu_seconds_of(pid: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut times = rest.split_whitespace().skip(11).map(str::parse::<f64>);
+    Some((times.next()?.ok()? + times.next()?.ok()?) / 100.0)
+}
+
 /// The value of the first line `name : value` of a file of the system.
 fn field_of(path: &str, name: &str) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
