@@ -47,7 +47,7 @@ pub(super) struct HistoryArgs {
     #[arg(long)]
     stats: bool,
     /// Read this data directory, which no server may have open, instead of asking a server
-    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,

@@ -565,3 +565,78 @@ impl Hot for MemoryHot {
         Ok(symbols)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tiering::hot::conformance::{self, PARTITIONS, is_as_told, steps, ticks};
+
+    #[test]
+    fn conforms() {
+        conformance::run(|| Arc::new(MemoryHot::new(PARTITIONS)));
+    }
+
+    fn told(ticks: &[(Seq, Tick)]) -> MemoryHot {
+        let hot = MemoryHot::new(PARTITIONS);
+        for (seq, tick) in ticks {
+            let updates = HotUpdates { ticks: vec![(*seq, tick.clone())], bars: Vec::new() };
+            futures_util::FutureExt::now_or_never(hot.apply(seq.partition, &updates)).unwrap().unwrap();
+        }
+        hot
+    }
+
+    proptest! {
+        #[test]
+        fn a_checkpoint_brings_all_of_it_back(steps in steps(400)) {
+            let ticks = ticks(&steps);
+            let (hot, restored) = (told(&ticks), MemoryHot::new(PARTITIONS));
+            for partition in 0..PARTITIONS {
+                let bytes = hot.checkpoint(partition, 77, b"state").unwrap();
+                let covered = restored.restore(partition, &bytes).unwrap();
+                prop_assert_eq!((covered.next_offset, &covered.state[..]), (77, &b"state"[..]));
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(is_as_told(&restored, &ticks))?;
+        }
+
+        #[test]
+        fn a_damaged_checkpoint_is_an_error(
+            steps in steps(40),
+            at in any::<prop::sample::Index>(),
+            flip in 1_u8..,
+        ) {
+            let hot = told(&ticks(&steps));
+            let mut bytes = hot.checkpoint(0, 1, b"").unwrap().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            let restored = MemoryHot::new(PARTITIONS);
+            prop_assert!(restored.restore(0, &bytes).is_err());
+            prop_assert!(restored.restore(0, &bytes[..at]).is_err());
+            prop_assert_eq!(restored.shard(0).unwrap().entries.len(), 0);
+        }
+    }
+
+    #[test]
+    fn of_the_files_the_newest_is_loaded_and_others_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let ticks = ticks(&[(0, conformance::Step::Trade(5)), (0, conformance::Step::Quote(6))]);
+        let partition = ticks[0].0.partition;
+        let hot = told(&ticks);
+        assert_eq!(hot.load(dir.path(), partition, 100).unwrap(), None);
+        hot.save(dir.path(), partition, 3, b"old").unwrap();
+        hot.save(dir.path(), partition, 12, b"new").unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let restored = MemoryHot::new(PARTITIONS);
+        let covered = restored.load(dir.path(), partition, 12).unwrap().unwrap();
+        assert_eq!((covered.next_offset, &covered.state[..]), (12, &b"new"[..]));
+        let refused = restored.load(dir.path(), partition, 11).unwrap_err().to_string();
+        assert!(refused.ends_with("it covers more than the log, which ends at 11"), "{refused}");
+        let other =
+            MemoryHot::new(PARTITIONS).restore(1 - partition, &hot.checkpoint(partition, 1, b"").unwrap());
+        assert!(other.unwrap_err().to_string().contains("stands for partition"));
+    }
+}

@@ -2,6 +2,8 @@
 //!
 //! [`Hot`] is the seam between one process ([`memory`]) and a store that several gateways share.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod memory;
 
 use crate::market::{Bar, PrevClose, Quote, Seq, Status, Symbol, Tick, Trade};
