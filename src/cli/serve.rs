@@ -59,7 +59,7 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
             _ = super::stop_signal() => return Err(CliError::interrupted()),
         };
         match (failure, drained) {
-            (Some(reason), _) => Err(failed(&reason)),
+            (Some(reason), _) => Err(store_failed(reason)),
             (None, drained) => {
                 eprintln!("{}", in_words(&drained.map_err(node_error)?));
                 Ok(())
@@ -94,15 +94,19 @@ pub(super) fn node_error(error: NodeError) -> CliError {
         }
         NodeError::DiskFull(_) => CliError::failed(&error).hint("free some space, or lower log.free_bytes_min"),
         NodeError::Source(_) | NodeError::Feed(_) => CliError::usage(&error),
-        _ => failed(&error.to_string()),
+        _ => store_failed(&error),
     }
 }
 
-/// A store that failed. One that met the end of its disk passes the system's words on.
-fn failed(reason: &str) -> CliError {
-    let error = CliError::failed(reason);
+/// A store that failed, with what to do about it. What the disk or a file has is told in words.
+pub(super) fn store_failed(reason: impl std::fmt::Display) -> CliError {
+    let reason = reason.to_string();
+    let error = CliError::failed(&reason);
     if reason.contains("disk became full") || reason.contains("No space left on device") {
-        return error.hint("free some space and start again: what was accepted is there");
+        error.hint("free some space and start again: what was accepted is there")
+    } else if reason.contains("is damaged") {
+        error.hint("restore it from a copy of the data directory; nothing was changed")
+    } else {
+        error
     }
-    error
 }

@@ -4,6 +4,9 @@
 //! three pure. Here is the one loop that waits for keys, events and frames; `terminal.rs` gives the
 //! terminal back whatever happens; `lines.rs` is the same stream where there is no terminal. Does
 //! not belong here: sockets.
+//!
+//! crossterm reads keys with its `use-dev-tty`, by `poll`: its other way (mio, edge-triggered) drops
+//! the news of a key that comes together with a resize, and shows it with the next key only.
 
 mod app;
 mod filter;

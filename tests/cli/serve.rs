@@ -98,6 +98,14 @@ fn a_capture_goes_straight_into_a_store_and_out_in_every_format() {
         assert!(std::fs::metadata(&file).expect("written").len() > 500);
         assert!(!home.path(&format!("rows.{format}.partial")).exists());
     }
+    let warm = std::path::Path::new(&data).join("warm/date=2025-03-07/kind=trade");
+    let segment = std::fs::read_dir(&warm).expect("segments").next().expect("one").expect("read").path();
+    let whole = std::fs::read(&segment).expect("read");
+    std::fs::write(&segment, &whole[..whole.len() / 2]).expect("written");
+    let damaged = of(&[]);
+    assert!(damaged.starts_with("exit: 1\n") && damaged.contains("is damaged: it has "), "{damaged}");
+    assert!(damaged.contains("kind=trade") && damaged.contains("hint: restore it from a copy"), "{damaged}");
+    std::fs::write(&segment, whole).expect("written");
     let nowhere = of(&["--output", "no/such/dir/rows.csv"]);
     assert!(nowhere.starts_with("exit: 2\n") && nowhere.contains("no/such/dir/rows.csv"), "{nowhere}");
 }

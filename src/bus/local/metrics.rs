@@ -20,6 +20,8 @@ pub struct LocalBusMetrics {
     pub queue_bytes: Gauge<i64, AtomicI64>,
     /// Appends that waited because the disk was behind.
     pub queue_waits: Counter,
+    /// Waits of the writer for what is in memory to become tables, of 2 ms each.
+    pub flush_waits: Counter,
     /// Appends that waited because nothing more may be dropped before it is released.
     pub release_waits: Counter,
     /// Appends refused because the disk was full.
@@ -58,6 +60,11 @@ impl LocalBusMetrics {
             "queue_waits",
             "Appends that waited because the disk was behind",
             self.queue_waits.clone(),
+        );
+        registry.register(
+            "flush_waits",
+            "Waits of 2 ms for what is in memory to become tables",
+            self.flush_waits.clone(),
         );
         registry.register(
             "release_waits",

@@ -9,6 +9,7 @@ use fjall::compaction::Leveled;
 use fjall::config::{BlockSizePolicy, CompressionPolicy, FilterPolicy};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 
+use super::LocalBusMetrics;
 use super::journal::{self, Mark};
 use crate::bus::{BusError, Record};
 
@@ -180,8 +181,12 @@ impl Store {
     }
 
     /// Writes `entries`, all or none, to the system; durable after [`Self::sync`].
-    pub(super) fn commit<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) -> Result<(), String> {
-        self.wait_for_flushes()?;
+    pub(super) fn commit<'a>(
+        &mut self,
+        entries: impl Iterator<Item = &'a Entry>,
+        metrics: &LocalBusMetrics,
+    ) -> Result<(), String> {
+        self.wait_for_flushes(metrics)?;
         let (nexts, mut bytes) = (&mut self.nexts, 0);
         let items = entries.map(|entry| {
             let next = &mut nexts[usize::from(entry.partition)];
@@ -197,7 +202,7 @@ impl Store {
 
     /// Waits while too much is in memory. fjall waits too, but later, in long steps, and for ever
     /// if its workers have ended with an error.
-    fn wait_for_flushes(&self) -> Result<(), String> {
+    fn wait_for_flushes(&self, metrics: &LocalBusMetrics) -> Result<(), String> {
         let is_behind = || {
             let previous =
                 self.previous.as_ref().map_or(0, |segment| segment.keyspace.sealed_memtable_count());
@@ -205,6 +210,7 @@ impl Store {
         };
         while is_behind() {
             self.journal.check()?;
+            metrics.flush_waits.inc();
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())

@@ -128,7 +128,8 @@ impl<'a> Writer<'a> {
         if let Some(segment) = self.store.roll((self.shared.clock)(), self.segment_age_ms_max)? {
             self.shared.state().begin_segment(segment);
         }
-        self.store.commit(self.batch.iter().flat_map(|append| &append.entries))?;
+        let metrics = &self.shared.metrics;
+        self.store.commit(self.batch.iter().flat_map(|append| &append.entries), metrics)?;
         self.shared.state().set_written(self.batch.iter().flat_map(|append| &append.entries));
         let bytes: u64 = self.batch.iter().map(|append| append.bytes).sum();
         self.shared.metrics.queue_bytes.dec_by(bytes as i64);
