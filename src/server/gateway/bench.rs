@@ -207,6 +207,10 @@ where
     let let_pass = |seconds| {
         clock.block_on(async { tokio::time::sleep(Duration::from_secs_f64(seconds)).await });
     };
+    // Nothing is measured before all are connected and messages flow.
+    while gauges.received.load(Ordering::Acquire) == 0 && !server.is_finished() && !receiver.is_finished() {
+        let_pass(0.01);
+    }
     let_pass(config.seconds / 5.0);
     let (received, bytes) = (gauges.received.load(Ordering::Acquire), gauges.bytes.load(Ordering::Acquire));
     gauges.is_measuring.store(true, Ordering::Release);
@@ -216,11 +220,14 @@ where
     let seconds = begun.elapsed().as_secs_f64();
     let received = gauges.received.load(Ordering::Acquire) - received;
     let bytes = gauges.bytes.load(Ordering::Acquire) - bytes;
-    gauges.is_over.store(true, Ordering::Release);
-    stop.cancel();
     let failed = |_| FanoutError::Server("a thread panicked".to_owned());
-    server.join().map_err(failed)??;
-    let latencies = receiver.join().map_err(failed)??;
+    // The server first: a receiver that leaves it would be an error to it.
+    stop.cancel();
+    let served = server.join();
+    gauges.is_over.store(true, Ordering::Release);
+    let received_all = receiver.join();
+    served.map_err(failed)??;
+    let latencies = received_all.map_err(failed)??;
     Ok(FanoutFigures {
         messages_per_s: received as f64 / seconds,
         bytes_per_s: bytes as f64 / seconds,
@@ -608,7 +615,7 @@ mod tests {
         let config = FanoutConfig {
             connections: 4,
             rate: None,
-            seconds: 0.2,
+            seconds: 0.5,
             server_core: None,
             receiver_core: None,
             ..FanoutConfig::default()
