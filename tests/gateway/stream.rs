@@ -192,3 +192,29 @@ async fn events_bear_ids_and_resume_where_the_last_one_was() {
     }
     assert_eq!(text.matches(r#""i":4,"#).count(), 1);
 }
+
+/// The log has a record that nobody can read: those who asked are told between which places, live
+/// and in a replay, and what stands around it comes.
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_a_gap_with_its_places() {
+    let server = Server::start(config()).await;
+    let request = r#"{"action":"subscribe","trades":["*"],"gaps":true,"token":true,"since":"1.0_0"}"#;
+    let mut live = Client::subscribed(server.address, request).await;
+    server.publish(&[trade("AAPL", 1)]).await;
+    server.bus.push(0, bytes::Bytes::from_static(b"no record")).unwrap();
+    server.publish(&[trade("AAPL", 2)]).await;
+    let mut replayed = Client::subscribed(server.address, request).await;
+    for client in [&mut live, &mut replayed] {
+        let (mut got, mut gaps) = (Vec::new(), Vec::new());
+        while got.len() < 2 {
+            let messages = client.messages().await;
+            got.extend(ids(&messages));
+            gaps.extend(messages.into_iter().filter(|message| message["T"] == "gap"));
+        }
+        assert_eq!(got, [1, 2]);
+        let gap = serde_json::json!({
+            "T": "gap", "kind": "unreadable", "first_token": "1.1_0", "last_token": "1.2_0",
+        });
+        assert_eq!(gaps, [gap]);
+    }
+}

@@ -1,15 +1,14 @@
 //! The hub: reads the log's tail, encodes what somebody wants once per encoding, and hands every
 //! connection the frames of its subscription.
 //!
-//! Connections with the same wishes form a group, and a group's frame is built once a round: its
-//! members are handed the same bytes. A round is what the log had at hand, so that at a low rate
-//! every tick goes out at once and at a high rate in batches, without a timer or a setting.
+//! A group's frame (`fanout.rs`) is built once a round: its members are handed the same bytes. A
+//! round is what the log had at hand, so that at a low rate every tick goes out at once and at a high
+//! rate in batches, without a timer or a setting.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use serde_json::json;
@@ -18,18 +17,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::bars::LiveBars;
+use super::fanout::{BySymbol, Fanout, GroupKey, Outgoing};
 use super::outbox::Outbox;
-use super::protocol::{Encoding, FrameBuilder, Framing, control_frame};
+use super::protocol::Framing;
 use super::replay::Replay;
 use super::subscription::{Channel, Subscription};
 use crate::bus::{Bus, BusError, BusReader, Record};
-use crate::market::{Bar, Quote, Seq, Status, Symbol, Tick, Timestamp, Trade};
+use crate::market::{Quote, Seq, Status, Symbol, Tick, Timestamp, Trade};
 use crate::server::metrics::GatewayMetrics;
 use crate::tiering::hot::HotEntry;
 use crate::tiering::state::PartitionState;
 use crate::tiering::warm::Warm;
 use crate::wire::BarChannel;
-use crate::wire::record::RecordView;
+use crate::wire::record::{RecordError, RecordView};
 use crate::wire::token::{Position, Token};
 
 /// How much of one partition is read at a time: bounds how long a round holds the lock.
@@ -124,197 +124,6 @@ impl Slot {
     }
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct GroupKey {
-    framing: Framing,
-    subscription: Subscription,
-    token: bool,
-}
-
-struct Group {
-    key: GroupKey,
-    members: Vec<Arc<Outbox>>,
-    builder: FrameBuilder,
-    frames: Vec<Bytes>,
-    messages: u64,
-    /// In the list of groups that have something to hand out this round.
-    is_touched: bool,
-    token_round: u64,
-    token_at: Option<Instant>,
-}
-
-/// Who wants what.
-#[derive(Default)]
-struct Fanout {
-    groups: Vec<Option<Group>>,
-    numbers: HashMap<GroupKey, u32>,
-    /// Groups by symbol, each with the mask of its channels.
-    by_symbol: HashMap<Symbol, Vec<(u32, u16)>>,
-    /// Groups that want all symbols, by channel.
-    by_channel: [Vec<u32>; Channel::COUNT],
-    /// Groups that are told of gaps of no single symbol.
-    gap_groups: Vec<u32>,
-    touched: Vec<u32>,
-    scratch: [Vec<u8>; Encoding::COUNT],
-}
-
-/// What one message is, for [`Fanout::emit`].
-enum Outgoing<'a> {
-    Tick(&'a Tick),
-    Bar(BarChannel, &'a Bar),
-}
-
-impl Fanout {
-    fn is_idle(&self) -> bool {
-        self.numbers.is_empty()
-    }
-
-    /// Adds `message` to the frames of those who want it; it is encoded once per encoding.
-    fn emit(
-        &mut self,
-        channel: Channel,
-        named: &[(u32, u16)],
-        message: &Outgoing<'_>,
-        token: impl Fn() -> String,
-    ) {
-        let mut is_encoded = [false; Encoding::COUNT];
-        let named = named.iter().filter(|(_, mask)| mask & channel.bit() != 0).map(|(group, _)| group);
-        for &number in named.chain(&self.by_channel[channel as usize]) {
-            let Some(group) = self.groups[number as usize].as_mut() else { continue };
-            let framing = group.key.framing;
-            let encoding = framing.encoding();
-            let scratch = &mut self.scratch[encoding as usize];
-            if !std::mem::replace(&mut is_encoded[encoding as usize], true) {
-                scratch.clear();
-                match message {
-                    Outgoing::Tick(tick) => encoding.tick(tick, scratch),
-                    Outgoing::Bar(channel, bar) => encoding.bar(*channel, bar, scratch),
-                }
-            }
-            if group.builder.is_full_for(scratch.len()) {
-                let token = group.key.token.then(&token);
-                group.frames.push(group.builder.finish(framing, token.as_deref()));
-            }
-            group.builder.push(encoding, scratch);
-            group.messages += 1;
-            if !std::mem::replace(&mut group.is_touched, true) {
-                self.touched.push(number);
-            }
-        }
-    }
-
-    /// Hands the frames of `round` out; returns how many messages and bytes that were, over all
-    /// connections.
-    fn deliver(&mut self, round: u64, token: impl Fn() -> String) -> (u64, u64) {
-        let (mut messages, mut bytes) = (0, 0);
-        let mut shared_token = None;
-        for number in self.touched.drain(..) {
-            let Some(group) = self.groups[number as usize].as_mut() else { continue };
-            group.is_touched = false;
-            if group.builder.messages() > 0 {
-                let token = group.key.token.then(|| &**shared_token.get_or_insert_with(&token));
-                group.frames.push(group.builder.finish(group.key.framing, token));
-                group.token_round = round;
-            }
-            let members = group.members.len() as u64;
-            messages += members * std::mem::take(&mut group.messages);
-            bytes += members * group.frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
-            for member in &group.members {
-                member.push_data(&group.frames);
-            }
-            group.frames.clear();
-        }
-        (messages, bytes)
-    }
-
-    fn join(&mut self, key: GroupKey, outbox: Arc<Outbox>) -> u32 {
-        if let Some(&number) = self.numbers.get(&key) {
-            if let Some(group) = self.groups[number as usize].as_mut() {
-                group.members.push(outbox);
-            }
-            return number;
-        }
-        let number = self.groups.iter().position(Option::is_none).unwrap_or(self.groups.len());
-        let group = Group {
-            key: key.clone(),
-            members: vec![outbox],
-            builder: FrameBuilder::default(),
-            frames: Vec::new(),
-            messages: 0,
-            is_touched: false,
-            token_round: 0,
-            token_at: None,
-        };
-        if number == self.groups.len() {
-            self.groups.push(Some(group));
-        } else {
-            self.groups[number] = Some(group);
-        }
-        let number = number as u32;
-        for (channel, named) in masks(&key.subscription) {
-            match named {
-                None => self.by_channel[channel as usize].push(number),
-                Some(symbol) => {
-                    let groups = self.by_symbol.entry(symbol).or_default();
-                    match groups.iter_mut().find(|(group, _)| *group == number) {
-                        Some((_, mask)) => *mask |= channel.bit(),
-                        None => groups.push((number, channel.bit())),
-                    }
-                }
-            }
-        }
-        if key.subscription.gaps {
-            self.gap_groups.push(number);
-        }
-        self.numbers.insert(key, number);
-        number
-    }
-
-    fn leave(&mut self, number: u32, outbox: &Arc<Outbox>) {
-        let Some(group) = self.groups[number as usize].as_mut() else { return };
-        if let Some(at) = group.members.iter().position(|member| Arc::ptr_eq(member, outbox)) {
-            group.members.swap_remove(at);
-        }
-        if !group.members.is_empty() {
-            return;
-        }
-        let Some(group) = self.groups[number as usize].take() else { return };
-        self.numbers.remove(&group.key);
-        for groups in self.by_channel.iter_mut().chain([&mut self.gap_groups, &mut self.touched]) {
-            groups.retain(|&other| other != number);
-        }
-        for symbol in group.key.subscription.symbols() {
-            if let Some(groups) = self.by_symbol.get_mut(&symbol) {
-                groups.retain(|&(other, _)| other != number);
-                if groups.is_empty() {
-                    self.by_symbol.remove(&symbol);
-                }
-            }
-        }
-    }
-}
-
-/// What a subscription is entered under: each channel with a symbol, or with `None` for all.
-fn masks(subscription: &Subscription) -> Vec<(Channel, Option<Symbol>)> {
-    let mut masks = Vec::new();
-    for (channel, set) in subscription.sets() {
-        if set.all {
-            masks.push((channel, None));
-        } else {
-            masks.extend(set.some.iter().map(|&symbol| (channel, Some(symbol))));
-        }
-    }
-    let extensions = [(Channel::Gaps, subscription.gaps), (Channel::PrevCloses, subscription.prev_closes)];
-    for (channel, _) in extensions.into_iter().filter(|(_, is_on)| *is_on) {
-        if subscription.any_all() {
-            masks.push((channel, None));
-        } else {
-            masks.extend(subscription.symbols().into_iter().map(|symbol| (channel, Some(symbol))));
-        }
-    }
-    masks
-}
-
 /// A token for a hub's positions, `at` in place of its partition's.
 fn token_of(partitions: &[Partition], at: Option<Seq>) -> Token {
     let positions = partitions.iter().enumerate().map(|(number, partition)| match at {
@@ -326,12 +135,40 @@ fn token_of(partitions: &[Partition], at: Option<Seq>) -> Token {
     Token::new(positions.collect())
 }
 
+/// A record from which nothing, or nothing from a tick on, can be read.
+struct Unreadable {
+    from: Option<Seq>,
+    reason: RecordError,
+}
+
+/// What is known of one of a record's symbols.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    slot: u32,
+    /// Its number in the partition's state.
+    derived: u32,
+    groups: &'a [(u32, u16)],
+}
+
 impl State {
-    /// Takes in records of one partition.
-    fn round(&mut self, number: u16, records: Vec<Record>, ring_bytes_max: usize, metrics: &GatewayMetrics) {
+    /// Takes in records of one partition, as part of `round`.
+    fn take(
+        &mut self,
+        number: u16,
+        records: Vec<Record>,
+        ring_bytes_max: usize,
+        round: u64,
+        metrics: &GatewayMetrics,
+    ) {
         let now = Instant::now();
+        // Looked up once for each symbol of a record, not for each tick.
+        let by_symbol = self.fanout.lend_by_symbol();
         for record in records {
-            self.record(number, &record, now, metrics);
+            if let Err(Unreadable { from, reason }) = self.record(number, &record, &by_symbol, now, metrics) {
+                metrics.records_unreadable.inc();
+                warn!(partition = number, offset = record.offset, %reason, "a log record can't be read");
+                self.gap("unreadable", from, (number, record.offset + 1), round, metrics);
+            }
             let partition = &mut self.partitions[usize::from(number)];
             partition.next = record.offset + 1;
             if partition.repeats.contains(&record.offset) {
@@ -345,18 +182,19 @@ impl State {
                 partition.ring_first = dropped.offset + 1;
             }
         }
+        self.fanout.give_back(by_symbol);
     }
 
-    fn record(&mut self, number: u16, record: &Record, now: Instant, metrics: &GatewayMetrics) {
+    fn record(
+        &mut self,
+        number: u16,
+        record: &Record,
+        by_symbol: &BySymbol,
+        now: Instant,
+        metrics: &GatewayMetrics,
+    ) -> Result<(), Unreadable> {
         let State { partitions, slot_numbers, slots, fanout, .. } = self;
-        let view = match RecordView::parse(&record.bytes) {
-            Ok(view) => view,
-            Err(reason) => {
-                metrics.records_unreadable.inc();
-                warn!(partition = number, offset = record.offset, %reason, "a log record can't be read");
-                return;
-            }
-        };
+        let view = RecordView::parse(&record.bytes).map_err(|reason| Unreadable { from: None, reason })?;
         let partition = &mut partitions[usize::from(number)];
         if !partition.derived.admit(view.origin) {
             metrics.records_repeated.inc();
@@ -364,62 +202,41 @@ impl State {
                 partition.repeats.pop_first();
             }
             partition.repeats.insert(record.offset);
-            return;
+            return Ok(());
         }
-        let numbers: Vec<u32> = view
+        let is_idle = fanout.group_count() == 0;
+        let named: Vec<Named> = view
             .symbols()
             .iter()
-            .map(|symbol| {
-                *slot_numbers.entry(*symbol).or_insert_with(|| {
+            .map(|symbol| Named {
+                slot: *slot_numbers.entry(*symbol).or_insert_with(|| {
                     slots.push(Slot::default());
                     (slots.len() - 1) as u32
-                })
+                }),
+                derived: partition.derived.number(*symbol),
+                groups: by_symbol.get(symbol).map_or(&[], Vec::as_slice),
             })
             .collect();
-        // One look-up per symbol of the record, not per tick.
-        let is_idle = fanout.is_idle();
-        let named: Vec<Vec<(u32, u16)>> = if is_idle {
-            Vec::new()
-        } else {
-            let groups = |symbol| fanout.by_symbol.get(symbol).cloned().unwrap_or_default();
-            view.symbols().iter().map(groups).collect()
-        };
-        for (index, row) in view.ticks().enumerate() {
-            let (symbol, tick) = match row {
-                Ok(row) => row,
-                Err(reason) => {
-                    metrics.records_unreadable.inc();
-                    warn!(partition = number, offset = record.offset, %reason, "a log record can't be read");
-                    return;
-                }
-            };
-            let seq = Seq { partition: number, offset: record.offset, index: index as u32 };
-            partitions[usize::from(number)].derived.apply(seq, &tick);
-            if let Some(symbol) = symbol {
-                slots[numbers[symbol as usize] as usize].apply(seq, &tick, now);
-            }
-            if is_idle {
-                continue;
-            }
+        for (index, row) in (0..).zip(view.ticks()) {
+            let seq = Seq { partition: number, offset: record.offset, index };
+            let (symbol, tick) = row.map_err(|reason| Unreadable { from: Some(seq), reason })?;
             let channel = Channel::of(&tick);
-            let token = || token_of(partitions, Some(seq)).to_string();
-            match symbol {
-                Some(symbol) => {
-                    fanout.emit(channel, &named[symbol as usize], &Outgoing::Tick(&tick), token);
-                }
+            let Some(symbol) = symbol else {
                 // It stands in every partition, for whoever reads one alone.
-                None if number != 0 => {}
-                None => {
-                    let everybody: Vec<(u32, u16)> = fanout
-                        .gap_groups
-                        .iter()
-                        .filter(|group| !fanout.by_channel[Channel::Gaps as usize].contains(group))
-                        .map(|&group| (group, Channel::Gaps.bit()))
-                        .collect();
-                    fanout.emit(channel, &everybody, &Outgoing::Tick(&tick), token);
+                if number == 0 {
+                    fanout.emit_to_all(&tick, || token_of(partitions, Some(seq)).to_string());
                 }
+                continue;
+            };
+            let Named { slot, derived, groups } = named[symbol as usize];
+            partitions[usize::from(number)].derived.apply_numbered(derived, seq, &tick);
+            slots[slot as usize].apply(seq, &tick, now);
+            if !is_idle {
+                let token = || token_of(partitions, Some(seq)).to_string();
+                fanout.emit(channel, groups, &Outgoing::Tick(&tick), token);
             }
         }
+        Ok(())
     }
 
     /// Sends the bars that are due.
@@ -428,6 +245,8 @@ impl State {
             for (_, bar) in partition.derived.take_changed_bars() {
                 self.bars.change(bar);
             }
+            // Amended bars are rebuilt by the processor; here the marks would only pile up.
+            drop(partition.derived.take_rebuilds());
         }
         let State { partitions, slot_numbers, slots, fanout, bars, .. } = self;
         let clock = |symbol: Symbol| {
@@ -436,36 +255,49 @@ impl State {
             let since = i64::try_from(now.saturating_duration_since(at).as_nanos()).unwrap_or(i64::MAX);
             Some(ts.saturating_add_nanos(since))
         };
+        let by_symbol = fanout.lend_by_symbol();
         for (channel, bar) in bars.due(clock) {
             let (way, name) = match channel {
                 BarChannel::Minute => (Channel::Bars, BarChannel::Minute),
                 BarChannel::Updated => (Channel::UpdatedBars, BarChannel::Updated),
                 BarChannel::Daily => (Channel::DailyBars, BarChannel::Daily),
             };
-            let named = fanout.by_symbol.get(&bar.symbol).cloned().unwrap_or_default();
-            fanout.emit(way, &named, &Outgoing::Bar(name, &bar), || token_of(partitions, None).to_string());
+            let named = by_symbol.get(&bar.symbol).map_or(&[][..], Vec::as_slice);
+            fanout.emit(way, named, &Outgoing::Bar(name, &bar), || token_of(partitions, None).to_string());
         }
+        fanout.give_back(by_symbol);
     }
 
-    /// Sends tokens to those who asked and got no data with one this round, at most ten a second, so
-    /// that what they resume from does not grow old.
     fn send_tokens(&mut self, round: u64, now: Instant) {
-        let mut token = None;
-        for group in self.fanout.groups.iter_mut().flatten() {
-            let is_due = group.token_at.is_none_or(|at| now.saturating_duration_since(at) >= CLOCK_PERIOD);
-            if !group.key.token || group.token_round == round || !is_due {
-                continue;
-            }
-            (group.token_round, group.token_at) = (round, Some(now));
-            let token = token.get_or_insert_with(|| token_of(&self.partitions, None).to_string());
-            let frame = match group.key.framing {
-                Framing::WebSocket(encoding) => encoding.control(&json!({ "T": "token", "token": token })),
-                Framing::Sse => format!("id: {token}\n\n").into(),
-            };
-            for member in &group.members {
-                member.push_data(std::slice::from_ref(&frame));
-            }
-        }
+        let State { partitions, fanout, .. } = self;
+        fanout.send_tokens(round, now, || token_of(partitions, None).to_string());
+    }
+
+    /// Tells that what lies between here and `next` of a partition, or from `from` on where given, is
+    /// missing. What was built before goes out first, with tokens from before.
+    fn gap(
+        &mut self,
+        kind: &str,
+        from: Option<Seq>,
+        (number, next): (u16, u64),
+        round: u64,
+        metrics: &GatewayMetrics,
+    ) {
+        self.deliver(from, round, metrics);
+        let before = token_of(&self.partitions, from);
+        self.partitions[usize::from(number)].next = next;
+        let after = token_of(&self.partitions, None);
+        let (first_token, last_token) = (before.to_string(), after.to_string());
+        let gap = json!({ "T": "gap", "kind": kind, "first_token": first_token, "last_token": last_token });
+        self.fanout.tell_gap(&gap, &after);
+    }
+
+    /// Hands out what was built, `at` standing for where it ends within a record.
+    fn deliver(&mut self, at: Option<Seq>, round: u64, metrics: &GatewayMetrics) {
+        let State { partitions, fanout, .. } = self;
+        let (messages, bytes) = fanout.deliver(round, || token_of(partitions, at).to_string());
+        metrics.messages.inc_by(messages);
+        metrics.message_bytes.inc_by(bytes);
     }
 }
 
@@ -517,7 +349,7 @@ impl Hub {
         for (number, (reader, target)) in readers.iter_mut().zip(targets).enumerate() {
             while reader.offset() < target {
                 let records = reader.next(READ_BYTES_MAX).await?;
-                hub.state().round(number as u16, records, ring_bytes_max, &hub.metrics);
+                hub.state().take(number as u16, records, ring_bytes_max, 0, &hub.metrics);
                 tokio::task::yield_now().await;
             }
         }
@@ -545,7 +377,7 @@ impl Hub {
                     let mut state = self.state();
                     state.send_bars(now);
                     let round = *self.rounds.borrow();
-                    self.deliver(&mut state, round);
+                    state.deliver(None, round, &self.metrics);
                     state.send_tokens(round, now);
                     continue;
                 }
@@ -558,14 +390,15 @@ impl Hub {
             }
             {
                 let mut state = self.state();
+                let round = *self.rounds.borrow() + 1;
                 for (number, reader, result) in batches {
                     match result {
                         Ok(records) => {
-                            state.round(number, records, self.ring_bytes_max, &self.metrics);
+                            state.take(number, records, self.ring_bytes_max, round, &self.metrics);
                             reads.push(read(number, reader));
                         }
                         Err(BusError::Trimmed { partition, first, .. }) => {
-                            self.skip(&mut state, partition, first);
+                            self.skip(&mut state, partition, first, round);
                             match self.bus.reader(partition, first).now_or_never() {
                                 Some(Ok(reader)) => reads.push(read(number, reader)),
                                 _ => state.failure = Some(format!("partition {partition} can't be read")),
@@ -578,8 +411,7 @@ impl Hub {
                         }
                     }
                 }
-                let round = *self.rounds.borrow() + 1;
-                self.deliver(&mut state, round);
+                state.deliver(None, round, &self.metrics);
                 state.send_tokens(round, Instant::now());
                 self.rounds.send_replace(round);
             }
@@ -588,31 +420,15 @@ impl Hub {
         }
     }
 
-    fn deliver(&self, state: &mut State, round: u64) {
-        let State { partitions, fanout, .. } = state;
-        let (messages, bytes) = fanout.deliver(round, || token_of(partitions, None).to_string());
-        self.metrics.messages.inc_by(messages);
-        self.metrics.message_bytes.inc_by(bytes);
-    }
-
     /// Goes on behind what retention took away, and says so to everybody.
-    fn skip(&self, state: &mut State, number: u16, first: u64) {
-        let before = token_of(&state.partitions, None);
-        let partition = &mut state.partitions[usize::from(number)];
-        let count = first - partition.next;
-        (partition.next, partition.ring_first, partition.ring_bytes) = (first, first, 0);
-        partition.ring.clear();
-        let after = token_of(&state.partitions, None);
+    fn skip(&self, state: &mut State, number: u16, first: u64, round: u64) {
+        let count = first - state.partitions[usize::from(number)].next;
         warn!(partition = number, records = count, "the log was trimmed before the gateway had read it");
         self.metrics.records_trimmed.inc_by(count);
-        self.deliver(state, *self.rounds.borrow());
-        let gap = json!({
-            "T": "gap", "kind": "trimmed", "first_token": before.to_string(), "last_token": after.to_string(),
-        });
-        for group in state.fanout.groups.iter().flatten().filter(|group| group.key.subscription.gaps) {
-            let frame = control_frame(group.key.framing, &gap, Some(&after));
-            group.members.iter().for_each(|member| member.push_data(std::slice::from_ref(&frame)));
-        }
+        state.gap("trimmed", None, (number, first), round, &self.metrics);
+        let partition = &mut state.partitions[usize::from(number)];
+        (partition.ring_first, partition.ring_bytes) = (first, 0);
+        partition.ring.clear();
     }
 
     /// A place for a connection; it gets nothing before [`Attachment::set`].
@@ -662,7 +478,7 @@ impl Hub {
 
     /// How many groups there are, each with a frame of its own.
     pub(super) fn group_count(&self) -> usize {
-        self.state().fanout.numbers.len()
+        self.state().fanout.group_count()
     }
 
     /// The latest time of the venue seen, over all symbols.

@@ -6,6 +6,7 @@
 
 mod bars;
 pub mod bench;
+mod fanout;
 mod frame;
 mod hub;
 mod limits;

@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use foldhash::{HashMap, HashMapExt};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use serde_json::json;
@@ -21,7 +20,8 @@ use crate::bus::{BusError, BusReader, Record};
 use crate::market::{Kind, Seq, Symbol, Tick, TickBatch, TimeRange, Timestamp};
 use crate::tiering::history::{History, HistoryError, HistoryQuery};
 use crate::tiering::hot::{Hot, HotEntry, HotError};
-use crate::wire::record::RecordView;
+use crate::tiering::state::PartitionState;
+use crate::wire::record::{RecordError, RecordView};
 use crate::wire::token::{Position, Token};
 
 /// How much of the log is read at a time.
@@ -76,8 +76,8 @@ pub(super) struct Replay {
     token: bool,
     /// Whether rows come in an order in which no token says where they end.
     is_unplaced: bool,
-    /// The batch after the last of every producer, by partition, in what was read from the log.
-    producers: HashMap<(u16, u64), u64>,
+    /// What was read from the log, by partition: by it repeats are known.
+    read: Vec<PartitionState>,
     builder: FrameBuilder,
     frames: Vec<Bytes>,
     scratch: Vec<u8>,
@@ -128,35 +128,44 @@ impl Replay {
             return;
         }
         let first = if record.offset == position.offset { position.index } else { 0 };
-        // A record that can't be read was told by the hub, or will be.
-        if let Ok(view) = RecordView::parse(&record.bytes) {
-            let mut ticks = (0..).zip(view.ticks());
-            while let Some((index, Ok((_, tick)))) = ticks.next() {
-                if index < first || tick.ts() < self.from {
-                    continue;
-                }
-                self.positions[number] = Position { offset: record.offset, index };
-                // A gap of no symbol stands in every partition.
-                let is_copy = tick.symbol().is_none() && partition != 0;
-                if !is_copy && self.wants(Channel::of(&tick), tick.symbol()) {
-                    self.push(&tick);
-                }
+        let unreadable = self.ticks(partition, record, first).is_err();
+        let before = unreadable.then(|| self.token());
+        self.positions[number] = Position { offset: record.offset + 1, index: 0 };
+        if let Some(before) = before {
+            if self.builder.messages() > 0 {
+                self.finish_frame();
+            }
+            let gap = self.gap("unreadable", &before, &self.token());
+            self.frames.push(gap);
+        }
+    }
+
+    /// Adds what is wanted of a record's ticks from `first` on, as far as they can be read.
+    fn ticks(&mut self, partition: u16, record: &Record, first: u32) -> Result<(), RecordError> {
+        let view = RecordView::parse(&record.bytes)?;
+        for (index, row) in (0..).zip(view.ticks()) {
+            self.positions[usize::from(partition)] =
+                Position { offset: record.offset, index: index.max(first) };
+            let (_, tick) = row?;
+            if index < first || tick.ts() < self.from {
+                continue;
+            }
+            // A gap of no symbol stands in every partition.
+            let is_copy = tick.symbol().is_none() && partition != 0;
+            if !is_copy && self.wants(Channel::of(&tick), tick.symbol()) {
+                self.push(&tick);
             }
         }
-        self.positions[number] = Position { offset: record.offset + 1, index: 0 };
+        Ok(())
     }
 
     /// As [`Replay::record`], of a record in which repeats may stand.
     fn log_record(&mut self, partition: u16, record: &Record, is_repeat: bool) {
+        let read = &mut self.read[usize::from(partition)];
         let origin = RecordView::parse(&record.bytes).map(|view| view.origin);
-        let is_repeat = is_repeat
-            || origin.is_ok_and(|origin| {
-                let last = self.producers.entry((partition, origin.producer)).or_insert(0);
-                let is_repeat = origin.sequence < *last;
-                *last = origin.sequence.saturating_add(1).max(*last);
-                is_repeat
-            });
-        if is_repeat {
+        // One that can't be read is told as a gap.
+        let is_new = origin.map_or(true, |origin| read.admit(origin));
+        if is_repeat || !is_new {
             self.advance(usize::from(partition), record.offset + 1);
         } else {
             self.record(partition, record);
@@ -178,10 +187,10 @@ impl Replay {
         self.tells_caught_up.then(|| control_frame(self.framing, &message, Some(&token)))
     }
 
-    fn gap(&self, first: &Token, last: &Token) -> Bytes {
+    fn gap(&self, kind: &str, first: &Token, last: &Token) -> Bytes {
         let (first_token, last_token) = (first.to_string(), last.to_string());
         let message =
-            json!({ "T": "gap", "kind": "trimmed", "first_token": first_token, "last_token": last_token });
+            json!({ "T": "gap", "kind": kind, "first_token": first_token, "last_token": last_token });
         control_frame(self.framing, &message, Some(last))
     }
 }
@@ -223,7 +232,7 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
         tells_caught_up: since.is_some(),
         token,
         is_unplaced: false,
-        producers: HashMap::new(),
+        read: (0..hub.bus.partitions()).map(|_| PartitionState::new()).collect(),
         builder: FrameBuilder::default(),
         frames: Vec::new(),
         scratch: Vec::new(),
@@ -405,7 +414,7 @@ async fn from_history(
             }
         }
         if is_trimmed {
-            attachment.outbox.push_data(&[replay.gap(&before, &replay.token())]);
+            attachment.outbox.push_data(&[replay.gap("trimmed", &before, &replay.token())]);
         } else {
             // Without history, by time: all that the log has of it.
             from_log(attachment, replay).await?;
@@ -481,7 +490,7 @@ async fn from_history(
         }
     }
     if is_missing {
-        attachment.outbox.push_data(&[replay.gap(&before, &replay.token())]);
+        attachment.outbox.push_data(&[replay.gap("trimmed", &before, &replay.token())]);
     }
     Ok(())
 }
