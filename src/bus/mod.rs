@@ -65,6 +65,14 @@ pub enum BusError {
         /// Where the log lies.
         path: String,
     },
+    /// The disk became full under the log; it takes no further appends until it is opened again.
+    #[error("the disk of {path} became full: {reason}")]
+    FilledUp {
+        /// Where the log lies.
+        path: String,
+        /// What the storage said.
+        reason: String,
+    },
     /// The log can't be read or written; it takes no further appends.
     #[error("the log in {path} failed: {reason}")]
     Failed {

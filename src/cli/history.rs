@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use futures_util::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::serve::{node_error, store_failed};
+use super::serve::node_error;
 use super::server_args::{ServerArgs, rest_error};
 use super::{CliError, Global};
 use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp};
@@ -191,14 +191,14 @@ async fn from_data(
         range: TimeRange { from: args.from.unwrap_or(Timestamp::MIN), to: args.to.unwrap_or(Timestamp::MAX) },
         limit: args.limit,
     };
-    let answer = stores.history().query(query).await.map_err(store_failed)?;
+    let answer = stores.history().query(query).await.map_err(|error| node_error(error.into()))?;
     for line in coverage_in_words(&answer.coverage) {
         eprintln!("{line}");
     }
     let mut rows = answer.rows;
     let mut first_row = None;
     let mut writer = RowWriter::new(format, kind, Vec::new()).map_err(write_error)?;
-    while let Some(batch) = rows.try_next().await.map_err(store_failed)? {
+    while let Some(batch) = rows.try_next().await.map_err(|error| node_error(error.into()))? {
         writer.write(&batch).map_err(write_error)?;
         output.write(writer.get_mut())?;
         writer.get_mut().clear();

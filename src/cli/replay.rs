@@ -1,7 +1,7 @@
 //! `stk replay`: play a capture into a server, or straight into a store.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,12 +14,10 @@ use crate::client::Endpoint;
 use crate::client::ingest::{IngestClient, IngestError};
 use crate::feed::iex::{IexFeed, Selection, Speed, Tally};
 use crate::feed::{Feed, FeedError, Pulled};
-use crate::market::{Symbol, TimeRange, Timestamp};
-use crate::server::intake::{Intake, IntakeMetrics};
+use crate::market::{Symbol, Tick, TimeRange, Timestamp};
+use crate::server::intake::{Intake, IntakeMetrics, run_feed};
 use crate::server::node::Stores;
-use crate::server::processor::{self, Processor, ProcessorConfig, ProcessorMetrics};
-use crate::tiering::hot::memory::MemoryHot;
-use crate::wire::record::Origin;
+use crate::server::processor::ProcessorMetrics;
 
 #[derive(Args)]
 pub(super) struct ReplayArgs {
@@ -51,8 +49,8 @@ pub(super) struct ReplayArgs {
 
 /// How often a broken connection to the server is tried again before the replay ends.
 const TRIES_MAX: u32 = 10;
-/// Batches written to a store of this process that may not be durable yet.
-const IN_FLIGHT_MAX: usize = 64;
+/// How often progress is looked at.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(100);
 
 pub(super) fn run(args: ReplayArgs, global: &Global) -> Result<(), CliError> {
     crate::telemetry::init("warn", super::colour());
@@ -100,23 +98,6 @@ fn producer() -> u64 {
     Timestamp::now().nanos() as u64 ^ u64::from(std::process::id()).rotate_left(40)
 }
 
-/// The next ticks, or `None` at the end or once `stop` is cancelled.
-async fn pull(
-    feed: &mut IexFeed,
-    ticks: &mut Vec<crate::market::Tick>,
-    stop: &CancellationToken,
-) -> Result<Option<()>, CliError> {
-    ticks.clear();
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => Ok(None),
-        pulled = feed.next(ticks) => match pulled.map_err(feed_error)? {
-            Pulled::Ticks => Ok(Some(())),
-            Pulled::End => Ok(None),
-        },
-    }
-}
-
 /// Brings the ticks to a running server; returns how many it has made durable.
 async fn into_server(
     feed: &mut IexFeed,
@@ -125,8 +106,17 @@ async fn into_server(
     progress: &ProgressBar,
 ) -> Result<u64, CliError> {
     let mut client = IngestClient::connect(endpoint, producer(), 1, TRIES_MAX).await.map_err(ingest_error)?;
-    let mut ticks = Vec::new();
-    while pull(feed, &mut ticks, stop).await?.is_some() {
+    let mut ticks: Vec<Tick> = Vec::new();
+    loop {
+        ticks.clear();
+        let pulled = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            pulled = feed.next(&mut ticks) => pulled.map_err(feed_error)?,
+        };
+        if pulled == Pulled::End {
+            break;
+        }
         client.send(&ticks).await.map_err(ingest_error)?;
         progress.inc(ticks.len() as u64);
     }
@@ -151,46 +141,24 @@ async fn into_store(
 ) -> Result<u64, CliError> {
     let config = global.resolve(&[("data.dir", dir.display().to_string(), "--data")])?.config();
     let stores = Stores::open(&config).await.map_err(node_error)?;
-    let hot = Arc::new(MemoryHot::new(crate::bus::Bus::partitions(&*stores.bus)));
-    let into = processor::Stores { bus: stores.bus.clone(), hot, warm: stores.warm.clone(), hot_files: None };
-    let processor_config = ProcessorConfig { rows_max: config.rows_max, ..ProcessorConfig::default() };
-    let processor = Processor::start(into, processor_config, ProcessorMetrics::default());
-    let processor = processor.map_err(|error| node_error(error.into()))?;
-    let mut intake = Intake::new(stores.bus.clone(), IntakeMetrics::default());
-    let taken = take(feed, &mut intake, stop, progress).await;
-    let drained = processor.stop().await.map_err(|error| node_error(error.into()));
+    let (processor, _hot) = stores.process(&config, ProcessorMetrics::default()).map_err(node_error)?;
+    let metrics = IntakeMetrics::default();
+    let fed = {
+        let intake = Intake::new(stores.bus.clone(), metrics.clone());
+        let mut fed = std::pin::pin!(run_feed(feed, intake, stop.clone()));
+        let mut looks = tokio::time::interval(PROGRESS_PERIOD);
+        loop {
+            tokio::select! {
+                fed = &mut fed => break fed,
+                _ = looks.tick() => progress.set_position(metrics.ticks.get()),
+            }
+        }
+    };
+    let drained = processor.stop().await;
     drop(processor);
     stores.close().await;
-    drained.and(taken)
-}
-
-async fn take(
-    feed: &mut IexFeed,
-    intake: &mut Intake,
-    stop: &CancellationToken,
-    progress: &ProgressBar,
-) -> Result<u64, CliError> {
-    let bus_error = |error: crate::bus::BusError| node_error(error.into());
-    let mut in_flight = std::collections::VecDeque::new();
-    let mut origin = Origin { producer: producer(), sequence: 0 };
-    let (mut ticks, mut durable_ticks) = (Vec::new(), 0);
-    while pull(feed, &mut ticks, stop).await?.is_some() {
-        origin.sequence += 1;
-        let appended = intake.append(&ticks, origin).await.map_err(CliError::failed)?;
-        in_flight.push_back((ticks.len() as u64, appended.durable));
-        if in_flight.len() == IN_FLIGHT_MAX
-            && let Some((count, durable)) = in_flight.pop_front()
-        {
-            durable.await.map_err(bus_error)?;
-            durable_ticks += count;
-        }
-        progress.inc(ticks.len() as u64);
-    }
-    for (count, durable) in in_flight {
-        durable.await.map_err(bus_error)?;
-        durable_ticks += count;
-    }
-    Ok(durable_ticks)
+    drained.map_err(|error| node_error(error.into()))?;
+    Ok(fed.map_err(|error| node_error(error.into()))?.ticks)
 }
 
 /// What became of every message of a capture.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{CliError, Global};
+use crate::server::intake::FeedRunError;
 use crate::server::node::{Node, NodeError, Summary};
 
 #[derive(Args)]
@@ -59,9 +60,10 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
             _ = super::stop_signal() => return Err(CliError::interrupted()),
         };
         match (failure, drained) {
-            (Some(reason), _) => Err(store_failed(reason)),
-            (None, drained) => {
-                eprintln!("{}", in_words(&drained.map_err(node_error)?));
+            (_, Err(error)) => Err(node_error(error)),
+            (Some(reason), Ok(_)) => Err(CliError::failed(reason)),
+            (None, Ok(summary)) => {
+                eprintln!("{}", in_words(&summary));
                 Ok(())
             }
         }
@@ -92,21 +94,14 @@ pub(super) fn node_error(error: NodeError) -> CliError {
         NodeError::NoStore { .. } => {
             CliError::usage(&error).hint("name the directory that `stk serve` or `stk replay --data` wrote")
         }
-        NodeError::DiskFull(_) => CliError::failed(&error).hint("free some space, or lower log.free_bytes_min"),
-        NodeError::Source(_) | NodeError::Feed(_) => CliError::usage(&error),
-        _ => store_failed(&error),
-    }
-}
-
-/// A store that failed, with what to do about it. What the disk or a file has is told in words.
-pub(super) fn store_failed(reason: impl std::fmt::Display) -> CliError {
-    let reason = reason.to_string();
-    let error = CliError::failed(&reason);
-    if reason.contains("disk became full") || reason.contains("No space left on device") {
-        error.hint("free some space and start again: what was accepted is there")
-    } else if reason.contains("is damaged") {
-        error.hint("restore it from a copy of the data directory; nothing was changed")
-    } else {
-        error
+        NodeError::Source(_) | NodeError::Feed(_) | NodeError::FeedRun(FeedRunError::Feed { .. }) => {
+            CliError::usage(&error)
+        }
+        _ if error.is_disk_full() => CliError::failed(&error)
+            .hint("free some space and start again, or lower log.free_bytes_min: what was accepted is there"),
+        _ if error.is_damage() => {
+            CliError::failed(&error).hint("restore it from a copy of the data directory; nothing was changed")
+        }
+        _ => CliError::failed(&error),
     }
 }

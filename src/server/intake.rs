@@ -175,7 +175,7 @@ fn producer(feed: &str, start: Timestamp) -> u64 {
 ///
 /// Errors are final; what was pulled before is durable, but for what the log refused.
 pub async fn run_feed(
-    mut feed: Box<dyn Feed>,
+    feed: &mut dyn Feed,
     mut intake: Intake,
     stop: CancellationToken,
 ) -> Result<FeedSummary, FeedRunError> {
@@ -236,4 +236,115 @@ pub async fn run_feed(
         }
     }
     failed.map_or(Ok(summary), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::market::{PrevClose, Price};
+    use crate::server::gateway::MemoryBus;
+    use crate::wire::record::RecordView;
+
+    /// Hands out batches of so many ticks, then ends as told.
+    struct Scripted {
+        batches: VecDeque<usize>,
+        end: Option<FeedError>,
+        acknowledged: u64,
+    }
+
+    impl Scripted {
+        fn new(batches: &[usize]) -> Self {
+            Self { batches: batches.iter().copied().collect(), end: None, acknowledged: 0 }
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl Feed for Scripted {
+        fn name(&self) -> &'static str {
+            "scripted"
+        }
+
+        async fn next(&mut self, ticks: &mut Vec<Tick>) -> Result<Pulled, FeedError> {
+            let Some(count) = self.batches.pop_front() else {
+                return self.end.take().map_or(Ok(Pulled::End), Err);
+            };
+            let ts = Timestamp::from_nanos(count as i64);
+            let close =
+                |name: &str| PrevClose { symbol: name.parse().unwrap(), ts, recv_ts: ts, price: Price::ZERO };
+            let names = ["AAPL", "MSFT", "TSLA", "SPY"];
+            ticks.extend((0..count).map(|at| Tick::PrevClose(close(names[at % names.len()]))));
+            Ok(Pulled::Ticks)
+        }
+
+        fn acknowledge(&mut self, calls: u64) {
+            assert!(calls > self.acknowledged);
+            self.acknowledged = calls;
+        }
+    }
+
+    /// Ticks in the log, and its records' batches, by partition.
+    async fn logged(bus: &MemoryBus) -> (usize, Vec<Vec<u64>>) {
+        let (mut ticks, mut batches) = (0, Vec::new());
+        for partition in 0..bus.partitions() {
+            let mut reader = bus.reader(partition, 0).await.unwrap();
+            let mut sequences = Vec::new();
+            while reader.offset() < bus.bounds(partition).await.unwrap().next {
+                for record in reader.next(1 << 20).await.unwrap() {
+                    let view = RecordView::parse(&record.bytes).unwrap();
+                    ticks += view.ticks as usize;
+                    sequences.push(view.origin.sequence);
+                }
+            }
+            batches.push(sequences);
+        }
+        (ticks, batches)
+    }
+
+    #[tokio::test]
+    async fn a_feed_is_acknowledged_what_is_durable_and_its_batches_rise() {
+        let bus = Arc::new(MemoryBus::new(2, 1_000));
+        let mut feed = Scripted::new(&[5; 200]);
+        let intake = Intake::new(bus.clone(), IntakeMetrics::default());
+        let summary = run_feed(&mut feed, intake, CancellationToken::new()).await.unwrap();
+        assert_eq!((summary, feed.acknowledged), (FeedSummary { ticks: 1_000, calls: 200 }, 200));
+        let (ticks, batches) = logged(&bus).await;
+        assert_eq!(ticks, 1_000);
+        for sequences in batches {
+            assert!(sequences.windows(2).all(|pair| pair[0] < pair[1]), "{sequences:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_before_an_error_is_durable_and_the_error_is_named() {
+        let bus = Arc::new(MemoryBus::new(2, 1_000));
+        let mut feed = Scripted::new(&[3, 4]);
+        feed.end = Some(FeedError::Format { subject: "tape".to_owned(), reason: "torn".to_owned() });
+        let intake = Intake::new(bus.clone(), IntakeMetrics::default());
+        let error = run_feed(&mut feed, intake, CancellationToken::new()).await.unwrap_err();
+        assert_eq!(error.to_string(), "feed scripted: tape: torn");
+        assert_eq!((logged(&bus).await.0, feed.acknowledged), (7, 2));
+    }
+
+    #[tokio::test]
+    async fn a_batch_too_large_is_refused_whole() {
+        let bus = Arc::new(MemoryBus::new(1, 10));
+        let mut feed = Scripted::new(&[2, BATCH_TICKS_MAX + 1, 2]);
+        let intake = Intake::new(bus.clone(), IntakeMetrics::default());
+        let error = run_feed(&mut feed, intake, CancellationToken::new()).await.unwrap_err();
+        assert!(error.to_string().contains("a batch of 4097 ticks"), "{error}");
+        assert_eq!((logged(&bus).await.0, feed.acknowledged), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_it_with_all_that_was_pulled_acknowledged() {
+        let bus = Arc::new(MemoryBus::new(1, 10));
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let mut feed = Scripted::new(&[2]);
+        let intake = Intake::new(bus.clone(), IntakeMetrics::default());
+        let summary = run_feed(&mut feed, intake, stop).await.unwrap();
+        assert_eq!((summary.calls, feed.acknowledged, feed.batches.len()), (0, 0, 1));
+    }
 }

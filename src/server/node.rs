@@ -6,29 +6,31 @@
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::gateway::{self, ClientKey, GatewayConfig, GatewayError, GatewayState};
 use super::ingest;
-use super::intake::{Intake, IntakeMetrics, run_feed};
+use super::intake::{FeedRunError, Intake, IntakeError, IntakeMetrics, run_feed};
 use super::metrics::{self, GatewayMetrics};
 use super::processor::{self, Processor, ProcessorConfig, ProcessorError, ProcessorMetrics};
-use crate::bus::BusError;
 use crate::bus::local::{Durability, LocalBus, LocalBusConfig, Retention};
+use crate::bus::{Bus, BusError};
 use crate::config::Config;
 use crate::feed::iex::{IexFeed, Selection, Speed};
 use crate::feed::sim::{Pace, SimConfig, SimFeed};
 use crate::feed::source::{Source, SourceError};
 use crate::feed::{Feed, FeedError};
 use crate::market::Timestamp;
-use crate::tiering::history::History;
+use crate::tiering::history::{History, HistoryError};
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::warm::WarmError;
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
@@ -70,13 +72,10 @@ pub enum NodeError {
         /// What the system said.
         reason: String,
     },
-    /// The disk is full.
-    #[error(transparent)]
-    DiskFull(BusError),
-    /// The log can't be opened.
+    /// The log refuses.
     #[error(transparent)]
     Bus(BusError),
-    /// Warm can't be opened.
+    /// Warm refuses.
     #[error(transparent)]
     Warm(#[from] WarmError),
     /// A feed is not written as one.
@@ -85,6 +84,12 @@ pub enum NodeError {
     /// A feed can't be started.
     #[error(transparent)]
     Feed(#[from] FeedError),
+    /// A feed came to its end before its source did.
+    #[error(transparent)]
+    FeedRun(#[from] FeedRunError),
+    /// A question about the past has no answer.
+    #[error(transparent)]
+    History(#[from] HistoryError),
     /// The processor can't go on.
     #[error(transparent)]
     Processor(#[from] ProcessorError),
@@ -93,10 +98,43 @@ pub enum NodeError {
     Gateway(#[from] GatewayError),
 }
 
+impl NodeError {
+    /// Whether the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        let warm = matches!(self.warm(), Some(WarmError::Full { .. }));
+        warm || matches!(self.bus(), Some(BusError::Full { .. } | BusError::FilledUp { .. }))
+    }
+
+    /// Whether a stored file is damaged.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.warm(), Some(WarmError::Damaged { .. }))
+    }
+
+    /// What warm said, if it was warm.
+    fn warm(&self) -> Option<&WarmError> {
+        match self {
+            Self::Warm(error)
+            | Self::History(HistoryError::Warm(error))
+            | Self::Processor(ProcessorError::Warm { source: error, .. }) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// What the log said, if it was the log.
+    fn bus(&self) -> Option<&BusError> {
+        match self {
+            Self::Bus(error)
+            | Self::History(HistoryError::Bus(error))
+            | Self::FeedRun(FeedRunError::Intake { source: IntakeError::Bus(error), .. })
+            | Self::Processor(ProcessorError::Bus { source: error, .. }) => Some(error),
+            _ => None,
+        }
+    }
+}
+
 impl From<BusError> for NodeError {
     fn from(error: BusError) -> Self {
         match error {
-            BusError::Full { .. } => Self::DiskFull(error),
             BusError::Locked { path } => Self::DataInUse { path: path.into() },
             other => Self::Bus(other),
         }
@@ -159,6 +197,27 @@ impl Stores {
         })?;
         let warm = LocalWarm::open(&dir.join(WARM_DIR), options)?;
         Ok(Self { bus, warm, dir: dir.clone(), _lock: lock })
+    }
+
+    /// Starts what brings the log into warm, and into a hot store of this process that it fills.
+    pub fn process(
+        &self,
+        config: &Config,
+        metrics: ProcessorMetrics,
+    ) -> Result<(Processor, Arc<MemoryHot>), NodeError> {
+        let hot = Arc::new(MemoryHot::new(self.bus.partitions()));
+        let into = processor::Stores {
+            bus: self.bus.clone(),
+            hot: hot.clone(),
+            warm: self.warm.clone(),
+            hot_files: Some((hot.clone(), self.dir.join(HOT_DIR))),
+        };
+        let settings = ProcessorConfig {
+            rows_max: config.rows_max,
+            block_age_max: config.block_age_max,
+            ..ProcessorConfig::default()
+        };
+        Ok((Processor::start(into, settings, metrics)?, hot))
     }
 
     /// What answers about the past.
@@ -285,21 +344,7 @@ impl Node {
         processor_metrics.register(&mut registry);
         gateway_metrics.register(&mut registry);
 
-        let hot = Arc::new(MemoryHot::new(crate::bus::Bus::partitions(&*stores.bus)));
-        let processor = Processor::start(
-            processor::Stores {
-                bus: stores.bus.clone(),
-                hot: hot.clone(),
-                warm: stores.warm.clone(),
-                hot_files: Some((hot.clone(), stores.dir.join(HOT_DIR))),
-            },
-            ProcessorConfig {
-                rows_max: config.rows_max,
-                block_age_max: config.block_age_max,
-                ..ProcessorConfig::default()
-            },
-            processor_metrics.clone(),
-        )?;
+        let (processor, hot) = stores.process(config, processor_metrics.clone())?;
         // A client's first snapshot must not lack what hot is about to know.
         processor.restored().await;
         let processor = Arc::new(processor);
@@ -341,15 +386,21 @@ impl Node {
         for feed in feeds {
             let (intake, stop, failures) = (intake.clone(), stop_feeds.clone(), feed_failures.clone());
             tracker.spawn(async move {
+                let mut feed = feed;
                 let name = feed.name().to_owned();
-                match run_feed(feed, intake, stop).await {
-                    Ok(summary) => tracing::info!(feed = name, ticks = summary.ticks, "the feed has ended"),
-                    // What is there is served on: `/readyz` says what is wrong.
-                    Err(error) => {
-                        tracing::error!(%error, "a feed has stopped; what is stored is still served");
-                        failures.lock().unwrap_or_else(PoisonError::into_inner).push(error.to_string());
+                // A panic is an end like others: it is told, and the rest goes on.
+                let ran = AssertUnwindSafe(run_feed(&mut *feed, intake, stop)).catch_unwind().await;
+                let reason = match ran {
+                    Ok(Ok(summary)) => {
+                        tracing::info!(feed = name, ticks = summary.ticks, "the feed has ended");
+                        return;
                     }
-                }
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => format!("feed {name} panicked"),
+                };
+                // What is there is served on: `/readyz` says what is wrong.
+                tracing::error!(reason, "a feed has stopped; what is stored is still served");
+                failures.lock().unwrap_or_else(PoisonError::into_inner).push(reason);
             });
         }
         tracker.close();
@@ -412,6 +463,10 @@ impl Node {
                 Ok(Ok(())) => "the gateway has ended".to_owned(),
                 Err(error) => format!("the gateway has ended: {error}"),
             },
+            ended = ended(self.ingest.as_mut()) => match ended {
+                Ok(()) => "the ingest endpoint has ended".to_owned(),
+                Err(error) => format!("the ingest endpoint has ended: {error}"),
+            },
         }
     }
 
@@ -421,15 +476,22 @@ impl Node {
         self.stop_feeds.cancel();
         self.stop_ingest.cancel();
         self.feeds.wait().await;
-        if let Some(ingest) = self.ingest {
-            let _ = ingest.await;
-        }
+        // What ended before has been told of by `failed`.
+        let taken = match self.ingest.filter(|ingest| !ingest.is_finished()) {
+            Some(ingest) => ingest.await.map_err(gateway_ended),
+            None => Ok(()),
+        };
         let drained = self.processor.stop().await;
         drop(self.processor);
         self.stop_gateway.cancel();
-        let served = if self.gateway.is_finished() { Ok(()) } else { self.gateway.await.unwrap_or(Ok(())) };
+        let served = if self.gateway.is_finished() {
+            Ok(())
+        } else {
+            self.gateway.await.unwrap_or_else(|error| Err(gateway_ended(error)))
+        };
         self.stores.close().await;
         drained?;
+        taken?;
         served?;
         Ok(Summary {
             ticks: self.intake_metrics.ticks.get(),
@@ -438,6 +500,18 @@ impl Node {
             ran: self.started_at.elapsed(),
         })
     }
+}
+
+/// Waits for a task to end; for ever where there is none.
+async fn ended(task: Option<&mut JoinHandle<()>>) -> Result<(), JoinError> {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn gateway_ended(error: JoinError) -> GatewayError {
+    GatewayError::Ended(error.to_string())
 }
 
 fn gateway_config(config: &Config) -> GatewayConfig {

@@ -9,7 +9,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use super::support::{Home, Server};
 use futures_util::TryStreamExt;
@@ -24,8 +23,8 @@ use stk::tiering::history::HistoryQuery;
 
 const KILLS: usize = 32;
 const BATCH_TICKS: usize = 200;
-/// The server lives so long after it takes ticks, at most.
-const LIFE_MS_MAX: u64 = 250;
+/// The server lives for so many batches, at most.
+const LIFE_BATCHES_MAX: u64 = 150;
 
 fn market() -> Sim {
     let start = "2025-03-07T14:30:00Z".parse().expect("a time");
@@ -81,6 +80,7 @@ async fn nothing_accepted_is_lost_and_nothing_doubled() {
     let endpoint = ingest.parse().expect("an address");
     let mut client = IngestClient::connect(endpoint, 42, 0, u32::MAX).await.expect("a server");
     let enough = Arc::new(AtomicBool::new(false));
+    let (sent, mut is_sent) = tokio::sync::watch::channel(0_u64);
     let producer = tokio::spawn({
         let enough = enough.clone();
         async move {
@@ -89,6 +89,7 @@ async fn nothing_accepted_is_lost_and_nothing_doubled() {
                 let from = ticks.len();
                 sim.fill(&mut ticks, BATCH_TICKS);
                 client.send(&ticks[from..]).await.expect("taken in the end");
+                sent.send_modify(|batches| *batches += 1);
             }
             client.flush().await.expect("acknowledged in the end");
             assert_eq!(client.acknowledged_ticks(), ticks.len() as u64);
@@ -97,7 +98,8 @@ async fn nothing_accepted_is_lost_and_nothing_doubled() {
     });
     let mut random = SplitMix64::seed_from_u64(7);
     for life in 1..=KILLS {
-        tokio::time::sleep(Duration::from_micros(random.next_u64() % (LIFE_MS_MAX * 1000))).await;
+        let until = *is_sent.borrow() + random.next_u64() % LIFE_BATCHES_MAX;
+        is_sent.wait_for(|batches| *batches >= until).await.expect("the producer runs");
         server.kill();
         server = start(life);
     }

@@ -178,9 +178,8 @@ impl<'a> Writer<'a> {
         let bytes: u64 = self.batch.iter().map(|append| append.bytes).sum();
         let needed_bytes = bytes + FULL_BYTES;
         let (failed, pending) = if free_bytes < needed_bytes {
-            let reason = format!("the disk became full ({reason}): free some space and start again");
             let full = BusError::Full { path: self.shared.path(), free_bytes, needed_bytes };
-            (self.shared.failed(reason), full)
+            (BusError::FilledUp { path: self.shared.path(), reason: reason.to_owned() }, full)
         } else {
             let failed = self.shared.failed(reason);
             (failed.clone(), failed)

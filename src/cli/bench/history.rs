@@ -7,30 +7,20 @@ use clap::Args;
 use foldhash::{HashMap, HashMapExt};
 use futures_util::TryStreamExt;
 
-use super::ingest::{config, market, store};
+use super::ingest::{MarketArgs, config, store};
 use super::{CliError, Findings, Global, machine, rounded};
 use crate::cli::serve::node_error;
 use crate::config::Config;
 use crate::feed::BATCH_TICKS_MAX;
-use crate::feed::sim::{SYMBOLS_MAX, Sim, SimConfig};
+use crate::feed::sim::{Sim, SimConfig};
 use crate::market::{Kind, Symbol, TimeRange};
 use crate::server::node::Stores;
 use crate::tiering::history::{HistoryQuery, HistoryStats};
 
 #[derive(Args)]
 pub(super) struct HistoryArgs {
-    /// How many ticks are stored before
-    #[arg(long, value_name = "TICKS", default_value_t = 30_000_000)]
-    rows: u64,
-    /// How many symbols trade
-    #[arg(long, value_name = "COUNT", default_value_t = SYMBOLS_MAX)]
-    symbols: usize,
-    /// Ticks per second of simulated time: how many days they spread over
-    #[arg(long, value_name = "TICKS", default_value_t = 1_500.0)]
-    rate: f64,
-    /// The same seed gives the same ticks
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
-    seed: u64,
+    #[command(flatten)]
+    market: MarketArgs,
     /// A directory that `stk bench ingest --data` filled with the same ticks, to be asked as it is;
     /// otherwise one is filled and its small segments merged, as a server does
     #[arg(long, value_name = "DIR")]
@@ -38,7 +28,8 @@ pub(super) struct HistoryArgs {
 }
 
 pub(super) fn run(args: &HistoryArgs, global: &Global) -> Result<Findings, CliError> {
-    let market = market(args.rows, args.symbols, args.rate, args.seed)?;
+    let market = args.market.market()?;
+    let ticks = market.count.unwrap_or(0);
     let temporary = tempfile::tempdir().map_err(CliError::failed)?;
     let dir = if let Some(dir) = &args.data {
         dir.clone()
@@ -52,7 +43,7 @@ pub(super) fn run(args: &HistoryArgs, global: &Global) -> Result<Findings, CliEr
         compact(&config)?;
     }
     let (symbol, ticks_of_symbol) =
-        median(market).ok_or_else(|| CliError::usage("--rows 0 leaves nothing to ask for"))?;
+        median(market).ok_or_else(|| CliError::failed("the market has no tick of a symbol"))?;
     let (opened, first, again) = crate::cli::runtime()?.block_on(async {
         let began = Instant::now();
         let stores = Stores::open_existing(&config).await.map_err(node_error)?;
@@ -78,13 +69,11 @@ pub(super) fn run(args: &HistoryArgs, global: &Global) -> Result<Findings, CliEr
     );
     findings.figure("segments_read", warm.segments_read);
     findings.figure("segments", warm.segments_total);
-    findings.figure("bytes_per_tick", rounded(warm.bytes_stored as f64 / args.rows as f64));
+    findings.figure("bytes_per_tick", rounded(warm.bytes_stored as f64 / ticks as f64));
     findings.figure("rss_peak_bytes", machine::rss_peak_bytes());
     findings.parameter("symbol", symbol.as_str());
     findings.parameter("ticks_of_symbol", ticks_of_symbol);
-    findings.parameter("ticks", args.rows);
-    findings.parameter("symbols", args.symbols);
-    findings.parameter("seed", args.seed);
+    args.market.tell(&mut findings);
     findings.parameter("page_cache", "warm: the files were just written");
     Ok(findings)
 }
@@ -131,9 +120,9 @@ async fn ask(stores: &Stores, symbol: Symbol) -> Result<Asked, CliError> {
         limit: None,
     };
     let began = Instant::now();
-    let mut answer = stores.history().query(query).await.map_err(CliError::failed)?;
+    let mut answer = stores.history().query(query).await.map_err(|error| node_error(error.into()))?;
     let mut first_row = None;
-    while let Some(batch) = answer.rows.try_next().await.map_err(CliError::failed)? {
+    while let Some(batch) = answer.rows.try_next().await.map_err(|error| node_error(error.into()))? {
         if !batch.is_empty() {
             first_row.get_or_insert_with(|| began.elapsed());
         }

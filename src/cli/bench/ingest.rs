@@ -1,7 +1,6 @@
 //! Simulated ticks, encoded, durable in the log, processed, in hot and in warm, end to end.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -14,11 +13,20 @@ use crate::feed::sim::{Pace, SYMBOLS_MAX, Sim, SimConfig, SimFeed};
 use crate::market::Tick;
 use crate::server::intake::{Intake, IntakeMetrics, run_feed};
 use crate::server::node::Stores;
-use crate::server::processor::{self, Processor, ProcessorConfig, ProcessorMetrics};
-use crate::tiering::hot::memory::MemoryHot;
+use crate::server::processor::ProcessorMetrics;
 
 #[derive(Args)]
 pub(super) struct IngestArgs {
+    #[command(flatten)]
+    market: MarketArgs,
+    /// Keep what is stored in this directory, which must be empty; otherwise it is removed
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+/// The market that benches store.
+#[derive(Args)]
+pub(super) struct MarketArgs {
     /// How many ticks
     #[arg(long, value_name = "TICKS", default_value_t = 30_000_000)]
     ticks: u64,
@@ -31,27 +39,31 @@ pub(super) struct IngestArgs {
     /// The same seed gives the same ticks
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// Keep what is stored in this directory, which must be empty; otherwise it is removed
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
 }
 
-impl IngestArgs {
-    fn market(&self) -> Result<SimConfig, CliError> {
-        market(self.ticks, self.symbols, self.rate, self.seed)
+impl MarketArgs {
+    /// From an opening on.
+    pub(super) fn market(&self) -> Result<SimConfig, CliError> {
+        let Self { ticks, symbols, rate, seed } = *self;
+        if !(1..=SYMBOLS_MAX).contains(&symbols) {
+            return Err(CliError::usage(format!("{symbols} symbols: the simulator has 1 to {SYMBOLS_MAX}")));
+        }
+        if !(0.1..=1e8).contains(&rate) {
+            return Err(CliError::usage(format!("a rate of {rate}: the simulator takes 0.1 to 100000000")));
+        }
+        if ticks == 0 {
+            return Err(CliError::usage("--ticks 0 leaves nothing to measure"));
+        }
+        let start = "2025-03-03T14:30:00Z".parse().map_err(CliError::failed)?;
+        Ok(SimConfig { seed, symbols, rate_ticks_per_s: rate, start, count: Some(ticks) })
     }
-}
 
-/// The market that benches store: from an opening on.
-pub(super) fn market(ticks: u64, symbols: usize, rate: f64, seed: u64) -> Result<SimConfig, CliError> {
-    if !(1..=SYMBOLS_MAX).contains(&symbols) {
-        return Err(CliError::usage(format!("{symbols} symbols: the simulator has 1 to {SYMBOLS_MAX}")));
+    pub(super) fn tell(&self, findings: &mut Findings) {
+        findings.parameter("ticks", self.ticks);
+        findings.parameter("symbols", self.symbols);
+        findings.parameter("seed", self.seed);
+        findings.parameter("rate", rounded(self.rate));
     }
-    if !(0.1..=1e8).contains(&rate) {
-        return Err(CliError::usage(format!("a rate of {rate}: the simulator takes 0.1 to 100000000")));
-    }
-    let start = "2025-03-03T14:30:00Z".parse().map_err(CliError::failed)?;
-    Ok(SimConfig { seed, symbols, rate_ticks_per_s: rate, start, count: Some(ticks) })
 }
 
 /// What storing came to.
@@ -64,7 +76,7 @@ pub(super) struct Stored {
 }
 
 pub(super) fn run(args: &IngestArgs, global: &Global) -> Result<Findings, CliError> {
-    let market = args.market()?;
+    let market = args.market.market()?;
     let temporary = tempfile::tempdir().map_err(CliError::failed)?;
     let dir = match &args.data {
         Some(dir) if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) => {
@@ -88,10 +100,7 @@ pub(super) fn run(args: &IngestArgs, global: &Global) -> Result<Findings, CliErr
     findings.figure("bytes_per_tick", rounded(stored.bytes as f64 / stored.ticks as f64));
     findings.figure("rows_stored", stored.rows);
     findings.figure("segments", stored.segments);
-    findings.parameter("ticks", args.ticks);
-    findings.parameter("symbols", args.symbols);
-    findings.parameter("seed", args.seed);
-    findings.parameter("rate", rounded(args.rate));
+    args.market.tell(&mut findings);
     findings.parameter("processor.rows_max", config.rows_max);
     findings.parameter("log.partitions", config.partitions);
     findings.parameter(
@@ -126,24 +135,12 @@ pub(super) fn store(config: &Config, market: SimConfig) -> Result<Stored, CliErr
     crate::cli::runtime()?.block_on(async {
         let stores = Stores::open(config).await.map_err(node_error)?;
         let began = Instant::now();
-        let hot = Arc::new(MemoryHot::new(crate::bus::Bus::partitions(&*stores.bus)));
-        let into = processor::Stores {
-            bus: stores.bus.clone(),
-            hot: hot.clone(),
-            warm: stores.warm.clone(),
-            hot_files: Some((hot, config.data_dir.join("hot"))),
-        };
-        let settings = ProcessorConfig {
-            rows_max: config.rows_max,
-            block_age_max: config.block_age_max,
-            ..ProcessorConfig::default()
-        };
-        let processor = Processor::start(into, settings, ProcessorMetrics::default());
-        let processor = processor.map_err(|error| node_error(error.into()))?;
+        let (processor, _hot) = stores.process(config, ProcessorMetrics::default()).map_err(node_error)?;
         let intake = Intake::new(stores.bus.clone(), IntakeMetrics::default());
-        let feed = Box::new(SimFeed::new(market, Pace::Max));
-        let fed = tokio::spawn(run_feed(feed, intake, CancellationToken::new())).await;
-        let fed = fed.map_err(CliError::failed)?.map_err(CliError::failed)?;
+        // On a thread of its own, as a server's feeds are.
+        let mut feed = SimFeed::new(market, Pace::Max);
+        let fed = tokio::spawn(async move { run_feed(&mut feed, intake, CancellationToken::new()).await });
+        let fed = fed.await.map_err(CliError::failed)?.map_err(|error| node_error(error.into()))?;
         processor.stop().await.map_err(|error| node_error(error.into()))?;
         let elapsed = began.elapsed();
         drop(processor);

@@ -121,9 +121,9 @@ pub enum GatewayError {
     /// The hub can't start.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The test feed can't start.
-    #[error("the test feed can't start: {0}")]
-    TestFeed(String),
+    /// A part of it ended before it was told to.
+    #[error("the gateway has ended: {0}")]
+    Ended(String),
 }
 
 /// Which feed a path names.
@@ -234,7 +234,7 @@ pub async fn serve(
     let (test_hub, test_readers) =
         Hub::start(test_bus.clone(), None, TEST_RING_BYTES, GatewayMetrics::default()).await?;
     let (hub_stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    tokio::spawn(hub.clone().run(readers, hub_stop.clone()));
+    let mut following = tokio::spawn(hub.clone().run(readers, hub_stop.clone()));
     tokio::spawn(test_hub.clone().run(test_readers, hub_stop.clone()));
     tokio::spawn(test_feed::run(test_bus, hub_stop.clone()));
     let stop_max = config.stop_max;
@@ -258,10 +258,14 @@ pub async fn serve(
     let router = router(shared.clone());
     let sockets_max = shared.config.connections_max + SOCKETS_EXTRA;
     let sockets = Arc::new(tokio::sync::Semaphore::new(sockets_max.min(tokio::sync::Semaphore::MAX_PERMITS)));
-    loop {
+    let outcome = loop {
         let accepted = tokio::select! {
             biased;
-            () = &mut stop => break,
+            () = &mut stop => break Ok(()),
+            ended = &mut following => {
+                let why = ended.map_or_else(|error| error.to_string(), |()| "it follows the log no more".to_owned());
+                break Err(GatewayError::Ended(why));
+            }
             accepted = accept(&listener) => accepted,
         };
         let (stream, address) = accepted;
@@ -275,7 +279,7 @@ pub async fn serve(
             connection(stream, address, router, stop).await;
             drop(place);
         });
-    }
+    };
     drop(listener);
     shared.stop.cancel();
     tasks.close();
@@ -283,7 +287,7 @@ pub async fn serve(
         warn!(connections = tasks.len(), "connections were still open when the gateway stopped");
     }
     hub_stop.cancel();
-    Ok(())
+    outcome
 }
 
 /// The next connection. An error of `accept` (too many open files) passes; it is tried again.

@@ -106,7 +106,7 @@ impl Writer {
                 WarmError::NotNext { next_offset: mark, .. } if attempt > 0 && mark == next_offset => {
                     return Ok(());
                 }
-                WarmError::Io { .. } if self.shared.may_retry(partition, attempt, &source).await => {
+                _ if source.is_passing() && self.shared.may_retry(partition, attempt, &source).await => {
                     attempt += 1;
                 }
                 _ => return Err(failed(source)),

@@ -32,8 +32,7 @@ impl Worker {
         for (day, symbols) in days {
             let mut attempt = 0;
             while let Err(source) = self.rebuild_day(day, &symbols, &mut log).await {
-                let passing = matches!(source, WarmError::Io { .. });
-                if !(passing && self.shared.may_retry(self.partition, attempt, &source).await) {
+                if !(source.is_passing() && self.shared.may_retry(self.partition, attempt, &source).await) {
                     return Err(ProcessorError::Warm { partition: self.partition, source });
                 }
                 attempt += 1;

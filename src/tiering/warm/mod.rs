@@ -82,6 +82,12 @@ pub enum WarmError {
         /// What is wrong.
         reason: String,
     },
+    /// The disk is full.
+    #[error("{path}: the disk is full")]
+    Full {
+        /// The file or directory.
+        path: String,
+    },
     /// The store can't be read or written.
     #[error("{path}: {reason}")]
     Io {
@@ -90,6 +96,13 @@ pub enum WarmError {
         /// What the system said.
         reason: String,
     },
+}
+
+impl WarmError {
+    /// Whether a later try may succeed.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Io { .. })
+    }
 }
 
 /// A scan's rows: batches ordered by symbol, ts, seq within and across, each row once.

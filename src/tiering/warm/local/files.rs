@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 use crate::tiering::warm::WarmError;
 
 pub(super) fn io_error(path: &Path, error: &io::Error) -> WarmError {
-    WarmError::Io { path: path.display().to_string(), reason: error.to_string() }
+    let path = path.display().to_string();
+    match error.kind() {
+        io::ErrorKind::StorageFull => WarmError::Full { path },
+        _ => WarmError::Io { path, reason: error.to_string() },
+    }
 }
 
 pub(super) fn damaged(path: &Path, reason: impl ToString) -> WarmError {

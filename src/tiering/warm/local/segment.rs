@@ -337,6 +337,11 @@ impl SegmentWriter {
 }
 
 fn write_error(path: &Path, error: &ParquetError) -> WarmError {
+    if let ParquetError::External(source) = error
+        && let Some(source) = source.downcast_ref::<std::io::Error>()
+    {
+        return io_error(path, source);
+    }
     WarmError::Io { path: path.display().to_string(), reason: error.to_string() }
 }
 
