@@ -11,6 +11,7 @@ use crossterm::terminal::{
 use crossterm::{cursor, execute, queue};
 use ratatui::Frame;
 use ratatui::backend::CrosstermBackend;
+use ratatui::layout::Rect;
 
 /// A frame of the largest terminals: written at once, so that it does not come in pieces.
 const FRAME_BYTES: usize = 64 << 10;
@@ -60,7 +61,9 @@ impl Terminal {
     /// Takes the terminal again, after whatever a shell did to it; the next frame is drawn whole.
     pub(super) fn resume(&mut self) -> io::Result<()> {
         enter()?;
-        self.inner.clear()
+        let size = self.inner.size()?;
+        // Not `clear`: that asks the terminal where the cursor is, whose answer the keys' reader takes.
+        self.inner.resize(Rect::new(0, 0, size.width, size.height))
     }
 }
 
@@ -100,4 +103,45 @@ fn restore_on_panic() {
             before(panic);
         }));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use portable_pty::{CommandBuilder, PtySize, native_pty_system};
+
+    use super::*;
+
+    const PLAN: &str = "STK_TEST_PANIC";
+
+    /// Runs itself in a terminal, takes that, and panics.
+    #[test]
+    fn a_panic_gives_the_terminal_back_before_it_says_why() {
+        if std::env::var_os(PLAN).is_some() {
+            let mut terminal = Terminal::take().unwrap();
+            terminal.draw(|frame| frame.render_widget("drawn", frame.area())).unwrap();
+            panic!("as planned");
+        }
+        let size = PtySize { rows: 20, cols: 80, pixel_width: 0, pixel_height: 0 };
+        let pty = native_pty_system().openpty(size).unwrap();
+        let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
+        let name = "tui::terminal::tests::a_panic_gives_the_terminal_back_before_it_says_why";
+        command.args(["--exact", name, "--nocapture"]);
+        command.env(PLAN, "1");
+        command.env("RUST_BACKTRACE", "0");
+        let mut child = pty.slave.spawn_command(command).unwrap();
+        drop(pty.slave);
+        let mut output = Vec::new();
+        // The end of a terminal whose last program has gone is an error.
+        let _ = pty.master.try_clone_reader().unwrap().read_to_end(&mut output);
+        assert!(!child.wait().unwrap().success());
+        let shown = String::from_utf8_lossy(&output);
+        let at = |text: &str| shown.find(text).unwrap_or_else(|| panic!("no {text:?} in {shown:?}"));
+        assert!(at("\u{1b}[?1049h") < at("drawn") && at("drawn") < at("\u{1b}[?1049l"), "{shown:?}");
+        assert!(at("\u{1b}[?1049l") < at("as planned"), "{shown:?}");
+        assert!(shown.rfind("\u{1b}[?25h") > shown.rfind("\u{1b}[?25l"), "the cursor is shown: {shown:?}");
+        let modes = format!("{:?}", pty.master.get_termios().unwrap().local_flags);
+        assert!(modes.contains("ECHO") && modes.contains("ICANON"), "{modes}");
+    }
 }

@@ -24,7 +24,7 @@ use stk::tiering::history::HistoryQuery;
 const KILLS: usize = 32;
 const BATCH_TICKS: usize = 200;
 /// The server lives for so many batches, at most.
-const LIFE_BATCHES_MAX: u64 = 150;
+const LIFE_BATCHES_MAX: u64 = 60;
 
 fn market() -> Sim {
     let start = "2025-03-07T14:30:00Z".parse().expect("a time");

@@ -1,10 +1,12 @@
 //! The board in a real terminal, and the stream as lines, against the real server.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Instant;
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use stk::client::ingest::IngestClient;
 use stk::market::{Conditions, Exchange, Tape, Tick, Timestamp, Trade};
 
@@ -53,12 +55,17 @@ impl Screen {
         self.raw.extend_from_slice(bytes);
     }
 
-    /// Reads until the screen is as wanted.
+    /// Reads until what stands on the screen is as wanted.
     fn wait(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        self.wait_for(what, |screen| wanted(&screen.contents()))
+    }
+
+    /// Reads until the screen is as wanted.
+    fn wait_for(&mut self, what: &str, wanted: impl Fn(&vt100::Screen) -> bool) -> String {
         let until = Instant::now() + PATIENCE;
         loop {
             let shown = self.parser.screen().contents();
-            if wanted(&shown) {
+            if wanted(self.parser.screen()) {
                 return shown;
             }
             match self.output.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -72,9 +79,23 @@ impl Screen {
         self.keys.write_all(keys.as_bytes()).expect("the terminal takes keys");
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = self.child.process_id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
-        rustix::process::kill_process(pid.expect("it runs"), signal).expect("it is ours");
+    fn pid(&self) -> Pid {
+        self.child.process_id().and_then(|pid| Pid::from_raw(pid as i32)).expect("it runs")
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("it is ours");
+    }
+
+    /// Whether the terminal is as a shell wants it: its own screen, a cursor, keys shown and by line.
+    fn is_given_back(&self) -> bool {
+        let screen = self.parser.screen();
+        let modes = self.master.get_termios().expect("modes").local_flags;
+        let modes = format!("{modes:?}");
+        !screen.alternate_screen()
+            && !screen.hide_cursor()
+            && modes.contains("ECHO")
+            && modes.contains("ICANON")
     }
 
     /// Waits for its end: the exit code, and whether the terminal is as it was before.
@@ -91,10 +112,15 @@ impl Screen {
             }
         }
         let code = self.child.wait().expect("it ends").exit_code();
-        let screen = self.parser.screen();
-        let is_other = self.raw.windows(8).any(|bytes| bytes == b"\x1b[?1049h");
-        (code, is_other && !screen.alternate_screen() && !screen.hide_cursor())
+        let was_taken = self.raw.windows(8).any(|bytes| bytes == b"\x1b[?1049h");
+        (code, was_taken && self.is_given_back())
     }
+}
+
+/// Who has a stream of lines end.
+enum Ends {
+    Reader,
+    Person,
 }
 
 fn trade(symbol: &str, id: u64, price: &str) -> Tick {
@@ -155,7 +181,7 @@ fn prices_are_shown_sorted_filtered_and_the_terminal_given_back() {
 fn signals_give_the_terminal_back_too() {
     let home = Home::new();
     let server = Server::start(&home, &home.path("data"), &["--feed", "sim:rate=500,symbols=5"]);
-    for (signal, code) in [(rustix::process::Signal::TERM, 130), (rustix::process::Signal::HUP, 130)] {
+    for (signal, code) in [(Signal::TERM, 130), (Signal::HUP, 130)] {
         let mut screen = Screen::open(&home, &["watch", "--server", &server.address], &[("NO_COLOR", "1")]);
         screen.wait("rows", |shown| shown.contains("FAKEPACA"));
         screen.signal(signal);
@@ -170,6 +196,33 @@ fn signals_give_the_terminal_back_too() {
     let mut screen = Screen::open(&home, &["watch", "--for", "1s", "--server", &server.address], &[]);
     screen.wait("rows", |shown| shown.contains("FAKEPACA"));
     assert_eq!(screen.ended(), (0, true), "its time is over");
+}
+
+#[test]
+fn a_suspended_board_gives_the_terminal_to_the_shell_and_takes_it_again() {
+    let home = Home::new();
+    let server = Server::start(&home, &home.path("data"), &["--feed", "sim:rate=500,symbols=5"]);
+    let mut screen = Screen::open(&home, &["watch", "--server", &server.address], &[]);
+    screen.wait("rows", |shown| shown.contains("FAKEPACA"));
+    for by_key in [true, false] {
+        if by_key {
+            screen.press("\x1a");
+        } else {
+            screen.signal(Signal::TSTP);
+        }
+        let (_, status) =
+            waitpid(Some(screen.pid()), WaitOptions::UNTRACED).expect("it is ours").expect("it has stopped");
+        assert!(status.stopped(), "{status:?}");
+        screen.wait_for("the shell's screen", |screen| !screen.alternate_screen());
+        assert!(screen.is_given_back());
+        screen.signal(Signal::CONT);
+        screen.wait_for("the board again", |screen| {
+            screen.alternate_screen() && screen.contents().contains("FAKEPACA")
+        });
+        assert!(!screen.is_given_back());
+    }
+    screen.press("q");
+    assert_eq!(screen.ended(), (0, true));
 }
 
 #[test]
@@ -219,6 +272,24 @@ fn without_a_terminal_there_are_lines() {
     assert!(lines.len() > 10 && lines.iter().all(|line| line["T"].is_string()));
     let csv = of(&["--format", "csv", "FAKEPACA"]);
     assert!(csv.contains("\ntype,symbol,time,price,") && csv.contains("quote,FAKEPACA,"), "{csv}");
+    // A reader that has seen enough, and a person who has.
+    for (ends, code) in [(Ends::Reader, 0), (Ends::Person, 130)] {
+        let mut lines = home
+            .stk(&["watch", "--server", &server.address])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        let mut out = BufReader::new(lines.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        out.read_line(&mut line).expect("a line");
+        assert!(line.ends_with('\n'));
+        match ends {
+            Ends::Reader => drop(out),
+            Ends::Person => kill_process(Pid::from_child(&lines), Signal::INT).expect("it is ours"),
+        }
+        assert_eq!(lines.wait().expect("it ends").code(), Some(code));
+    }
     let demo = home.run(&["demo", "--for", "1s", "--symbols", "20"]);
     assert!(demo.starts_with("exit: 0\n"), "{demo}");
     assert!(

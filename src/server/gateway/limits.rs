@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
+use base64::prelude::{BASE64_STANDARD, Engine};
 use foldhash::HashMap;
 use tokio::time::Instant;
 
@@ -44,35 +45,12 @@ pub(super) fn shown_key(headers: &HeaderMap, query: &[(String, String)]) -> Opti
         return Some(ClientKey { id, secret: text("apca-api-secret-key").unwrap_or_default() });
     }
     if let Some(basic) = text("authorization").as_deref().and_then(|value| value.strip_prefix("Basic ")) {
-        let decoded = String::from_utf8(base64_decoded(basic)?).ok()?;
+        let decoded = String::from_utf8(BASE64_STANDARD.decode(basic).ok()?).ok()?;
         let (id, secret) = decoded.split_once(':')?;
         return Some(ClientKey { id: id.to_owned(), secret: secret.to_owned() });
     }
     let parameter = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     parameter("key").map(|id| ClientKey { id, secret: parameter("secret").unwrap_or_default() })
-}
-
-fn base64_decoded(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
-    let (mut bits, mut held) = (0_u32, 0);
-    for byte in text.trim_end_matches('=').bytes() {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
-            bits &= (1 << held) - 1;
-        }
-    }
-    Some(bytes)
 }
 
 /// How many handshakes an address may make.

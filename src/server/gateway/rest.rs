@@ -24,6 +24,8 @@ use crate::tiering::hot::HotEntry;
 /// The most symbols of one request.
 const SYMBOLS_MAX: usize = 10_000;
 const LIMIT_MAX: usize = 10_000;
+/// The header that says what an answer covers, as JSON.
+const COVERAGE: header::HeaderName = header::HeaderName::from_static("stk-coverage");
 /// Gaps that the header with the coverage lists; the rest is counted.
 const HEADER_GAPS_MAX: usize = 16;
 
@@ -361,8 +363,11 @@ async fn pages(
         queries.push(query(rest, range));
     }
     let mut page = Page { stored, single, body: Vec::new(), symbol: None, rows: 0, next: None };
+    let mut covered = Coverage::default();
     'queries: for query in queries {
-        let mut rows = history.query(query).await.map_err(|error| refused(&error))?.rows;
+        let answer = history.query(query).await.map_err(|error| refused(&error))?;
+        covered.add(answer.coverage);
+        let mut rows = answer.rows;
         while let Some(batch) = rows.try_next().await.map_err(|error| refused(&error))? {
             page.add(&batch, limit, token).map_err(|error| ApiError::internal(&error))?;
             if page.next.is_some() {
@@ -370,7 +375,8 @@ async fn pages(
             }
         }
     }
-    Ok(json_body(page.finish()))
+    let headers = [(COVERAGE, coverage_json(&covered).to_string())];
+    Ok((headers, json_body(page.finish())).into_response())
 }
 
 fn alpaca_range(parameters: &Parameters) -> Result<TimeRange, ApiError> {
@@ -494,10 +500,7 @@ pub(super) async fn history(State(shared): State<Arc<Shared>>, parameters: Param
     let coverage = coverage_json(&answer.coverage).to_string();
     let writer = RowWriter::new(format, kind, Vec::new()).map_err(|error| ApiError::internal(&error))?;
     let rows = written(writer, answer.rows);
-    let headers = [
-        (header::CONTENT_TYPE, format.content_type().to_owned()),
-        (header::HeaderName::from_static("stk-coverage"), coverage),
-    ];
+    let headers = [(header::CONTENT_TYPE, format.content_type().to_owned()), (COVERAGE, coverage)];
     Ok((headers, Body::from_stream(rows)).into_response())
 }
 

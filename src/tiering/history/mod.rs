@@ -74,6 +74,25 @@ pub struct Coverage {
     pub missing: Vec<Missing>,
 }
 
+impl Coverage {
+    /// Adds what another answer of the same store, asked later, covers: of what both tell, once.
+    pub fn add(&mut self, later: Self) {
+        self.partitions = later.partitions;
+        self.gaps_not_listed = self.gaps_not_listed.max(later.gaps_not_listed);
+        for gap in later.gaps {
+            if !self.gaps.contains(&gap) {
+                self.gaps.push(gap);
+            }
+        }
+        self.gaps.sort_by_key(|gap| gap.ts);
+        for missing in later.missing {
+            if !self.missing.contains(&missing) {
+                self.missing.push(missing);
+            }
+        }
+    }
+}
+
 /// Where the rows of one partition came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionCoverage {
