@@ -157,7 +157,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             break
         }
         'stk;bench;history' {
-            [CompletionResult]::new('--rows', '--rows', [CompletionResultType]::ParameterName, 'How many ticks are stored before')
+            [CompletionResult]::new('--ticks', '--ticks', [CompletionResultType]::ParameterName, 'How many ticks')
             [CompletionResult]::new('--symbols', '--symbols', [CompletionResultType]::ParameterName, 'How many symbols trade')
             [CompletionResult]::new('--rate', '--rate', [CompletionResultType]::ParameterName, 'Ticks per second of simulated time: how many days they spread over')
             [CompletionResult]::new('--seed', '--seed', [CompletionResultType]::ParameterName, 'The same seed gives the same ticks')

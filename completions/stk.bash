@@ -168,13 +168,13 @@ _stk() {
             return 0
             ;;
         stk__subcmd__bench__subcmd__history)
-            opts="-h --rows --symbols --rate --seed --data --json --config --help"
+            opts="-h --ticks --symbols --rate --seed --data --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
-                --rows)
+                --ticks)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

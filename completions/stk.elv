@@ -143,7 +143,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --help 'Print help'
         }
         &'stk;bench;history'= {
-            cand --rows 'How many ticks are stored before'
+            cand --ticks 'How many ticks'
             cand --symbols 'How many symbols trade'
             cand --rate 'Ticks per second of simulated time: how many days they spread over'
             cand --seed 'The same seed gives the same ticks'

@@ -118,7 +118,7 @@ complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcomman
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from fanout" -l unbound -d 'Leave the threads to the system instead of binding server and receivers to a core each'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from fanout" -l json -d 'Print one JSON object'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from fanout" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l rows -d 'How many ticks are stored before' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l ticks -d 'How many ticks' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l symbols -d 'How many symbols trade' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l seed -d 'The same seed gives the same ticks' -r
