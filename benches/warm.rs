@@ -230,11 +230,11 @@ async fn read(warm: &LocalWarm, when: &str) {
         [("median symbol", SYMBOLS / 2), ("busiest symbol", 0), ("rarest symbol", SYMBOLS - 1)]
     {
         let symbol: Symbol = name(rank).parse().expect("a symbol");
-        let query = Query { kind: Kind::Quote, symbols: Some(vec![symbol]), range: TimeRange::ALL };
+        let query = Query::new(Kind::Quote, Some(vec![symbol]), TimeRange::ALL);
         timed(warm, what, &query).await;
         timed(warm, "  again", &query).await;
     }
-    timed(warm, "all", &Query { kind: Kind::Quote, symbols: None, range: TimeRange::ALL }).await;
+    timed(warm, "all", &Query::new(Kind::Quote, None, TimeRange::ALL)).await;
 }
 
 async fn timed(warm: &LocalWarm, what: &str, query: &Query) {

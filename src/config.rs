@@ -44,6 +44,13 @@ pub const SETTINGS: &[Setting] = &[
               ($XDG_DATA_HOME, or ~/.local/share).",
     },
     Setting {
+        key: "server.roles",
+        shape: Shape::List,
+        default: "feed\nprocessor\ngateway\narchiver",
+        doc: "What this process does: any of `feed`, `processor`, `gateway`, `archiver`. Fewer than all \
+              of them need a log in Kafka and warm in ClickHouse, which processes can share.",
+    },
+    Setting {
         key: "server.listen",
         shape: Shape::Text,
         default: "127.0.0.1:7878",
@@ -84,7 +91,39 @@ pub const SETTINGS: &[Setting] = &[
         key: "log.partitions",
         shape: Shape::Count(1, 64),
         default: "4",
-        doc: "Partitions of the log. Fixed once the data directory exists.",
+        doc: "Partitions of the log. Fixed once the data directory, or the topic, exists.",
+    },
+    Setting {
+        key: "log.kafka_brokers",
+        shape: Shape::Text,
+        default: "",
+        doc: "Keeps the log in Kafka: `host:port`, several separated by commas. Empty: in the data directory.",
+    },
+    Setting {
+        key: "log.kafka_topic",
+        shape: Shape::Text,
+        default: "stk-log",
+        doc: "The topic that is the log. Made where it is missing; one that exists is checked.",
+    },
+    Setting {
+        key: "log.kafka_group",
+        shape: Shape::Text,
+        default: "stk-processor",
+        doc: "The consumer group in which processors share the partitions.",
+    },
+    Setting {
+        key: "log.kafka_replication",
+        shape: Shape::Count(1, 15),
+        default: "1",
+        doc: "Copies of each partition when the topic is made; 3 in production.",
+    },
+    Setting {
+        key: "log.kafka_properties",
+        shape: Shape::List,
+        default: "",
+        doc: "Further properties of librdkafka, each `name=value`, for TLS and SASL: \
+              `security.protocol=SASL_SSL`, `sasl.mechanisms=SCRAM-SHA-512`. They need a binary built \
+              with the feature `kafka-tls`; `stk doctor` tells.",
     },
     Setting {
         key: "log.durability",
@@ -130,6 +169,97 @@ pub const SETTINGS: &[Setting] = &[
         default: "60000",
         doc: "How long rows may wait in memory before they go to warm, in milliseconds. They are \
               durable in the log meanwhile, and history reads them from there.",
+    },
+    Setting {
+        key: "hot.redis_url",
+        shape: Shape::Text,
+        default: "",
+        doc: "Keeps the last of every symbol in Redis, for all gateways: `redis://host:port/db`, `rediss://` \
+              for TLS. Empty: in this process's memory.",
+    },
+    Setting {
+        key: "hot.redis_prefix",
+        shape: Shape::Text,
+        default: "stk:",
+        doc: "What the names of all keys in Redis begin with.",
+    },
+    Setting {
+        key: "warm.clickhouse_url",
+        shape: Shape::Text,
+        default: "",
+        doc: "Keeps warm in ClickHouse: `http://host:8123`, or https. Empty: as Parquet in the data directory.",
+    },
+    Setting {
+        key: "warm.clickhouse_database",
+        shape: Shape::Text,
+        default: "stk",
+        doc: "The database; made where it is missing.",
+    },
+    Setting { key: "warm.clickhouse_user", shape: Shape::Text, default: "default", doc: "The user." },
+    Setting { key: "warm.clickhouse_password", shape: Shape::Text, default: "", doc: "The user's password." },
+    Setting {
+        key: "warm.clickhouse_cluster",
+        shape: Shape::Text,
+        default: "",
+        doc: "The cluster over which the tables are distributed, by its name in ClickHouse's `remote_servers`. \
+              Empty: one node.",
+    },
+    Setting {
+        key: "warm.clickhouse_replicated",
+        shape: Shape::Choice(&["no", "yes"]),
+        default: "no",
+        doc: "Whether tables are ReplicatedMergeTree, which needs a keeper.",
+    },
+    Setting {
+        key: "warm.keep_days",
+        shape: Shape::Count(1, 36_600),
+        default: "30",
+        doc: "How many days stay in warm once they are in the archive. What is not in the archive is \
+              never dropped.",
+    },
+    Setting {
+        key: "archive.url",
+        shape: Shape::Text,
+        default: "",
+        doc: "Where archived days go: a directory, or `s3://bucket/prefix`. Keys come from AWS_ACCESS_KEY_ID \
+              and AWS_SECRET_ACCESS_KEY, or the machine's role. Empty: `cold` in the data directory.",
+    },
+    Setting {
+        key: "archive.s3_endpoint",
+        shape: Shape::Text,
+        default: "",
+        doc: "The address of an S3 that is not Amazon's: `http://host:9000`.",
+    },
+    Setting {
+        key: "archive.s3_region",
+        shape: Shape::Text,
+        default: "us-east-1",
+        doc: "The bucket's region.",
+    },
+    Setting {
+        key: "archive.every_minutes",
+        shape: Shape::Count(0, 10_080),
+        default: "0",
+        doc: "How often the archiver role runs, in minutes. 0: only `stk archive run` archives.",
+    },
+    Setting {
+        key: "archive.after_days",
+        shape: Shape::Count(1, 36_600),
+        default: "7",
+        doc: "How many days old a day is when it is copied into the archive.",
+    },
+    Setting {
+        key: "archive.settle_minutes",
+        shape: Shape::Count(0, 10_080),
+        default: "60",
+        doc: "How long nothing may have been stored of a day before it is archived, in minutes.",
+    },
+    Setting {
+        key: "archive.grace_hours",
+        shape: Shape::Count(1, 24 * 366),
+        default: "24",
+        doc: "How old an object that no manifest names must be before it is removed, in hours: longer \
+              than any upload takes.",
     },
 ];
 
@@ -305,6 +435,14 @@ impl Resolved {
         if setting.key == "server.keys" && value.lines().any(|key| !key.contains(':')) {
             return Err(refused("each key is `id:secret`".into()));
         }
+        if setting.key == "log.kafka_properties" && value.lines().any(|property| !property.contains('=')) {
+            return Err(refused("each property is `name=value`".into()));
+        }
+        if setting.key == "server.roles"
+            && (value.is_empty() || value.lines().any(|role| role.parse::<Role>().is_err()))
+        {
+            return Err(refused("it takes some of feed, processor, gateway, archiver".into()));
+        }
         self.values.insert(setting.key, (value, origin));
         Ok(())
     }
@@ -330,6 +468,18 @@ impl Resolved {
         self.text(key).replace('_', "").parse().expect("checked when it was set")
     }
 
+    /// The text, unless it is empty.
+    fn optional(&self, key: &str) -> Option<String> {
+        Some(self.text(key).to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// The list's items, each cut in two at `separator`, which was checked when it was set.
+    fn pairs(&self, key: &str, separator: char) -> Vec<(String, String)> {
+        let items = self.list(key);
+        let pairs = items.iter().filter_map(|item| item.split_once(separator));
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
     fn list(&self, key: &str) -> Vec<String> {
         self.text(key).lines().map(str::to_owned).collect()
     }
@@ -342,11 +492,7 @@ impl Resolved {
             data_dir: if dir.is_empty() { default_data_dir() } else { PathBuf::from(dir) },
             listen: address("server.listen").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7878))),
             ingest_listen: address("server.ingest_listen"),
-            keys: self
-                .list("server.keys")
-                .iter()
-                .filter_map(|key| key.split_once(':').map(|(id, secret)| (id.to_owned(), secret.to_owned())))
-                .collect(),
+            keys: self.pairs("server.keys", ':'),
             connections_max: self.count("server.connections_max") as usize,
             queue_bytes_max: self.count("server.queue_bytes_max") as usize,
             sources: self.list("feed.sources"),
@@ -356,6 +502,36 @@ impl Resolved {
             retention_age: Duration::from_secs(3600 * self.count("log.retention_hours")),
             retention_bytes: self.count("log.retention_bytes"),
             free_bytes_min: self.count("log.free_bytes_min"),
+            roles: self.list("server.roles").iter().filter_map(|role| role.parse().ok()).collect(),
+            kafka: self.optional("log.kafka_brokers").map(|brokers| KafkaConfig {
+                brokers,
+                topic: self.text("log.kafka_topic").to_owned(),
+                group: self.text("log.kafka_group").to_owned(),
+                replication: self.count("log.kafka_replication") as u16,
+                properties: self.pairs("log.kafka_properties", '='),
+            }),
+            redis: self
+                .optional("hot.redis_url")
+                .map(|url| RedisConfig { url, prefix: self.text("hot.redis_prefix").to_owned() }),
+            clickhouse: self.optional("warm.clickhouse_url").map(|url| ClickHouseConfig {
+                url,
+                database: self.text("warm.clickhouse_database").to_owned(),
+                user: self.text("warm.clickhouse_user").to_owned(),
+                password: self.text("warm.clickhouse_password").to_owned(),
+                cluster: self.optional("warm.clickhouse_cluster"),
+                replicated: self.text("warm.clickhouse_replicated") == "yes",
+            }),
+            warm_keep_days: self.count("warm.keep_days") as u32,
+            archive: ArchiveConfig {
+                url: self.optional("archive.url"),
+                s3_endpoint: self.optional("archive.s3_endpoint"),
+                s3_region: self.text("archive.s3_region").to_owned(),
+                every: Some(Duration::from_mins(self.count("archive.every_minutes")))
+                    .filter(|every| !every.is_zero()),
+                after_days: self.count("archive.after_days") as u32,
+                settle: Duration::from_mins(self.count("archive.settle_minutes")),
+                grace: Duration::from_hours(self.count("archive.grace_hours")),
+            },
             rows_max: self.count("processor.rows_max") as usize,
             block_age_max: Duration::from_millis(self.count("processor.block_age_ms_max")),
         }
@@ -392,11 +568,119 @@ pub fn default_data_dir() -> PathBuf {
         .map_or_else(|| PathBuf::from("stk-data"), |base| base.join("stk"))
 }
 
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Takes ticks in: feeds and the ingest endpoint.
+    Feed,
+    /// Brings the log into hot and warm.
+    Processor,
+    /// Serves clients.
+    Gateway,
+    /// Moves closed days from warm to cold.
+    Archiver,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Feed, Self::Processor, Self::Gateway, Self::Archiver];
+
+    /// Its name, as in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Feed => "feed",
+            Self::Processor => "processor",
+            Self::Gateway => "gateway",
+            Self::Archiver => "archiver",
+        }
+    }
+}
+
+impl std::str::FromStr for Role {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|role| role.name() == text).ok_or(())
+    }
+}
+
+/// The log in Kafka.
+#[derive(Clone, Debug)]
+pub struct KafkaConfig {
+    /// `host:port`, separated by commas.
+    pub brokers: String,
+    /// The topic that is the log.
+    pub topic: String,
+    /// The group in which processors share its partitions.
+    pub group: String,
+    /// Copies of each partition, when the topic is made.
+    pub replication: u16,
+    /// Further properties (name, value) of librdkafka.
+    pub properties: Vec<(String, String)>,
+}
+
+/// Hot in Redis.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// Where it is.
+    pub url: String,
+    /// What all keys begin with.
+    pub prefix: String,
+}
+
+/// Warm in ClickHouse.
+#[derive(Clone, Debug)]
+pub struct ClickHouseConfig {
+    /// Its HTTP interface.
+    pub url: String,
+    /// The database.
+    pub database: String,
+    /// The user.
+    pub user: String,
+    /// The user's password.
+    pub password: String,
+    /// The cluster the tables are distributed over.
+    pub cluster: Option<String>,
+    /// Whether the tables are replicated.
+    pub replicated: bool,
+}
+
+/// The archive.
+#[derive(Clone, Debug)]
+pub struct ArchiveConfig {
+    /// A directory or `s3://bucket/prefix`; `None`: in the data directory.
+    pub url: Option<String>,
+    /// The address of an S3 that is not Amazon's.
+    pub s3_endpoint: Option<String>,
+    /// The bucket's region.
+    pub s3_region: String,
+    /// How often a server archives by itself.
+    pub every: Option<Duration>,
+    /// How old a day is when it is archived, in days.
+    pub after_days: u32,
+    /// How long nothing may have been stored of a day before.
+    pub settle: Duration,
+    /// How old an object that no manifest names must be to be removed.
+    pub grace: Duration,
+}
+
 /// The settings, typed.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where everything is stored.
     pub data_dir: PathBuf,
+    /// What this process does.
+    pub roles: Vec<Role>,
+    /// The log in Kafka; `None`: in the data directory.
+    pub kafka: Option<KafkaConfig>,
+    /// Hot in Redis; `None`: in memory.
+    pub redis: Option<RedisConfig>,
+    /// Warm in ClickHouse; `None`: in the data directory.
+    pub clickhouse: Option<ClickHouseConfig>,
+    /// Days that stay in warm once they are archived.
+    pub warm_keep_days: u32,
+    /// The archive.
+    pub archive: ArchiveConfig,
     /// Where clients connect.
     pub listen: SocketAddr,
     /// Where programs that bring ticks connect.
@@ -445,7 +729,10 @@ pub fn sample_file() -> String {
         }
         let value = match setting.shape {
             Shape::Count(..) => setting.default.to_owned(),
-            Shape::List => "[]".to_owned(),
+            Shape::List => {
+                let items: Vec<String> = setting.default.lines().map(|item| format!("\"{item}\"")).collect();
+                format!("[{}]", items.join(", "))
+            }
             Shape::Text | Shape::Choice(_) => format!("\"{}\"", setting.default),
         };
         out.push_str(&format!("# {name} = {value}\n"));

@@ -131,7 +131,7 @@ async fn shown(warm: &LocalWarm) -> String {
     let mut out = Vec::new();
     for kind in Kind::ALL {
         let mut writer = RowWriter::new(Format::Csv, kind, out).expect("a writer");
-        let scan = warm.scan(&Query { kind, symbols: None, range: TimeRange::ALL }).await.expect("a scan");
+        let scan = warm.scan(&Query::new(kind, None, TimeRange::ALL)).await.expect("a scan");
         let batches: Vec<_> = scan.rows.try_collect().await.expect("rows");
         batches.iter().for_each(|batch| writer.write(batch).expect("written"));
         out = writer.finish().expect("finished");

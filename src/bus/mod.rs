@@ -108,6 +108,12 @@ pub trait Bus: Send + Sync + 'static {
     /// future (at most `bounds.next`).
     async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError>;
 
+    /// Takes part in processing the log with every other process that has joined: each partition is
+    /// assigned to one of them at a time.
+    async fn join(&self) -> Result<Box<dyn Membership>, BusError> {
+        Ok(Box::new(Alone { gained: Some((0..self.partitions()).collect()) }))
+    }
+
     /// Allows retention to drop records before `offset`: all that is derived from them is durable
     /// elsewhere. Records at or after the mark are kept whatever their age; appends wait rather
     /// than push them out. Never goes backwards.
@@ -124,4 +130,43 @@ pub trait BusReader: Send {
 
     /// The offset of the next record this reader will return.
     fn offset(&self) -> u64;
+}
+
+/// What happened to the partitions of a process that has joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Assignment {
+    /// These are this process's from now on.
+    Gained(Vec<u16>),
+    /// These are to be let go of: nobody has them before [`Membership::released`] is told so, or
+    /// the bus has lost patience.
+    Revoked(Vec<u16>),
+    /// These are another process's already: this one was silent for too long.
+    Lost(Vec<u16>),
+}
+
+/// A process's part in processing the log. Dropping it gives all its partitions up.
+#[async_trait::async_trait]
+pub trait Membership: Send {
+    /// Waits for the next change. Cancel-safe.
+    async fn next(&mut self) -> Result<Assignment, BusError>;
+
+    /// Tells that nothing is processed any more of what [`Assignment::Revoked`] named.
+    async fn released(&mut self, partitions: &[u16]);
+}
+
+/// The membership where no other process can have the log: all partitions, once.
+struct Alone {
+    gained: Option<Vec<u16>>,
+}
+
+#[async_trait::async_trait]
+impl Membership for Alone {
+    async fn next(&mut self) -> Result<Assignment, BusError> {
+        match self.gained.take() {
+            Some(gained) => Ok(Assignment::Gained(gained)),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn released(&mut self, _: &[u16]) {}
 }

@@ -3,6 +3,7 @@
 //! Rows become columns once, after the log. Every kind is laid out by one table ([`Layout`]), so
 //! that building, storing, reading back and digesting need no code of their own per kind.
 
+mod digest;
 mod rows;
 
 use std::ops::Range;

@@ -6,6 +6,7 @@
 pub(crate) mod arbitrary;
 mod bar;
 mod batch;
+mod digest;
 mod merge;
 mod price;
 mod seq;
@@ -17,6 +18,7 @@ pub use bar::{Bar, BarEffect, Timeframe, TimeframeError};
 pub use batch::{
     BatchError, NO_SYMBOL, PlacedBar, RowKey, RowKeys, Rows, SymbolTable, TickBatch, TickBatchBuilder,
 };
+pub use digest::RowDigest;
 pub use merge::{Merge, Merged};
 pub use price::{Price, PriceError};
 pub use seq::Seq;

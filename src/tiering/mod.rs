@@ -1,7 +1,10 @@
-//! The tiers a tick rests in: hot (the last of every symbol), warm (days), and the history that
-//! reads warm and the log as one ordered stream.
+//! The tiers a tick rests in: hot (the last of every symbol), warm (days), cold (years), the archive
+//! that moves days from warm to cold, and the history that reads all of it and the log as one
+//! ordered stream.
 
+pub mod archive;
 mod codec;
+pub mod cold;
 #[cfg(test)]
 mod golden;
 pub mod history;

@@ -131,7 +131,7 @@ async fn scan(
     symbols: &[Symbol],
 ) -> Result<Batches, WarmError> {
     let range = TimeRange { from: day.start(), to: day.end() };
-    let query = Query { kind, symbols: Some(symbols.to_vec()), range };
+    let query = Query::new(kind, Some(symbols.to_vec()), range);
     Ok(shared.stores.warm.scan(&query).await?.rows)
 }
 

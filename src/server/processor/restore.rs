@@ -113,7 +113,7 @@ async fn fill_from_warm(
         for kind in [Kind::Trade, Kind::Quote, Kind::Status, Kind::Cancel, Kind::Correction, Kind::PrevClose]
         {
             let range = TimeRange { from: day.start(), to: Timestamp::MAX };
-            let query = Query { kind, symbols: Some(symbols.to_vec()), range };
+            let query = Query::new(kind, Some(symbols.to_vec()), range);
             let mut batches = shared.stores.warm.scan(&query).await.map_err(warm_error)?.rows;
             let mut of_kind: HashMap<Symbol, Vec<(Seq, Tick)>> = HashMap::new();
             while let Some(batch) = batches.next().await {

@@ -55,7 +55,7 @@ impl Life {
 
     /// All rows of `kind` in warm, in its order.
     async fn rows(&self, kind: Kind) -> Vec<Tick> {
-        let query = Query { kind, symbols: None, range: TimeRange::ALL };
+        let query = Query::new(kind, None, TimeRange::ALL);
         let mut batches = self.warm.scan(&query).await.unwrap().rows;
         let mut ticks = Vec::new();
         while let Some(batch) = batches.next().await {
@@ -174,6 +174,10 @@ struct FailingWarm {
 
 #[async_trait::async_trait]
 impl Warm for FailingWarm {
+    async fn claim(&self, partition: u16) -> Result<Mark, WarmError> {
+        self.warm.claim(partition).await
+    }
+
     async fn mark(&self, partition: u16) -> Result<Mark, WarmError> {
         self.warm.mark(partition).await
     }

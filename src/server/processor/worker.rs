@@ -69,7 +69,7 @@ pub(super) async fn run(shared: Arc<Shared>, partition: u16) -> Result<(), Proce
 async fn live(shared: Arc<Shared>, partition: u16) -> Result<(), ProcessorError> {
     let bus_error = |source| ProcessorError::Bus { partition, source };
     let warm_error = |source| ProcessorError::Warm { partition, source };
-    let mark = shared.stores.warm.mark(partition).await.map_err(warm_error)?;
+    let mark = shared.stores.warm.claim(partition).await.map_err(warm_error)?;
     let bounds = shared.stores.bus.bounds(partition).await.map_err(bus_error)?;
     if mark.next_offset > bounds.next {
         let (warm_offset, log_offset) = (mark.next_offset, bounds.next);

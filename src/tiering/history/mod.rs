@@ -231,7 +231,7 @@ impl History {
         let timeframe = query.timeframe.unwrap_or(Timeframe::MINUTE);
         let bars = query.kind == Kind::Bar;
         let range = if bars { bars::parts_range(timeframe, query.range) } else { query.range };
-        let cut = self.cut(&Query { kind: query.kind, symbols: symbols.map(<[_]>::to_vec), range }).await?;
+        let cut = self.cut(&Query::new(query.kind, symbols.map(<[_]>::to_vec), range)).await?;
         // Rows without a symbol belong to an answer about all symbols alone.
         let named: Option<Vec<Option<Symbol>>> =
             symbols.map(|symbols| symbols.iter().copied().map(Some).collect());
@@ -314,7 +314,7 @@ impl History {
     ) -> Result<Vec<(Seq, Tick)>, HistoryError> {
         let mut ticks = Vec::new();
         for kind in [Kind::Trade, Kind::Cancel, Kind::Correction] {
-            let query = Query { kind, symbols: Some(vec![symbol]), range };
+            let query = Query::new(kind, Some(vec![symbol]), range);
             let tail = self.log(cut, kind, range).read(Some(&[Some(symbol)]), u64::MAX).await?;
             let mut rows = merged(kind, self.scan_at(cut, &query).await?, one_stream(kind, tail.finish()));
             while let Some(batch) = rows.try_next().await? {
@@ -349,7 +349,7 @@ impl History {
         symbols: Option<&[Symbol]>,
         range: TimeRange,
     ) -> Result<(Vec<Gap>, u64), HistoryError> {
-        let query = Query { kind: Kind::Gap, symbols: None, range };
+        let query = Query::new(Kind::Gap, None, range);
         let mut rows = self.scan_at(cut, &query).await?;
         let mut gaps = std::collections::BTreeMap::new();
         let mut more = 0;

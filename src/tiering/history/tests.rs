@@ -126,7 +126,7 @@ async fn commit_block(bus: &FakeBus, warm: &dyn Warm, partition: u16, records_ma
         let mut rows = ticks.clone();
         for kind in [Kind::Trade, Kind::Cancel, Kind::Correction] {
             let range = TimeRange { from: day.start(), to: day.end() };
-            let query = Query { kind, symbols: Some(vec![symbol]), range };
+            let query = Query::new(kind, Some(vec![symbol]), range);
             let stored = conformance::scanned(warm, &query).await.unwrap();
             rows.extend(stored.into_iter().map(|(_, _, seq, tick)| (seq, tick)));
         }

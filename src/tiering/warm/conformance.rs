@@ -52,6 +52,7 @@ pub(crate) fn query() -> impl Strategy<Value = Query> {
         kind,
         symbols: symbols.map(|symbols| symbols.into_iter().collect()),
         range,
+        archived: std::collections::BTreeMap::new(),
     })
 }
 
@@ -129,7 +130,7 @@ pub(crate) async fn scanned_bars(warm: &dyn Warm, query: &Query) -> Result<Vec<(
 }
 
 fn all(kind: Kind) -> Query {
-    Query { kind, symbols: None, range: TimeRange::ALL }
+    Query::new(kind, None, TimeRange::ALL)
 }
 
 /// An empty store stands at offset 0 everywhere and holds nothing.

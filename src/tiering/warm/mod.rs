@@ -7,10 +7,13 @@
 pub(crate) mod conformance;
 pub mod local;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
-use crate::market::{Kind, Symbol, TickBatch, TimeRange, TradingDay};
+use crate::market::{Kind, RowDigest, Symbol, TickBatch, TimeRange, Timestamp, TradingDay};
 
 /// Rows of one partition and one range of offsets, to be stored all or none, once.
 #[derive(Debug)]
@@ -45,6 +48,45 @@ pub struct Query {
     pub symbols: Option<Vec<Symbol>>,
     /// The times, by `ts`.
     pub range: TimeRange,
+    /// What is read from the archive instead: of these days the rows of partition `p` at offsets
+    /// below the `p`-th are left out, unless the store has had the day restored (see
+    /// [`Scan::restored`]). Partitions beyond the vector's end have 0.
+    pub archived: BTreeMap<TradingDay, Vec<u64>>,
+}
+
+impl Query {
+    /// Asks for all that matches, with nothing left to the archive.
+    pub fn new(kind: Kind, symbols: Option<Vec<Symbol>>, range: TimeRange) -> Self {
+        Self { kind, symbols, range, archived: BTreeMap::new() }
+    }
+}
+
+/// Rows of one kind and trading day: what the archive moves as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Unit {
+    /// The trading day.
+    pub day: TradingDay,
+    /// The kind of row.
+    pub kind: Kind,
+}
+
+impl std::fmt::Display for Unit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}", self.kind.name(), self.day)
+    }
+}
+
+/// What the store holds of a unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitInfo {
+    /// Which.
+    pub unit: Unit,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes stored.
+    pub bytes: u64,
+    /// When rows of it were stored last, by the store's clock.
+    pub written_at: Timestamp,
 }
 
 /// What a scan cost so far. Grows while its stream is read.
@@ -88,6 +130,12 @@ pub enum WarmError {
         /// The file or directory.
         path: String,
     },
+    /// Another process has claimed the partition: what this one stores no longer counts.
+    #[error("partition {partition} was taken over by another processor")]
+    Fenced {
+        /// The partition.
+        partition: u16,
+    },
     /// The store can't be read or written.
     #[error("{path}: {reason}")]
     Io {
@@ -114,11 +162,23 @@ pub struct Scan {
     /// The high-water mark of each partition at the moment of the scan: rows before it are in the
     /// scan, rows from it on are not.
     pub next_offsets: Vec<u64>,
+    /// Days of the query's kind of which rows were dropped, with the offsets (by partition) below
+    /// which they were, as the store was at the moment of the scan. Whoever reads the archive beside
+    /// this scan must find those rows there: otherwise its view of the archive is the older one.
+    pub dropped: BTreeMap<TradingDay, Vec<u64>>,
+    /// Days of the query's kind that were restored from the archive: all their rows are in the
+    /// scan, whatever [`Query::archived`] says.
+    pub restored: BTreeSet<TradingDay>,
 }
 
 /// Days of ticks in columns.
 #[async_trait::async_trait]
 pub trait Warm: Send + Sync + 'static {
+    /// Makes the caller the only writer of `partition`, for as long as nobody claims it after: a
+    /// [`Warm::commit`] of an earlier claim is [`WarmError::Fenced`], and what such a one has under
+    /// way at this moment is in the store whole or never. Where the partition stands then.
+    async fn claim(&self, partition: u16) -> Result<Mark, WarmError>;
+
     /// Where `partition` stands.
     async fn mark(&self, partition: u16) -> Result<Mark, WarmError>;
 
@@ -129,4 +189,39 @@ pub trait Warm: Send + Sync + 'static {
     /// Reads what matches, as the store is at the moment of the call; later commits and
     /// compactions don't change a scan under way.
     async fn scan(&self, query: &Query) -> Result<Scan, WarmError>;
+}
+
+/// What the archive asks of a warm store.
+#[async_trait::async_trait]
+pub trait ArchiveSource: Warm {
+    /// The units there are rows of, in order.
+    async fn units(&self) -> Result<Vec<UnitInfo>, WarmError>;
+
+    /// The digest of the unit's rows at `offsets` (by partition; none beyond its end), computed by
+    /// the store itself out of what it holds, not by way of [`Warm::export`].
+    async fn digest(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<RowDigest, WarmError>;
+
+    /// The unit's rows at `offsets`, in batches ordered by symbol, ts, seq within and across, each
+    /// row once. Memory does not grow with their number.
+    async fn export(
+        &self,
+        unit: Unit,
+        offsets: &[Range<u64>],
+    ) -> Result<BoxStream<'static, Result<TickBatch, WarmError>>, WarmError>;
+
+    /// Drops rows of the unit at offsets below `next_offsets` (by partition): all of them, or those
+    /// that do not share a file with rows that stay. Remembers the offsets for [`Scan::dropped`]
+    /// before the first row goes, and forgets that the unit was restored. Scans under way still see
+    /// the rows. How many rows below the offsets are left; to be called again later.
+    async fn drop_rows(&self, unit: Unit, next_offsets: &[u64]) -> Result<u64, WarmError>;
+
+    /// Stores `rows` of the unit that [`Warm::drop_rows`] had dropped, as one: scans see none of
+    /// them before it returns, and all of them, with the unit in [`Scan::restored`], after. Rows
+    /// of the unit that lie below `next_offsets` already are replaced.
+    async fn restore(
+        &self,
+        unit: Unit,
+        next_offsets: &[u64],
+        rows: BoxStream<'static, Result<TickBatch, WarmError>>,
+    ) -> Result<(), WarmError>;
 }

@@ -647,6 +647,11 @@ async fn blocking<T: Send + 'static>(
 
 #[async_trait::async_trait]
 impl Warm for LocalWarm {
+    async fn claim(&self, partition: u16) -> Result<Mark, WarmError> {
+        // No other process can have the store: its lock is the claim.
+        self.mark(partition).await
+    }
+
     async fn mark(&self, partition: u16) -> Result<Mark, WarmError> {
         let shared = self.shared.clone();
         blocking(self.shared.root.clone(), move || shared.mark(partition)).await
@@ -679,6 +684,6 @@ impl Warm for LocalWarm {
             }
         };
         let rows = Box::pin(futures_util::stream::unfold(Some(scanner), step));
-        Ok(Scan { rows, stats, next_offsets })
+        Ok(Scan { rows, stats, next_offsets, dropped: BTreeMap::new(), restored: BTreeSet::new() })
     }
 }

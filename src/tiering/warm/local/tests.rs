@@ -153,7 +153,7 @@ fn quotes(partition: u16, first_offset: u64, records: u64, symbols: u64) -> Bloc
 }
 
 fn all_quotes() -> Query {
-    Query { kind: Kind::Quote, symbols: None, range: TimeRange::ALL }
+    Query::new(Kind::Quote, None, TimeRange::ALL)
 }
 
 async fn seqs(warm: &LocalWarm, query: &Query) -> Result<Vec<Seq>, WarmError> {

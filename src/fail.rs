@@ -1,0 +1,38 @@
+//! Fail points: where a crash test has the process die.
+//!
+//! A point stands behind every durable step of the processor and the archive. Off unless
+//! `STK_FAIL_POINT` names it: `name`, or `name:3` for the third time it is reached. The process then
+//! ends as by SIGKILL, with nothing flushed and no destructor run. In every build, so that anyone
+//! can run the crash matrix on the binary they have.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Every fail point, by its name: what the crash matrix goes through.
+pub const FAIL_POINTS: &[&str] = &[];
+
+struct Armed {
+    name: String,
+    /// Times it is still passed.
+    left: AtomicU64,
+}
+
+/// Dies here if this point is armed. Costs a load and a comparison: stands behind durable steps,
+/// never in the path of a tick.
+pub fn point(name: &'static str) {
+    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+    debug_assert!(FAIL_POINTS.contains(&name), "the fail point {name} is not in the list");
+    let armed = ARMED.get_or_init(|| {
+        let setting = std::env::var("STK_FAIL_POINT").ok()?;
+        let (name, times) = setting.split_once(':').unwrap_or((&setting, "1"));
+        Some(Armed { name: name.to_owned(), left: AtomicU64::new(times.parse().unwrap_or(1)) })
+    });
+    let Some(armed) = armed.as_ref().filter(|armed| armed.name == name) else { return };
+    if armed.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        // The signal may take a moment to arrive; nothing after this point may happen.
+        loop {
+            std::thread::park();
+        }
+    }
+}

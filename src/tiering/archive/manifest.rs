@@ -1,0 +1,94 @@
+//! Manifests: which objects of the cold store count.
+//!
+//! ```text
+//! ticks/kind=trade/date=2026-11-20/part-0000-01JD….parquet   data; nothing counts that no manifest names
+//! manifest/kind=trade/date=2026-11-20/0000.json              which of them count; 0001.json adds late rows
+//! manifest/kind=trade/date=2026-11-20/part-0000-01JD….footer a copy of the data object's footer
+//! ```
+//!
+//! Manifests and footers stay in the standard class for ever, data may go to Glacier, so that
+//! planning a query never waits for a restore. A manifest is never changed. The next number is
+//! created only where the one before it exists, and begins at the offsets where that one ends.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::market::{RowDigest, TradingDay};
+use crate::tiering::warm::Unit;
+
+/// The version of manifests that is written and read.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// What is archived of a unit by one archive run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub version: u32,
+    /// The trading day of the rows.
+    pub date: TradingDay,
+    /// The name of their kind.
+    pub kind: String,
+    /// 0 for the first, then one more for each supplement of late rows.
+    pub number: u32,
+    /// Which attempt wrote it: how an archiver knows its own after a lost reply.
+    pub nonce: String,
+    /// When it was written, RFC 3339.
+    pub committed_at: String,
+    /// The program that wrote it.
+    pub writer: String,
+    /// Of each partition of the log, the first offset that the rows may come from: where the
+    /// manifest before it ends.
+    pub first_offsets: Vec<u64>,
+    /// Of each partition, the offset after the last: rows below it that are in no manifest do not
+    /// exist.
+    pub next_offsets: Vec<u64>,
+    /// The digest of all rows: computed by the source, while writing, and from the stored objects,
+    /// and found equal.
+    pub digest: RowDigest,
+    /// The data objects, in the order of their rows. None where the rows were none.
+    pub files: Vec<ManifestFile>,
+}
+
+/// A data object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestFile {
+    /// Its key.
+    pub key: String,
+    /// The key of its footer's copy.
+    pub footer_key: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Where its footer begins: the copy holds the bytes from there to the end.
+    pub footer_at: u64,
+    /// XXH3-64 of the object, sixteen hexadecimal digits.
+    pub checksum: String,
+    /// The digest of its rows.
+    pub digest: RowDigest,
+    /// The first symbol; none if a row has none.
+    pub symbol_min: Option<String>,
+    /// The last symbol; none if no row has one.
+    pub symbol_max: Option<String>,
+}
+
+impl Manifest {
+    /// The offsets of each partition that the rows come from.
+    pub fn offsets(&self) -> Vec<Range<u64>> {
+        self.first_offsets.iter().zip(&self.next_offsets).map(|(first, next)| *first..*next).collect()
+    }
+}
+
+/// Where the data of a unit lies.
+pub fn data_prefix(unit: Unit) -> String {
+    format!("ticks/kind={}/date={}/", unit.kind.name(), unit.day)
+}
+
+/// Where the manifests and footers of a unit lie.
+pub fn manifest_prefix(unit: Unit) -> String {
+    format!("manifest/kind={}/date={}/", unit.kind.name(), unit.day)
+}
+
+/// The key of a unit's manifest of that number.
+pub fn manifest_key(unit: Unit, number: u32) -> String {
+    format!("{}{number:04}.json", manifest_prefix(unit))
+}
