@@ -158,14 +158,11 @@ impl Worker {
             let rebuild_at = self.rebuild_at();
             tokio::select! {
                 biased;
-                told = self.goal.changed(), if until.is_none() => {
-                    let goal = *self.goal.borrow_and_update();
-                    // Its owner is gone: as at a stop.
-                    match if told.is_err() { Goal::Drain } else { goal } {
-                        Goal::Run => {}
+                goal = told(&mut self.goal), if until.is_none() => {
+                    match goal {
                         Goal::Abandon => return Ok(()),
                         Goal::HandOver => until = Some(self.next),
-                        Goal::Drain => {
+                        Goal::Run | Goal::Drain => {
                             let bounds = bus.bounds(self.partition).await;
                             until = Some(bounds.map_err(|error| self.bus_error(error))?.next);
                         }
@@ -356,6 +353,11 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Waits until a worker is told to end, and how. Where nobody is left to tell: as at a stop. Cancel-safe.
+async fn told(goal: &mut watch::Receiver<Goal>) -> Goal {
+    goal.wait_for(|goal| *goal != Goal::Run).await.map_or(Goal::Drain, |goal| *goal)
 }
 
 /// What came of the block being stored, there being one. Cancel-safe.
