@@ -138,9 +138,7 @@ impl Worker {
 
     async fn run(mut self) -> Result<(), ProcessorError> {
         let outcome = self.work().await;
-        if outcome.is_err()
-            && let Some(storing) = self.storing.take()
-        {
+        if let Some(storing) = self.storing.take() {
             // The block under way is whole, whatever came after it.
             let _ = storing.await;
         }
