@@ -55,6 +55,7 @@ pub(super) struct Worker {
 /// The life of a worker, its outcome told to all.
 pub(super) async fn run(shared: Arc<Shared>, partition: u16) -> Result<(), ProcessorError> {
     let outcome = live(shared.clone(), partition).await;
+    shared.stores.hot.end(partition).await;
     match &outcome {
         Ok(()) => shared.set_status(partition, Status::Stopped),
         Err(error) => {
