@@ -187,8 +187,10 @@ pub(super) fn fields(change: &Change) -> Vec<(&'static str, Vec<u8>)> {
         fields.push(("prev_daily_bar", barred(change.prev_daily_bar)));
     }
     if change.parts.has(Parts::REST) {
-        fields.push(("prev_close", told(change.prev_close.map(|(seq, close)| (seq, Tick::PrevClose(close))))));
-        let status = change.status.as_ref().map(|(seq, status)| (*seq, Tick::Status(Box::new(status.clone()))));
+        fields
+            .push(("prev_close", told(change.prev_close.map(|(seq, close)| (seq, Tick::PrevClose(close))))));
+        let status =
+            change.status.as_ref().map(|(seq, status)| (*seq, Tick::Status(Box::new(status.clone()))));
         fields.push(("status", told(status)));
     }
     fields

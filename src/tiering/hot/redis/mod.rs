@@ -15,7 +15,7 @@ mod metrics;
 mod tests;
 mod writer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -96,6 +96,8 @@ struct Shared {
     applied: AtomicU64,
     /// Batches that are in Redis whole.
     settled: watch::Sender<u64>,
+    /// What the mark of each partition says.
+    marked: watch::Sender<BTreeMap<u16, u64>>,
     /// Told of every batch.
     wake: Notify,
     away: Mutex<Option<Away>>,
@@ -121,10 +123,21 @@ impl Shared {
         pipeline: &Pipeline,
         wait_max: Duration,
     ) -> Result<Vec<Value>, HotError> {
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut connection = connection.clone();
-        let replies =
-            within(wait_max, connection.send_packed_commands(pipeline, 0, pipeline.len())).await;
-        let replies = replies.map_err(|reason| self.error(&reason))?;
+        let asking = async {
+            match connection.send_packed_commands(pipeline, 0, pipeline.len()).await {
+                // A connection that was idle may have been closed long ago, which nobody was told.
+                // All that is sent can be sent twice: what is written is compared before.
+                Err(error) if error.is_connection_dropped() => {
+                    connection.send_packed_commands(pipeline, 0, pipeline.len()).await
+                }
+                answer => answer,
+            }
+        };
+        let replies = within(wait_max, asking).await.map_err(|reason| self.error(&reason))?;
         for reply in &replies {
             if let Value::ServerError(refused) = reply {
                 let details = refused.details().unwrap_or_default();
@@ -275,6 +288,7 @@ impl RedisHot {
             written: Mutex::default(),
             applied: AtomicU64::new(0),
             settled: watch::Sender::new(0),
+            marked: watch::Sender::default(),
             wake: Notify::new(),
             away: Mutex::default(),
             config,
@@ -327,6 +341,23 @@ impl RedisHot {
         let _ = settled.wait_for(|settled| *settled >= applied).await;
     }
 
+    /// Waits until the mark says that all applied before of a partition is in Redis.
+    async fn marked(&self, partition: u16) {
+        let Ok(next_offset) = self.shared.mirror.next_offset(partition) else { return };
+        let is_marked =
+            |marked: &BTreeMap<u16, u64>| marked.get(&partition).is_some_and(|marked| *marked >= next_offset);
+        self.settled().await;
+        let _ = self.shared.marked.subscribe().wait_for(is_marked).await;
+    }
+
+    /// Removes all keys, as a Redis does that starts anew.
+    #[cfg(test)]
+    pub(crate) async fn erase(&self) {
+        for partition in 0..self.shared.config.partitions {
+            writer::purge(&self.shared, &self.writer, partition).await.expect("removed");
+        }
+    }
+
     /// Writes what is left, for no longer than a few seconds, and ends the writer.
     pub async fn close(&self) {
         self.stop.cancel();
@@ -338,9 +369,9 @@ impl RedisHot {
 
     /// Asks whether Redis answers.
     pub(super) async fn ping(&self) -> Result<(), HotError> {
-        let mut reader = self.reader.clone();
-        let ping = Cmd::ping();
-        within(READ_MAX, ping.query_async::<()>(&mut reader)).await.map_err(|reason| self.shared.error(&reason))
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd("PING");
+        self.shared.query(&self.reader, &pipeline, READ_MAX).await.map(|_| ())
     }
 
     /// Adds all that Redis knows to `memory`.
@@ -363,7 +394,12 @@ impl RedisHot {
         }
         if mark.next_offset < to {
             let (redis_next, warm_next) = (mark.next_offset, to);
-            tracing::info!(partition, redis_next, warm_next, "hot: redis is behind; it is brought up to date");
+            tracing::info!(
+                partition,
+                redis_next,
+                warm_next,
+                "hot: redis is behind; it is brought up to date"
+            );
             return Ok(false);
         }
         let mut symbols = shared.symbols(&self.writer, WRITE_MAX).await?;
@@ -428,7 +464,7 @@ impl Hot for RedisHot {
 
     async fn end(&self, partition: u16) {
         if self.shared.away().is_none() {
-            let _ = tokio::time::timeout(CLOSE_MAX, self.settled()).await;
+            let _ = tokio::time::timeout(CLOSE_MAX, self.marked(partition)).await;
         }
         self.shared.written().remove(&partition);
         if let Err(error) = self.shared.mirror.clear(partition) {

@@ -28,8 +28,10 @@ const TRIP_BYTES_MAX: usize = 1 << 20;
 const SYMBOLS_AT_ONCE: usize = 16;
 /// How often Redis is looked at when there is nothing to write.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// The least time between two comparisons of a partition.
+/// The least time between two comparisons of a partition, and how often it is seen whether it has
+/// passed.
 const RECONCILE_PAUSE: Duration = Duration::from_secs(1);
+const RECONCILE_POLL: Duration = Duration::from_millis(50);
 const RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
 
@@ -66,6 +68,7 @@ pub(super) struct Mark {
     pub(super) next_offset: u64,
     partitions: Option<u16>,
     log: Option<String>,
+    writer: Option<String>,
 }
 
 impl Mark {
@@ -81,17 +84,26 @@ pub(super) async fn read_mark(
     partition: u16,
 ) -> Result<Option<Mark>, HotError> {
     let mut pipeline = Pipeline::with_capacity(1);
-    pipeline.cmd("HMGET").arg(shared.keys.mark(partition)).arg(&["next_offset", "partitions", "log"]);
+    pipeline.cmd("HMGET").arg(shared.keys.mark(partition)).arg(&[
+        "next_offset",
+        "partitions",
+        "log",
+        "writer",
+    ]);
     let mut replies = shared.query(connection, &pipeline, WRITE_MAX).await?;
     let values: Vec<Option<String>> = shared.read(replies.pop().unwrap_or(Value::Nil))?;
-    let mut values = values.into_iter();
-    let mut next = || values.next().flatten();
-    let (offset, partitions, log) = (next(), next(), next());
-    if offset.is_none() && partitions.is_none() && log.is_none() {
+    if values.iter().all(Option::is_none) {
         return Ok(None);
     }
-    let next_offset = offset.and_then(|offset| offset.parse().ok()).unwrap_or(0);
-    Ok(Some(Mark { next_offset, partitions: partitions.and_then(|count| count.parse().ok()), log }))
+    let mut values = values.into_iter();
+    let mut next = || values.next().flatten();
+    let (offset, partitions, log, writer) = (next(), next(), next(), next());
+    Ok(Some(Mark {
+        next_offset: offset.and_then(|offset| offset.parse().ok()).unwrap_or(0),
+        partitions: partitions.and_then(|count| count.parse().ok()),
+        log,
+        writer,
+    }))
 }
 
 /// Removes all keys of a partition: they are of another log.
@@ -122,8 +134,15 @@ pub(super) async fn purge(
 enum Expected {
     /// Nothing to be looked at.
     Done,
-    Put { partition: u16, symbol: Symbol },
-    Mark { partition: u16, token: String, next_offset: u64 },
+    Put {
+        partition: u16,
+        symbol: Symbol,
+    },
+    Mark {
+        partition: u16,
+        token: String,
+        next_offset: u64,
+    },
 }
 
 /// Commands to be sent together.
@@ -148,6 +167,17 @@ struct Written {
     next_offset: u64,
     /// What the mark says.
     marked_offset: u64,
+}
+
+/// When the next round is to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// When there is something new.
+    Heartbeat,
+    /// At once: something is left.
+    Now,
+    /// A partition waits to be compared.
+    Later,
 }
 
 struct Writer {
@@ -178,12 +208,13 @@ pub(super) async fn run(shared: Arc<Shared>, connection: ConnectionManager, stop
         let took = began.elapsed();
         writer.tell(&outcome, took);
         let rest = match outcome {
-            Ok(is_whole) => {
+            Ok(next) => {
                 random.reset();
-                if !is_whole {
+                if next != Next::Heartbeat {
                     shared.wake.notify_one();
                 }
-                took.max(shared.config.round_interval)
+                let rest = took.max(shared.config.round_interval);
+                if next == Next::Later { rest.max(RECONCILE_POLL) } else { rest }
             }
             Err(_) => {
                 shared.wake.notify_one();
@@ -210,7 +241,7 @@ pub(super) async fn run(shared: Arc<Shared>, connection: ConnectionManager, stop
 
 impl Writer {
     /// Notes how a round went.
-    fn tell(&mut self, outcome: &Result<bool, HotError>, took: Duration) {
+    fn tell(&mut self, outcome: &Result<Next, HotError>, took: Duration) {
         let Shared { metrics, address, .. } = &*self.shared;
         metrics.round_us.set(took.as_micros() as i64);
         metrics.write_seconds.inc_by(took.as_secs_f64());
@@ -236,16 +267,15 @@ impl Writer {
         }
     }
 
-    /// Sends all that has changed up to now. Returns whether nothing is left to be done at once.
-    async fn round(&mut self) -> Result<bool, HotError> {
+    /// Sends all that has changed up to now.
+    async fn round(&mut self) -> Result<Next, HotError> {
         let shared = self.shared.clone();
         let applied = shared.applied.load(Ordering::Acquire);
         let of_process: Vec<u16> = shared.written().iter().copied().collect();
         self.partitions.retain(|partition, _| of_process.contains(partition));
         if of_process.is_empty() {
-            return Ok(true);
+            return Ok(Next::Heartbeat);
         }
-        let mut is_whole = true;
         for &partition in &of_process {
             let written = self.partitions.entry(partition).or_insert_with(|| Written {
                 is_compared: false,
@@ -261,8 +291,6 @@ impl Writer {
             }
             if written.compared_at.is_none_or(|at| at.elapsed() >= RECONCILE_PAUSE) {
                 self.compare(partition).await?;
-            } else {
-                is_whole = false;
             }
         }
         let mut trip = Trip::default();
@@ -289,7 +317,7 @@ impl Writer {
             }
         }
         self.send(trip).await?;
-        let mut waiting = 0;
+        let (mut waiting, mut is_marked) = (0, true);
         for (partition, next_offset) in reached {
             let left = shared.mirror.changes_len(partition)?;
             waiting += left;
@@ -298,13 +326,16 @@ impl Writer {
             if written.is_compared && left == 0 {
                 written.next_offset = written.next_offset.max(next_offset);
             }
-            is_whole &= written.is_compared && left == 0 && written.next_offset == written.marked_offset;
+            is_marked &= written.next_offset == written.marked_offset;
         }
         shared.metrics.waiting_symbols.set(waiting as i64);
-        if waiting == 0 && self.partitions.values().all(|written| written.is_compared) {
+        if self.partitions.values().any(|written| !written.is_compared) {
+            return Ok(Next::Later);
+        }
+        if waiting == 0 {
             shared.settled.send_replace(applied);
         }
-        Ok(is_whole)
+        Ok(if waiting == 0 && is_marked { Next::Heartbeat } else { Next::Now })
     }
 
     /// Sees what Redis has of every symbol of a partition, so that what differs is sent.
@@ -312,9 +343,20 @@ impl Writer {
         let shared = self.shared.clone();
         let (put, mark) = (self.load(PUT).await?, self.load(MARK).await?);
         self.scripts = Some((put, mark));
-        if let Some(mark) = read_mark(&shared, &self.connection, partition).await?
-            && !mark.is_of(&shared.config)
+        let mark = read_mark(&shared, &self.connection, partition).await?;
+        if let Some(written) = self.partitions.get(&partition)
+            && !written.token.is_empty()
         {
+            // The reply to the last mark may have been lost, not the mark.
+            let last = format!("{}:{}", self.nonce, written.marks);
+            let found = mark.as_ref().and_then(|mark| mark.writer.as_ref());
+            if found != Some(&written.token) && found != Some(&last) {
+                shared.metrics.losses.inc();
+                let reason = "redis lost data, or another processor writes: all symbols are compared";
+                tracing::warn!(partition, address = shared.address, reason);
+            }
+        }
+        if mark.is_some_and(|mark| !mark.is_of(&shared.config)) {
             tracing::warn!(partition, "redis has another log's state: it is removed");
             purge(&shared, &self.connection, partition).await?;
         }
@@ -367,8 +409,7 @@ impl Writer {
     fn version(&self, symbol: Symbol, reply: Value) -> Result<Version, HotError> {
         let found: [Option<String>; 2] = self.shared.read(reply)?;
         let place = |text: &Option<String>| format::read_place(text.as_deref().unwrap_or_default());
-        let version =
-            place(&found[0]).and_then(|seq| Ok(Version { seq, bars: place(&found[1])? }));
+        let version = place(&found[0]).and_then(|seq| Ok(Version { seq, bars: place(&found[1])? }));
         version.map_err(|reason| self.shared.unreadable(&self.shared.keys.hot(symbol), &reason))
     }
 
@@ -400,7 +441,8 @@ impl Writer {
             trip.expected.push(Expected::Done);
         }
         let fields = format::fields(change);
-        let put = trip.pipeline.cmd("EVALSHA").arg(script).arg(2).arg(keys.hot(*symbol)).arg(keys.ticks(*symbol));
+        let put =
+            trip.pipeline.cmd("EVALSHA").arg(script).arg(2).arg(keys.hot(*symbol)).arg(keys.ticks(*symbol));
         put.arg(&[format::place(base.seq), format::place(base.bars)]).arg(RECENT_TICKS).arg(fields.len());
         let mut bytes = 200;
         for (field, value) in &fields {
@@ -443,12 +485,12 @@ impl Writer {
                         written.token = token;
                         written.marked_offset = next_offset;
                         written.marked_at = Some(Instant::now());
+                        shared.marked.send_modify(|marked| {
+                            marked.insert(partition, next_offset);
+                        });
                         continue;
                     }
                     written.is_compared = false;
-                    metrics.losses.inc();
-                    let reason = "redis lost data, or another processor writes: all symbols are compared";
-                    tracing::warn!(partition, address = shared.address, reason);
                 }
             }
         }
