@@ -185,15 +185,17 @@ impl MemoryHot {
 
     /// Tells what the other store was found to have of each symbol. Where it is behind, all of the
     /// entry waits to be sent; where it is ahead, nothing does before this one has come further.
+    /// Returns of how many it is behind.
     pub fn settle(
         &self,
         partition: u16,
         found: impl IntoIterator<Item = (Symbol, Version)>,
-    ) -> Result<(), HotError> {
+    ) -> Result<usize, HotError> {
         let mut shard = self.shard(partition)?;
         let super::Shard { numbers, entries, changes: Some(changes), .. } = &mut *shard else {
             return Err(error("nobody keeps account of what changes".to_owned()));
         };
+        let mut behind = 0;
         for (symbol, base) in found {
             let Some(&number) = numbers.get(&symbol) else { continue };
             let entry = &mut entries[number as usize];
@@ -201,10 +203,11 @@ impl MemoryHot {
             let version = entry.version();
             entry.sent.changed = if version == base { Parts::NONE } else { Parts::ALL };
             if version > base {
+                behind += 1;
                 changes.push(number, &mut entry.sent);
             }
         }
-        Ok(())
+        Ok(behind)
     }
 
     /// At most `symbols_max` symbols in the order in which they came, from the `from`-th on.

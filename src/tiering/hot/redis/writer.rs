@@ -5,7 +5,7 @@
 //! data, wholly or its newest part (a restart, a fail-over, a `FLUSHALL`), is noticed within a
 //! second even when nothing trades, and all symbols are compared and sent where they differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use redis::aio::ConnectionManager;
 use redis::{Pipeline, Value};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,10 @@ use crate::tiering::hot::{HotError, RECENT_TICKS};
 
 /// Bytes of one pipeline, and what its last symbol adds.
 const TRIP_BYTES_MAX: usize = 1 << 20;
+/// Pipelines under way at once: while Redis works on one, the next is made.
+const TRIPS_MAX: usize = 4;
+/// The longest rest after a round.
+const REST_MAX: Duration = Duration::from_millis(250);
 /// Symbols that are copied out of the mirror and encoded at once.
 const SYMBOLS_AT_ONCE: usize = 16;
 /// How often Redis is looked at when there is nothing to write.
@@ -153,8 +158,16 @@ struct Trip {
     bytes: usize,
 }
 
+/// A pipeline under way.
+struct Sent {
+    expected: Vec<Expected>,
+    replies: JoinHandle<Result<Vec<Value>, HotError>>,
+}
+
 /// What is known of a partition in Redis.
 struct Written {
+    /// A symbol was not written in this round, and waits to be tried again.
+    is_left: bool,
     /// Redis was compared with the mirror, and nothing has gone wrong since.
     is_compared: bool,
     compared_at: Option<Instant>,
@@ -213,7 +226,7 @@ pub(super) async fn run(shared: Arc<Shared>, connection: ConnectionManager, stop
                 if next != Next::Heartbeat {
                     shared.wake.notify_one();
                 }
-                let rest = took.max(shared.config.round_interval);
+                let rest = took.min(REST_MAX).max(shared.config.round_interval);
                 if next == Next::Later { rest.max(RECONCILE_POLL) } else { rest }
             }
             Err(_) => {
@@ -278,6 +291,7 @@ impl Writer {
         }
         for &partition in &of_process {
             let written = self.partitions.entry(partition).or_insert_with(|| Written {
+                is_left: false,
                 is_compared: false,
                 compared_at: None,
                 marks: 0,
@@ -286,6 +300,7 @@ impl Writer {
                 next_offset: 0,
                 marked_offset: 0,
             });
+            written.is_left = false;
             if written.is_compared {
                 continue;
             }
@@ -296,6 +311,7 @@ impl Writer {
         let mut trip = Trip::default();
         self.add_marks(&mut trip);
         let mut reached = Vec::new();
+        let mut under_way = VecDeque::new();
         for &partition in &of_process {
             if !self.partitions.get(&partition).is_some_and(|written| written.is_compared) {
                 continue;
@@ -311,19 +327,29 @@ impl Writer {
                     self.add_put(&mut trip, partition, &change);
                 }
                 if trip.bytes >= TRIP_BYTES_MAX {
-                    self.send(std::mem::take(&mut trip)).await?;
+                    under_way.push_back(self.send(std::mem::take(&mut trip)));
+                }
+                if under_way.len() >= TRIPS_MAX
+                    && let Some(sent) = under_way.pop_front()
+                {
+                    self.receive(sent).await?;
                 }
                 tokio::task::yield_now().await;
             }
         }
-        self.send(trip).await?;
-        let (mut waiting, mut is_marked) = (0, true);
+        if !trip.expected.is_empty() {
+            under_way.push_back(self.send(trip));
+        }
+        while let Some(sent) = under_way.pop_front() {
+            self.receive(sent).await?;
+        }
+        let (mut waiting, mut is_left, mut is_marked) = (0, false, true);
         for (partition, next_offset) in reached {
-            let left = shared.mirror.changes_len(partition)?;
-            waiting += left;
+            waiting += shared.mirror.changes_len(partition)?;
             let Some(written) = self.partitions.get_mut(&partition) else { continue };
-            // What came meanwhile waits for its own round, but a conflict leaves its symbol behind.
-            if written.is_compared && left == 0 {
+            // What came meanwhile is after the offset, but not what found another state in Redis.
+            is_left |= written.is_left;
+            if written.is_compared && !written.is_left {
                 written.next_offset = written.next_offset.max(next_offset);
             }
             is_marked &= written.next_offset == written.marked_offset;
@@ -332,7 +358,7 @@ impl Writer {
         if self.partitions.values().any(|written| !written.is_compared) {
             return Ok(Next::Later);
         }
-        if waiting == 0 {
+        if !is_left {
             shared.settled.send_replace(applied);
         }
         Ok(if waiting == 0 && is_marked { Next::Heartbeat } else { Next::Now })
@@ -459,16 +485,20 @@ impl Writer {
         metrics.ticks.inc_by(ticks.len() as u64);
     }
 
-    async fn send(&mut self, trip: Trip) -> Result<(), HotError> {
-        if trip.expected.is_empty() {
-            return Ok(());
-        }
+    fn send(&self, trip: Trip) -> Sent {
+        let Trip { pipeline, expected, bytes } = trip;
+        self.shared.metrics.trips.inc();
+        self.shared.metrics.sent_bytes.inc_by(bytes as u64);
+        let (shared, connection) = (self.shared.clone(), self.connection.clone());
+        let replies = tokio::spawn(async move { shared.query(&connection, &pipeline, WRITE_MAX).await });
+        Sent { expected, replies }
+    }
+
+    async fn receive(&mut self, sent: Sent) -> Result<(), HotError> {
         let shared = self.shared.clone();
-        let replies = shared.query(&self.connection, &trip.pipeline, WRITE_MAX).await?;
+        let replies = sent.replies.await.map_err(|error| shared.error(&error))??;
         let metrics = &shared.metrics;
-        metrics.trips.inc();
-        metrics.sent_bytes.inc_by(trip.bytes as u64);
-        for (expected, reply) in trip.expected.into_iter().zip(replies) {
+        for (expected, reply) in sent.expected.into_iter().zip(replies) {
             match (expected, reply) {
                 (Expected::Done, _) => {}
                 (Expected::Put { .. }, Value::Nil) => {
@@ -477,7 +507,10 @@ impl Writer {
                 (Expected::Put { partition, symbol }, found) => {
                     metrics.conflicts.inc();
                     let version = self.version(symbol, found)?;
-                    shared.mirror.settle(partition, [(symbol, version)])?;
+                    let is_left = shared.mirror.settle(partition, [(symbol, version)])? > 0;
+                    if let Some(written) = self.partitions.get_mut(&partition) {
+                        written.is_left |= is_left;
+                    }
                 }
                 (Expected::Mark { partition, token, next_offset }, reply) => {
                     let Some(written) = self.partitions.get_mut(&partition) else { continue };
