@@ -63,7 +63,7 @@ pub struct RedisHotConfig {
     /// things. Keys left by another log are removed.
     pub log: String,
     /// The least time between two rounds of the writer. A round that took longer is followed by a
-    /// rest as long, so that Redis has half of its time for others.
+    /// rest as long, of a quarter of a second at most, so that Redis has time for others.
     pub round_interval: Duration,
 }
 
