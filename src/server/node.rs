@@ -354,6 +354,7 @@ impl Node {
         let state = GatewayState {
             bus: stores.bus.clone(),
             hot,
+            own_hot: None,
             warm: Some(stores.warm.clone()),
             history: Some(stores.history()),
             config: gateway_config(config),
@@ -369,6 +370,7 @@ impl Node {
                     reasons
                 })
             },
+            degraded: Arc::new(Vec::new),
             details: {
                 let (dir, warm) = (stores.dir.display().to_string(), Arc::downgrade(&stores.warm));
                 Arc::new(move || details(&dir, warm.upgrade().as_deref()))

@@ -15,7 +15,9 @@ use crate::bus::{Assignment, Bounds, Bus, BusReader, Durable, Membership};
 use crate::feed::sim::{Sim, SimConfig};
 use crate::market::{Kind, Symbol, Tick, TimeRange, Timeframe, Timestamp};
 use crate::server::intake::{Intake, IntakeMetrics};
+use crate::testing::service;
 use crate::tiering::history::{History, HistoryQuery};
+use crate::tiering::hot::redis::{RedisHot, RedisHotConfig};
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
 use crate::tiering::warm::{Block, Mark, Query, Scan};
 use crate::wire::record::Origin;
@@ -123,7 +125,7 @@ async fn check_ticks(life: &Life, ticks: &[Tick]) {
     }
 }
 
-async fn hot_of(hot: &MemoryHot) -> Vec<String> {
+async fn hot_of(hot: &dyn Hot) -> Vec<String> {
     let symbols = hot.symbols().await.unwrap();
     let entries = hot.get(&symbols).await.unwrap();
     let mut shown: Vec<String> = symbols.iter().zip(entries).map(|entry| format!("{entry:?}")).collect();
@@ -152,7 +154,7 @@ async fn a_stop_leaves_all_of_the_log_in_warm_each_tick_once() {
         assert_eq!(life.warm.mark(partition).await.unwrap().next_offset, next);
     }
     assert!(life.warm.segments().len() > usize::from(PARTITIONS), "more than one block a partition");
-    let before = hot_of(&life.hot).await;
+    let before = hot_of(&*life.hot).await;
     life.end().await;
 
     // The next life knows what the last one knew: from the checkpoint, and without it from the log.
@@ -162,8 +164,41 @@ async fn a_stop_leaves_all_of_the_log_in_warm_each_tick_once() {
         }
         let life = Life::begin(dir.path());
         life.process(small()).stop().await.unwrap();
-        assert_eq!(hot_of(&life.hot).await, before, "with a checkpoint: {checkpoint}");
+        assert_eq!(hot_of(&*life.hot).await, before, "with a checkpoint: {checkpoint}");
         check_ticks(&life, &ticks).await;
+        life.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shared_hot_store_is_taken_over_or_filled_again() {
+    let Some(url) = service("REDIS") else { return };
+    let dir = TempDir::new().unwrap();
+    let prefix = format!("test:{}:", dir.path().display());
+    let open =
+        || RedisHot::connect(RedisHotConfig::new(url.clone(), prefix.clone(), PARTITIONS, "log".into()));
+    let ticks = market(20_000);
+    let life = Life::begin(dir.path());
+    life.append(&ticks, 1).await;
+    life.process(small()).stop().await.unwrap();
+    let expected = hot_of(&*life.hot).await;
+    life.end().await;
+    for (is_new, is_lost) in [(true, false), (false, false), (false, true)] {
+        let mut life = Life::begin(dir.path());
+        let redis = open().await.unwrap();
+        if is_lost {
+            redis.erase().await;
+        }
+        (life.stores.hot, life.stores.hot_files) = (redis.clone(), None);
+        let processor = life.process(small());
+        processor.restored().await;
+        processor.ready().unwrap();
+        processor.stop().await.unwrap();
+        assert_eq!(hot_of(&*redis).await, expected, "new: {is_new}, lost: {is_lost}");
+        let puts = redis.metrics().puts.get();
+        assert_eq!(puts > 0, is_new || is_lost, "{puts} states were written");
+        drop(processor);
+        redis.close().await;
         life.end().await;
     }
 }

@@ -62,6 +62,7 @@ pub(super) async fn run(
     goal: watch::Receiver<Goal>,
 ) -> Result<(), ProcessorError> {
     let outcome = live(shared.clone(), partition, goal).await;
+    shared.stores.hot.end(partition).await;
     match &outcome {
         Ok(()) => shared.set_status(partition, Status::Stopped),
         Err(error) if error.is_fenced() => {
