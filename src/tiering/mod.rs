@@ -5,6 +5,7 @@
 pub mod archive;
 mod codec;
 pub mod cold;
+mod disk;
 #[cfg(test)]
 mod golden;
 pub mod history;

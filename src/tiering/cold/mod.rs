@@ -3,6 +3,8 @@
 //! [`Cold`] is the seam between a directory (`dir`) and an object store (`s3`). What stands in the
 //! objects is `archive`'s business.
 
+pub mod dir;
+
 use std::ops::Range;
 
 use bytes::Bytes;
