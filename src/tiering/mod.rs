@@ -10,5 +10,6 @@ mod disk;
 mod golden;
 pub mod history;
 pub mod hot;
+mod parquet;
 pub mod state;
 pub mod warm;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::read::Cursor;
-use super::segment::{SegmentInfo, SegmentWriter};
+use super::segment::{ROW_GROUP_ROWS, SegmentInfo, SegmentWriter};
 use super::{Live, Segment, Shared, files::damaged};
 use crate::market::{
     Bar, Kind, Merge, Merged, RowKey, Seq, SymbolTable, TickBatch, TickBatchBuilder, TimeRange, Timestamp,
@@ -113,7 +113,7 @@ impl Shared {
                 super::scan::BATCH_ROWS,
             )?);
         }
-        let mut writer = SegmentWriter::create(&self.root, info)?;
+        let mut writer = SegmentWriter::create(&self.root, info, ROW_GROUP_ROWS)?;
         let mut bars = BarRevisions::default();
         loop {
             match merge.advance() {

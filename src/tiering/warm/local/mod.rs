@@ -12,7 +12,6 @@
 //! trace of a crash and is removed at the next start. Nothing is ever written in place.
 
 mod compact;
-mod dictionary;
 mod files;
 mod manifest;
 mod metrics;
@@ -468,7 +467,7 @@ impl Shared {
                 path: self.root.join(info.path()).display().to_string(),
                 reason: error.to_string(),
             })?;
-            let mut writer = SegmentWriter::create(&self.root, info)?;
+            let mut writer = SegmentWriter::create(&self.root, info, segment::ROW_GROUP_ROWS)?;
             writer.write_whole(batch, &keys)?;
             self.step()?;
             segments.push(writer.finish()?);
