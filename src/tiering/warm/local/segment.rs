@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::files::{Temporary, create_dir, io_error};
 use crate::market::{Kind, RowKeys, Symbol, TickBatch, TimeRange, Timestamp, TradingDay};
 use crate::tiering::parquet::{Layout, Numbers, TickWriter, is_io};
-use crate::tiering::warm::WarmError;
+use crate::tiering::warm::{Unit, WarmError};
 
 /// Rows of a page. A reader of one symbol takes in whole pages of each column, so small pages let
 /// it read little; each costs its header and its line in the index.
@@ -23,6 +23,9 @@ pub(super) const ROW_GROUP_ROWS: usize = 1 << 20;
 
 /// How hard pages are compressed: commits have to keep up with the market.
 const ZSTD_LEVEL: i32 = 1;
+
+/// The level of segments that were restored from the archive: merged with no other.
+pub(super) const RESTORED_LEVEL: u32 = 1000;
 
 /// Which segments are of one kind, day and partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,35 +71,46 @@ pub struct SegmentInfo {
     pub symbol_min: Option<Symbol>,
     /// The last symbol; `None` if no row has one.
     pub symbol_max: Option<Symbol>,
+    /// When its last row was stored, nanoseconds since the epoch; 0 where an earlier version did
+    /// not say.
+    #[serde(default)]
+    pub written_at: i64,
 }
 
-mod kind_name {
+pub(super) mod kind_name {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use crate::market::Kind;
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(kind.name())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Kind, D::Error> {
         let name = String::deserialize(deserializer)?;
         Kind::from_name(&name).ok_or_else(|| D::Error::custom(format!("unknown kind \"{name}\"")))
     }
 }
 
-mod day_text {
+pub(super) mod day_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use crate::market::TradingDay;
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(day: &TradingDay, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(
+        day: &TradingDay,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(day)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TradingDay, D::Error> {
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<TradingDay, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
@@ -119,6 +133,11 @@ impl SegmentInfo {
             self.level,
             self.id,
         ))
+    }
+
+    /// The unit of the archive that the rows are of.
+    pub fn unit(&self) -> Unit {
+        Unit { day: self.day, kind: self.kind }
     }
 
     /// Whether rows of `range` and of one of `symbols` (sorted; `None` for all) may be in it.
