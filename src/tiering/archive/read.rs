@@ -421,8 +421,8 @@ async fn plan(
     if files.len() < 2 || largest <= HELD_BYTES_MAX {
         return Ok(VecDeque::from([wanted.clone()]));
     }
-    let read: Vec<_> = stream::iter(files.iter().map(|file| async move {
-        let index = reader.index(file, stats).await?;
+    let read: Vec<_> = stream::iter(files.to_vec().into_iter().map(|file| async move {
+        let index = reader.index(&file, stats).await?;
         let chosen = index.choose(wanted, range);
         Ok::<_, ReadError>((index.held_bytes(&chosen), index.weights(&chosen)))
     }))
