@@ -31,9 +31,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, BusError};
+use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::hot::{Hot, HotError};
 use crate::tiering::state::StateError;
+use crate::tiering::tiers::Tiers;
 use crate::tiering::warm::{Warm, WarmError};
 use crate::wire::record::RecordError;
 
@@ -85,8 +87,17 @@ pub struct Stores {
     pub hot: Arc<dyn Hot>,
     /// The days.
     pub warm: Arc<dyn Warm>,
+    /// Where days go that are dropped from warm, if they are.
+    pub archive: Option<Arc<ArchiveReader>>,
     /// Where hot is this process's memory: the same store, and the directory of its checkpoints.
     pub hot_files: Option<(Arc<MemoryHot>, PathBuf)>,
+}
+
+impl Stores {
+    /// Warm, and the archive beside it.
+    fn tiers(&self) -> Tiers {
+        Tiers { warm: self.warm.clone(), archive: self.archive.clone() }
+    }
 }
 
 type ByPartition = Family<Vec<(&'static str, String)>, Gauge<i64, AtomicI64>>;
@@ -108,6 +119,9 @@ pub struct ProcessorMetrics {
     pub bars: Counter,
     /// Symbols and days whose bars were rebuilt from their trades.
     pub rebuilds: Counter,
+    /// Symbols and days whose bars could not be rebuilt, since their trades are archived: those in
+    /// objects that must be restored first stay as they are, others are tried again later.
+    pub rebuilds_kept_back: Counter,
     /// Times a store was tried again.
     pub retries: Counter,
     /// Producers forgotten, whose repeats would no longer be known.
@@ -135,6 +149,11 @@ impl ProcessorMetrics {
             "processor_producers_evicted",
             "Producers forgotten, whose repeats would no longer be known",
             self.producers_evicted.clone(),
+        );
+        registry.register(
+            "processor_rebuilds_kept_back",
+            "Symbols and days whose bars could not be rebuilt from archived trades",
+            self.rebuilds_kept_back.clone(),
         );
         registry.register("processor_held_rows", "Rows not yet in warm", self.held_rows.clone());
         registry.register(

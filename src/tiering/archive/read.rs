@@ -267,7 +267,7 @@ impl ArchiveReader {
         ranges: &[Range<u64>],
         stats: &SharedReadStats,
     ) -> Result<Vec<bytes::Bytes>, ReadError> {
-        let requests = ranges::coalesce(ranges);
+        let requests = ranges::coalesce(ranges, ranges::Limits::FAR);
         let bytes: u64 = requests.iter().map(|request| request.end - request.start).sum();
         count(stats, requests.len() as u64, bytes);
         self.metrics.requests.inc_by(requests.len() as u64);

@@ -11,11 +11,11 @@ use super::format::{Format, RowWriter};
 use super::*;
 use crate::bus::{Bounds, BusReader, Durable, Record};
 use crate::market::{
-    Bar, Cancel, Conditions, Exchange, GapKind, NO_SYMBOL, Price, SymbolTable, Tape, TickBatchBuilder, Trade,
-    arbitrary,
+    Bar, Cancel, Conditions, Exchange, GapKind, NO_SYMBOL, Price, SymbolTable, Tape, TickBatchBuilder, Timestamp,
+    Trade, arbitrary,
 };
 use crate::tiering::state::PartitionState;
-use crate::tiering::warm::Block;
+use crate::tiering::warm::{Block, Query};
 use crate::tiering::warm::conformance::{self, PARTITIONS, Row};
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
 use crate::wire::record::{Origin, RecordEncoder, RecordView};
