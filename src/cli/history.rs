@@ -281,7 +281,13 @@ fn coverage_in_words(coverage: &Coverage) -> Vec<String> {
         format!("records {} to {} of partition {}", part.first_offset, part.next_offset, part.partition)
     });
     let archived = ArchivedInWords::from(&coverage.archived);
-    in_words(log, &missing.collect::<Vec<_>>(), &gaps.collect::<Vec<_>>(), coverage.gaps_not_listed, &archived)
+    in_words(
+        log,
+        &missing.collect::<Vec<_>>(),
+        &gaps.collect::<Vec<_>>(),
+        coverage.gaps_not_listed,
+        &archived,
+    )
 }
 
 /// The same of a server's answer.

@@ -36,7 +36,9 @@ pub enum TiersError {
     #[error(transparent)]
     Archive(#[from] ReadError),
     /// Warm has dropped rows of days, and there is no archive to read them from.
-    #[error("{kind} rows of {day} were dropped from warm, and no archive is configured: set archive.url to where they went")]
+    #[error(
+        "{kind} rows of {day} were dropped from warm, and no archive is configured: set archive.url to where they went"
+    )]
     NoArchive {
         /// The name of the kind.
         kind: &'static str,
@@ -162,9 +164,9 @@ impl Tiers {
         };
         query.archived = read_from_archive(&snapshot, &needed, &near.next_offsets);
         let scan = self.warm.scan(&query).await?;
-        let settled = dropped_within(&scan, range).iter().all(|(day, offsets)| {
-            query.archived.contains_key(day) && snapshot.covers(*day, offsets)
-        });
+        let settled = dropped_within(&scan, range)
+            .iter()
+            .all(|(day, offsets)| query.archived.contains_key(day) && snapshot.covers(*day, offsets));
         if !settled {
             return Ok(None);
         }
@@ -248,9 +250,7 @@ fn from_warm(scan: Scan, archived: ArchivedPart) -> TierScan {
 fn dropped_within(scan: &Scan, range: TimeRange) -> Days {
     let dropped = scan.dropped.iter().filter(|(day, offsets)| {
         let day_range = TimeRange { from: day.start(), to: day.end() };
-        range.overlaps(&day_range)
-            && !scan.restored.contains(day)
-            && offsets.iter().any(|offset| *offset > 0)
+        range.overlaps(&day_range) && !scan.restored.contains(day) && offsets.iter().any(|offset| *offset > 0)
     });
     dropped.map(|(day, offsets)| (*day, offsets.clone())).collect()
 }

@@ -173,12 +173,7 @@ impl From<TiersError> for Failed {
     }
 }
 
-async fn scan(
-    shared: &Shared,
-    kind: Kind,
-    day: TradingDay,
-    symbols: &[Symbol],
-) -> Result<TierRows, Failed> {
+async fn scan(shared: &Shared, kind: Kind, day: TradingDay, symbols: &[Symbol]) -> Result<TierRows, Failed> {
     let range = TimeRange { from: day.start(), to: day.end() };
     let scan = shared.stores.tiers().scan(kind, Some(symbols), range).await?;
     if scan.archived.frozen.is_empty() { Ok(scan.rows) } else { Err(Failed::Frozen) }

@@ -5,6 +5,9 @@
 //! fetched, near ones together. Many objects are merged into one ordered stream; where they would
 //! hold too much side by side, the symbols are read in several passes.
 
+#[cfg(test)]
+pub(in crate::tiering) mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -196,9 +199,11 @@ impl ArchiveReader {
     /// An object that a manifest names must be there.
     fn missing(&self, error: ColdError) -> ReadError {
         match error {
-            ColdError::NotFound { store, key } => {
-                ReadError::Damaged { store, key, reason: "it is not there, though a manifest names it".to_owned() }
-            }
+            ColdError::NotFound { store, key } => ReadError::Damaged {
+                store,
+                key,
+                reason: "it is not there, though a manifest names it".to_owned(),
+            },
             error => error.into(),
         }
     }
@@ -227,7 +232,8 @@ impl ArchiveReader {
         }
         self.metrics.scans.inc();
         let files: Vec<_> = files.into_iter().filter(|file| file.may_hold(&wanted, range)).collect();
-        let scanner = Scanner { reader: self.clone(), kind, range, files, stats, passes: None, current: None };
+        let scanner =
+            Scanner { reader: self.clone(), kind, range, files, stats, passes: None, current: None };
         stream::try_unfold((scanner, wanted), |(mut scanner, wanted)| async move {
             let rows = scanner.next(&wanted).await?;
             Ok(rows.map(|rows| (rows, (scanner, wanted))))
@@ -361,11 +367,13 @@ impl Scanner {
     async fn next(&mut self, wanted: &Wanted) -> Result<Option<TickBatch>, ReadError> {
         if self.passes.is_none() {
             let (reader, stats) = (self.reader.clone(), self.stats.clone());
-            self.passes = Some(plan(&reader, &self.files, wanted, self.range, &stats).await?);
+            self.passes = Some(plan(&reader, &self.files, wanted, self.range, &stats, HELD_BYTES_MAX).await?);
         }
         loop {
             let Some(pass) = &mut self.current else {
-                let Some(wanted) = self.passes.as_mut().and_then(VecDeque::pop_front) else { return Ok(None) };
+                let Some(wanted) = self.passes.as_mut().and_then(VecDeque::pop_front) else {
+                    return Ok(None);
+                };
                 self.current = Some(self.begin(wanted));
                 continue;
             };
@@ -416,9 +424,10 @@ async fn plan(
     wanted: &Wanted,
     range: TimeRange,
     stats: &SharedReadStats,
+    held_bytes_max: u64,
 ) -> Result<VecDeque<Wanted>, ReadError> {
     let largest: u64 = files.iter().map(|file| file.file.bytes).sum();
-    if files.len() < 2 || largest <= HELD_BYTES_MAX {
+    if files.len() < 2 || largest <= held_bytes_max {
         return Ok(VecDeque::from([wanted.clone()]));
     }
     let read: Vec<_> = stream::iter(files.to_vec().into_iter().map(|file| async move {
@@ -429,14 +438,14 @@ async fn plan(
     .buffered(REQUESTS_MAX)
     .try_collect()
     .await?;
-    if read.iter().map(|(held, _)| held).sum::<u64>() <= HELD_BYTES_MAX {
+    if read.iter().map(|(held, _)| held).sum::<u64>() <= held_bytes_max {
         return Ok(VecDeque::from([wanted.clone()]));
     }
     let mut by_symbol: BTreeMap<Option<Symbol>, u64> = BTreeMap::new();
     for (symbol, bytes) in read.into_iter().flat_map(|(_, weights)| weights) {
         *by_symbol.entry(symbol).or_default() += bytes;
     }
-    Ok(passes(wanted, &by_symbol, HELD_BYTES_MAX))
+    Ok(passes(wanted, &by_symbol, held_bytes_max))
 }
 
 /// Cuts `wanted` where the bytes of the symbols so far, as they stand in `by_symbol`, come to
@@ -456,7 +465,8 @@ fn passes(wanted: &Wanted, by_symbol: &BTreeMap<Option<Symbol>, u64>, bytes_max:
     match wanted {
         Wanted::Within(..) => spans.collect(),
         Wanted::Of(symbols) => {
-            let within = |span: Wanted| symbols.iter().copied().filter(|symbol| span.contains(*symbol)).collect();
+            let within =
+                |span: Wanted| symbols.iter().copied().filter(|symbol| span.contains(*symbol)).collect();
             let groups = spans.map(within).filter(|group: &Vec<_>| !group.is_empty());
             groups.map(|group| Wanted::Of(group.into())).collect()
         }

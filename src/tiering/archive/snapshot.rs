@@ -198,8 +198,7 @@ async fn read_chain(
     unit: Unit,
     keys: BTreeMap<u32, String>,
 ) -> Result<Chain, ReadError> {
-    let wrong =
-        |reason: String| ReadError::Manifest { store: cold.name().to_owned(), unit, reason };
+    let wrong = |reason: String| ReadError::Manifest { store: cold.name().to_owned(), unit, reason };
     let mut chain = Chain::default();
     for (expected, (number, key)) in (0_u32..).zip(keys) {
         if number != expected {

@@ -26,7 +26,11 @@ fn elements<'a>(xml: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
 }
 
 fn unescaped(text: &str) -> String {
-    text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'").replace("&amp;", "&")
+    text.replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&quot;", "\"")
+        .replace("&apos;", "'")
+        .replace("&amp;", "&")
 }
 
 fn escaped(text: &str) -> String {
@@ -133,7 +137,9 @@ mod tests {
 
     #[test]
     fn rules_of_others_stay_to_the_letter() {
-        let before = format!("<?xml version=\"1.0\"?><LifecycleConfiguration xmlns=\"x\">{OTHERS}</LifecycleConfiguration>");
+        let before = format!(
+            "<?xml version=\"1.0\"?><LifecycleConfiguration xmlns=\"x\">{OTHERS}</LifecycleConfiguration>"
+        );
         let plan = [
             Transition { days: 30, class: StorageClass::Glacier },
             Transition { days: 400, class: StorageClass::DeepArchive },

@@ -22,11 +22,7 @@ pub struct ColdMetrics {
 impl ColdMetrics {
     /// Adds all to `registry`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "cold_requests",
-            "Requests to the object store, by method",
-            self.requests.clone(),
-        );
+        registry.register("cold_requests", "Requests to the object store, by method", self.requests.clone());
         let counters = [
             ("cold_failures", "Requests without an answer, or to be tried again", &self.failures),
             ("cold_sent_bytes", "Bytes sent to the object store", &self.bytes_sent),

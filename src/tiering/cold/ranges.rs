@@ -46,7 +46,9 @@ fn merge(sorted: Vec<Range<u64>>, gap_bytes: u64) -> Vec<Range<u64>> {
     let mut merged: Vec<Range<u64>> = Vec::with_capacity(sorted.len());
     for range in sorted {
         match merged.last_mut() {
-            Some(last) if range.start <= last.end.saturating_add(gap_bytes) => last.end = last.end.max(range.end),
+            Some(last) if range.start <= last.end.saturating_add(gap_bytes) => {
+                last.end = last.end.max(range.end)
+            }
             _ => merged.push(range),
         }
     }

@@ -4,9 +4,9 @@
 //! same client: the conditional create, of which it reports a conflict as "already exists" though
 //! nothing landed; an object's class and restore; the bucket's lifecycle.
 
-mod upload;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
+mod upload;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,12 +21,15 @@ use object_store::client::{
     ReqwestConnector,
 };
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, Error, HeaderValue, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{
+    BackoffConfig, ClientOptions, Error, HeaderValue, ObjectStore, ObjectStoreExt, RetryConfig,
+};
 
 use self::upload::S3Upload;
 use super::metrics::ColdMetrics;
 use super::{
-    Availability, Cold, ColdError, ObjectInfo, RestoreTier, StorageClass, Transition, Upload, lifecycle, ranges,
+    Availability, Cold, ColdError, ObjectInfo, RestoreTier, StorageClass, Transition, Upload, lifecycle,
+    ranges,
 };
 use crate::market::Timestamp;
 
@@ -165,9 +168,8 @@ impl S3Cold {
         let response = self.0.client.execute(request).await.map_err(no_answer)?;
         let (parts, body) = response.into_parts();
         let body = body.bytes().await.map_err(no_answer)?;
-        let header = |name: &str| {
-            parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
-        };
+        let header =
+            |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         Ok(Answer {
             status: parts.status.as_u16(),
             class: header("x-amz-storage-class"),
@@ -194,7 +196,9 @@ impl S3Cold {
             Error::Precondition { .. } => Some(412),
             Error::PermissionDenied { .. } => Some(403),
             Error::Unauthenticated { .. } => Some(401),
-            Error::InvalidPath { .. } | Error::NotSupported { .. } | Error::NotImplemented { .. } => Some(400),
+            Error::InvalidPath { .. } | Error::NotSupported { .. } | Error::NotImplemented { .. } => {
+                Some(400)
+            }
             _ => reason.status,
         };
         self.meant(key, status, reason.code.as_deref(), &reason.to_string())
@@ -339,7 +343,9 @@ fn encoded(key: &str) -> String {
     let mut out = String::with_capacity(key.len());
     for byte in key.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => out.push(byte.into()),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                out.push(byte.into())
+            }
             _ => out.push_str(&format!("%{byte:02X}")),
         }
     }

@@ -39,7 +39,8 @@ impl LogFilter {
         };
         tick.kind() == self.kind
             && self.range.contains(tick.ts())
-            && (self.archived.is_empty() || !self.archived.get(&tick.ts().trading_day()).is_some_and(archived))
+            && (self.archived.is_empty()
+                || !self.archived.get(&tick.ts().trading_day()).is_some_and(archived))
     }
 }
 

@@ -103,9 +103,8 @@ impl Index {
         let metadata = ArrowReaderMetadata::load(tail, options)?;
         let groups = metadata.metadata().row_groups().iter();
         // One that lies elsewhere is done without.
-        let blooms = groups.map(|group| {
-            Sbbf::read_from_column_chunk(group.column(SYMBOL_COLUMN), tail).unwrap_or_default()
-        });
+        let blooms = groups
+            .map(|group| Sbbf::read_from_column_chunk(group.column(SYMBOL_COLUMN), tail).unwrap_or_default());
         let blooms = blooms.collect();
         Ok(Self { kind, metadata, blooms })
     }
@@ -134,7 +133,10 @@ impl Index {
             });
             let by_time = self.pages_where(group, TS_COLUMN, |index, page| {
                 let ColumnIndexMetaData::INT64(index) = index else { return None };
-                Some(*index.max_value(page)? >= range.from.nanos() && is_before(*index.min_value(page)?, range.to))
+                Some(
+                    *index.max_value(page)? >= range.from.nanos()
+                        && is_before(*index.min_value(page)?, range.to),
+                )
             });
             let rows = intersect(&by_symbol, &by_time);
             if !rows.is_empty() {
@@ -183,9 +185,7 @@ impl Index {
             Some(places) => places.iter().map(|place| place.first_row_index as usize).collect(),
             None => vec![0],
         };
-        (0..starts.len()).map(move |page| {
-            (page, starts[page]..starts.get(page + 1).copied().unwrap_or(rows))
-        })
+        (0..starts.len()).map(move |page| (page, starts[page]..starts.get(page + 1).copied().unwrap_or(rows)))
     }
 
     /// Bytes of a row's columns as they are stored, about.
@@ -208,7 +208,8 @@ impl Index {
             let index = self.metadata.metadata().page_index();
             let index = index.and_then(|index| index.column_index(*group, SYMBOL_COLUMN));
             for (page, page_rows) in self.pages(*group, SYMBOL_COLUMN) {
-                let len: usize = intersect(rows, std::slice::from_ref(&page_rows)).iter().map(Range::len).sum();
+                let len: usize =
+                    intersect(rows, std::slice::from_ref(&page_rows)).iter().map(Range::len).sum();
                 let symbols = index.and_then(|index| page_symbols(index, page));
                 if len > 0 {
                     weights.push((symbols.and_then(|(min, _)| min), self.bytes_of_rows(*group, len)));

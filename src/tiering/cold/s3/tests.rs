@@ -109,7 +109,8 @@ async fn what_is_refused_for_good_is_told_apart_from_what_may_pass() {
 async fn a_conflict_is_not_taken_for_an_object_that_is_there() {
     let metrics = ColdMetrics::default();
     let config =
-        S3Config::parse("s3://bucket", Some("http://127.0.0.1:1".to_owned()), "eu-west-1".to_owned()).unwrap();
+        S3Config::parse("s3://bucket", Some("http://127.0.0.1:1".to_owned()), "eu-west-1".to_owned())
+            .unwrap();
     let cold = S3Cold::open(config, metrics).unwrap();
     let answer = |status: u16, code: &str| Answer {
         status,
