@@ -41,7 +41,8 @@ impl Life {
         let warm = LocalWarm::open(&dir.join("warm"), LocalWarmOptions::default()).unwrap();
         let hot = Arc::new(MemoryHot::new(PARTITIONS));
         let hot_files = Some((hot.clone(), dir.join("hot")));
-        let stores = Stores { bus: bus.clone(), hot: hot.clone(), warm: warm.clone(), hot_files };
+        let stores =
+            Stores { bus: bus.clone(), hot: hot.clone(), warm: warm.clone(), archive: None, hot_files };
         Self { bus, warm, hot, stores }
     }
 
