@@ -6,6 +6,7 @@ pub mod client;
 pub mod config;
 pub mod fail;
 pub mod feed;
+pub mod kafka;
 pub mod market;
 pub mod server;
 pub mod telemetry;

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("market", &[]),
     ("wire", &["market"]),
-    ("feed", &["market", "wire"]),
-    ("bus", &["market", "wire"]),
+    ("feed", &["market", "wire", "kafka"]),
+    ("bus", &["market", "wire", "kafka"]),
     ("tiering", &["market", "wire", "bus", "fail"]),
     ("client", &["market", "wire"]),
     ("server", &["market", "wire", "feed", "bus", "tiering", "config", "fail"]),
     ("tui", &["market", "wire", "client"]),
     ("config", &[]),
+    ("kafka", &[]),
     ("fail", &[]),
     ("telemetry", &[]),
     (
@@ -30,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "server",
             "config",
             "fail",
+            "kafka",
             "telemetry",
             "tui",
         ],
@@ -39,7 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Where a backend's or a frame's crate may be named: nowhere but in its own files.
 const HOMES: &[(&str, &[&str])] = &[
     ("fjall::", &["src/bus/local"]),
-    ("rdkafka::", &["src/bus/kafka", "src/feed/kafka"]),
+    ("rdkafka::", &["src/kafka.rs", "src/bus/kafka", "src/feed/kafka"]),
     ("redis::", &["src/tiering/hot/redis"]),
     ("clickhouse::", &["src/tiering/warm/clickhouse"]),
     ("object_store::", &["src/tiering/cold"]),

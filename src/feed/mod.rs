@@ -6,11 +6,15 @@
 
 pub mod gaps;
 pub mod iex;
+pub mod kafka;
 pub mod pcap;
 pub mod sim;
 pub mod source;
 
+use prometheus_client::registry::Registry;
+
 use crate::market::Tick;
+use crate::wire::record::Origin;
 
 /// What a call of [`Feed::next`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,18 @@ pub trait Feed: Send {
     /// acknowledge them upstream. Never goes backwards.
     fn acknowledge(&mut self, calls: u64) {
         let _ = calls;
+    }
+
+    /// Under what the ticks of the last call go into the log, for a feed that knows its source's
+    /// messages again: what it hands out twice counts once. `None` leaves it to the caller, whose
+    /// batches are no repeats of anything.
+    fn origin(&self) -> Option<Origin> {
+        None
+    }
+
+    /// Registers what the feed counts.
+    fn register(&self, registry: &mut Registry) {
+        let _ = registry;
     }
 }
 

@@ -26,6 +26,7 @@ use crate::bus::local::{Durability, LocalBus, LocalBusConfig, Retention};
 use crate::bus::{Bus, BusError};
 use crate::config::Config;
 use crate::feed::iex::{IexFeed, Selection, Speed};
+use crate::feed::kafka::KafkaFeed;
 use crate::feed::sim::{Pace, SimConfig, SimFeed};
 use crate::feed::source::{Source, SourceError};
 use crate::feed::{Feed, FeedError};
@@ -301,6 +302,7 @@ fn open_feed(source: &Source) -> Result<Box<dyn Feed>, NodeError> {
             Box::new(SimFeed::new(config, Pace::Clock))
         }
         Source::Iex { path } => Box::new(IexFeed::open(path, Selection::default(), Speed::Factor(1.0))?),
+        Source::Kafka { path } => Box::new(KafkaFeed::open(path)?),
     })
 }
 
@@ -365,6 +367,7 @@ impl Node {
         intake_metrics.register(&mut registry);
         processor_metrics.register(&mut registry);
         gateway_metrics.register(&mut registry);
+        feeds.iter().for_each(|feed| feed.register(&mut registry));
 
         let (processor, hot) = stores.process(config, processor_metrics.clone())?;
         // A client's first snapshot must not lack what hot is about to know.

@@ -51,7 +51,7 @@ pub(super) async fn prometheus(State(shared): State<Arc<Shared>>) -> Response {
 pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let mut partitions = Vec::new();
     for (number, position) in (0..).zip(shared.hub.positions()) {
-        let bounds = shared.hub.bus.bounds(number).await;
+        let bounds = shared.hub.bus.bounds_seen(number).await;
         let (first, next) = bounds.map_or((None, None), |bounds| (Some(bounds.first), Some(bounds.next)));
         partitions.push(json!({
             "partition": number,

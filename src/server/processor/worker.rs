@@ -220,10 +220,10 @@ impl Worker {
         if self.checkpointed_at.elapsed() >= self.shared.config.hot_checkpoint_interval {
             self.checkpoint_hot().await?;
         }
-        let bounds = self.shared.stores.bus.bounds(self.partition).await;
+        let bounds = self.shared.stores.bus.bounds_seen(self.partition).await;
         let bounds = bounds.map_err(|error| self.bus_error(error))?;
         let metrics = &self.shared.metrics;
-        metrics.lag_records.get_or_create(&self.labels).set((bounds.next - self.next) as i64);
+        metrics.lag_records.get_or_create(&self.labels).set(bounds.next.saturating_sub(self.next) as i64);
         let evicted = self.state.producers_evicted();
         metrics.producers_evicted.inc_by(evicted - std::mem::replace(&mut self.producers_evicted, evicted));
         Ok(())
