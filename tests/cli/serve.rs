@@ -106,6 +106,25 @@ fn a_capture_goes_straight_into_a_store_and_out_in_every_format() {
     assert!(damaged.starts_with("exit: 1\n") && damaged.contains("is damaged: it has "), "{damaged}");
     assert!(damaged.contains("kind=trade") && damaged.contains("hint: restore it from a copy"), "{damaged}");
     std::fs::write(&segment, whole).expect("written");
+    // What no manifest names is no reader's to remove; what is there without one is not given up.
+    let stray = segment.with_file_name("stray.parquet");
+    std::fs::write(&stray, b"of a crash").expect("written");
+    assert_eq!(lines_of(&of(&[])).len(), 21);
+    let warm_dir = std::path::Path::new(&data).join("warm");
+    let manifest = std::fs::read_dir(&warm_dir)
+        .expect("a store")
+        .map(|entry| entry.expect("read").path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .expect("a manifest");
+    std::fs::rename(&manifest, home.path("manifest")).expect("moved");
+    for command in [&["history", "AAPL", "--data", &data][..], &["replay", &capture, "--data", &data]] {
+        let lost = home.run(command);
+        assert!(lost.starts_with("exit: 1\n") && lost.contains("hint: restore it from a copy"), "{lost}");
+        assert!(lost.contains("[HOME]/data/warm/manifest-*.jsonl is damaged: it is missing"), "{lost}");
+    }
+    assert!(stray.exists() && segment.exists());
+    std::fs::rename(home.path("manifest"), &manifest).expect("moved back");
+    assert_eq!(lines_of(&of(&[])).len(), 21);
     let nowhere = of(&["--output", "no/such/dir/rows.csv"]);
     assert!(nowhere.starts_with("exit: 2\n") && nowhere.contains("no/such/dir/rows.csv"), "{nowhere}");
 }
