@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use crate::telemetry::say;
+
 /// Exit code of success; also of a reader that went away (a broken pipe).
 pub(super) const OK: u8 = 0;
 /// Exit code of an operation that failed.
@@ -97,9 +99,9 @@ impl CliError {
     /// Prints the error to stderr and gives the exit code.
     pub(super) fn report(self) -> ExitCode {
         if self.code != OK {
-            eprintln!("error: {}", self.message);
+            say(format_args!("error: {}", self.message));
             if let Some(hint) = self.hint {
-                eprintln!("\nhint: {hint}");
+                say(format_args!("\nhint: {hint}"));
             }
         }
         self.code.into()

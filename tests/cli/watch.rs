@@ -181,7 +181,7 @@ fn prices_are_shown_sorted_filtered_and_the_terminal_given_back() {
 fn signals_give_the_terminal_back_too() {
     let home = Home::new();
     let server = Server::start(&home, &home.path("data"), &["--feed", "sim:rate=500,symbols=5"]);
-    for (signal, code) in [(Signal::TERM, 130), (Signal::HUP, 130)] {
+    for (signal, code) in [(Signal::TERM, 130), (Signal::HUP, 130), (Signal::QUIT, 130)] {
         let mut screen = Screen::open(&home, &["watch", "--server", &server.address], &[("NO_COLOR", "1")]);
         screen.wait("rows", |shown| shown.contains("FAKEPACA"));
         screen.signal(signal);
