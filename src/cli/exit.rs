@@ -83,6 +83,12 @@ impl CliError {
         self
     }
 
+    /// Adds to what is wrong what had been done before.
+    pub fn after(mut self, done: impl Display) -> Self {
+        self.message = format!("{}; {done}", self.message);
+        self
+    }
+
     /// An error of writing to stdout. A broken pipe is a reader that has seen enough: success.
     pub fn stdout(error: &std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::BrokenPipe {

@@ -99,7 +99,7 @@ fn broken_off(error: FeedError, ticks: u64) -> CliError {
     if ticks == 0 {
         return feed_error(error);
     }
-    CliError::failed(format!("{error}; the {ticks} ticks before that are durable")).hint(
+    CliError::failed(error).after(format_args!("the {ticks} ticks before that are durable")).hint(
         "mend the capture and play what is left of it with `--from`: what is played twice is stored twice",
     )
 }
@@ -116,7 +116,7 @@ async fn into_server(
     stop: &CancellationToken,
     progress: &ProgressBar,
 ) -> Result<u64, CliError> {
-    let mut client = IngestClient::connect(endpoint, producer(), 1, TRIES_MAX).await.map_err(ingest_error)?;
+    let mut client = IngestClient::connect(endpoint, producer(), 1, TRIES_MAX).await.map_err(not_taken)?;
     let mut ticks: Vec<Tick> = Vec::new();
     loop {
         ticks.clear();
@@ -129,21 +129,36 @@ async fn into_server(
             Ok(Pulled::Ticks) => {}
             Ok(Pulled::End) => break,
             Err(error) => {
-                client.flush().await.map_err(ingest_error)?;
+                if let Err(error) = client.flush().await {
+                    return Err(ingest_error(error, &client));
+                }
                 return Err(broken_off(error, client.acknowledged_ticks()));
             }
         }
-        client.send(&ticks).await.map_err(ingest_error)?;
+        if let Err(error) = client.send(&ticks).await {
+            return Err(ingest_error(error, &client));
+        }
         progress.inc(ticks.len() as u64);
     }
-    client.flush().await.map_err(ingest_error)?;
-    Ok(client.acknowledged_ticks())
+    match client.flush().await {
+        Ok(()) => Ok(client.acknowledged_ticks()),
+        Err(error) => Err(ingest_error(error, &client)),
+    }
 }
 
-fn ingest_error(error: IngestError) -> CliError {
+fn not_taken(error: IngestError) -> CliError {
     match error {
         IngestError::Unreachable { .. } => no_server(error),
         _ => CliError::failed(error),
+    }
+}
+
+/// The same once ticks may have been taken: it tells how many are known to be durable.
+fn ingest_error(error: IngestError, client: &IngestClient) -> CliError {
+    let error = not_taken(error);
+    match client.acknowledged_ticks() {
+        0 => error,
+        ticks => error.after(format_args!("the {ticks} ticks before that are durable")),
     }
 }
 
