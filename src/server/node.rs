@@ -228,7 +228,7 @@ impl Stores {
             block_age_max: config.block_age_max,
             ..ProcessorConfig::default()
         };
-        Ok((Processor::start(into, settings, metrics)?, hot))
+        Ok((Processor::start(into, settings, metrics), hot))
     }
 
     /// What answers about the past.

@@ -42,7 +42,7 @@ impl Life {
     }
 
     fn process(&self, config: ProcessorConfig) -> Processor {
-        Processor::start(self.stores.clone(), config, ProcessorMetrics::default()).unwrap()
+        Processor::start(self.stores.clone(), config, ProcessorMetrics::default())
     }
 
     async fn append(&self, ticks: &[Tick], first_sequence: u64) {
@@ -207,7 +207,7 @@ async fn a_store_that_fails_at_any_block_costs_nothing() {
         let failing: Arc<dyn Warm> =
             Arc::new(FailingWarm { warm: life.warm.clone(), commits_left: AtomicU32::new(commits) });
         let stores = Stores { warm: failing, ..life.stores.clone() };
-        let processor = Processor::start(stores, small(), ProcessorMetrics::default()).unwrap();
+        let processor = Processor::start(stores, small(), ProcessorMetrics::default());
         processor.failed().cancelled().await;
         let why = processor.ready().unwrap_err();
         assert!(processor.stop().await.is_err());
