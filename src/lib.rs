@@ -10,6 +10,8 @@ pub mod kafka;
 pub mod market;
 pub mod server;
 pub mod telemetry;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tiering;
 pub mod tui;
 pub mod wire;

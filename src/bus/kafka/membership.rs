@@ -107,7 +107,7 @@ impl Context {
         let is_lost = consumer.assignment_lost();
         let mut state = self.state();
         if taken.is_empty() || is_lost || state.is_closing {
-            taken.iter().for_each(|partition| drop(state.held.remove(partition)));
+            state.held.retain(|partition| !taken.contains(partition));
             if is_lost && !taken.is_empty() {
                 self.metrics.lost_partitions.inc_by(taken.len() as u64);
                 self.tell(&mut state, Assignment::Lost(taken));
@@ -133,7 +133,7 @@ impl Context {
             return;
         }
         let Some(Revoked { partitions, left, .. }) = state.revoked.take() else { return };
-        partitions.iter().for_each(|partition| drop(state.held.remove(partition)));
+        state.held.retain(|partition| !partitions.contains(partition));
         if !left.is_empty() {
             self.metrics.lost_partitions.inc_by(left.len() as u64);
             self.tell(&mut state, Assignment::Lost(left.into_iter().collect()));
@@ -317,7 +317,7 @@ impl Membership for KafkaMembership {
     async fn released(&mut self, partitions: &[u16]) {
         let context = self.member.context();
         if let Some(revoked) = &mut context.state().revoked {
-            partitions.iter().for_each(|partition| drop(revoked.left.remove(partition)));
+            revoked.left.retain(|partition| !partitions.contains(partition));
         }
         // What was released of them is told before they are another's.
         self.member.commit(&self.shared);
