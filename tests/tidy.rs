@@ -45,7 +45,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("redis::", &["src/tiering/hot/redis"]),
     ("clickhouse::", &["src/tiering/warm/clickhouse"]),
     ("object_store::", &["src/tiering/cold"]),
-    ("parquet::", &["src/tiering/warm/local", "src/tiering/history/format"]),
+    ("parquet::", &["src/tiering/parquet", "src/tiering/warm/local", "src/tiering/history/format"]),
     ("ratatui::", &["src/tui"]),
     ("crossterm::", &["src/tui", "src/cli"]),
     ("axum::", &["src/server"]),

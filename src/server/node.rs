@@ -31,6 +31,8 @@ use crate::feed::sim::{Pace, SimConfig, SimFeed};
 use crate::feed::source::{Source, SourceError};
 use crate::feed::{Feed, FeedError};
 use crate::market::Timestamp;
+use crate::tiering::archive::read::ArchiveReader;
+use crate::tiering::cold::{self, Cold, ColdError, ColdMetrics};
 use crate::tiering::history::{History, HistoryError};
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::warm::WarmError;
@@ -79,6 +81,9 @@ pub enum NodeError {
     /// Warm refuses.
     #[error(transparent)]
     Warm(#[from] WarmError),
+    /// The archive's store refuses.
+    #[error(transparent)]
+    Cold(#[from] ColdError),
     /// A feed is not written as one.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -147,6 +152,7 @@ const LOCK_FILE: &str = "lock";
 const LOG_DIR: &str = "log";
 const WARM_DIR: &str = "warm";
 const HOT_DIR: &str = "hot";
+const COLD_DIR: &str = "cold";
 
 /// The durable stores of a data directory, which one process has at a time.
 pub struct Stores {
@@ -154,6 +160,10 @@ pub struct Stores {
     pub bus: Arc<LocalBus>,
     /// The days.
     pub warm: Arc<LocalWarm>,
+    /// The archive, as it is read.
+    pub archive: Arc<ArchiveReader>,
+    /// What the archive's store is asked.
+    pub cold_metrics: ColdMetrics,
     dir: PathBuf,
     /// Held as long as the stores are open.
     _lock: File,
@@ -197,7 +207,9 @@ impl Stores {
             ..LocalBusConfig::new(dir.join(LOG_DIR), config.partitions)
         })?;
         let warm = LocalWarm::open(&dir.join(WARM_DIR), options)?;
-        Ok(Self { bus, warm, dir: dir.clone(), _lock: lock })
+        let cold_metrics = ColdMetrics::default();
+        let archive = Arc::new(ArchiveReader::new(open_cold(config, &cold_metrics)?));
+        Ok(Self { bus, warm, archive, cold_metrics, dir: dir.clone(), _lock: lock })
     }
 
     /// Starts what brings the log into warm, and into a hot store of this process that it fills.
@@ -211,6 +223,7 @@ impl Stores {
             bus: self.bus.clone(),
             hot: hot.clone(),
             warm: self.warm.clone(),
+            archive: Some(self.archive.clone()),
             hot_files: Some((hot.clone(), self.dir.join(HOT_DIR))),
         };
         let settings = ProcessorConfig {
@@ -218,21 +231,28 @@ impl Stores {
             block_age_max: config.block_age_max,
             ..ProcessorConfig::default()
         };
-        Ok((Processor::start(into, settings, metrics)?, hot))
+        Ok((Processor::start(into, settings, metrics), hot))
     }
 
     /// What answers about the past.
     pub fn history(&self) -> History {
-        History::new(self.bus.clone(), self.warm.clone())
+        History::new(self.bus.clone(), self.warm.clone()).with_archive(self.archive.clone())
     }
 
     /// Makes everything durable and frees the directory.
     pub async fn close(self) {
-        let Self { bus, warm, dir: _, _lock } = self;
+        let Self { bus, warm, archive: _, cold_metrics: _, dir: _, _lock } = self;
         // Its end waits for a compaction under way.
         let _ = tokio::task::spawn_blocking(move || drop(warm)).await;
         bus.close().await;
     }
+}
+
+/// Opens the store that `config` names for the archive. Blocking.
+pub fn open_cold(config: &Config, metrics: &ColdMetrics) -> Result<Arc<dyn Cold>, ColdError> {
+    let url = config.archive.url.clone();
+    let url = url.unwrap_or_else(|| config.data_dir.join(COLD_DIR).display().to_string());
+    cold::open(&url, config.archive.s3_endpoint.as_deref(), &config.archive.s3_region, metrics)
 }
 
 /// Runs `work`, which blocks, beside the async threads.
@@ -342,6 +362,8 @@ impl Node {
         let mut registry = metrics::registry();
         stores.bus.metrics().register(&mut registry);
         stores.warm.metrics().register(&mut registry);
+        stores.archive.metrics.register(&mut registry);
+        stores.cold_metrics.register(&mut registry);
         intake_metrics.register(&mut registry);
         processor_metrics.register(&mut registry);
         gateway_metrics.register(&mut registry);
@@ -357,6 +379,7 @@ impl Node {
         let state = GatewayState {
             bus: stores.bus.clone(),
             hot,
+            own_hot: None,
             warm: Some(stores.warm.clone()),
             history: Some(stores.history()),
             config: gateway_config(config),
@@ -372,6 +395,7 @@ impl Node {
                     reasons
                 })
             },
+            degraded: Arc::new(Vec::new),
             details: {
                 let (dir, warm) = (stores.dir.display().to_string(), Arc::downgrade(&stores.warm));
                 Arc::new(move || details(&dir, warm.upgrade().as_deref()))

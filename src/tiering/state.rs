@@ -248,6 +248,14 @@ impl PartitionState {
         !self.pending.is_empty()
     }
 
+    /// Marks a symbol's day again that was taken and could not be rebuilt.
+    pub fn postpone(&mut self, symbol: Symbol, day: TradingDay) {
+        if let Some(since) = self.taken.remove(&(symbol, day)) {
+            // What was marked since then came after it.
+            self.pending.insert((symbol, day), since);
+        }
+    }
+
     /// Replaces the bars of `symbol` and `day` by those of `rows`: all of its trades, cancels and
     /// corrections up to `seq` (rows of others are passed over), in any order. Bars that differ
     /// count as changed at `seq`, which should lie after every tick applied: a bar that was stored

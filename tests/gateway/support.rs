@@ -56,6 +56,7 @@ impl Server {
         let mut state = GatewayState {
             bus: bus.clone(),
             hot: hot.clone(),
+            own_hot: None,
             warm: None,
             history: None,
             config,
@@ -66,6 +67,7 @@ impl Server {
                 let not_ready = not_ready.clone();
                 Arc::new(move || not_ready.lock().unwrap().clone())
             },
+            degraded: Arc::new(Vec::new),
             details: Arc::new(|| serde_json::json!({ "role": "test" })),
         };
         change(&mut state);

@@ -25,7 +25,8 @@ use super::subscription::{Channel, Subscription};
 use crate::bus::{Bus, BusError, BusReader, Record};
 use crate::market::{Quote, Seq, Status, Symbol, Tick, Timestamp, Trade};
 use crate::server::metrics::GatewayMetrics;
-use crate::tiering::hot::HotEntry;
+use crate::tiering::hot::memory::MemoryHot;
+use crate::tiering::hot::{HotEntry, HotUpdates};
 use crate::tiering::state::PartitionState;
 use crate::tiering::warm::Warm;
 use crate::wire::BarChannel;
@@ -67,6 +68,8 @@ struct State {
     slots: Vec<Slot>,
     fanout: Fanout,
     bars: LiveBars,
+    /// A hot store of this gateway's own, and what it is about to be told of one partition.
+    own: Option<(Arc<MemoryHot>, HotUpdates)>,
     /// Why the hub has stopped, if it has.
     failure: Option<String>,
 }
@@ -183,6 +186,17 @@ impl State {
             }
         }
         self.fanout.give_back(by_symbol);
+        self.tell_own(number);
+    }
+
+    /// Tells the own hot store what has gathered of a partition.
+    fn tell_own(&mut self, number: u16) {
+        let Some((own, updates)) = &mut self.own else { return };
+        if let Err(reason) = own.take_in(number, updates) {
+            warn!(partition = number, %reason, "this gateway's own hot store is not told");
+        }
+        updates.ticks.clear();
+        updates.bars.clear();
     }
 
     fn record(
@@ -193,7 +207,7 @@ impl State {
         now: Instant,
         metrics: &GatewayMetrics,
     ) -> Result<(), Unreadable> {
-        let State { partitions, slot_numbers, slots, fanout, .. } = self;
+        let State { partitions, slot_numbers, slots, fanout, own, .. } = self;
         let view = RecordView::parse(&record.bytes).map_err(|reason| Unreadable { from: None, reason })?;
         let partition = &mut partitions[usize::from(number)];
         if !partition.derived.admit(view.origin) {
@@ -235,18 +249,25 @@ impl State {
                 let token = || token_of(partitions, Some(seq)).to_string();
                 fanout.emit(channel, groups, &Outgoing::Tick(&tick), token);
             }
+            if let Some((_, updates)) = own {
+                updates.ticks.push((seq, tick));
+            }
         }
         Ok(())
     }
 
     /// Sends the bars that are due.
     fn send_bars(&mut self, now: Instant) {
-        for partition in &mut self.partitions {
-            for (_, bar) in partition.derived.take_changed_bars() {
-                self.bars.change(bar);
-            }
+        for number in 0..self.partitions.len() {
+            let derived = &mut self.partitions[number].derived;
+            let changed = derived.take_changed_bars();
             // Amended bars are rebuilt by the processor; here the marks would only pile up.
-            drop(partition.derived.take_rebuilds());
+            drop(derived.take_rebuilds());
+            changed.iter().for_each(|(_, bar)| self.bars.change(*bar));
+            if let Some((_, updates)) = &mut self.own {
+                updates.bars = changed;
+                self.tell_own(number as u16);
+            }
         }
         let State { partitions, slot_numbers, slots, fanout, bars, .. } = self;
         let clock = |symbol: Symbol| {
@@ -303,10 +324,12 @@ impl State {
 
 impl Hub {
     /// Reads what the log holds after the processor's last checkpoint (or from the log's end,
-    /// without one) up to now, and then waits to be [`Hub::run`].
+    /// without one) up to now, and then waits to be [`Hub::run`]. What it reads is told to `own`,
+    /// where there is one.
     pub(super) async fn start(
         bus: Arc<dyn Bus>,
         warm: Option<Arc<dyn Warm>>,
+        own: Option<Arc<MemoryHot>>,
         ring_bytes_max: usize,
         metrics: GatewayMetrics,
     ) -> Result<(Arc<Self>, Vec<Box<dyn BusReader>>), HubError> {
@@ -341,6 +364,7 @@ impl Hub {
             slots: Vec::new(),
             fanout: Fanout::default(),
             bars: LiveBars::default(),
+            own: own.map(|own| (own, HotUpdates::default())),
             failure: None,
         };
         let rounds = tokio::sync::watch::Sender::new(0);

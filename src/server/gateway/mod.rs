@@ -56,6 +56,7 @@ use super::metrics::GatewayMetrics;
 use crate::bus::Bus;
 use crate::tiering::history::History;
 use crate::tiering::hot::Hot;
+use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::warm::Warm;
 
 /// What a gateway may use, and whom it lets in.
@@ -97,6 +98,9 @@ pub struct GatewayState {
     pub bus: Arc<dyn Bus>,
     /// Where snapshots come from.
     pub hot: Arc<dyn Hot>,
+    /// A hot store of this gateway's own, which it keeps filled from the log: where `hot` is elsewhere
+    /// and may be lost.
+    pub own_hot: Option<Arc<MemoryHot>>,
     /// Where bars and repeats are known up to; without it the gateway begins at the log's end.
     pub warm: Option<Arc<dyn Warm>>,
     /// What answers about the past; without it those requests are refused.
@@ -111,6 +115,8 @@ pub struct GatewayState {
     pub feeds: Vec<String>,
     /// Why the other parts of the process are not ready, if they are not; called by `/readyz`.
     pub not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// What is wrong though all is served, for people and monitors; called by `/readyz`.
+    pub degraded: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// What other parts of the process add to `/v1/status`: an object.
     pub details: Arc<dyn Fn() -> Value + Send + Sync>,
 }
@@ -152,6 +158,7 @@ struct Shared {
     registry: Arc<Registry>,
     feeds: Vec<String>,
     not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    degraded: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     details: Arc<dyn Fn() -> Value + Send + Sync>,
     handshakes: Handshakes,
     streaming: Arc<AtomicUsize>,
@@ -222,17 +229,17 @@ pub async fn serve(
     state: GatewayState,
     stop: impl Future<Output = ()>,
 ) -> Result<(), GatewayError> {
-    let GatewayState { bus, hot, warm, history, config, metrics, registry, feeds, not_ready, details } =
-        state;
+    let GatewayState { bus, hot, own_hot, warm, history, config, metrics, registry, feeds, .. } = state;
+    let (not_ready, degraded, details) = (state.not_ready, state.degraded, state.details);
     let mut stop = std::pin::pin!(stop);
-    let starting = Hub::start(bus, warm, config.ring_bytes_max, metrics.clone());
+    let starting = Hub::start(bus, warm, own_hot, config.ring_bytes_max, metrics.clone());
     let (hub, readers) = tokio::select! {
         started = starting => started?,
         () = &mut stop => return Ok(()),
     };
     let test_bus = Arc::new(MemoryBus::new(1, test_feed::RECORDS_MAX));
     let (test_hub, test_readers) =
-        Hub::start(test_bus.clone(), None, TEST_RING_BYTES, GatewayMetrics::default()).await?;
+        Hub::start(test_bus.clone(), None, None, TEST_RING_BYTES, GatewayMetrics::default()).await?;
     let (hub_stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mut following = tokio::spawn(hub.clone().run(readers, hub_stop.clone()));
     tokio::spawn(test_hub.clone().run(test_readers, hub_stop.clone()));
@@ -249,6 +256,7 @@ pub async fn serve(
         registry,
         feeds,
         not_ready,
+        degraded,
         details,
         streaming: Arc::default(),
         started_at: Instant::now(),
