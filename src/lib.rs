@@ -1,5 +1,6 @@
 //! `stk`: real-time stock prices in one binary, from the feed to the eye, the log and the archive.
 
+pub mod backoff;
 pub mod bus;
 pub mod cli;
 pub mod client;

@@ -14,13 +14,14 @@ use super::server_args::{ServerArgs, rest_error};
 use super::{CliError, Global};
 use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp};
 use crate::server::node::Stores;
+use crate::telemetry::say;
 use crate::tiering::history::format::{Format, RowWriter, WriteError};
 use crate::tiering::history::{ArchivedCoverage, Coverage, HistoryQuery, HistoryStats};
 
 #[derive(Args)]
 pub(super) struct HistoryArgs {
     /// Symbols
-    #[arg(value_name = "SYMBOL", required = true)]
+    #[arg(value_name = "SYMBOL", required = true, value_parser = super::symbol)]
     symbols: Vec<Symbol>,
     /// First day (2025-01-01, in New York) or instant (RFC 3339); without it, the beginning
     #[arg(long, value_name = "TIME", value_parser = crate::market::parse_from)]
@@ -193,7 +194,7 @@ async fn from_data(
     };
     let answer = stores.history().query(query).await.map_err(|error| node_error(error.into()))?;
     for line in coverage_in_words(&answer.coverage) {
-        eprintln!("{line}");
+        say(line);
     }
     let mut rows = answer.rows;
     let mut first_row = None;
@@ -211,7 +212,7 @@ async fn from_data(
     drop(rows);
     if args.stats {
         let stats = *answer.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        eprintln!("{}", stats_in_words(&stats, first_row));
+        say(stats_in_words(&stats, first_row));
     }
     stores.close().await;
     Ok(())
@@ -243,7 +244,7 @@ async fn from_server(
     let answer = args.server.rest()?.history(&query).await.map_err(rest_error)?;
     if let Some(coverage) = &answer.coverage {
         for line in served_coverage_in_words(coverage) {
-            eprintln!("{line}");
+            say(line);
         }
     }
     let (mut first, mut received) = (None, 0);
@@ -259,9 +260,9 @@ async fn from_server(
     }
     if args.stats {
         let first_ms = first.map_or(0.0, |first| first.as_secs_f64() * 1000.0);
-        eprintln!(
+        say(format_args!(
             "first bytes after {first_ms:.1} ms; {received} bytes received (what was read, tells --data)"
-        );
+        ));
     }
     Ok(())
 }

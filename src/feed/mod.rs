@@ -54,8 +54,9 @@ pub trait Feed: Send {
 
     /// Waits until ticks are due and adds them to `ticks`, at most [`BATCH_TICKS_MAX`] a call.
     ///
-    /// Cancel-safe: a call dropped before it returned loses no tick. Reconnects by itself, with
-    /// jitter and a bound; an error is final.
+    /// Cancel-safe: a call dropped before it returned loses no tick. A feed with a connection
+    /// reconnects by itself, by [`Backoff`](crate::backoff::Backoff) and with a bound; an error is
+    /// final.
     async fn next(&mut self, ticks: &mut Vec<Tick>) -> Result<Pulled, FeedError>;
 
     /// Tells that all ticks of the first `calls` calls are durable, so that the feed may

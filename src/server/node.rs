@@ -176,12 +176,13 @@ impl Stores {
         blocking(move || {
             std::fs::create_dir_all(&config.data_dir)
                 .map_err(|error| data_error(&config.data_dir, &error))?;
-            Self::open_in(&config, LocalWarmOptions::default())
+            Self::open_in(&config, |dir| LocalWarm::open(dir, LocalWarmOptions::default()))
         })
         .await
     }
 
-    /// Opens what is stored in `config.data_dir` to answer questions: without compaction.
+    /// Opens what is stored in `config.data_dir` to answer questions: nothing of it is removed,
+    /// merged or added to.
     ///
     /// Errors: there is nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
     pub async fn open_existing(config: &Config) -> Result<Self, NodeError> {
@@ -190,12 +191,22 @@ impl Stores {
             if !config.data_dir.join(LOG_DIR).is_dir() {
                 return Err(NodeError::NoStore { path: config.data_dir });
             }
-            Self::open_in(&config, LocalWarmOptions { compaction: false })
+            Self::open_in(&config, |dir| {
+                // A server that ended between the two has a log without days.
+                if dir.is_dir() {
+                    LocalWarm::open_read_only(dir)
+                } else {
+                    LocalWarm::open(dir, LocalWarmOptions { compaction: false })
+                }
+            })
         })
         .await
     }
 
-    fn open_in(config: &Config, options: LocalWarmOptions) -> Result<Self, NodeError> {
+    fn open_in(
+        config: &Config,
+        open_warm: impl FnOnce(&Path) -> Result<Arc<LocalWarm>, WarmError>,
+    ) -> Result<Self, NodeError> {
         let dir = &config.data_dir;
         let lock = lock(dir)?;
         let durability = config.sync_interval.map_or(Durability::Always, Durability::Interval);
@@ -206,7 +217,7 @@ impl Stores {
             free_bytes_min: config.free_bytes_min,
             ..LocalBusConfig::new(dir.join(LOG_DIR), config.partitions)
         })?;
-        let warm = LocalWarm::open(&dir.join(WARM_DIR), options)?;
+        let warm = open_warm(&dir.join(WARM_DIR))?;
         let cold_metrics = ColdMetrics::default();
         let archive = Arc::new(ArchiveReader::new(open_cold(config, &cold_metrics)?));
         Ok(Self { bus, warm, archive, cold_metrics, dir: dir.clone(), _lock: lock })
