@@ -3,8 +3,8 @@
 //!
 //! No topic is known here, and no record.
 
-use std::sync::atomic::AtomicI64;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use prometheus_client::metrics::gauge::Gauge;
 use rdkafka::client::ClientContext;
@@ -18,7 +18,11 @@ use tokio::sync::watch;
 pub fn features() -> Vec<String> {
     let native = ClientConfig::new().create_native_config();
     let features = native.and_then(|native| native.get("builtin.features")).unwrap_or_default();
-    features.split(',').map(|feature| feature.trim().to_owned()).filter(|feature| !feature.is_empty()).collect()
+    features
+        .split(',')
+        .map(|feature| feature.trim().to_owned())
+        .filter(|feature| !feature.is_empty())
+        .collect()
 }
 
 /// Why a client can't be made of these settings.

@@ -344,7 +344,9 @@ impl Broker {
         let printed = services(&["up", "--run", &run, "kafka"]);
         let address = printed
             .lines()
-            .find_map(|line| line.split_once("STK_TEST_KAFKA=").map(|(_, address)| address.trim_matches(['"', '\''])))
+            .find_map(|line| {
+                line.split_once("STK_TEST_KAFKA=").map(|(_, address)| address.trim_matches(['"', '\'']))
+            })
             .unwrap_or_else(|| panic!("no Kafka in {printed}"))
             .to_owned();
         Self { _dir: dir, run, address }
@@ -396,7 +398,8 @@ async fn a_broker_that_is_killed_loses_nothing() {
             while !stop.is_cancelled() || !pending.is_empty() {
                 // As a feed does: so many in flight, then it waits for the oldest.
                 while pending.len() < 64 && !stop.is_cancelled() {
-                    let all = (0..PARTITIONS).map(|partition| (partition, Bytes::from(format!("{count:0200}"))));
+                    let all =
+                        (0..PARTITIONS).map(|partition| (partition, Bytes::from(format!("{count:0200}"))));
                     pending.push_back(bus.append(all.collect()).await.unwrap());
                     count += 1;
                 }

@@ -239,7 +239,12 @@ async fn poison_is_buried_with_its_reason() {
                 String::from_utf8(found.unwrap().value.unwrap().to_vec()).unwrap()
             };
             assert_eq!(message.key(), Some(&b"a key"[..]));
-            (message.payload().unwrap().to_vec(), header("stk.topic"), header("stk.offset"), header("stk.reason"))
+            (
+                message.payload().unwrap().to_vec(),
+                header("stk.topic"),
+                header("stk.offset"),
+                header("stk.reason"),
+            )
         };
         let mut letters: Vec<_> = (0..2).map(letter).collect();
         letters.sort_by(|a, b| a.2.cmp(&b.2));
