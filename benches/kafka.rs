@@ -83,7 +83,7 @@ async fn open(brokers: &str, properties: &[(&str, &str)]) -> Arc<KafkaBus> {
 /// Seconds of processor time that this process has taken.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<u64> = stat
+    let fields: Vec<i64> = stat
         .rsplit(')')
         .next()
         .unwrap_or_default()
@@ -91,7 +91,7 @@ fn cpu_seconds() -> f64 {
         .filter_map(|field| field.parse().ok())
         .collect();
     // utime and stime, of which a tick is 10 ms on every Linux that matters.
-    fields.get(10..12).map_or(0.0, |times| times.iter().sum::<u64>() as f64 / 100.0)
+    fields.get(10..12).map_or(0.0, |times| times.iter().sum::<i64>() as f64 / 100.0)
 }
 
 fn report(what: &str, records: usize, bytes: usize, took: Duration, cpu: f64) {

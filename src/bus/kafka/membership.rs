@@ -195,6 +195,14 @@ pub(super) struct Member {
     consumer: StreamConsumer<Context>,
 }
 
+impl Drop for Member {
+    fn drop(&mut self) {
+        // Leaving waits until everything is let go of, and nobody is left to say so.
+        self.context().state().is_closing = true;
+        self.context().let_go(&self.consumer, true);
+    }
+}
+
 impl Member {
     fn context(&self) -> &Context {
         self.consumer.client().context()
@@ -288,10 +296,6 @@ async fn drive(member: Arc<Member>, ended: CancellationToken, closed: Cancellati
             },
         }
     }
-    member.context().state().is_closing = true;
-    // Whatever was revoked is let go of with the group.
-    let is_late = member.context().state().revoked.is_some();
-    member.context().let_go(&member.consumer, is_late);
     drop_aside(member);
 }
 
