@@ -311,6 +311,11 @@ impl KafkaBus {
         }
     }
 
+    /// Follows why the brokers can't be reached; `None` while they answer.
+    pub fn outages(&self) -> tokio::sync::watch::Receiver<Option<String>> {
+        self.shared.watch.health.changes()
+    }
+
     /// Delivers what is queued, for at most `wait_max`, and ends the log: what could not be
     /// delivered by then fails as [`BusError::Closed`], and so does every further call. May be
     /// called repeatedly.
