@@ -84,7 +84,7 @@ impl Names {
         if self.cluster.is_some() { format!("{table}_local") } else { table.to_owned() }
     }
 
-    /// `family` of MergeTree with its arguments, replicated or not.
+    /// The `family` of `MergeTree` with its arguments, replicated or not.
     fn engine(&self, family: &str, arguments: &str) -> String {
         match &self.keeper_path {
             None => format!("{family}MergeTree({arguments})"),
@@ -316,7 +316,7 @@ fn columns(kind: Kind) -> String {
         })
         .collect();
     columns.push("`day` Date32 CODEC(ZSTD(1))".to_owned());
-    columns.push("`epoch` UInt32 CODEC(T64, ZSTD(1))".to_owned());
+    columns.push("`epoch` UInt32 CODEC(ZSTD(1))".to_owned());
     columns.push("`block` UInt64 CODEC(Delta, ZSTD(1))".to_owned());
     columns.push("INDEX place (`partition`, `block`, `offset`) TYPE minmax GRANULARITY 4".to_owned());
     columns.join(", ")
@@ -335,15 +335,14 @@ fn type_name(data_type: &DataType) -> &'static str {
     }
 }
 
-/// Chosen by measurement: see docs/clickhouse.md.
+/// Chosen by measurement, on simulated ticks and on a capture of IEX: docs/clickhouse.md has the
+/// figures.
 fn codec(name: &str, data_type: &DataType) -> &'static str {
-    match (name, data_type) {
-        ("ts" | "recv_ts" | "open_ts" | "close_ts", _) => "Delta, ZSTD(1)",
-        ("offset", _) => "Delta, ZSTD(1)",
-        (_, DataType::Decimal64(..)) => "Delta, ZSTD(1)",
-        (_, DataType::UInt64) => "Delta, ZSTD(1)",
-        ("partition", _) => "ZSTD(1)",
-        (_, DataType::UInt32) => "T64, ZSTD(1)",
+    match data_type {
+        DataType::Timestamp(..) | DataType::Decimal64(..) | DataType::UInt64 => "Delta, ZSTD(1)",
+        // Sizes of quotes repeat; those of trades are small and don't.
+        DataType::UInt32 if name.ends_with("_size") => "ZSTD(1)",
+        DataType::UInt32 => "T64, ZSTD(1)",
         _ => "ZSTD(1)",
     }
 }
