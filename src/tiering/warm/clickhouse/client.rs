@@ -297,6 +297,9 @@ impl Node {
             ("output_format_arrow_compression_method", "none"),
             ("cancel_http_readonly_queries_on_client_close", "1"),
             ("http_send_timeout", &reader_seconds),
+            // Thousands of symbols may be asked for by name.
+            ("max_query_size", "67108864"),
+            ("max_ast_elements", "1000000"),
         ]
         .iter()
         .chain(settings)
