@@ -20,6 +20,22 @@ pub const FAIL_POINTS: &[&str] = &[
     "warm.clickhouse.restored_rows",
     "warm.clickhouse.restoring",
     "warm.clickhouse.rows",
+    "archive.leased",
+    "archive.planned",
+    "archive.sealed",
+    "archive.exporting",
+    "archive.object",
+    "archive.uploaded",
+    "archive.footer",
+    "archive.verified",
+    "archive.committed",
+    "archive.noted",
+    "archive.dropping",
+    "archive.rows_dropped",
+    "archive.dropped",
+    "archive.condemned",
+    "archive.removed",
+    "archive.scrubbed",
 ];
 
 struct Armed {

@@ -5,14 +5,18 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{CliError, Global};
-use crate::server::intake::FeedRunError;
 use crate::server::node::{Node, NodeError, Summary};
+use crate::telemetry::say;
 
 #[derive(Args)]
 pub(super) struct ServeArgs {
     /// A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)
     #[arg(long, value_name = "FEED")]
     feed: Vec<String>,
+    /// What this process does: feed, processor, gateway, archiver, separated by commas; all of them
+    /// if not given. Fewer share Kafka, ClickHouse and Redis with other processes
+    #[arg(long, value_name = "ROLES", value_delimiter = ',')]
+    roles: Vec<String>,
     /// Directory that holds everything stored
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -28,6 +32,9 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
     let mut flags = Vec::new();
     if !args.feed.is_empty() {
         flags.push(("feed.sources", args.feed.join("\n"), "--feed"));
+    }
+    if !args.roles.is_empty() {
+        flags.push(("server.roles", args.roles.join("\n"), "--roles"));
     }
     if let Some(dir) = &args.data {
         flags.push(("data.dir", dir.display().to_string(), "--data"));
@@ -46,11 +53,11 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
             signal = super::stop_signal() => return Err(interrupted_start(signal)),
         };
         for line in node.describe() {
-            eprintln!("{line}");
+            say(line);
         }
         let failure = tokio::select! {
             signal = super::stop_signal() => {
-                eprintln!("{signal}: making everything durable; a second one ends at once");
+                say(format_args!("{signal}: making everything durable; a second one ends at once"));
                 None
             }
             reason = node.failed() => Some(reason),
@@ -63,7 +70,7 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
             (_, Err(error)) => Err(node_error(error)),
             (Some(reason), Ok(_)) => Err(CliError::failed(reason)),
             (None, Ok(summary)) => {
-                eprintln!("{}", in_words(&summary));
+                say(in_words(&summary));
                 Ok(())
             }
         }
@@ -71,7 +78,7 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
 }
 
 fn interrupted_start(signal: &str) -> CliError {
-    eprintln!("{signal} before the server had started");
+    say(format_args!("{signal} before the server had started"));
     CliError::interrupted()
 }
 
@@ -94,9 +101,10 @@ pub(super) fn node_error(error: NodeError) -> CliError {
         NodeError::NoStore { .. } => {
             CliError::usage(&error).hint("name the directory that `stk serve` or `stk replay --data` wrote")
         }
-        NodeError::Source(_) | NodeError::Feed(_) | NodeError::FeedRun(FeedRunError::Feed { .. }) => {
-            CliError::usage(&error)
+        NodeError::Roles { .. } => {
+            CliError::usage(&error).hint("set them in the configuration file, or let one process have all roles")
         }
+        NodeError::Source(_) | NodeError::Feed(_) => CliError::usage(&error),
         _ if error.is_disk_full() => CliError::failed(&error)
             .hint("free some space and start again, or lower log.free_bytes_min: what was accepted is there"),
         _ if error.is_damage() => {

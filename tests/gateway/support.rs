@@ -10,6 +10,7 @@ use stk::market::{
 };
 use stk::server::gateway::{self, GatewayConfig, GatewayState, MemoryBus};
 use stk::server::metrics::{self, GatewayMetrics};
+use stk::server::operations::Operations;
 use stk::tiering::hot::memory::MemoryHot;
 use stk::tiering::hot::{Hot, HotUpdates};
 use stk::wire::record::{Origin, RecordEncoder};
@@ -46,6 +47,8 @@ impl Server {
         bus: Arc<MemoryBus>,
         change: impl FnOnce(&mut GatewayState),
     ) -> Self {
+        // The client of these tests asks for one, though nothing here speaks TLS.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let hot = Arc::new(MemoryHot::new(bus.partitions()));
@@ -56,17 +59,21 @@ impl Server {
         let mut state = GatewayState {
             bus: bus.clone(),
             hot: hot.clone(),
+            own_hot: None,
             warm: None,
             history: None,
             config,
             metrics: metrics.clone(),
-            registry: Arc::new(registry),
-            feeds: vec!["none".to_owned()],
-            not_ready: {
-                let not_ready = not_ready.clone();
-                Arc::new(move || not_ready.lock().unwrap().clone())
+            operations: Operations {
+                registry: Arc::new(registry),
+                not_ready: {
+                    let not_ready = not_ready.clone();
+                    Arc::new(move || not_ready.lock().unwrap().clone())
+                },
+                degraded: Arc::new(Vec::new),
+                details: Arc::new(|| serde_json::json!({ "role": "test" })),
             },
-            details: Arc::new(|| serde_json::json!({ "role": "test" })),
+            feeds: vec!["none".to_owned()],
         };
         change(&mut state);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -4,6 +4,7 @@
 //! `replay` brings a client from the past to now; `rest` answers single questions. Nothing here
 //! writes to a store or waits for one on the way of a live tick.
 
+mod amend;
 mod bars;
 pub mod bench;
 mod fanout;
@@ -37,15 +38,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use prometheus_client::registry::Registry;
-use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use self::hub::Hub;
 pub use self::hub::HubError;
+use self::hub::{Hub, HubLimits};
 pub use self::limits::{ClientKey, HandshakeLimit};
 use self::limits::{Handshakes, is_allowed, shown_key};
 pub use self::memory_bus::MemoryBus;
@@ -53,9 +52,11 @@ use self::protocol::Encoding;
 use self::replay::Past;
 use self::rest::{ApiError, Parameters};
 use super::metrics::GatewayMetrics;
+use super::operations::{self, Operations};
 use crate::bus::Bus;
 use crate::tiering::history::History;
 use crate::tiering::hot::Hot;
+use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::warm::Warm;
 
 /// What a gateway may use, and whom it lets in.
@@ -65,7 +66,9 @@ pub struct GatewayConfig {
     pub keys: Vec<ClientKey>,
     /// Streaming connections at once.
     pub connections_max: usize,
-    /// Bytes of data that may wait for one connection before it is closed as too slow.
+    /// Bytes of data that may wait for one connection before it is closed as too slow; of them a
+    /// quarter, and at most one record's messages more, come at once. Connections with the same
+    /// subscription share what waits for them.
     pub queue_bytes_max: usize,
     /// Symbols that one connection may name, over all channels.
     pub symbols_max: usize,
@@ -82,7 +85,7 @@ impl Default for GatewayConfig {
         Self {
             keys: Vec::new(),
             connections_max: 10_000,
-            queue_bytes_max: 1 << 20,
+            queue_bytes_max: 8 << 20,
             symbols_max: 30_000,
             ring_bytes_max: 32 << 20,
             handshakes: HandshakeLimit { burst: 2_000, period: Duration::from_millis(20) },
@@ -97,6 +100,9 @@ pub struct GatewayState {
     pub bus: Arc<dyn Bus>,
     /// Where snapshots come from.
     pub hot: Arc<dyn Hot>,
+    /// A hot store of this gateway's own, which it keeps filled from the log: where `hot` is elsewhere
+    /// and may be lost.
+    pub own_hot: Option<Arc<MemoryHot>>,
     /// Where bars and repeats are known up to; without it the gateway begins at the log's end.
     pub warm: Option<Arc<dyn Warm>>,
     /// What answers about the past; without it those requests are refused.
@@ -105,14 +111,10 @@ pub struct GatewayState {
     pub config: GatewayConfig,
     /// Counted here, registered by the caller in `registry`.
     pub metrics: GatewayMetrics,
-    /// What `/metrics` shows.
-    pub registry: Arc<Registry>,
+    /// What the process tells of itself beside what it serves.
+    pub operations: Operations,
     /// The feeds of this process, as a person reads them.
     pub feeds: Vec<String>,
-    /// Why the other parts of the process are not ready, if they are not; called by `/readyz`.
-    pub not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-    /// What other parts of the process add to `/v1/status`: an object.
-    pub details: Arc<dyn Fn() -> Value + Send + Sync>,
 }
 
 /// Why a gateway does not serve.
@@ -149,10 +151,8 @@ struct Shared {
     history: Option<History>,
     config: GatewayConfig,
     metrics: GatewayMetrics,
-    registry: Arc<Registry>,
+    operations: Operations,
     feeds: Vec<String>,
-    not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-    details: Arc<dyn Fn() -> Value + Send + Sync>,
     handshakes: Handshakes,
     streaming: Arc<AtomicUsize>,
     started_at: Instant,
@@ -222,21 +222,29 @@ pub async fn serve(
     state: GatewayState,
     stop: impl Future<Output = ()>,
 ) -> Result<(), GatewayError> {
-    let GatewayState { bus, hot, warm, history, config, metrics, registry, feeds, not_ready, details } =
-        state;
+    let GatewayState { bus, hot, own_hot, warm, history, config, metrics, operations, feeds } = state;
     let mut stop = std::pin::pin!(stop);
-    let starting = Hub::start(bus, warm, config.ring_bytes_max, metrics.clone());
+    let limits = HubLimits {
+        ring_bytes_max: config.ring_bytes_max,
+        round_bytes_max: config.queue_bytes_max / 4,
+        rebuilds: history.is_some(),
+    };
+    let starting = Hub::start(bus, warm, own_hot, limits, metrics.clone());
     let (hub, readers) = tokio::select! {
         started = starting => started?,
         () = &mut stop => return Ok(()),
     };
     let test_bus = Arc::new(MemoryBus::new(1, test_feed::RECORDS_MAX));
+    let test_limits = HubLimits { ring_bytes_max: TEST_RING_BYTES, rebuilds: false, ..limits };
     let (test_hub, test_readers) =
-        Hub::start(test_bus.clone(), None, TEST_RING_BYTES, GatewayMetrics::default()).await?;
+        Hub::start(test_bus.clone(), None, None, test_limits, GatewayMetrics::default()).await?;
     let (hub_stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mut following = tokio::spawn(hub.clone().run(readers, hub_stop.clone()));
     tokio::spawn(test_hub.clone().run(test_readers, hub_stop.clone()));
     tokio::spawn(test_feed::run(test_bus, hub_stop.clone()));
+    if let Some(history) = history.clone() {
+        tokio::spawn(amend::run(hub.clone(), history, hub_stop.clone()));
+    }
     let stop_max = config.stop_max;
     let shared = Arc::new(Shared {
         hub,
@@ -246,10 +254,8 @@ pub async fn serve(
         handshakes: Handshakes::new(config.handshakes),
         config,
         metrics,
-        registry,
+        operations,
         feeds,
-        not_ready,
-        details,
         streaming: Arc::default(),
         started_at: Instant::now(),
         stop: CancellationToken::new(),
@@ -342,7 +348,7 @@ fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v2/{feed}", get(websocket))
         .route("/", get(status::board))
-        .route("/healthz", get(status::healthz))
+        .route("/healthz", get(operations::healthz))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::prometheus))
         .merge(api)

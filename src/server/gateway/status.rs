@@ -4,47 +4,39 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, Response};
 use serde_json::{Value, json};
 
 use super::Shared;
-use crate::server::metrics;
 
-/// `/healthz`: the process answers.
-pub(super) async fn healthz() -> &'static str {
-    "ok\n"
-}
-
+/// Why the gateway itself is not ready.
 fn reasons(shared: &Shared) -> Vec<String> {
-    let mut reasons = (shared.not_ready)();
-    reasons.extend(
-        shared.hub.failure().map(|failure| format!("the gateway does not follow the log: {failure}")),
-    );
+    let failure = shared.hub.failure();
+    let mut reasons: Vec<String> = failure
+        .map(|failure| format!("the gateway does not follow the log: {failure}"))
+        .into_iter()
+        .collect();
     if shared.stop.is_cancelled() {
         reasons.push("the server stops".to_owned());
     }
     reasons
 }
 
-/// `/readyz`: 200, or 503 with the reasons.
+/// `/readyz`.
 pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    let reasons = reasons(&shared);
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": reasons.is_empty(), "not_ready": reasons }))).into_response()
+    shared.operations.readyz(reasons(&shared))
 }
 
-/// `/metrics`, as Prometheus reads them.
+/// `/metrics`.
 pub(super) async fn prometheus(State(shared): State<Arc<Shared>>) -> Response {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], metrics::text(&shared.registry)).into_response()
+    shared.operations.metrics()
 }
 
 /// `/v1/status`.
 pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let mut partitions = Vec::new();
     for (number, position) in (0..).zip(shared.hub.positions()) {
-        let bounds = shared.hub.bus.bounds(number).await;
+        let bounds = shared.hub.bus.bounds_seen(number).await;
         let (first, next) = bounds.map_or((None, None), |bounds| (Some(bounds.first), Some(bounds.next)));
         partitions.push(json!({
             "partition": number,
@@ -53,6 +45,8 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
             "gateway_next_offset": position,
         }));
     }
+    let mut not_ready = (shared.operations.not_ready)();
+    not_ready.extend(reasons(&shared));
     let mut status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": shared.started_at.elapsed().as_secs(),
@@ -66,9 +60,9 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
             "max": shared.config.connections_max,
             "groups": shared.hub.group_count(),
         },
-        "not_ready": reasons(&shared),
+        "not_ready": not_ready,
     });
-    let more = (shared.details)();
+    let more = (shared.operations.details)();
     if let (Some(status), Value::Object(more)) = (status.as_object_mut(), more) {
         status.extend(more);
     }
