@@ -189,24 +189,33 @@ fn is_zero(reader: &mut impl Read) -> io::Result<bool> {
     }
 }
 
-/// Whether a batch after `at` tells that the one at `at` was synced.
+/// Whether a batch after `at` tells that the one at `at` was synced. The next one need not know yet:
+/// batches share a sync, so all of them are asked.
 fn is_synced_after(mut file: &File, at: u64, last: u64) -> io::Result<bool> {
     file.seek(SeekFrom::Start(at))?;
     let mut rest = Vec::new();
     file.read_to_end(&mut rest)?;
     let mut scratch = Vec::new();
-    for from in 1..rest.len() {
-        if rest[from] != TAG_START {
-            continue;
-        }
+    // The broken one comes after `last`. With no batch before it, it can only be told that it comes
+    // before the first whole one.
+    let mut broken = (last > 0).then_some(last + 1);
+    let mut from = 1;
+    while from < rest.len() {
         let left = &rest[from..];
-        let batch = read_batch(&mut Cursor::new(left), left.len() as u64, &mut scratch)?;
-        if let Some(mark) = batch.and_then(|batch| batch.mark) {
-            // The broken one lies between `last` and this one. With no batch before it, it can
-            // only be told that it comes before this one.
-            let broken = if last == 0 { mark.number.saturating_sub(1) } else { last + 1 };
-            return Ok(mark.synced >= broken);
+        let batch = match left[0] {
+            TAG_START => read_batch(&mut Cursor::new(left), left.len() as u64, &mut scratch)?,
+            _ => None,
+        };
+        let Some(Batch { bytes, mark }) = batch else {
+            from += 1;
+            continue;
+        };
+        if let Some(mark) = mark
+            && mark.synced >= *broken.get_or_insert(mark.number.saturating_sub(1))
+        {
+            return Ok(true);
         }
+        from += bytes as usize;
     }
     Ok(false)
 }

@@ -169,6 +169,55 @@ async fn a_flipped_byte_is_never_served_and_never_passed_over() {
     }
 }
 
+/// A log of one partition with a batch for each of its records and a sync after every `group` of
+/// them; then its journal at its real length.
+fn written_in_groups(records: u64, group: u64) -> (tempfile::TempDir, Vec<u8>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let metrics = LocalBusMetrics::default();
+    let mut opened = Store::open(path, 1, 8 << 20, 1 << 30, 0).unwrap();
+    for offset in 0..records {
+        let bytes = Bytes::from(format!("record {offset}, which is whole or not there"));
+        opened.store.commit([Entry { partition: 0, offset, bytes }].iter(), &metrics).unwrap();
+        if (offset + 1) % group == 0 {
+            opened.store.sync().unwrap();
+        }
+    }
+    drop(opened);
+    let mut bytes = std::fs::read(path.join("0.jnl")).unwrap();
+    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1);
+    (directory, bytes)
+}
+
+/// The batches of one sync know nothing of it: only a later one vouches for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_byte_in_any_batch_of_a_sync_is_named_once_a_later_batch_vouches_for_it() {
+    let (directory, bytes) = written_in_groups(9, 3);
+    let ends = batch_ends(&bytes);
+    // The header of the segment, and nine records.
+    assert_eq!(ends.len(), 10);
+    for (number, batch) in ends.windows(2).enumerate() {
+        for at in (batch[0]..batch[1]).step_by(7).filter(|&at| !is_number(batch[0], at)) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            match opened_with(directory.path(), &flipped).await {
+                Err(error) => {
+                    let named =
+                        format!("0.jnl is damaged at byte {}, in records that were durable", batch[0]);
+                    assert!(error.to_string().contains(&named), "byte {at} of record {number}: {error}");
+                    assert!(number < 6, "byte {at} of record {number}: nothing vouches for it");
+                }
+                Ok(records) => assert!(number >= 6 && records.len() == number, "byte {at} of {number}"),
+            }
+        }
+    }
+    // The same where the damaged batch is the first of all.
+    let mut flipped = bytes.clone();
+    flipped[ends[0] / 2] ^= 0x10;
+    let error = opened_with(directory.path(), &flipped).await.unwrap_err().to_string();
+    assert!(error.contains("0.jnl is damaged at byte 0, "), "{error}");
+}
+
 #[tokio::test]
 async fn a_directory_has_one_log_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
@@ -211,4 +260,17 @@ async fn a_log_of_version_1_is_read_for_ever() {
     let expected: Vec<_> =
         (0..4).map(|number| format!("record {number}, which is whole or not there")).collect();
     assert_eq!(records, expected);
+}
+#[tokio::test]
+async fn an_append_waits_while_the_queue_to_the_disk_is_full() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(config(directory.path()));
+    let shared = &bus.shared;
+    let whole = Arc::clone(&shared.queue).acquire_many_owned(shared.queue_bytes_max).await.unwrap();
+    let mut waiting = bus.append(vec![(0, Bytes::from_static(b"a record"))]);
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    assert_eq!(bus.metrics().queue_waits.get(), 1);
+    drop(whole);
+    assert_eq!(waiting.await.unwrap().await.unwrap(), [0]);
+    bus.close().await;
 }
