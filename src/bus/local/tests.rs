@@ -242,6 +242,8 @@ async fn too_little_space_is_refused_by_name_and_what_is_there_stays() {
     assert_eq!(bus.bounds(0).await.unwrap(), Bounds { first: 0, next: 1 });
     let mut reader = bus.reader(0, 0).await.unwrap();
     assert_eq!(reader.next(1).await.unwrap()[0].bytes, "kept");
+    // Whether what is there is durable can still be asked.
+    assert_eq!(bus.append(Vec::new()).await.unwrap().await.unwrap(), [0; 0]);
     bus.close().await;
 }
 
