@@ -25,6 +25,7 @@
 //!
 //! What stands in a record, who read how far, and copies on other machines.
 
+mod epoch;
 mod journal;
 mod metrics;
 mod reader;
@@ -47,6 +48,7 @@ pub use self::metrics::LocalBusMetrics;
 use self::reader::LocalReader;
 use self::state::{Queued, State, Status};
 use self::store::{Entry, Opened, Store};
+use super::epoch::LogEpoch;
 use super::{Bounds, Bus, BusError, BusReader, Durable};
 
 /// The most partitions a log can have.
@@ -76,11 +78,23 @@ pub struct Retention {
     pub bytes: u64,
 }
 
+/// What a log is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Appends and reads. The newest segment is read before, record by record.
+    Write,
+    /// Reads alone, for a moment: appends are refused, and a record that is in a table is checked when
+    /// it is read. What the log holds is counted without the newest segment.
+    Read,
+}
+
 /// How a [`LocalBus`] is opened.
 #[derive(Clone, Debug)]
 pub struct LocalBusConfig {
     /// Its directory; made if it is not there.
     pub path: PathBuf,
+    /// What it is opened for; [`Access::Write`] by default.
+    pub access: Access,
     /// Of a log that is made, 1 to [`PARTITIONS_MAX`]. One that exists keeps the number it has.
     pub partitions: u16,
     /// When appends are synced; 50 ms by default.
@@ -100,6 +114,7 @@ impl LocalBusConfig {
     pub fn new(path: impl Into<PathBuf>, partitions: u16) -> Self {
         Self {
             path: path.into(),
+            access: Access::Write,
             partitions,
             durability: Durability::Interval(Duration::from_millis(50)),
             retention: Retention { age: Duration::from_hours(72), bytes: 16 << 30 },
@@ -116,6 +131,7 @@ type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 struct Shared {
     config: LocalBusConfig,
     clock: Clock,
+    epoch: LogEpoch,
     metrics: LocalBusMetrics,
     state: Mutex<State>,
     /// Wakes the writer's thread.
@@ -227,6 +243,18 @@ impl LocalBus {
             tracing::info!(path = path(), has, asked, "the log keeps the partitions it was made with");
             config.partitions = has as u16;
         }
+        let cannot = |error: std::io::Error| {
+            let path = config.path.display().to_string();
+            let reason = format!("cannot keep its identity: {error}");
+            match error.kind() {
+                std::io::ErrorKind::StorageFull => BusError::FilledUp { path, reason },
+                _ => BusError::Failed { path, reason },
+            }
+        };
+        let epoch = epoch::open(&config.path, &nexts).map_err(cannot)?;
+        if config.access == Access::Write {
+            epoch::begin(&config.path, &epoch).map_err(cannot)?;
+        }
 
         let metrics = LocalBusMetrics::default();
         let queue_bytes_max = (config.memory_bytes / 6).clamp(1 << 16, 1 << 29) as u32;
@@ -234,6 +262,7 @@ impl LocalBus {
         metrics.held_bytes.set(state.held_bytes() as i64);
         let shared = Arc::new(Shared {
             clock,
+            epoch,
             metrics,
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -315,6 +344,10 @@ impl Bus for LocalBus {
         self.shared.config.partitions
     }
 
+    fn epoch(&self) -> &LogEpoch {
+        &self.shared.epoch
+    }
+
     async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {
         let shared = &self.shared;
         for (partition, _) in &records {
@@ -325,6 +358,9 @@ impl Bus for LocalBus {
         // above all when there is no room.
         let is_question = records.is_empty();
         if !is_question {
+            if shared.config.access == Access::Read {
+                return Err(shared.failed("it is open to be read, and takes nothing"));
+            }
             self.wait_for_release(bytes).await?;
         }
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, shared.queue_bytes_max);

@@ -22,7 +22,7 @@ use super::ingest;
 use super::intake::{FeedRunError, Intake, IntakeError, IntakeMetrics, run_feed};
 use super::metrics::{self, GatewayMetrics};
 use super::processor::{self, Processor, ProcessorConfig, ProcessorError, ProcessorMetrics};
-use crate::bus::local::{Durability, LocalBus, LocalBusConfig, Retention};
+use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention};
 use crate::bus::{Bus, BusError};
 use crate::config::Config;
 use crate::feed::iex::{IexFeed, Selection, Speed};
@@ -165,12 +165,13 @@ impl Stores {
         blocking(move || {
             std::fs::create_dir_all(&config.data_dir)
                 .map_err(|error| data_error(&config.data_dir, &error))?;
-            Self::open_in(&config, LocalWarmOptions::default())
+            Self::open_in(&config, Access::Write, LocalWarmOptions::default())
         })
         .await
     }
 
-    /// Opens what is stored in `config.data_dir` to answer questions: without compaction.
+    /// Opens what is stored in `config.data_dir` to answer questions: the log takes nothing, and warm
+    /// is not compacted.
     ///
     /// Errors: there is nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
     pub async fn open_existing(config: &Config) -> Result<Self, NodeError> {
@@ -179,17 +180,18 @@ impl Stores {
             if !config.data_dir.join(LOG_DIR).is_dir() {
                 return Err(NodeError::NoStore { path: config.data_dir });
             }
-            Self::open_in(&config, LocalWarmOptions { compaction: false })
+            Self::open_in(&config, Access::Read, LocalWarmOptions { compaction: false })
         })
         .await
     }
 
-    fn open_in(config: &Config, options: LocalWarmOptions) -> Result<Self, NodeError> {
+    fn open_in(config: &Config, access: Access, options: LocalWarmOptions) -> Result<Self, NodeError> {
         let dir = &config.data_dir;
         let lock = lock(dir)?;
         let durability = config.sync_interval.map_or(Durability::Always, Durability::Interval);
         let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
         let bus = LocalBus::open(LocalBusConfig {
+            access,
             durability,
             retention,
             free_bytes_min: config.free_bytes_min,

@@ -216,6 +216,11 @@ impl Store {
         Ok(())
     }
 
+    /// By partition, the offset after the last record committed.
+    pub(super) fn nexts(&self) -> &[u64] {
+        &self.nexts
+    }
+
     /// Makes everything committed durable.
     pub(super) fn sync(&mut self) -> Result<(), String> {
         self.journal.sync()

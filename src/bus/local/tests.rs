@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::bus::conformance::{self, PARTITIONS};
+use crate::bus::epoch::Mismatch;
+use crate::wire::token::{LogId, Position, Token};
 
 fn config(path: &Path) -> LocalBusConfig {
     LocalBusConfig {
@@ -218,6 +220,84 @@ async fn a_flipped_byte_in_any_batch_of_a_sync_is_named_once_a_later_batch_vouch
     assert!(error.contains("0.jnl is damaged at byte 0, "), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_when_it_is_opened_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = async |which: u32| open(config(&directory.path().join(which.to_string())));
+    conformance::run_reopened(open, async |bus: Arc<LocalBus>| bus.close().await).await;
+}
+
+/// The token of a reader that has seen everything before `offset` of the only partition.
+fn token(bus: &LocalBus, offset: u64) -> Token {
+    Token::new(bus.epoch().log(), vec![Position { offset, index: 0 }])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sudden_end_begins_a_generation_and_a_good_one_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let of_one = |path: &Path| LocalBusConfig { partitions: 1, ..config(path) };
+    let append = async |bus: &LocalBus| {
+        bus.append(vec![(0, Bytes::from_static(b"a record"))]).await.unwrap().await.unwrap()
+    };
+    let bus = open(of_one(&path));
+    for _ in 0..4 {
+        append(&bus).await;
+    }
+    // Gone without a word, and with the last record.
+    let copy = directory.path().join("copy");
+    copy_directory(&path, &copy);
+    let tokens: Vec<Token> = (0..=4).map(|offset| token(&bus, offset)).collect();
+    bus.close().await;
+    let bytes = std::fs::read(copy.join("0.jnl")).unwrap();
+    let ends = batch_ends(&bytes);
+    std::fs::write(copy.join("0.jnl"), &bytes[..ends[ends.len() - 2]]).unwrap();
+
+    let id = bus.epoch().log().id;
+    let reading = LocalBusConfig { access: Access::Read, ..of_one(&copy) };
+    // Who only reads sees what is so, and changes nothing.
+    for (access, generation) in [(&reading, 1), (&reading, 1), (&of_one(&copy), 1), (&of_one(&copy), 1)] {
+        let bus = open(access.clone());
+        assert_eq!(bus.epoch().log(), LogId { id, generation });
+        for (offset, token) in (0..).zip(&tokens) {
+            let expected = if offset <= 3 { Ok(()) } else { Err(Mismatch::Lost) };
+            assert_eq!(bus.epoch().check(token, 1), expected, "the first generation, offset {offset}");
+        }
+        bus.close().await;
+    }
+    // The offset is given to another record; the old token is not taken for that.
+    let bus = open(of_one(&copy));
+    assert_eq!(append(&bus).await, [3]);
+    assert_eq!(bus.epoch().check(&tokens[4], 1), Err(Mismatch::Lost));
+    assert_eq!(bus.epoch().check(&token(&bus, 4), 1), Ok(()));
+    let of_second = token(&bus, 4);
+    bus.close().await;
+    let bus = open(of_one(&copy));
+    assert_eq!(bus.epoch().log(), LogId { id, generation: 1 }, "it ended in good order");
+    assert_eq!(bus.epoch().check(&of_second, 1), Ok(()));
+    bus.close().await;
+}
+
+#[tokio::test]
+async fn a_damaged_identity_is_another_and_one_that_only_reads_takes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(config(directory.path()));
+    bus.append(vec![(0, Bytes::from_static(b"kept"))]).await.unwrap().await.unwrap();
+    let before = bus.epoch().clone();
+    bus.close().await;
+    let reading = LocalBusConfig { access: Access::Read, ..config(directory.path()) };
+    let bus = open(reading.clone());
+    assert_eq!(*bus.epoch(), before);
+    let refused = bus.append(vec![(0, Bytes::from_static(b"refused"))]).await.err().unwrap();
+    assert!(refused.to_string().contains("it is open to be read"), "{refused}");
+    assert_eq!(bus.reader(0, 0).await.unwrap().next(1).await.unwrap()[0].bytes, "kept");
+    bus.close().await;
+    std::fs::write(directory.path().join("epoch"), "nonsense").unwrap();
+    let bus = open(config(directory.path()));
+    assert_ne!(bus.epoch().log().id, before.log().id);
+    bus.close().await;
+}
+
 #[tokio::test]
 async fn a_directory_has_one_log_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
@@ -263,6 +343,7 @@ async fn a_log_of_version_1_is_read_for_ever() {
         (0..4).map(|number| format!("record {number}, which is whole or not there")).collect();
     assert_eq!(records, expected);
 }
+
 #[tokio::test]
 async fn an_append_waits_while_the_queue_to_the_disk_is_full() {
     let directory = tempfile::tempdir().unwrap();

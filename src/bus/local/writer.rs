@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::state::{Queued, Status};
 use super::store::Store;
-use super::{Durability, Shared, free_bytes};
+use super::{Access, Durability, Shared, epoch, free_bytes};
 use crate::bus::BusError;
 
 /// A batch takes appends until it has so much.
@@ -96,7 +96,7 @@ impl<'a> Writer<'a> {
             }
             self.retain()?;
             if is_stopping && is_idle {
-                return self.store.seal();
+                return self.seal();
             }
         }
     }
