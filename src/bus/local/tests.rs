@@ -344,6 +344,128 @@ async fn a_log_of_version_1_is_read_for_ever() {
     assert_eq!(records, expected);
 }
 
+/// A log of one partition that keeps four segments of four records, each of 256 KiB, at a clock of the
+/// test's: nothing in it happens by itself.
+fn small(path: &Path, clock: &Arc<AtomicU64>) -> Arc<LocalBus> {
+    let retention = Retention { age: Duration::from_secs(80), bytes: 4 << 20 };
+    let config = LocalBusConfig { partitions: 1, durability: Durability::Always, retention, ..config(path) };
+    let clock = Arc::clone(clock);
+    LocalBus::open_with_clock(config, Arc::new(move || clock.load(Ordering::Relaxed))).unwrap()
+}
+
+const LARGE_BYTES: usize = 256 << 10;
+const SEGMENT_RECORDS: u64 = 4;
+
+fn large() -> Vec<(u16, Bytes)> {
+    vec![(0, Bytes::from(vec![7; LARGE_BYTES]))]
+}
+
+async fn fill(bus: &LocalBus, records: u64) {
+    for _ in 0..records {
+        bus.append(large()).await.unwrap().await.unwrap();
+    }
+}
+
+/// Waits until the writer has looked after retention since now: it does before it takes the second.
+async fn looked_after(bus: &LocalBus) -> Bounds {
+    for _ in 0..2 {
+        bus.append(Vec::new()).await.unwrap().await.unwrap();
+    }
+    bus.bounds(0).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn age_drops_what_is_released_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(AtomicU64::new(1_000));
+    let bus = small(directory.path(), &clock);
+    fill(&bus, 2).await;
+    let mut behind = bus.reader(0, 0).await.unwrap();
+    // An eighth of the age later the next record begins a segment.
+    clock.fetch_add(10_000, Ordering::Relaxed);
+    fill(&bus, 2).await;
+    clock.fetch_add(79_999, Ordering::Relaxed);
+    bus.release(0, 2);
+    assert_eq!(looked_after(&bus).await, Bounds { first: 0, next: 4 }, "a millisecond too young");
+    clock.fetch_add(1, Ordering::Relaxed);
+    assert_eq!(looked_after(&bus).await, Bounds { first: 2, next: 4 });
+    assert_eq!(bus.metrics().trimmed_records.get(), 2);
+    // Old as it may be, what is not released stays.
+    clock.fetch_add(1_000_000, Ordering::Relaxed);
+    bus.release(0, 3);
+    assert_eq!(looked_after(&bus).await, Bounds { first: 2, next: 4 });
+
+    for fallen in [behind.next(1).await.err(), bus.reader(0, 1).await.err()] {
+        assert!(
+            matches!(fallen, Some(BusError::Trimmed { partition: 0, offset: 0 | 1, first: 2 })),
+            "{fallen:?}"
+        );
+    }
+    assert_eq!(bus.reader(0, 2).await.unwrap().next(1).await.unwrap()[0].offset, 2);
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn size_drops_what_is_released_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = small(directory.path(), &Arc::new(AtomicU64::new(1_000)));
+    fill(&bus, 4 * SEGMENT_RECORDS).await;
+    bus.release(0, 2 * SEGMENT_RECORDS);
+    assert_eq!(looked_after(&bus).await.first, 0, "all of it fits");
+    let mut behind = bus.reader(0, 0).await.unwrap();
+    fill(&bus, 1).await;
+    assert_eq!(looked_after(&bus).await.first, SEGMENT_RECORDS, "the oldest goes, the next fits again");
+    assert_eq!(bus.metrics().trimmed_records.get(), SEGMENT_RECORDS);
+    assert!(bus.metrics().held_bytes.get() <= 4 << 20);
+    let fallen = behind.next(1).await.err();
+    assert!(
+        matches!(fallen, Some(BusError::Trimmed { offset: 0, first: SEGMENT_RECORDS, .. })),
+        "{fallen:?}"
+    );
+    // Everything from there on is there.
+    let mut reader = bus.reader(0, SEGMENT_RECORDS).await.unwrap();
+    while reader.offset() < 4 * SEGMENT_RECORDS + 1 {
+        assert!(reader.next(1).await.unwrap().iter().all(|record| record.bytes.len() == LARGE_BYTES));
+    }
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_waits_for_a_release_when_nothing_may_be_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = small(directory.path(), &Arc::new(AtomicU64::new(1_000)));
+    fill(&bus, 4 * SEGMENT_RECORDS).await;
+    assert_eq!(bus.metrics().release_waits.get(), 0);
+    let mut waiting = bus.append(large());
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    // Not a whole segment: nothing can go.
+    bus.release(0, SEGMENT_RECORDS - 1);
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    bus.release(0, SEGMENT_RECORDS);
+    assert_eq!(waiting.await.unwrap().await.unwrap(), [4 * SEGMENT_RECORDS]);
+    assert_eq!(bus.metrics().release_waits.get(), 1);
+    assert_eq!(looked_after(&bus).await.first, SEGMENT_RECORDS);
+    bus.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_that_waits_too_long_is_refused_and_nothing_of_it_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = small(directory.path(), &Arc::new(AtomicU64::new(1_000)));
+    fill(&bus, 4 * SEGMENT_RECORDS).await;
+    let began = tokio::time::Instant::now();
+    let refused = bus.append(large()).await.err().unwrap();
+    assert_eq!(began.elapsed().as_secs(), RELEASE_WAIT_MAX.as_secs());
+    assert!(matches!(refused, BusError::Full { .. }), "{refused}");
+    assert!(refused.to_string().contains("holds only records not yet released"), "{refused}");
+    // Whether what is there is durable is answered meanwhile: who releases asks that first.
+    assert_eq!(looked_after(&bus).await, Bounds { first: 0, next: 4 * SEGMENT_RECORDS });
+    bus.release(0, 4 * SEGMENT_RECORDS);
+    assert_eq!(bus.append(large()).await.unwrap().await.unwrap(), [4 * SEGMENT_RECORDS]);
+    assert_eq!(bus.metrics().release_waits.get(), 1);
+    bus.close().await;
+}
+
 #[tokio::test]
 async fn an_append_waits_while_the_queue_to_the_disk_is_full() {
     let directory = tempfile::tempdir().unwrap();
