@@ -9,7 +9,9 @@
 //! One fjall database. The log is cut into segments over all partitions, `segment-<20 digits>`,
 //! each a keyspace. Key: partition (`u16`), offset (`u64`), big-endian; value: the record. After
 //! them a header under `ff ff`: when the segment was begun, where each partition stood, and the
-//! bytes before it (`store.rs`). So opening reads headers and the newest segment, no more.
+//! bytes before it (`store.rs`). So opening reads headers, the journals and, to write, the newest
+//! segment, no more; a log that is closed empties a long journal. Beside the database stands the
+//! log's identity (`epoch.rs`).
 //!
 //! # Why segments, and not fjall's FIFO compaction
 //!
@@ -217,7 +219,7 @@ pub struct LocalBus {
 }
 
 impl LocalBus {
-    /// Opens the log, or makes it. Blocks: it reads the newest segment.
+    /// Opens the log, or makes it. Blocks: it reads the journals, and to write the newest segment.
     pub fn open(config: LocalBusConfig) -> Result<Arc<Self>, BusError> {
         let clock =
             || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
@@ -231,9 +233,7 @@ impl LocalBus {
             return Err(BusError::Failed { path: path(), reason });
         }
         let now_ms = clock();
-        let opened = std::panic::catch_unwind(|| {
-            Store::open(&config.path, config.partitions, config.memory_bytes, config.retention.bytes, now_ms)
-        });
+        let opened = std::panic::catch_unwind(|| Store::open(&config, now_ms));
         let Opened { store, segments, nexts, bytes_total } = opened.map_err(|_| BusError::Failed {
             path: path(),
             reason: "its files are damaged: restore the directory from a copy, or move it away".into(),

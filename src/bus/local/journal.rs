@@ -19,6 +19,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
@@ -31,6 +32,9 @@ const VERSION_BYTES: u64 = 4;
 const KEYSPACES_FOLDER: &str = "keyspaces";
 const FIRST_JOURNAL: &str = "0.jnl";
 const JOURNAL_EXTENSION: &str = "jnl";
+
+/// The unit in which the system counts what a file takes.
+const BLOCK_BYTES: u64 = 512;
 
 const TAG_START: u8 = 1;
 const TAG_ITEM: u8 = 2;
@@ -119,6 +123,24 @@ pub(super) fn prepare(path: &Path) -> Result<u64, BusError> {
         })?;
     }
     Ok(last)
+}
+
+/// How much of the disk the journals take: their length says nothing, since they are made long.
+pub(super) fn allocated_bytes(path: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for journal in journals(path)? {
+        bytes += std::fs::metadata(journal)?.blocks() * BLOCK_BYTES;
+    }
+    Ok(bytes)
+}
+
+/// Empties the active journal of `path`, durably; all that it holds has to be in tables, and its
+/// writer must be done.
+pub(super) fn empty(path: &Path) -> io::Result<()> {
+    let Some(active) = journals(path)?.pop() else { return Ok(()) };
+    let file = OpenOptions::new().write(true).open(active)?;
+    file.set_len(0)?;
+    file.sync_all()
 }
 
 /// Oldest first.

@@ -151,6 +151,24 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Tells the next one to open the log that nothing is gone that was handed out.
+    fn seal(&mut self) -> Result<(), String> {
+        self.store.seal()?;
+        if self.shared.config.access == Access::Write {
+            let nexts = self.store.nexts().to_vec();
+            // Without it the next one begins a new generation, in which nothing is lost either.
+            if let Err(error) = epoch::seal(&self.shared.config.path, &self.shared.epoch, nexts) {
+                tracing::warn!(path = self.shared.path(), %error, "can't tell that the log ended in good order");
+            }
+            let segments = self.shared.state().segments();
+            // The next opening takes longer, no more.
+            if let Err(reason) = self.store.settle(&segments) {
+                tracing::warn!(path = self.shared.path(), reason, "the journal of the log stays long");
+            }
+        }
+        Ok(())
+    }
+
     /// Drops what need not be kept.
     fn retain(&mut self) -> Result<(), String> {
         let now_ms = (self.shared.clock)();
