@@ -322,7 +322,7 @@ async fn a_record_damaged_in_a_table_is_found_by_the_writer_at_once_and_by_a_rea
         |bytes: &[u8]| bytes.windows(1 << 10).position(|window| window.iter().all(|byte| *byte == 0));
     let found = tables.map(|table| (std::fs::read(&table).unwrap(), table));
     let (at, mut bytes, table) =
-        found.filter_map(|(bytes, table)| Some((zeroes(&bytes)? + 99, bytes, table))).next().unwrap();
+        found.find_map(|(bytes, table)| Some((zeroes(&bytes)? + 99, bytes, table))).unwrap();
     bytes[at] ^= 0x10;
     std::fs::write(table, bytes).unwrap();
 
