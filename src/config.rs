@@ -76,9 +76,10 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "server.queue_bytes_max",
-        shape: Shape::Count(64 << 10, 1 << 30),
-        default: "1048576",
-        doc: "Bytes a slow connection may fall behind before it is told so and closed.",
+        shape: Shape::Count(1 << 20, 1 << 30),
+        default: "8388608",
+        doc: "Bytes a slow connection may fall behind before it is told so and closed. Connections \
+              with the same subscription share them.",
     },
     Setting {
         key: "feed.sources",

@@ -5,9 +5,12 @@
 pub mod archive;
 mod codec;
 pub mod cold;
+mod disk;
 #[cfg(test)]
 mod golden;
 pub mod history;
 pub mod hot;
+mod parquet;
 pub mod state;
+pub mod tiers;
 pub mod warm;

@@ -320,7 +320,7 @@ async fn a_record_damaged_in_a_table_is_found_by_the_writer_at_once_and_by_a_rea
     // In the middle of the first record, whose bytes are 0.
     let zeroes =
         |bytes: &[u8]| bytes.windows(1 << 10).position(|window| window.iter().all(|byte| *byte == 0));
-    let found = tables.map(|table| (std::fs::read(&table).unwrap(), table));
+    let mut found = tables.map(|table| (std::fs::read(&table).unwrap(), table));
     let (at, mut bytes, table) =
         found.find_map(|(bytes, table)| Some((zeroes(&bytes)? + 99, bytes, table))).unwrap();
     bytes[at] ^= 0x10;

@@ -71,6 +71,16 @@ impl RowKeys {
         &self.ts
     }
 
+    /// The log's partitions.
+    pub fn partitions(&self) -> &[u16] {
+        &self.partition
+    }
+
+    /// The offsets in them.
+    pub fn offsets(&self) -> &[u64] {
+        &self.offset
+    }
+
     /// The key of `row`.
     pub fn get(&self, row: usize) -> RowKey {
         RowKey {

@@ -45,15 +45,17 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), ProcessorError> {
 /// it failed: workers drain first, so that nobody is given their partitions meanwhile.
 async fn follow(shared: &Arc<Shared>, workers: &mut BTreeMap<u16, Worker>) -> Result<(), ProcessorError> {
     let failed = |source| ProcessorError::Membership { source };
+    // What the log says comes before a stop: a processor that is stopped at once drains all the same.
     let mut membership = tokio::select! {
-        () = shared.stop.cancelled() => return Ok(()),
+        biased;
         joined = shared.stores.bus.join() => joined.map_err(failed)?,
+        () = shared.stop.cancelled() => return Ok(()),
     };
     loop {
         let change = tokio::select! {
             biased;
-            () = shared.stop.cancelled() => break,
             change = membership.next() => change.map_err(failed)?,
+            () = shared.stop.cancelled() => break,
         };
         match change {
             Assignment::Gained(partitions) => {

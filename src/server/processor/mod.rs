@@ -36,9 +36,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, BusError};
+use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::hot::{Hot, HotError};
 use crate::tiering::state::StateError;
+use crate::tiering::tiers::Tiers;
 use crate::tiering::warm::{Warm, WarmError};
 use crate::wire::record::RecordError;
 
@@ -90,8 +92,17 @@ pub struct Stores {
     pub hot: Arc<dyn Hot>,
     /// The days.
     pub warm: Arc<dyn Warm>,
+    /// Where days go that are dropped from warm, if they are.
+    pub archive: Option<Arc<ArchiveReader>>,
     /// Where hot is this process's memory: the same store, and the directory of its checkpoints.
     pub hot_files: Option<(Arc<MemoryHot>, PathBuf)>,
+}
+
+impl Stores {
+    /// Warm, and the archive beside it.
+    fn tiers(&self) -> Tiers {
+        Tiers { warm: self.warm.clone(), archive: self.archive.clone() }
+    }
 }
 
 type ByPartition = Family<Vec<(&'static str, String)>, Gauge<i64, AtomicI64>>;
@@ -119,6 +130,9 @@ pub struct ProcessorMetrics {
     pub handed_over: Counter,
     /// Partitions that another process took without waiting for this one.
     pub lost: Counter,
+    /// Symbols and days whose bars could not be rebuilt, since their trades are archived: those in
+    /// objects that must be restored first stay as they are, others are tried again later.
+    pub rebuilds_kept_back: Counter,
     /// Times a store was tried again.
     pub retries: Counter,
     /// Producers forgotten, whose repeats would no longer be known.
@@ -149,6 +163,11 @@ impl ProcessorMetrics {
             "processor_producers_evicted",
             "Producers forgotten, whose repeats would no longer be known",
             self.producers_evicted.clone(),
+        );
+        registry.register(
+            "processor_rebuilds_kept_back",
+            "Symbols and days whose bars could not be rebuilt from archived trades",
+            self.rebuilds_kept_back.clone(),
         );
         registry.register("processor_held_rows", "Rows not yet in warm", self.held_rows.clone());
         registry.register(

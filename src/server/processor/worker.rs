@@ -62,6 +62,7 @@ pub(super) async fn run(
     goal: watch::Receiver<Goal>,
 ) -> Result<(), ProcessorError> {
     let outcome = live(shared.clone(), partition, goal).await;
+    shared.stores.hot.end(partition).await;
     match &outcome {
         Ok(()) => shared.set_status(partition, Status::Stopped),
         Err(error) if error.is_fenced() => {
@@ -138,9 +139,7 @@ impl Worker {
 
     async fn run(mut self) -> Result<(), ProcessorError> {
         let outcome = self.work().await;
-        if outcome.is_err()
-            && let Some(storing) = self.storing.take()
-        {
+        if let Some(storing) = self.storing.take() {
             // The block under way is whole, whatever came after it.
             let _ = storing.await;
         }
@@ -158,14 +157,11 @@ impl Worker {
             let rebuild_at = self.rebuild_at();
             tokio::select! {
                 biased;
-                told = self.goal.changed(), if until.is_none() => {
-                    let goal = *self.goal.borrow_and_update();
-                    // Its owner is gone: as at a stop.
-                    match if told.is_err() { Goal::Drain } else { goal } {
-                        Goal::Run => {}
+                goal = told(&mut self.goal), if until.is_none() => {
+                    match goal {
                         Goal::Abandon => return Ok(()),
                         Goal::HandOver => until = Some(self.next),
-                        Goal::Drain => {
+                        Goal::Run | Goal::Drain => {
                             let bounds = bus.bounds(self.partition).await;
                             until = Some(bounds.map_err(|error| self.bus_error(error))?.next);
                         }
@@ -224,10 +220,10 @@ impl Worker {
         if self.checkpointed_at.elapsed() >= self.shared.config.hot_checkpoint_interval {
             self.checkpoint_hot().await?;
         }
-        let bounds = self.shared.stores.bus.bounds(self.partition).await;
+        let bounds = self.shared.stores.bus.bounds_seen(self.partition).await;
         let bounds = bounds.map_err(|error| self.bus_error(error))?;
         let metrics = &self.shared.metrics;
-        metrics.lag_records.get_or_create(&self.labels).set((bounds.next - self.next) as i64);
+        metrics.lag_records.get_or_create(&self.labels).set(bounds.next.saturating_sub(self.next) as i64);
         let evicted = self.state.producers_evicted();
         metrics.producers_evicted.inc_by(evicted - std::mem::replace(&mut self.producers_evicted, evicted));
         Ok(())
@@ -356,6 +352,11 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Waits until a worker is told to end, and how. Where nobody is left to tell: as at a stop. Cancel-safe.
+async fn told(goal: &mut watch::Receiver<Goal>) -> Goal {
+    goal.wait_for(|goal| *goal != Goal::Run).await.map_or(Goal::Drain, |goal| *goal)
 }
 
 /// What came of the block being stored, there being one. Cancel-safe.

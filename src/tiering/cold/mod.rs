@@ -3,11 +3,44 @@
 //! [`Cold`] is the seam between a directory (`dir`) and an object store (`s3`). What stands in the
 //! objects is `archive`'s business.
 
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod dir;
+pub mod faulty;
+mod lifecycle;
+mod metrics;
+pub mod ranges;
+pub mod s3;
+
 use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::metrics::ColdMetrics;
 use crate::market::Timestamp;
+
+/// Opens the store at `url`: a bucket (`s3://bucket/prefix`, at `endpoint` where it is not Amazon's)
+/// or else a directory, which is made where it is missing. Blocking. A bucket is asked nothing yet.
+pub fn open(
+    url: &str,
+    endpoint: Option<&str>,
+    region: &str,
+    metrics: &ColdMetrics,
+) -> Result<Arc<dyn Cold>, ColdError> {
+    if url.starts_with("s3://") {
+        let config = s3::S3Config::parse(url, endpoint.map(str::to_owned), region.to_owned())?;
+        return Ok(Arc::new(s3::S3Cold::open(config, metrics.clone())?));
+    }
+    if let Some((scheme, _)) = url.split_once("://") {
+        return Err(ColdError::Refused {
+            store: url.to_owned(),
+            reason: format!("nothing is known of {scheme}: write a directory, or s3://bucket/prefix"),
+        });
+    }
+    Ok(Arc::new(dir::DirCold::open(Path::new(url))?))
+}
 
 /// Where an object rests, by what it costs to read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +55,19 @@ pub enum StorageClass {
     Glacier,
     /// Glacier Deep Archive: read after a restore of hours to days.
     DeepArchive,
+}
+
+impl StorageClass {
+    /// Its name, in words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::InfrequentAccess => "infrequent access",
+            Self::GlacierInstant => "glacier instant",
+            Self::Glacier => "glacier",
+            Self::DeepArchive => "deep archive",
+        }
+    }
 }
 
 /// Whether an object can be read now.
@@ -178,4 +224,33 @@ pub trait Cold: Send + Sync + 'static {
 
     /// Replaces the transitions of objects below `prefix`, and leaves every other rule as it is.
     async fn set_lifecycle(&self, prefix: &str, transitions: &[Transition]) -> Result<(), ColdError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_is_a_cold_store() {
+        let dirs = Mutex::new(Vec::new());
+        let open = async |_| {
+            let dir = tempfile::tempdir().unwrap();
+            let store = open(&dir.path().display().to_string(), None, "", &ColdMetrics::default()).unwrap();
+            dirs.lock().unwrap().push(dir);
+            store
+        };
+        conformance::all(open).await;
+        conformance::without_classes(open("").await).await;
+    }
+
+    #[test]
+    fn a_store_that_nobody_knows_is_refused() {
+        let refused = open("gs://bucket", None, "", &ColdMetrics::default()).err().unwrap();
+        assert_eq!(
+            refused.to_string(),
+            "gs://bucket: nothing is known of gs: write a directory, or s3://bucket/prefix"
+        );
+    }
 }

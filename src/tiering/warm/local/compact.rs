@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::read::Cursor;
-use super::segment::{SegmentInfo, SegmentWriter};
+use super::manifest::Archived;
+use super::read::{Cursor, Within};
+use super::revisions::BarRevisions;
+use super::segment::{RESTORED_LEVEL, ROW_GROUP_ROWS, SegmentInfo, SegmentWriter};
 use super::{Live, Segment, Shared, files::damaged};
-use crate::market::{
-    Bar, Kind, Merge, Merged, RowKey, Seq, SymbolTable, TickBatch, TickBatchBuilder, TimeRange, Timestamp,
-};
+use crate::market::{Kind, Merge, Merged, RowKey, Seq, TickBatch, Timestamp};
 use crate::tiering::warm::WarmError;
 
 /// Segments of one level that are merged into one.
@@ -42,19 +42,31 @@ pub(super) fn plan(live: &Live) -> Option<Plan> {
     let newest = live.segments.keys().map(|group| group.day).max()?;
     let due = live.segments.values().filter_map(|segments| {
         let fan_in = if segments[0].info.day < newest { FAN_IN_CLOSED } else { FAN_IN };
-        due(segments, fan_in).map(|inputs| (segments.len(), inputs))
+        due(segments, live.archived.get(&segments[0].info.unit()), fan_in)
+            .map(|inputs| (segments.len(), inputs))
     });
     let (count, inputs) = due.max_by_key(|(count, _)| *count)?;
     Some(Plan { inputs, urgent: count >= GROUP_SEGMENTS_URGENT })
 }
 
-fn due(segments: &[Arc<Segment>], fan_in: usize) -> Option<Vec<Arc<Segment>>> {
-    let levels = segments.iter().map(|segment| segment.info.level).max()?;
+fn due(segments: &[Arc<Segment>], archived: Option<&Archived>, fan_in: usize) -> Option<Vec<Arc<Segment>>> {
+    // What was sealed together goes into the archive, and out of here, together.
+    let stretch = |info: &SegmentInfo| archived.map_or(Some(0), |archived| archived.stretch(info));
+    let merged = segments
+        .iter()
+        .filter(|segment| segment.info.level != RESTORED_LEVEL && stretch(&segment.info).is_some());
+    let levels = merged.clone().map(|segment| segment.info.level).max()?;
     (0..=levels).find_map(|level| {
         let small =
-            segments.iter().filter(|segment| segment.info.level == level && segment.info.rows < ROWS_LARGE);
-        let (mut inputs, mut rows) = (Vec::new(), 0);
+            merged.clone().filter(|segment| segment.info.level == level && segment.info.rows < ROWS_LARGE);
+        let (mut inputs, mut rows): (Vec<Arc<Segment>>, _) = (Vec::new(), 0);
         for segment in small {
+            if inputs.first().is_some_and(|first| stretch(&first.info) != stretch(&segment.info)) {
+                if inputs.len() >= fan_in {
+                    break;
+                }
+                (inputs, rows) = (Vec::new(), 0);
+            }
             if inputs.len() == FAN_IN || rows + segment.info.rows > ROWS_MAX {
                 break;
             }
@@ -87,6 +99,7 @@ impl Shared {
             level: plan.inputs.iter().map(|input| input.info.level).max().unwrap_or(0) + 1,
             first_offset: plan.inputs.iter().map(|input| input.info.first_offset).min().unwrap_or(0),
             next_offset: plan.inputs.iter().map(|input| input.info.next_offset).max().unwrap_or(0),
+            written_at: plan.inputs.iter().map(|input| input.info.written_at).max().unwrap_or(0),
             ..first.clone()
         };
         // A damaged input must not be made to look sound by writing it anew.
@@ -104,16 +117,10 @@ impl Shared {
         let mut cursors: Vec<Option<Cursor>> = Vec::new();
         for input in &plan.inputs {
             let stats = Arc::default();
-            cursors.push(Cursor::open(
-                input,
-                &self.cache,
-                stats,
-                &None,
-                TimeRange::ALL,
-                super::scan::BATCH_ROWS,
-            )?);
+            let rows = super::scan::BATCH_ROWS;
+            cursors.push(Cursor::open(input, &self.cache, stats, &None, Within::ALL, rows)?);
         }
-        let mut writer = SegmentWriter::create(&self.root, info)?;
+        let mut writer = SegmentWriter::create(&self.root, info, ROW_GROUP_ROWS)?;
         let mut bars = BarRevisions::default();
         loop {
             match merge.advance() {
@@ -123,7 +130,7 @@ impl Shared {
                 }
                 Merged::Rows(rows) => {
                     self.pause(plan.urgent)?;
-                    let rows = if kind == Kind::Bar { bars.push(&rows) } else { Ok(Some(rows)) };
+                    let rows = if kind == Kind::Bar { bars.push(rows) } else { Ok(Some(rows)) };
                     if let Some(rows) = rows.map_err(|error| damaged(&plan.inputs[0].path, error))? {
                         write(&mut writer, &rows)?;
                     }
@@ -131,7 +138,8 @@ impl Shared {
                 Merged::End => break,
             }
         }
-        if let Some(rows) = bars.finish() {
+        let rest = bars.finish().map_err(|error| damaged(&plan.inputs[0].path, error))?;
+        if let Some(rows) = rest {
             write(&mut writer, &rows)?;
         }
         Ok(writer.finish()?)
@@ -148,6 +156,14 @@ impl Shared {
 }
 
 impl Plan {
+    /// Whether a seal now runs between the inputs.
+    pub(super) fn is_sealed_apart(&self, archived: Option<&Archived>) -> bool {
+        let stretch =
+            |input: &Arc<Segment>| archived.map_or(Some(0), |archived| archived.stretch(&input.info));
+        let first = self.inputs.first().and_then(stretch);
+        first.is_none() || self.inputs.iter().any(|input| stretch(input) != first)
+    }
+
     pub(super) fn inputs(&self) -> &[Arc<Segment>] {
         &self.inputs
     }
@@ -156,51 +172,4 @@ impl Plan {
 fn write(writer: &mut SegmentWriter, rows: &TickBatch) -> Result<(), WarmError> {
     let keys = rows.keys().map_err(|error| damaged(std::path::Path::new("merged rows"), error))?;
     writer.write_part(rows, &keys)
-}
-
-/// Drops the revisions of bars that a later one supersedes: of each symbol, time and timeframe the
-/// highest place in the log stays.
-#[derive(Default)]
-struct BarRevisions {
-    table: SymbolTable,
-    /// The last revisions so far of the symbol and time that rows are still coming of.
-    open: Vec<(Seq, Bar)>,
-}
-
-impl BarRevisions {
-    fn push(&mut self, rows: &TickBatch) -> Result<Option<TickBatch>, crate::market::BatchError> {
-        let view = rows.rows()?;
-        let mut kept: Option<TickBatchBuilder> = None;
-        for row in 0..rows.len() {
-            let (seq, bar) = view.bar(row)?;
-            if self.open.first().is_some_and(|(_, open)| (open.symbol, open.ts) != (bar.symbol, bar.ts)) {
-                self.close(&mut kept);
-            }
-            match self.open.iter_mut().find(|(_, open)| open.timeframe == bar.timeframe) {
-                // Rows of one symbol and time come in the order of their places.
-                Some(open) => *open = (seq, bar),
-                None => self.open.push((seq, bar)),
-            }
-        }
-        Ok(kept.and_then(|kept| self.built(kept)))
-    }
-
-    fn finish(mut self) -> Option<TickBatch> {
-        let mut kept = None;
-        self.close(&mut kept);
-        kept.and_then(|kept| self.built(kept))
-    }
-
-    fn close(&mut self, kept: &mut Option<TickBatchBuilder>) {
-        self.open.sort_unstable_by_key(|(seq, _)| *seq);
-        for (seq, bar) in self.open.drain(..) {
-            let builder = kept.get_or_insert_with(|| TickBatchBuilder::new(seq.partition));
-            builder.push_bar(self.table.intern(bar.symbol), seq, &bar);
-        }
-    }
-
-    fn built(&self, mut kept: TickBatchBuilder) -> Option<TickBatch> {
-        // All rows are of one day, so there is one batch.
-        kept.finish(&self.table).pop().map(|(_, batch)| batch)
-    }
 }

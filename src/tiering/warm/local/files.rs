@@ -1,9 +1,10 @@
 //! Files: errors that name them, and directories made durable.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::tiering::disk;
 use crate::tiering::warm::WarmError;
 
 pub(super) fn io_error(path: &Path, error: &io::Error) -> WarmError {
@@ -20,21 +21,12 @@ pub(super) fn damaged(path: &Path, reason: impl ToString) -> WarmError {
 
 /// Makes what was created, renamed or removed in `dir` durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), WarmError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| io_error(dir, &error))
+    disk::sync_dir(dir).map_err(|error| io_error(dir, &error))
 }
 
 /// Makes `dir` and those above it that are missing, durably.
 pub(super) fn create_dir(dir: &Path) -> Result<(), WarmError> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        create_dir(parent)?;
-    }
-    match fs::create_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io_error(dir, &error)),
-        _ => dir.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_dir),
-    }
+    disk::create_dir(dir).map_err(|error| io_error(dir, &error))
 }
 
 /// A file that is removed again unless it gets its name: what failed must not fill the disk.

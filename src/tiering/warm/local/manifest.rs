@@ -15,10 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{Temporary, damaged, io_error};
 use super::segment::SegmentInfo;
-use crate::tiering::warm::WarmError;
+use crate::market::{Kind, TradingDay};
+use crate::tiering::warm::{Unit, WarmError};
 
-/// The version that is written.
-pub(super) const VERSION: u32 = 1;
+/// The version that is written. Version 1 knew no edits of the archive; all of its files can be read.
+pub(super) const VERSION: u32 = 2;
 
 /// Edits that a manifest may grow by before its state is written anew, at least.
 const EDITS_MIN: usize = 1000;
@@ -55,6 +56,97 @@ pub(super) enum Edit {
     Commit { mark: MarkEdit, segments: Vec<SegmentInfo> },
     /// Segments were rewritten: `drop` by id, all of one partition, kind and day.
     Replace { drop: Vec<u64>, add: Vec<SegmentInfo> },
+    /// Rows of the unit below these offsets go into the archive as they are now: they are merged with
+    /// none from there on.
+    Seal {
+        #[serde(flatten)]
+        unit: UnitName,
+        next_offsets: Vec<u64>,
+    },
+    /// Rows of the unit below these offsets were dropped; `add` holds the others of segments in
+    /// `drop`.
+    Drop {
+        #[serde(flatten)]
+        unit: UnitName,
+        next_offsets: Vec<u64>,
+        drop: Vec<u64>,
+        add: Vec<SegmentInfo>,
+    },
+    /// Rows of the unit below these offsets were restored from the archive.
+    Restore {
+        #[serde(flatten)]
+        unit: UnitName,
+        next_offsets: Vec<u64>,
+        drop: Vec<u64>,
+        add: Vec<SegmentInfo>,
+    },
+}
+
+/// A unit as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct UnitName {
+    #[serde(with = "super::segment::day_text")]
+    day: TradingDay,
+    #[serde(with = "super::segment::kind_name")]
+    kind: Kind,
+}
+
+impl From<Unit> for UnitName {
+    fn from(unit: Unit) -> Self {
+        Self { day: unit.day, kind: unit.kind }
+    }
+}
+
+impl From<UnitName> for Unit {
+    fn from(unit: UnitName) -> Self {
+        Self { day: unit.day, kind: unit.kind }
+    }
+}
+
+/// What the archive has done with a unit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Archived {
+    /// Offsets by partition at which the unit was sealed, and of which rows are still here.
+    pub(super) seals: Vec<Vec<u64>>,
+    /// Offsets by partition below which rows were dropped; none once they were restored.
+    pub(super) dropped: Vec<u64>,
+    /// Offsets by partition below which rows were restored.
+    pub(super) restored: Option<Vec<u64>>,
+}
+
+impl Archived {
+    pub(super) fn seal(&mut self, next_offsets: Vec<u64>) {
+        if !self.seals.contains(&next_offsets) {
+            self.seals.push(next_offsets);
+        }
+    }
+
+    pub(super) fn drop_below(&mut self, next_offsets: &[u64]) {
+        self.restored = None;
+        self.dropped.resize(self.dropped.len().max(next_offsets.len()), 0);
+        self.dropped
+            .iter_mut()
+            .zip(next_offsets)
+            .for_each(|(dropped, next)| *dropped = (*dropped).max(*next));
+        let dropped = |partition: usize| self.dropped.get(partition).copied().unwrap_or(0);
+        self.seals.retain(|seal| seal.iter().enumerate().any(|(partition, next)| *next > dropped(partition)));
+    }
+
+    pub(super) fn restore_below(&mut self, next_offsets: Vec<u64>) {
+        self.dropped.clear();
+        self.restored = Some(next_offsets);
+    }
+
+    /// Between which seals a segment lies, by their number: segments are merged with those of the
+    /// same. `None` for one that lies on both sides of a seal.
+    pub(super) fn stretch(&self, info: &SegmentInfo) -> Option<usize> {
+        let below = |offset: u64| {
+            let next = |seal: &&Vec<u64>| seal.get(usize::from(info.partition)).copied().unwrap_or(0);
+            self.seals.iter().filter(|seal| next(seal) <= offset).count()
+        };
+        let (first, last) = (below(info.first_offset), below(info.next_offset.saturating_sub(1)));
+        (first == last).then_some(first)
+    }
 }
 
 /// What all edits add up to.
@@ -62,18 +154,22 @@ pub(super) enum Edit {
 pub(super) struct State {
     pub(super) marks: BTreeMap<u16, MarkEdit>,
     pub(super) segments: BTreeMap<u64, SegmentInfo>,
+    pub(super) archived: BTreeMap<Unit, Archived>,
     pub(super) next_id: u64,
+    /// The version of the file that was read.
+    version: u32,
 }
 
 impl State {
     fn apply(&mut self, edit: Edit) -> Result<(), String> {
         match edit {
             Edit::Begin { version, next_id } => {
-                if version != VERSION {
+                if !(1..=VERSION).contains(&version) {
                     return Err(format!(
-                        "it is of version {version}; this program reads version {VERSION}: use a newer stk"
+                        "it is of version {version}; this program reads up to version {VERSION}: use a newer stk"
                     ));
                 }
+                self.version = version;
                 self.next_id = self.next_id.max(next_id);
             }
             Edit::Commit { mark, segments } => {
@@ -83,14 +179,27 @@ impl State {
                 self.marks.insert(mark.partition, mark);
                 segments.into_iter().try_for_each(|segment| self.add(segment))?;
             }
-            Edit::Replace { drop, add } => {
-                for id in drop {
-                    self.segments.remove(&id).ok_or_else(|| format!("it drops segment {id} twice"))?;
-                }
-                add.into_iter().try_for_each(|segment| self.add(segment))?;
+            Edit::Replace { drop, add } => self.replace(drop, add)?,
+            Edit::Seal { unit, next_offsets } => {
+                self.archived.entry(unit.into()).or_default().seal(next_offsets);
+            }
+            Edit::Drop { unit, next_offsets, drop, add } => {
+                self.archived.entry(unit.into()).or_default().drop_below(&next_offsets);
+                self.replace(drop, add)?;
+            }
+            Edit::Restore { unit, next_offsets, drop, add } => {
+                self.archived.entry(unit.into()).or_default().restore_below(next_offsets);
+                self.replace(drop, add)?;
             }
         }
         Ok(())
+    }
+
+    fn replace(&mut self, drop: Vec<u64>, add: Vec<SegmentInfo>) -> Result<(), String> {
+        for id in drop {
+            self.segments.remove(&id).ok_or_else(|| format!("it drops segment {id} twice"))?;
+        }
+        add.into_iter().try_for_each(|segment| self.add(segment))
     }
 
     fn add(&mut self, segment: SegmentInfo) -> Result<(), String> {
@@ -109,7 +218,19 @@ impl State {
             .segments
             .values()
             .map(|segment| Edit::Replace { drop: Vec::new(), add: vec![segment.clone()] });
-        std::iter::once(begin).chain(marks).chain(segments)
+        let archived = self.archived.iter().flat_map(|(unit, archived)| {
+            let unit = UnitName::from(*unit);
+            let dropped = (!archived.dropped.is_empty()).then(|| archived.dropped.clone());
+            let (drop, add) = (Vec::new(), Vec::new());
+            let dropped = dropped.map(|next_offsets| Edit::Drop { unit, next_offsets, drop, add });
+            let (drop, add) = (Vec::new(), Vec::new());
+            let restored = archived.restored.clone();
+            let restored = restored.map(|next_offsets| Edit::Restore { unit, next_offsets, drop, add });
+            let seals = archived.seals.iter().cloned();
+            let seals = seals.map(move |next_offsets| Edit::Seal { unit, next_offsets });
+            dropped.into_iter().chain(restored).chain(seals)
+        });
+        std::iter::once(begin).chain(marks).chain(segments).chain(archived)
     }
 }
 
@@ -125,6 +246,11 @@ pub(super) struct Manifest {
     edits_max: usize,
     /// An append failed: what the file's end holds is not known.
     failed: Option<WarmError>,
+}
+
+/// Whether there is a manifest under `dir`.
+pub(super) fn is_there(dir: &Path) -> Result<bool, WarmError> {
+    Ok(newest(dir)?.is_some())
 }
 
 /// Reads the manifest under `dir` without changing anything. `None` where there is none yet.
@@ -149,6 +275,10 @@ impl Manifest {
         if len < bytes.len() as u64 {
             tracing::warn!(path = %path.display(), bytes = bytes.len() as u64 - len, "cut a torn line off the manifest");
             file.set_len(len).and_then(|()| file.sync_data()).map_err(|error| io_error(&path, &error))?;
+        }
+        if state.version < VERSION {
+            // An earlier program would take the first edit it does not know for damage.
+            return Self::begin(dir, number + 1, &state).map(|manifest| (manifest, state));
         }
         let edits_max = EDITS_MIN.max(2 * state.segments.len());
         let manifest = Self { dir: dir.to_owned(), number, path, file, len, edits, edits_max, failed: None };

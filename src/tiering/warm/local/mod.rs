@@ -12,13 +12,14 @@
 //! trace of a crash and is removed at the next start. Nothing is ever written in place.
 
 mod compact;
-mod dictionary;
 mod files;
 mod manifest;
 mod metrics;
 mod read;
+mod revisions;
 mod scan;
 mod segment;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -34,14 +35,14 @@ use bytes::Bytes;
 
 use self::compact::Stopped;
 use self::files::{create_dir, damaged, io_error, sync_dir};
-use self::manifest::{CheckpointFile, Edit, Manifest, MarkEdit, State, crc32};
+use self::manifest::{Archived, CheckpointFile, Edit, Manifest, MarkEdit, State, crc32};
 pub use self::metrics::LocalWarmMetrics;
 use self::read::MetadataCache;
-use self::scan::Scanner;
+use self::scan::{Part, Scanner};
 use self::segment::SegmentWriter;
 pub use self::segment::{SegmentGroup, SegmentInfo};
-use super::{Block, Mark, Query, Scan, ScanStats, Warm, WarmError};
-use crate::market::{Kind, TickBatch};
+use super::{Block, Mark, Query, Scan, ScanStats, Unit, Warm, WarmError};
+use crate::market::{Kind, TickBatch, Timestamp, TradingDay};
 
 /// Parsed footers that are kept, in bytes.
 const METADATA_BYTES_MAX: usize = 32 << 20;
@@ -72,6 +73,17 @@ impl Segment {
     fn new(root: &Path, info: SegmentInfo) -> Arc<Self> {
         let path = root.join(info.path());
         Arc::new(Self { info, path, obsolete: AtomicBool::new(false) })
+    }
+
+    /// When rows of it were stored last.
+    fn written_at(&self) -> Timestamp {
+        if self.info.written_at > 0 {
+            return Timestamp::from_nanos(self.info.written_at);
+        }
+        // An earlier version did not note it. A merge makes it seem later, which only delays.
+        let modified = fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
+        let since = modified.and_then(|modified| modified.duration_since(std::time::UNIX_EPOCH).ok());
+        Timestamp::from_nanos(since.map_or(0, |since| since.as_nanos() as i64))
     }
 
     /// Reads the whole file and compares its checksum.
@@ -115,6 +127,8 @@ struct Live {
     marks: BTreeMap<u16, MarkEdit>,
     /// Each group's segments in the order of their offsets. No group is empty.
     segments: BTreeMap<SegmentGroup, Vec<Arc<Segment>>>,
+    /// What the archive has done, by unit.
+    archived: BTreeMap<Unit, Archived>,
     count: u64,
     bytes: u64,
 }
@@ -191,11 +205,12 @@ impl LocalWarm {
     /// starts compaction. Blocking.
     ///
     /// Errors: another process has it open; the directory can't be written; the manifest is
-    /// damaged.
+    /// damaged, or missing while there are files that it named.
     pub fn open(dir: &Path, options: LocalWarmOptions) -> Result<Arc<Self>, WarmError> {
         create_dir(dir)?;
         let lock = lock(dir)?;
         create_dir(&dir.join(CHECKPOINT_DIR))?;
+        check_manifest(dir)?;
         let (manifest, state) = Manifest::open(dir)?;
         remove_unnamed(dir, &state)?;
         let live = live(dir, &state);
@@ -211,11 +226,13 @@ impl LocalWarm {
 
     /// Opens the store in `dir` to read, changing nothing. Blocking.
     ///
-    /// Errors: a process has it open to write; there is no store; the manifest is damaged.
+    /// Errors: a process has it open to write; there is no store; the manifest is damaged, or
+    /// missing while there are files that it named.
     pub fn open_read_only(dir: &Path) -> Result<Arc<Self>, WarmError> {
         let path = dir.join("lock");
         let file = File::open(&path).map_err(|error| io_error(&path, &error))?;
         file.try_lock_shared().map_err(|error| lock_error(&path, error))?;
+        check_manifest(dir)?;
         let state = manifest::read(dir)?.unwrap_or_default();
         Ok(Arc::new(Self::new(dir, live(dir, &state), None, file)))
     }
@@ -307,7 +324,7 @@ fn lock_error(path: &Path, error: TryLockError) -> WarmError {
 }
 
 fn live(dir: &Path, state: &State) -> Live {
-    let mut live = Live { marks: state.marks.clone(), ..Live::default() };
+    let mut live = Live { marks: state.marks.clone(), archived: state.archived.clone(), ..Live::default() };
     for info in state.segments.values() {
         live.add(Segment::new(dir, info.clone()));
     }
@@ -323,20 +340,46 @@ fn remove_unnamed(dir: &Path, state: &State) -> Result<(), WarmError> {
         .map(|segment| dir.join(segment.path()))
         .chain(checkpoints.map(|checkpoint| dir.join(CHECKPOINT_DIR).join(&checkpoint.file)))
         .collect();
+    for path in stored_files(dir)?.into_iter().filter(|path| !named.contains(path)) {
+        tracing::info!(path = %path.display(), "remove what an interrupted write left");
+        fs::remove_file(&path).map_err(|error| io_error(&path, &error))?;
+    }
+    Ok(())
+}
+
+/// Fails where files of a store are there without the manifest that says which of them count: a
+/// store begins with its manifest, so it was lost, and what it named must not be taken for the trace
+/// of a crash.
+fn check_manifest(dir: &Path) -> Result<(), WarmError> {
+    if manifest::is_there(dir)? {
+        return Ok(());
+    }
+    match &stored_files(dir)?[..] {
+        [] => Ok(()),
+        files => {
+            let reason = format!(
+                "it is missing, while {} files that it named are there; bring it back, or move {} away to begin anew with what the log still holds",
+                files.len(),
+                dir.display(),
+            );
+            Err(damaged(&dir.join("manifest-*.jsonl"), reason))
+        }
+    }
+}
+
+/// The files of segments and checkpoints under `dir`, whole or begun.
+fn stored_files(dir: &Path) -> Result<Vec<PathBuf>, WarmError> {
     let mut dirs = vec![dir.join(CHECKPOINT_DIR)];
+    dirs.retain(|checkpoints| checkpoints.is_dir());
     for day in entries(dir)?.into_iter().filter(|path| is_named(path, "date=")) {
         dirs.extend(entries(&day)?.into_iter().filter(|path| is_named(path, "kind=")));
     }
-    for path in dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat() {
-        let ours = path
-            .extension()
-            .is_some_and(|extension| ["parquet", "bin", "tmp"].iter().any(|known| extension == *known));
-        if ours && !named.contains(&path) {
-            tracing::info!(path = %path.display(), "remove what an interrupted write left");
-            fs::remove_file(&path).map_err(|error| io_error(&path, &error))?;
-        }
-    }
-    Ok(())
+    let is_ours = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|extension| ["parquet", "bin", "tmp"].iter().any(|known| extension == *known))
+    };
+    let files = dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat();
+    Ok(files.into_iter().filter(is_ours).collect())
 }
 
 fn is_named(path: &Path, prefix: &str) -> bool {
@@ -463,12 +506,13 @@ impl Shared {
                 ts_max: 0,
                 symbol_min: None,
                 symbol_max: None,
+                written_at: Timestamp::now().nanos(),
             };
             let keys = batch.keys().map_err(|error| WarmError::Io {
                 path: self.root.join(info.path()).display().to_string(),
                 reason: error.to_string(),
             })?;
-            let mut writer = SegmentWriter::create(&self.root, info)?;
+            let mut writer = SegmentWriter::create(&self.root, info, segment::ROW_GROUP_ROWS)?;
             writer.write_whole(batch, &keys)?;
             self.step()?;
             segments.push(writer.finish()?);
@@ -535,23 +579,40 @@ impl Shared {
         }
     }
 
-    fn scanner(&self, query: &Query) -> (Scanner, Vec<u64>, Arc<Mutex<ScanStats>>) {
+    fn scanner(&self, query: &Query) -> (Scanner, Scan) {
         self.metrics.scans.inc();
         let wanted: read::Wanted = query.symbols.as_ref().map(|symbols| {
             let sorted: BTreeSet<_> = symbols.iter().copied().map(Some).collect();
             sorted.into_iter().collect()
         });
         let live = self.live();
-        let may_hold = |segment: &&Arc<Segment>| segment.info.may_hold(&query.range, wanted.as_deref());
+        let of_kind = live.archived.iter().filter(|(unit, _)| unit.kind == query.kind);
+        let restored: BTreeSet<TradingDay> = of_kind
+            .clone()
+            .filter(|(_, archived)| archived.restored.is_some())
+            .map(|(unit, _)| unit.day)
+            .collect();
+        let dropped = of_kind
+            .filter(|(_, archived)| !archived.dropped.is_empty())
+            .map(|(unit, archived)| (unit.day, archived.dropped.clone()));
+        let dropped: BTreeMap<TradingDay, Vec<u64>> = dropped.collect();
+        let part = |segment: &Arc<Segment>| {
+            let info = &segment.info;
+            // What lies below is read from the archive.
+            let floors = query.archived.get(&info.day).filter(|_| !restored.contains(&info.day));
+            let floor = floors.and_then(|floors| floors.get(usize::from(info.partition))).copied();
+            let offsets = floor.unwrap_or(0)..u64::MAX;
+            let wanted = info.may_hold(&query.range, wanted.as_deref()) && offsets.start < info.next_offset;
+            wanted.then(|| Part { segment: segment.clone(), offsets })
+        };
         let of_kind = live.segments.iter().filter(|(group, _)| group.kind == query.kind);
-        let segments: Vec<_> = of_kind
+        let parts: Vec<_> = of_kind
             .filter(|_| !query.range.is_empty())
             .flat_map(|(_, segments)| segments)
-            .filter(may_hold)
-            .cloned()
+            .filter_map(part)
             .collect();
         let stats = Arc::new(Mutex::new(ScanStats {
-            segments_read: segments.len() as u64,
+            segments_read: parts.len() as u64,
             segments_total: live.count,
             bytes_read: 0,
             bytes_stored: live.bytes,
@@ -562,9 +623,9 @@ impl Shared {
             .iter()
             .for_each(|(partition, mark)| next_offsets[usize::from(*partition)] = mark.next_offset);
         drop(live);
-        let scanner =
-            Scanner::new(query.kind, query.range, wanted, segments, self.cache.clone(), stats.clone());
-        (scanner, next_offsets, stats)
+        let scanner = Scanner::new(query.kind, query.range, wanted, parts, self.cache.clone(), stats.clone());
+        let rows = Box::pin(futures_util::stream::empty());
+        (scanner, Scan { rows, stats, next_offsets, dropped, restored })
     }
 
     fn compact(&self) -> Result<bool, Stopped> {
@@ -574,6 +635,12 @@ impl Shared {
         self.step()?;
         let mut writer = self.writer()?;
         let Writer { manifest, state } = &mut *writer;
+        if plan.is_sealed_apart(state.archived.get(&added.unit())) {
+            // The archive has sealed the unit meanwhile: what it counted must stay as it was.
+            drop(writer);
+            self.abandon(&[added]);
+            return Ok(true);
+        }
         let drop_ids = plan.inputs().iter().map(|input| input.info.id).collect();
         manifest.append(state, Edit::Replace { drop: drop_ids, add: vec![added.clone()] })?;
         self.step()?;
@@ -667,7 +734,7 @@ impl Warm for LocalWarm {
     }
 
     async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {
-        let (scanner, next_offsets, stats) = self.shared.scanner(query);
+        let (scanner, scan) = self.shared.scanner(query);
         let root = self.shared.root.clone();
         let step = move |scanner: Option<Scanner>| {
             let root = root.clone();
@@ -684,6 +751,6 @@ impl Warm for LocalWarm {
             }
         };
         let rows = Box::pin(futures_util::stream::unfold(Some(scanner), step));
-        Ok(Scan { rows, stats, next_offsets, dropped: BTreeMap::new(), restored: BTreeSet::new() })
+        Ok(Scan { rows, ..scan })
     }
 }

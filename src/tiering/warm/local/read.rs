@@ -186,11 +186,36 @@ impl MetadataCache {
     }
 }
 
+/// Which rows of a segment are wanted, beside their symbols.
+#[derive(Clone)]
+pub(super) struct Within {
+    pub(super) range: TimeRange,
+    pub(super) offsets: Range<u64>,
+}
+
+impl Within {
+    /// All rows.
+    pub(super) const ALL: Self = Self { range: TimeRange::ALL, offsets: 0..u64::MAX };
+
+    /// All rows at `offsets`.
+    pub(super) fn offsets(offsets: Range<u64>) -> Self {
+        Self { offsets, ..Self::ALL }
+    }
+
+    fn covers(&self, segment: &Segment) -> bool {
+        covers(segment, self.range)
+            && self.offsets.start <= segment.info.first_offset
+            && segment.info.next_offset <= self.offsets.end
+    }
+}
+
 /// The wanted rows of one segment, in order.
 pub(super) struct Cursor {
     segment: Arc<Segment>,
     reader: ParquetRecordBatchReader,
-    range: TimeRange,
+    within: Within,
+    /// Whether all rows of the segment are within.
+    covered: bool,
 }
 
 impl Cursor {
@@ -200,9 +225,10 @@ impl Cursor {
         cache: &MetadataCache,
         stats: SharedStats,
         wanted: &Wanted,
-        range: TimeRange,
+        within: Within,
         batch_rows: usize,
     ) -> Result<Option<Self>, WarmError> {
+        let range = within.range;
         let file = SegmentFile::open(segment, stats)?;
         let named = |error: ParquetError| read_error(segment, error);
         let metadata = cache.get(segment, &file).map_err(named)?;
@@ -221,7 +247,8 @@ impl Cursor {
                 .with_row_selection_policy(RowSelectionPolicy::Selectors)
         };
         let reader = builder.build().map_err(named)?;
-        Ok(Some(Self { segment: segment.clone(), reader, range }))
+        let covered = within.covers(segment);
+        Ok(Some(Self { segment: segment.clone(), reader, within, covered }))
     }
 
     /// The next rows; `None` after the last.
@@ -237,10 +264,10 @@ impl Cursor {
             })?;
             let batch = TickBatch::from_record_batch(self.segment.info.kind, rows)
                 .map_err(|error| damaged(&self.segment.path, error))?;
-            let batch = if covers(&self.segment, self.range) {
+            let batch = if self.covered {
                 batch
             } else {
-                self.within_range(batch).map_err(|error| damaged(&self.segment.path, error))?
+                self.only_within(batch).map_err(|error| damaged(&self.segment.path, error))?
             };
             if !batch.is_empty() {
                 return Ok(Some(batch));
@@ -248,10 +275,13 @@ impl Cursor {
         }
     }
 
-    fn within_range(&self, batch: TickBatch) -> Result<TickBatch, crate::market::BatchError> {
+    fn only_within(&self, batch: TickBatch) -> Result<TickBatch, crate::market::BatchError> {
         let keys = batch.keys()?;
-        let from = self.range.from.nanos();
-        let inside = runs(keys.ts_nanos().iter().map(|&ts| from <= ts && is_before(ts, self.range.to)));
+        let Within { range, offsets } = &self.within;
+        let from = range.from.nanos();
+        let rows = keys.ts_nanos().iter().zip(keys.offsets());
+        let inside =
+            runs(rows.map(|(&ts, at)| from <= ts && is_before(ts, range.to) && offsets.contains(at)));
         Ok(match &inside[..] {
             [whole] if whole.len() == batch.len() => batch,
             [run] => batch.slice(run.clone()),

@@ -1,9 +1,10 @@
 //! A scan: the wanted rows of many segments as one ordered stream.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::read::{Cursor, MetadataCache, SharedStats, Wanted, symbols_of};
+use super::read::{Cursor, MetadataCache, SharedStats, Wanted, Within, symbols_of};
 use super::{Segment, files::damaged};
 use crate::market::{Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp};
 use crate::tiering::warm::WarmError;
@@ -22,11 +23,18 @@ const ROWS_OPEN_MAX: usize = 256 * 1024;
 /// Symbols up to which each is read by itself, whatever the number of segments.
 const SYMBOLS_ALONE_MAX: usize = 4;
 
+/// A segment, and the offsets of its rows that are wanted.
+#[derive(Clone)]
+pub(super) struct Part {
+    pub(super) segment: Arc<Segment>,
+    pub(super) offsets: Range<u64>,
+}
+
 /// The state of a scan. Blocking: runs off the async threads.
 pub(super) struct Scanner {
     kind: Kind,
     range: TimeRange,
-    segments: Vec<Arc<Segment>>,
+    parts: Vec<Part>,
     cache: Arc<MetadataCache>,
     stats: SharedStats,
     /// What is still to be read, one group of symbols after the other.
@@ -44,7 +52,7 @@ struct Current {
 }
 
 enum Input {
-    Closed(Arc<Segment>),
+    Closed(Part),
     Open(Box<Cursor>),
     Ended,
 }
@@ -54,25 +62,30 @@ impl Scanner {
         kind: Kind,
         range: TimeRange,
         wanted: Wanted,
-        segments: Vec<Arc<Segment>>,
+        parts: Vec<Part>,
         cache: Arc<MetadataCache>,
         stats: SharedStats,
     ) -> Self {
-        let many = segments.len() > SEGMENTS_OPEN_MAX;
+        let many = parts.len() > SEGMENTS_OPEN_MAX;
         let list_symbols = many && wanted.is_none();
         let groups = match &wanted {
             Some(symbols) if many || symbols.len() <= SYMBOLS_ALONE_MAX => each(symbols.iter().copied()),
             _ => VecDeque::from([wanted]),
         };
-        Self { kind, range, segments, cache, stats, groups, list_symbols, current: None }
+        Self { kind, range, parts, cache, stats, groups, list_symbols, current: None }
+    }
+
+    /// The kind of the rows.
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The next rows; `None` after the last.
     pub(super) fn next(&mut self) -> Result<Option<TickBatch>, WarmError> {
         if std::mem::take(&mut self.list_symbols) {
             let mut symbols = BTreeSet::new();
-            for segment in &self.segments {
-                symbols.extend(symbols_of(segment, &self.cache, self.stats.clone())?);
+            for part in &self.parts {
+                symbols.extend(symbols_of(&part.segment, &self.cache, self.stats.clone())?);
             }
             self.groups = each(symbols.into_iter());
         }
@@ -86,16 +99,11 @@ impl Scanner {
                 Merged::Rows(rows) => return Ok(Some(rows)),
                 Merged::End => self.current = None,
                 Merged::Need(at) => {
-                    if let Input::Closed(segment) = &current.inputs[at] {
+                    if let Input::Closed(Part { segment, offsets }) = &current.inputs[at] {
                         let (cache, stats) = (&self.cache, self.stats.clone());
-                        let cursor = Cursor::open(
-                            segment,
-                            cache,
-                            stats,
-                            &current.wanted,
-                            self.range,
-                            current.batch_rows,
-                        )?;
+                        let within = Within { range: self.range, offsets: offsets.clone() };
+                        let (wanted, rows) = (&current.wanted, current.batch_rows);
+                        let cursor = Cursor::open(segment, cache, stats, wanted, within, rows)?;
                         current.inputs[at] =
                             cursor.map_or(Input::Ended, |cursor| Input::Open(Box::new(cursor)));
                     }
@@ -116,16 +124,16 @@ impl Scanner {
     }
 
     fn begin(&self, wanted: Wanted) -> Current {
-        let may_hold = |segment: &&Arc<Segment>| segment.info.may_hold(&self.range, wanted.as_deref());
-        let segments: Vec<_> = self.segments.iter().filter(may_hold).cloned().collect();
-        let bounds = segments.iter().map(|segment| RowKey {
+        let may_hold = |part: &&Part| part.segment.info.may_hold(&self.range, wanted.as_deref());
+        let parts: Vec<_> = self.parts.iter().filter(may_hold).cloned().collect();
+        let bounds = parts.iter().map(|Part { segment, .. }| RowKey {
             symbol: wanted.as_ref().and_then(|wanted| wanted[0]).max(segment.info.symbol_min),
             ts: Timestamp::from_nanos(segment.info.ts_min).max(self.range.from),
             seq: Seq::default(),
         });
         let merge = Merge::new(self.kind, BATCH_ROWS, bounds);
-        let batch_rows = (ROWS_OPEN_MAX / segments.len().max(1)).clamp(1024, BATCH_ROWS);
-        let inputs = segments.into_iter().map(Input::Closed).collect();
+        let batch_rows = (ROWS_OPEN_MAX / parts.len().max(1)).clamp(1024, BATCH_ROWS);
+        let inputs = parts.into_iter().map(Input::Closed).collect();
         Current { wanted, merge, batch_rows, inputs }
     }
 }

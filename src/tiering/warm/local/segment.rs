@@ -4,23 +4,15 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use arrow_array::RecordBatch;
-use parquet::arrow::ArrowSchemaConverter;
-use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
-use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::SortingColumn;
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
-use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::types::{ColumnDescPtr, ColumnPath};
 use serde::{Deserialize, Serialize};
 
-use super::dictionary;
 use super::files::{Temporary, create_dir, io_error};
 use crate::market::{Kind, RowKeys, Symbol, TickBatch, TimeRange, Timestamp, TradingDay};
-use crate::tiering::warm::WarmError;
+use crate::tiering::parquet::{Layout, Numbers, TickWriter, is_io};
+use crate::tiering::warm::{Unit, WarmError};
 
 /// Rows of a page. A reader of one symbol takes in whole pages of each column, so small pages let
 /// it read little; each costs its header and its line in the index.
@@ -28,6 +20,12 @@ pub(super) const PAGE_ROWS: usize = 4096;
 
 /// Rows of a row group, at most: what bounds the memory of the compaction's writer.
 pub(super) const ROW_GROUP_ROWS: usize = 1 << 20;
+
+/// How hard pages are compressed: commits have to keep up with the market.
+const ZSTD_LEVEL: i32 = 1;
+
+/// The level of segments that were restored from the archive: merged with no other.
+pub(super) const RESTORED_LEVEL: u32 = 1000;
 
 /// Which segments are of one kind, day and partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,35 +71,46 @@ pub struct SegmentInfo {
     pub symbol_min: Option<Symbol>,
     /// The last symbol; `None` if no row has one.
     pub symbol_max: Option<Symbol>,
+    /// When its last row was stored, nanoseconds since the epoch; 0 where an earlier version did
+    /// not say.
+    #[serde(default)]
+    pub written_at: i64,
 }
 
-mod kind_name {
+pub(super) mod kind_name {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use crate::market::Kind;
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(kind.name())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Kind, D::Error> {
         let name = String::deserialize(deserializer)?;
         Kind::from_name(&name).ok_or_else(|| D::Error::custom(format!("unknown kind \"{name}\"")))
     }
 }
 
-mod day_text {
+pub(super) mod day_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use crate::market::TradingDay;
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(day: &TradingDay, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(
+        day: &TradingDay,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(day)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TradingDay, D::Error> {
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<TradingDay, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
@@ -126,6 +135,11 @@ impl SegmentInfo {
         ))
     }
 
+    /// The unit of the archive that the rows are of.
+    pub fn unit(&self) -> Unit {
+        Unit { day: self.day, kind: self.kind }
+    }
+
     /// Whether rows of `range` and of one of `symbols` (sorted; `None` for all) may be in it.
     pub(super) fn may_hold(&self, range: &TimeRange, symbols: Option<&[Option<Symbol>]>) -> bool {
         self.ts_max >= range.from.nanos()
@@ -138,44 +152,10 @@ impl SegmentInfo {
 }
 
 /// How each kind is written, made once.
-static PROPERTIES: LazyLock<Vec<WriterPropertiesPtr>> =
-    LazyLock::new(|| Kind::ALL.iter().map(|&kind| Arc::new(properties(kind))).collect());
-
-fn properties(kind: Kind) -> WriterProperties {
-    let mut builder = WriterProperties::builder()
-        .set_created_by(format!("stk {}", env!("CARGO_PKG_VERSION")))
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_data_page_row_count_limit(PAGE_ROWS)
-        .set_write_batch_size(PAGE_ROWS)
-        .set_max_row_group_row_count(None)
-        .set_statistics_enabled(EnabledStatistics::None)
-        .set_dictionary_enabled(false)
-        .set_sorting_columns(Some(sorting(kind)));
-    for field in TickBatch::schema(kind).fields() {
-        use arrow_schema::DataType;
-        let column = ColumnPath::from(field.name().as_str());
-        builder = match field.data_type() {
-            DataType::Dictionary(..) => builder.set_column_dictionary_enabled(column, true),
-            DataType::Utf8 => builder.set_column_encoding(column, Encoding::DELTA_LENGTH_BYTE_ARRAY),
-            DataType::Decimal128(..) => builder,
-            _ => builder.set_column_encoding(column, Encoding::DELTA_BINARY_PACKED),
-        };
-    }
-    for name in ["symbol", "ts"] {
-        builder = builder.set_column_statistics_enabled(name.into(), EnabledStatistics::Page);
-    }
-    builder
-        .set_column_bloom_filter_enabled("symbol".into(), true)
-        .set_column_bloom_filter_max_ndv("symbol".into(), 1 << 13)
-        .build()
-}
-
-fn sorting(kind: Kind) -> Vec<SortingColumn> {
-    let schema = TickBatch::schema(kind);
-    let columns = ["symbol", "ts", "partition", "offset", "index"];
-    let sorted = columns.iter().filter_map(|name| schema.index_of(name).ok());
-    sorted.map(|at| SortingColumn { column_idx: at as i32, descending: false, nulls_first: true }).collect()
-}
+static LAYOUTS: LazyLock<Vec<Layout>> = LazyLock::new(|| {
+    let layout = |&kind: &Kind| Layout::new(kind, PAGE_ROWS, ROW_GROUP_ROWS, ZSTD_LEVEL, |_| Numbers::Delta);
+    Kind::ALL.iter().map(layout).collect()
+});
 
 /// Counts and checksums what goes through it.
 struct Checked<W> {
@@ -202,33 +182,21 @@ pub(super) struct SegmentWriter {
     root: PathBuf,
     info: SegmentInfo,
     temporary: Temporary,
-    writer: SerializedFileWriter<Checked<BufWriter<File>>>,
-    factory: ArrowRowGroupWriterFactory,
-    /// What the columns are to Parquet, in their order: none is nested.
-    descriptors: Vec<ColumnDescPtr>,
-    /// The row group being written in pieces, and its rows.
-    open: Option<(Vec<ArrowColumnWriter>, usize)>,
+    writer: TickWriter<Checked<BufWriter<File>>>,
 }
 
 impl SegmentWriter {
-    /// Begins a segment. Of `info` all is taken but what the rows tell.
-    pub(super) fn create(root: &Path, info: SegmentInfo) -> Result<Self, WarmError> {
+    /// Begins a segment of row groups of at most `row_group_rows` rows. Of `info` all is taken but
+    /// what the rows tell.
+    pub(super) fn create(root: &Path, info: SegmentInfo, row_group_rows: usize) -> Result<Self, WarmError> {
         let path = root.join(info.path());
         create_dir(path.parent().unwrap_or(root))?;
         let temporary = Temporary::of(&path);
         let file = File::create(temporary.path()).map_err(|error| io_error(temporary.path(), &error))?;
         let sink =
             Checked { inner: BufWriter::with_capacity(1 << 16, file), crc: flate2::Crc::new(), bytes: 0 };
-        let schema = TickBatch::schema(info.kind);
-        let failed = |error: ParquetError| write_error(temporary.path(), &error);
-        // Without the Arrow schema in the footer, which readers are told anyway: it is as large as
-        // the rest of a small segment's footer.
-        let parquet_schema = ArrowSchemaConverter::new().convert(&schema).map_err(failed)?;
-        let properties = PROPERTIES[info.kind as usize - 1].clone();
-        let writer =
-            SerializedFileWriter::new(sink, parquet_schema.root_schema_ptr(), properties).map_err(failed)?;
-        let descriptors = writer.schema_descr().columns().to_vec();
-        let factory = ArrowRowGroupWriterFactory::new(&writer, schema);
+        let layout = LAYOUTS[info.kind as usize - 1].clone().with_row_group_rows(row_group_rows);
+        let writer = TickWriter::new(layout, sink).map_err(|error| write_error(temporary.path(), &error))?;
         let info = SegmentInfo {
             rows: 0,
             bytes: 0,
@@ -239,7 +207,7 @@ impl SegmentWriter {
             symbol_max: None,
             ..info
         };
-        Ok(Self { root: root.to_owned(), info, temporary, writer, factory, descriptors, open: None })
+        Ok(Self { root: root.to_owned(), info, temporary, writer })
     }
 
     fn note(&mut self, keys: &RowKeys) {
@@ -258,75 +226,18 @@ impl SegmentWriter {
     /// Writes all of `batch`, column by column, so that only one column's pages are in memory.
     pub(super) fn write_whole(&mut self, batch: &TickBatch, keys: &RowKeys) -> Result<(), WarmError> {
         self.note(keys);
-        let mut start = 0;
-        while start < batch.len() {
-            let end = batch.len().min(start + ROW_GROUP_ROWS);
-            let rows = batch.slice(start..end);
-            self.write_row_group(rows.record_batch())
-                .map_err(|error| write_error(self.temporary.path(), &error))?;
-            start = end;
-        }
-        Ok(())
-    }
-
-    fn write_row_group(&mut self, rows: &RecordBatch) -> Result<(), ParquetError> {
-        let number = self.writer.flushed_row_groups().len();
-        let columns = self.factory.create_column_writers(number)?;
-        let mut row_group = self.writer.next_row_group()?;
-        let schema = rows.schema_ref();
-        let fields = schema.fields().iter().zip(self.descriptors.iter());
-        for ((mut column, (field, descriptor)), array) in columns.into_iter().zip(fields).zip(rows.columns())
-        {
-            if dictionary::can_append(array, descriptor) {
-                let index = field.name() == "symbol";
-                dictionary::append(&mut row_group, descriptor.clone(), array, index)?;
-                continue;
-            }
-            for leaf in compute_leaves(field, array)? {
-                column.write(&leaf)?;
-            }
-            column.close()?.append_to_row_group(&mut row_group)?;
-        }
-        row_group.close()?;
-        Ok(())
+        self.writer.write_whole(batch).map_err(|error| write_error(self.temporary.path(), &error))
     }
 
     /// Writes the next rows of many: memory grows to one row group's encoded pages.
     pub(super) fn write_part(&mut self, batch: &TickBatch, keys: &RowKeys) -> Result<(), WarmError> {
         self.note(keys);
-        self.append_rows(batch.record_batch()).map_err(|error| write_error(self.temporary.path(), &error))
-    }
-
-    fn append_rows(&mut self, rows: &RecordBatch) -> Result<(), ParquetError> {
-        if self.open.is_none() {
-            let number = self.writer.flushed_row_groups().len();
-            self.open = Some((self.factory.create_column_writers(number)?, 0));
-        }
-        let Some((columns, open_rows)) = &mut self.open else { return Ok(()) };
-        for ((column, field), array) in columns.iter_mut().zip(rows.schema_ref().fields()).zip(rows.columns())
-        {
-            for leaf in compute_leaves(field, array)? {
-                column.write(&leaf)?;
-            }
-        }
-        *open_rows += rows.num_rows();
-        if *open_rows >= ROW_GROUP_ROWS { self.close_row_group() } else { Ok(()) }
-    }
-
-    fn close_row_group(&mut self) -> Result<(), ParquetError> {
-        let Some((columns, _)) = self.open.take() else { return Ok(()) };
-        let mut row_group = self.writer.next_row_group()?;
-        for column in columns {
-            column.close()?.append_to_row_group(&mut row_group)?;
-        }
-        row_group.close()?;
-        Ok(())
+        self.writer.write_part(batch).map_err(|error| write_error(self.temporary.path(), &error))
     }
 
     /// Makes the file durable under its name.
-    pub(super) fn finish(mut self) -> Result<SegmentInfo, WarmError> {
-        self.close_row_group().map_err(|error| write_error(self.temporary.path(), &error))?;
-        let sink = self.writer.into_inner().map_err(|error| write_error(self.temporary.path(), &error))?;
+    pub(super) fn finish(self) -> Result<SegmentInfo, WarmError> {
+        let sink = self.writer.finish().map_err(|error| write_error(self.temporary.path(), &error))?;
         let Checked { inner, crc, bytes } = sink;
         let file = inner.into_inner().map_err(|error| io_error(self.temporary.path(), error.error()))?;
         file.sync_all().map_err(|error| io_error(self.temporary.path(), &error))?;
@@ -337,9 +248,7 @@ impl SegmentWriter {
 }
 
 fn write_error(path: &Path, error: &ParquetError) -> WarmError {
-    if let ParquetError::External(source) = error
-        && let Some(source) = source.downcast_ref::<std::io::Error>()
-    {
+    if let Some(source) = is_io(error) {
         return io_error(path, source);
     }
     WarmError::Io { path: path.display().to_string(), reason: error.to_string() }

@@ -21,8 +21,6 @@ use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedPageWriter, SerializedRowGroupWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 
-use super::segment::PAGE_ROWS;
-
 /// Wrong answers of the bloom filter, of all symbols that are not there.
 const BLOOM_FALSE_POSITIVES: f64 = 0.02;
 
@@ -34,20 +32,22 @@ pub(super) fn can_append(column: &ArrayRef, descriptor: &ColumnDescPtr) -> bool 
     column.as_dictionary_opt::<Int32Type>().is_some() && descriptor.max_def_level() == 0
 }
 
-/// Writes `column`, a dictionary without nulls, as the next column of `row_group`. With `index`
-/// the pages' first and last values and a bloom filter are written too; then the values ascend.
+/// Writes `column`, a dictionary without nulls, as the next column of `row_group`, in pages of
+/// `page_rows`. With `index` the pages' first and last values and a bloom filter are written too; then the values ascend.
 pub(super) fn append<W: Write + Send>(
     row_group: &mut SerializedRowGroupWriter<'_, W>,
     descriptor: ColumnDescPtr,
     column: &ArrayRef,
     index: bool,
+    page_rows: usize,
+    zstd_level: ZstdLevel,
 ) -> Result<(), ParquetError> {
     let column = column.as_dictionary::<Int32Type>();
     let (keys, names) = (&column.keys().values()[..], column.values().as_string::<i32>());
     let mut sink = TrackedWrite::new(Vec::new());
     let mut pages = Pages {
         writer: SerializedPageWriter::new(&mut sink),
-        zstd: zstd::bulk::Compressor::new(ZstdLevel::default().compression_level())?,
+        zstd: zstd::bulk::Compressor::new(zstd_level.compression_level())?,
         uncompressed: 0,
         compressed: 0,
     };
@@ -70,7 +70,7 @@ pub(super) fn append<W: Write + Send>(
     let mut bounds = ColumnIndexBuilder::new(Type::BYTE_ARRAY);
     let name = |key: i32| names.value(key as usize).as_bytes();
     let mut packed = Vec::new();
-    for page in keys.chunks(PAGE_ROWS) {
+    for page in keys.chunks(page_rows) {
         packed.clear();
         packed.push(width as u8);
         pack(page, width, &mut packed);
@@ -92,7 +92,7 @@ pub(super) fn append<W: Write + Send>(
     let (compressed, uncompressed) = (pages.compressed as i64, pages.uncompressed as i64);
 
     let mut metadata = ColumnChunkMetaData::builder(descriptor)
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_compression(Compression::ZSTD(zstd_level))
         .set_encodings(vec![Encoding::PLAIN, Encoding::RLE, Encoding::RLE_DICTIONARY])
         .set_total_compressed_size(compressed)
         .set_total_uncompressed_size(uncompressed)
@@ -209,7 +209,7 @@ mod tests {
         let descriptor = writer.schema_descr().column(0);
         assert!(can_append(column, &descriptor));
         let mut row_group = writer.next_row_group().unwrap();
-        append(&mut row_group, descriptor, column, false).unwrap();
+        append(&mut row_group, descriptor, column, false, 4096, ZstdLevel::default()).unwrap();
         row_group.close().unwrap();
         let reader =
             ParquetRecordBatchReader::try_new(Bytes::from(writer.into_inner().unwrap()), 1000).unwrap();

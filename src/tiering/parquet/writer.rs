@@ -1,0 +1,244 @@
+//! Writing: batches of ticks into a Parquet file, row group by row group, in bounded memory.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::DataType;
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::SortingColumn;
+use parquet::file::properties::{
+    BloomFilterPosition, EnabledStatistics, WriterProperties, WriterPropertiesPtr,
+};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::{ColumnDescPtr, ColumnPath};
+
+use super::dictionary;
+use crate::market::{Kind, TickBatch};
+
+/// How a column of numbers (times, prices, counts, places in the log) is encoded before it is
+/// compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::tiering) enum Numbers {
+    /// As they are: where values repeat in patterns that compression finds.
+    Plain,
+    /// Differences to the one before, bit-packed: where they grow steadily.
+    Delta,
+    /// The first byte of all, then the second of all: where high bytes change seldom.
+    Split,
+    /// Each distinct value once, then its number.
+    Dictionary,
+}
+
+impl Numbers {
+    /// Every way.
+    pub(in crate::tiering) const ALL: [Self; 4] = [Self::Plain, Self::Delta, Self::Split, Self::Dictionary];
+}
+
+/// How files of one kind are laid out.
+#[derive(Clone)]
+pub(in crate::tiering) struct Layout {
+    kind: Kind,
+    page_rows: usize,
+    row_group_rows: usize,
+    zstd_level: ZstdLevel,
+    properties: WriterPropertiesPtr,
+}
+
+impl Layout {
+    /// A layout of `page_rows` rows a page and `row_group_rows` a row group, compressed at
+    /// `zstd_level` (1 to 22), in which the columns of numbers are encoded as `numbers` says of
+    /// their names.
+    pub(in crate::tiering) fn new(
+        kind: Kind,
+        page_rows: usize,
+        row_group_rows: usize,
+        zstd_level: i32,
+        numbers: impl Fn(&str) -> Numbers,
+    ) -> Self {
+        let zstd_level = ZstdLevel::try_new(zstd_level).unwrap_or_default();
+        let mut builder = WriterProperties::builder()
+            .set_created_by(format!("stk {}", env!("CARGO_PKG_VERSION")))
+            .set_compression(Compression::ZSTD(zstd_level))
+            .set_data_page_row_count_limit(page_rows)
+            .set_write_batch_size(page_rows)
+            .set_max_row_group_row_count(None)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .set_dictionary_enabled(false)
+            .set_sorting_columns(Some(sorting(kind)))
+            // Behind all rows, so that a copy of the file's end is enough to plan by.
+            .set_bloom_filter_position(BloomFilterPosition::End);
+        for field in TickBatch::schema(kind).fields() {
+            let column = ColumnPath::from(field.name().as_str());
+            builder = match field.data_type() {
+                DataType::Dictionary(..) => builder.set_column_dictionary_enabled(column, true),
+                DataType::Utf8 => builder.set_column_encoding(column, Encoding::DELTA_LENGTH_BYTE_ARRAY),
+                DataType::Decimal128(..) => builder,
+                _ => match numbers(field.name()) {
+                    Numbers::Plain => builder.set_column_encoding(column, Encoding::PLAIN),
+                    Numbers::Delta => builder.set_column_encoding(column, Encoding::DELTA_BINARY_PACKED),
+                    Numbers::Split => builder.set_column_encoding(column, Encoding::BYTE_STREAM_SPLIT),
+                    Numbers::Dictionary => builder.set_column_dictionary_enabled(column, true),
+                },
+            };
+        }
+        for name in ["symbol", "ts"] {
+            builder = builder.set_column_statistics_enabled(name.into(), EnabledStatistics::Page);
+        }
+        let properties = builder
+            .set_column_bloom_filter_enabled("symbol".into(), true)
+            .set_column_bloom_filter_max_ndv("symbol".into(), 1 << 13)
+            .build();
+        Self { kind, page_rows, row_group_rows, zstd_level, properties: Arc::new(properties) }
+    }
+
+    /// The same with other row groups.
+    pub(in crate::tiering) fn with_row_group_rows(self, row_group_rows: usize) -> Self {
+        Self { row_group_rows, ..self }
+    }
+
+    /// The layout that writes `sample` smallest, each column of numbers by itself.
+    pub(in crate::tiering) fn fitted(
+        sample: &TickBatch,
+        page_rows: usize,
+        row_group_rows: usize,
+        zstd_level: i32,
+    ) -> Result<Self, ParquetError> {
+        let kind = sample.kind();
+        let mut best: Vec<(String, Numbers, i64)> = Vec::new();
+        for numbers in Numbers::ALL {
+            let layout = Self::new(kind, page_rows, row_group_rows, zstd_level, |_| numbers);
+            let mut writer = TickWriter::new(layout, std::io::sink())?;
+            writer.write_whole(sample)?;
+            for group in writer.writer.flushed_row_groups() {
+                for column in group.columns() {
+                    let (name, bytes) = (column.column_path().string(), column.compressed_size());
+                    match best.iter_mut().find(|(known, ..)| *known == name) {
+                        Some(known) if bytes < known.2 => *known = (name, numbers, bytes),
+                        Some(_) => {}
+                        None => best.push((name, numbers, bytes)),
+                    }
+                }
+            }
+        }
+        Ok(Self::new(kind, page_rows, row_group_rows, zstd_level, |name| {
+            best.iter().find(|(known, ..)| known == name).map_or(Numbers::Delta, |(_, numbers, _)| *numbers)
+        }))
+    }
+}
+
+fn sorting(kind: Kind) -> Vec<SortingColumn> {
+    let schema = TickBatch::schema(kind);
+    let columns = ["symbol", "ts", "partition", "offset", "index"];
+    let sorted = columns.iter().filter_map(|name| schema.index_of(name).ok());
+    sorted.map(|at| SortingColumn { column_idx: at as i32, descending: false, nulls_first: true }).collect()
+}
+
+/// Writes one file.
+pub(in crate::tiering) struct TickWriter<W: Write + Send> {
+    layout: Layout,
+    writer: SerializedFileWriter<W>,
+    factory: ArrowRowGroupWriterFactory,
+    /// What the columns are to Parquet, in their order: none is nested.
+    descriptors: Vec<ColumnDescPtr>,
+    /// The row group being written in pieces, and its rows.
+    open: Option<(Vec<ArrowColumnWriter>, usize)>,
+}
+
+impl<W: Write + Send> TickWriter<W> {
+    /// Begins a file.
+    pub(in crate::tiering) fn new(layout: Layout, sink: W) -> Result<Self, ParquetError> {
+        let schema = TickBatch::schema(layout.kind);
+        // Without the Arrow schema in the footer, which readers are told anyway: it is as large as
+        // the rest of a small file's footer.
+        let parquet_schema = ArrowSchemaConverter::new().convert(&schema)?;
+        let writer =
+            SerializedFileWriter::new(sink, parquet_schema.root_schema_ptr(), layout.properties.clone())?;
+        let descriptors = writer.schema_descr().columns().to_vec();
+        let factory = ArrowRowGroupWriterFactory::new(&writer, schema);
+        Ok(Self { layout, writer, factory, descriptors, open: None })
+    }
+
+    /// Where the bytes go. What has come out so far may stand in a buffer yet.
+    pub(in crate::tiering) fn sink_mut(&mut self) -> &mut W {
+        self.writer.inner_mut()
+    }
+
+    /// Bytes of the file so far, without what is in memory of an open row group.
+    pub(in crate::tiering) fn bytes_written(&self) -> u64 {
+        self.writer.bytes_written() as u64
+    }
+
+    /// Writes all of `batch` as row groups, column by column, so that only one column's pages are in
+    /// memory.
+    pub(in crate::tiering) fn write_whole(&mut self, batch: &TickBatch) -> Result<(), ParquetError> {
+        self.close_row_group()?;
+        let mut start = 0;
+        while start < batch.len() {
+            let end = batch.len().min(start + self.layout.row_group_rows);
+            self.write_row_group(batch.slice(start..end).record_batch())?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn write_row_group(&mut self, rows: &RecordBatch) -> Result<(), ParquetError> {
+        let number = self.writer.flushed_row_groups().len();
+        let columns = self.factory.create_column_writers(number)?;
+        let mut row_group = self.writer.next_row_group()?;
+        let schema = rows.schema_ref();
+        let fields = schema.fields().iter().zip(self.descriptors.iter());
+        for ((mut column, (field, descriptor)), array) in columns.into_iter().zip(fields).zip(rows.columns())
+        {
+            if dictionary::can_append(array, descriptor) {
+                let index = field.name() == "symbol";
+                let (page_rows, level) = (self.layout.page_rows, self.layout.zstd_level);
+                dictionary::append(&mut row_group, descriptor.clone(), array, index, page_rows, level)?;
+                continue;
+            }
+            for leaf in compute_leaves(field, array)? {
+                column.write(&leaf)?;
+            }
+            column.close()?.append_to_row_group(&mut row_group)?;
+        }
+        row_group.close()?;
+        Ok(())
+    }
+
+    /// Writes the next rows of many: memory grows to one row group's encoded pages.
+    pub(in crate::tiering) fn write_part(&mut self, batch: &TickBatch) -> Result<(), ParquetError> {
+        let rows = batch.record_batch();
+        if self.open.is_none() {
+            let number = self.writer.flushed_row_groups().len();
+            self.open = Some((self.factory.create_column_writers(number)?, 0));
+        }
+        let Some((columns, open_rows)) = &mut self.open else { return Ok(()) };
+        for ((column, field), array) in columns.iter_mut().zip(rows.schema_ref().fields()).zip(rows.columns())
+        {
+            for leaf in compute_leaves(field, array)? {
+                column.write(&leaf)?;
+            }
+        }
+        *open_rows += rows.num_rows();
+        if *open_rows >= self.layout.row_group_rows { self.close_row_group() } else { Ok(()) }
+    }
+
+    fn close_row_group(&mut self) -> Result<(), ParquetError> {
+        let Some((columns, _)) = self.open.take() else { return Ok(()) };
+        let mut row_group = self.writer.next_row_group()?;
+        for column in columns {
+            column.close()?.append_to_row_group(&mut row_group)?;
+        }
+        row_group.close()?;
+        Ok(())
+    }
+
+    /// Ends the file; gives the sink back.
+    pub(in crate::tiering) fn finish(mut self) -> Result<W, ParquetError> {
+        self.close_row_group()?;
+        self.writer.into_inner()
+    }
+}
