@@ -92,13 +92,7 @@ impl Server {
         more: &[&str],
         env: &[(&str, &str)],
     ) -> Self {
-        let data = data.display().to_string();
-        let mut args = vec!["serve", "--data", &data, "--ingest-listen", ingest];
-        args.extend(listen.into_iter().flat_map(|listen| ["--listen", listen]));
-        args.extend(more);
-        let mut command = home.stk(&args);
-        command.envs(env.iter().copied());
-        Self::run(command, true)
+        Self::run(serve(home, data, listen, ingest, more, env), true)
     }
 
     /// Starts `command`, which serves, and waits until it says where it listens and, if it `feeds`,
@@ -140,6 +134,41 @@ impl Server {
         let said = self.lines.iter().collect();
         let status = self.child.wait().expect("the server is ours");
         (status.code(), said)
+    }
+}
+
+/// `stk serve`, ready to run.
+fn serve(
+    home: &Home,
+    data: &Path,
+    listen: Option<&str>,
+    ingest: &str,
+    more: &[&str],
+    env: &[(&str, &str)],
+) -> Command {
+    let data = data.display().to_string();
+    let mut args = vec!["serve", "--data", &data, "--ingest-listen", ingest];
+    args.extend(listen.into_iter().flat_map(|listen| ["--listen", listen]));
+    args.extend(more);
+    let mut command = home.stk(&args);
+    command.envs(env.iter().copied()).stdout(Stdio::null());
+    command
+}
+
+/// A `stk serve` for whose start nobody waits, killed when dropped.
+pub(crate) struct Starting(Child);
+
+impl Starting {
+    pub(crate) fn spawn(home: &Home, data: &Path, ingest: &str, env: &[(&str, &str)]) -> Self {
+        let mut command = serve(home, data, Some("127.0.0.1:0"), ingest, &[], env);
+        Self(command.stderr(Stdio::null()).spawn().expect("the binary runs"))
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
