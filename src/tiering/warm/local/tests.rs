@@ -413,7 +413,8 @@ async fn a_crash_at_any_step_of_a_drop_or_a_restore_is_both_or_neither() {
             // In the midst of partition 0's segment: what stays is written anew.
             let next = [3, 2];
             let offsets = [0..3, 0..2];
-            let rows: Vec<TickBatch> = warm.export(unit, &offsets).await.unwrap().try_collect().await.unwrap();
+            let rows: Vec<TickBatch> =
+                warm.export(unit, &offsets).await.unwrap().try_collect().await.unwrap();
             if is_restore {
                 warm.drop_rows(unit, &next).await.unwrap();
             }
@@ -438,8 +439,14 @@ async fn a_crash_at_any_step_of_a_drop_or_a_restore_is_both_or_neither() {
         }
     }
     // Not begun to count, counting but not answered, done: of each of the two.
-    let expected =
-        [(false, true, false), (false, true, true), (false, false, true), (true, true, true), (true, true, false), (true, false, false)];
+    let expected = [
+        (false, true, false),
+        (false, true, true),
+        (false, false, true),
+        (true, true, true),
+        (true, true, false),
+        (true, false, false),
+    ];
     assert_eq!(outcomes, HashSet::from(expected));
 }
 
@@ -476,7 +483,11 @@ async fn what_was_sealed_is_merged_with_nothing_after_it() {
     warm.commit(quotes(1, 0, 1, 5)).await.unwrap();
     while warm.compact().unwrap() {}
     assert_eq!(warm.digest(unit, whole).await.unwrap(), sealed);
-    assert!(warm.segments().iter().all(|info| info.next_offset <= 10 || info.first_offset >= 10 || info.partition == 1));
+    assert!(
+        warm.segments()
+            .iter()
+            .all(|info| info.next_offset <= 10 || info.first_offset >= 10 || info.partition == 1)
+    );
     warm.drop_rows(unit, &[10]).await.unwrap();
     assert_eq!(warm.digest(unit, whole).await.unwrap().rows, 0);
     assert_eq!(warm.digest(unit, std::slice::from_ref(&(10..40))).await.unwrap().rows, 1);
