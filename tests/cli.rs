@@ -7,10 +7,14 @@ mod support;
 mod alpaca;
 #[path = "cli/arguments.rs"]
 mod arguments;
+#[path = "cli/bench.rs"]
+mod bench;
 #[path = "cli/full.rs"]
 mod full;
 #[path = "cli/kill.rs"]
 mod kill;
+#[path = "cli/memory.rs"]
+mod memory;
 #[path = "cli/serve.rs"]
 mod serve;
 #[path = "cli/watch.rs"]

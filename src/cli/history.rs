@@ -7,20 +7,21 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use futures_util::{StreamExt, TryStreamExt};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::serve::node_error;
 use super::server_args::{ServerArgs, rest_error};
 use super::{CliError, Global};
 use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp};
 use crate::server::node::Stores;
+use crate::telemetry::say;
 use crate::tiering::history::format::{Format, RowWriter, WriteError};
-use crate::tiering::history::{Coverage, HistoryQuery, HistoryStats};
+use crate::tiering::history::{ArchivedCoverage, Coverage, HistoryQuery, HistoryStats};
 
 #[derive(Args)]
 pub(super) struct HistoryArgs {
     /// Symbols
-    #[arg(value_name = "SYMBOL", required = true)]
+    #[arg(value_name = "SYMBOL", required = true, value_parser = super::symbol)]
     symbols: Vec<Symbol>,
     /// First day (2025-01-01, in New York) or instant (RFC 3339); without it, the beginning
     #[arg(long, value_name = "TIME", value_parser = crate::market::parse_from)]
@@ -193,7 +194,7 @@ async fn from_data(
     };
     let answer = stores.history().query(query).await.map_err(|error| node_error(error.into()))?;
     for line in coverage_in_words(&answer.coverage) {
-        eprintln!("{line}");
+        say(line);
     }
     let mut rows = answer.rows;
     let mut first_row = None;
@@ -211,7 +212,7 @@ async fn from_data(
     drop(rows);
     if args.stats {
         let stats = *answer.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        eprintln!("{}", stats_in_words(&stats, first_row));
+        say(stats_in_words(&stats, first_row));
     }
     stores.close().await;
     Ok(())
@@ -243,7 +244,7 @@ async fn from_server(
     let answer = args.server.rest()?.history(&query).await.map_err(rest_error)?;
     if let Some(coverage) = &answer.coverage {
         for line in served_coverage_in_words(coverage) {
-            eprintln!("{line}");
+            say(line);
         }
     }
     let (mut first, mut received) = (None, 0);
@@ -259,9 +260,9 @@ async fn from_server(
     }
     if args.stats {
         let first_ms = first.map_or(0.0, |first| first.as_secs_f64() * 1000.0);
-        eprintln!(
+        say(format_args!(
             "first bytes after {first_ms:.1} ms; {received} bytes received (what was read, tells --data)"
-        );
+        ));
     }
     Ok(())
 }
@@ -280,7 +281,14 @@ fn coverage_in_words(coverage: &Coverage) -> Vec<String> {
     let missing = coverage.missing.iter().map(|part| {
         format!("records {} to {} of partition {}", part.first_offset, part.next_offset, part.partition)
     });
-    in_words(log, &missing.collect::<Vec<_>>(), &gaps.collect::<Vec<_>>(), coverage.gaps_not_listed)
+    let archived = ArchivedInWords::from(&coverage.archived);
+    in_words(
+        log,
+        &missing.collect::<Vec<_>>(),
+        &gaps.collect::<Vec<_>>(),
+        coverage.gaps_not_listed,
+        &archived,
+    )
 }
 
 /// The same of a server's answer.
@@ -304,21 +312,101 @@ fn served_coverage_in_words(coverage: &serde_json::Value) -> Vec<String> {
         )
     });
     let not_listed = number(&coverage["gaps_not_listed"]);
-    in_words(log, &missing.collect::<Vec<_>>(), &gaps.collect::<Vec<_>>(), not_listed)
+    let archived = ArchivedInWords::from(&coverage["archived"]);
+    in_words(log, &missing.collect::<Vec<_>>(), &gaps.collect::<Vec<_>>(), not_listed, &archived)
 }
 
-fn in_words(log_records: u64, missing: &[String], gaps: &[String], gaps_not_listed: u64) -> Vec<String> {
+/// What of an answer came from the archive, in words.
+#[derive(Default)]
+struct ArchivedInWords {
+    /// Days that came from there.
+    days: u64,
+    /// What can't be read now.
+    frozen: Vec<String>,
+    frozen_not_listed: u64,
+    /// The commands that bring it back.
+    restore: Vec<String>,
+    unasked: Option<String>,
+}
+
+impl From<&ArchivedCoverage> for ArchivedInWords {
+    fn from(archived: &ArchivedCoverage) -> Self {
+        let frozen = archived.frozen.iter().map(|frozen| {
+            let (kind, day, class) = (frozen.kind.name(), frozen.day, frozen.class.name());
+            let coming = if frozen.restoring { ", on its way back" } else { "" };
+            format!("{kind} of {day}: {} ({}, {class}{coming})", frozen.key, HumanBytes(frozen.bytes))
+        });
+        Self {
+            days: archived.days.len() as u64,
+            frozen: frozen.collect(),
+            frozen_not_listed: archived.frozen_not_listed,
+            restore: archived.restore_commands(),
+            unasked: archived.unasked.clone(),
+        }
+    }
+}
+
+impl From<&serde_json::Value> for ArchivedInWords {
+    fn from(archived: &serde_json::Value) -> Self {
+        let list = |name: &str| archived[name].as_array().cloned().unwrap_or_default();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
+        let frozen = list("frozen").into_iter().map(|frozen| {
+            let (kind, day, class) = (text(&frozen["kind"]), text(&frozen["date"]), text(&frozen["class"]));
+            let coming = if frozen["restoring"] == true { ", on its way back" } else { "" };
+            let (key, bytes) = (text(&frozen["key"]), frozen["bytes"].as_u64().unwrap_or(0));
+            format!("{kind} of {day}: {key} ({}, {class}{coming})", HumanBytes(bytes))
+        });
+        Self {
+            days: archived["days"].as_u64().unwrap_or(0),
+            frozen: frozen.collect(),
+            frozen_not_listed: archived["frozen_not_listed"].as_u64().unwrap_or(0),
+            restore: list("restore").iter().map(text).collect(),
+            unasked: archived["unasked"].as_str().map(str::to_owned),
+        }
+    }
+}
+
+fn in_words(
+    log_records: u64,
+    missing: &[String],
+    gaps: &[String],
+    gaps_not_listed: u64,
+    archived: &ArchivedInWords,
+) -> Vec<String> {
     let mut lines = Vec::new();
-    let log = match log_records {
+    let mut log = match archived.days {
         0 => "warm".to_owned(),
-        1 => "warm and 1 record of the log".to_owned(),
-        _ => format!("warm and {log_records} records of the log"),
+        1 => "1 day of the archive, warm".to_owned(),
+        days => format!("{days} days of the archive, warm"),
     };
+    match log_records {
+        0 => {}
+        1 => log.push_str(" and 1 record of the log"),
+        _ => log.push_str(&format!(" and {log_records} records of the log")),
+    }
     let gap_count = gaps.len() as u64 + gaps_not_listed;
-    if missing.is_empty() && gap_count == 0 {
+    let frozen_count = archived.frozen.len() as u64 + archived.frozen_not_listed;
+    if missing.is_empty() && gap_count == 0 && frozen_count == 0 {
         lines.push(format!("covers {log}: nothing is missing, no gap in what the feeds received"));
     } else {
         lines.push(format!("covers {log}"));
+    }
+    for part in archived.frozen.iter().take(LISTED_MAX) {
+        lines.push(format!("warning: archived, and not in this answer: {part}"));
+    }
+    if frozen_count > LISTED_MAX as u64 {
+        lines.push(format!(
+            "warning: {} more archived objects are not in this answer",
+            frozen_count - (archived.frozen.len().min(LISTED_MAX)) as u64
+        ));
+    }
+    if frozen_count > 0 {
+        for command in &archived.restore {
+            lines.push(format!("hint: `{command}` brings them back, and tells first what it costs"));
+        }
+    }
+    if let Some(reason) = &archived.unasked {
+        lines.push(format!("warning: the archive could not be asked whether it holds more: {reason}"));
     }
     for part in missing.iter().take(LISTED_MAX) {
         lines.push(format!("warning: {part} are missing: the log dropped them before they were in warm"));
@@ -341,8 +429,18 @@ fn stats_in_words(stats: &HistoryStats, first_row: Option<std::time::Duration>) 
     let first = first_row.map_or("no row".to_owned(), |first| {
         format!("first row after {:.1} ms", first.as_secs_f64() * 1000.0)
     });
+    let archive = match stats.archive.requests {
+        0 => String::new(),
+        requests => format!(
+            "; {requests} requests to the archive for {} bytes of {} ({} of {} objects)",
+            stats.archive.bytes_read,
+            stats.archive.bytes_stored,
+            stats.archive.files_read,
+            stats.archive.files_total
+        ),
+    };
     format!(
-        "{first}; {} rows, {} of them from the log; read {} of {} stored bytes ({share:.2} %), {} of {} segments, and {} bytes of the log",
+        "{first}; {} rows, {} of them from the log; read {} of {} stored bytes ({share:.2} %), {} of {} segments, and {} bytes of the log{archive}",
         stats.rows,
         stats.log_rows,
         warm.bytes_read,
@@ -359,10 +457,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said_and_the_rest_counted() {
-        let well = in_words(0, &[], &[], 0);
+        let nothing = ArchivedInWords::default();
+        let well = in_words(0, &[], &[], 0, &nothing);
         assert_eq!(well, ["covers warm: nothing is missing, no gap in what the feeds received"]);
         let gaps: Vec<String> = (0..7).map(|at| format!("gap {at}")).collect();
-        let lines = in_words(2, &["records 5 to 9 of partition 1".to_owned()], &gaps, 3);
+        let lines = in_words(2, &["records 5 to 9 of partition 1".to_owned()], &gaps, 3, &nothing);
         assert_eq!(lines[0], "covers warm and 2 records of the log");
         assert_eq!(
             lines[1],

@@ -26,10 +26,13 @@ use crate::bus::local::{Durability, LocalBus, LocalBusConfig, Retention};
 use crate::bus::{Bus, BusError};
 use crate::config::Config;
 use crate::feed::iex::{IexFeed, Selection, Speed};
+use crate::feed::kafka::KafkaFeed;
 use crate::feed::sim::{Pace, SimConfig, SimFeed};
 use crate::feed::source::{Source, SourceError};
 use crate::feed::{Feed, FeedError};
 use crate::market::Timestamp;
+use crate::tiering::archive::read::ArchiveReader;
+use crate::tiering::cold::{self, Cold, ColdError, ColdMetrics};
 use crate::tiering::history::{History, HistoryError};
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::warm::WarmError;
@@ -78,6 +81,9 @@ pub enum NodeError {
     /// Warm refuses.
     #[error(transparent)]
     Warm(#[from] WarmError),
+    /// The archive's store refuses.
+    #[error(transparent)]
+    Cold(#[from] ColdError),
     /// A feed is not written as one.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -146,6 +152,7 @@ const LOCK_FILE: &str = "lock";
 const LOG_DIR: &str = "log";
 const WARM_DIR: &str = "warm";
 const HOT_DIR: &str = "hot";
+const COLD_DIR: &str = "cold";
 
 /// The durable stores of a data directory, which one process has at a time.
 pub struct Stores {
@@ -153,6 +160,10 @@ pub struct Stores {
     pub bus: Arc<LocalBus>,
     /// The days.
     pub warm: Arc<LocalWarm>,
+    /// The archive, as it is read.
+    pub archive: Arc<ArchiveReader>,
+    /// What the archive's store is asked.
+    pub cold_metrics: ColdMetrics,
     dir: PathBuf,
     /// Held as long as the stores are open.
     _lock: File,
@@ -165,12 +176,13 @@ impl Stores {
         blocking(move || {
             std::fs::create_dir_all(&config.data_dir)
                 .map_err(|error| data_error(&config.data_dir, &error))?;
-            Self::open_in(&config, LocalWarmOptions::default())
+            Self::open_in(&config, |dir| LocalWarm::open(dir, LocalWarmOptions::default()))
         })
         .await
     }
 
-    /// Opens what is stored in `config.data_dir` to answer questions: without compaction.
+    /// Opens what is stored in `config.data_dir` to answer questions: nothing of it is removed,
+    /// merged or added to.
     ///
     /// Errors: there is nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
     pub async fn open_existing(config: &Config) -> Result<Self, NodeError> {
@@ -179,12 +191,22 @@ impl Stores {
             if !config.data_dir.join(LOG_DIR).is_dir() {
                 return Err(NodeError::NoStore { path: config.data_dir });
             }
-            Self::open_in(&config, LocalWarmOptions { compaction: false })
+            Self::open_in(&config, |dir| {
+                // A server that ended between the two has a log without days.
+                if dir.is_dir() {
+                    LocalWarm::open_read_only(dir)
+                } else {
+                    LocalWarm::open(dir, LocalWarmOptions { compaction: false })
+                }
+            })
         })
         .await
     }
 
-    fn open_in(config: &Config, options: LocalWarmOptions) -> Result<Self, NodeError> {
+    fn open_in(
+        config: &Config,
+        open_warm: impl FnOnce(&Path) -> Result<Arc<LocalWarm>, WarmError>,
+    ) -> Result<Self, NodeError> {
         let dir = &config.data_dir;
         let lock = lock(dir)?;
         let durability = config.sync_interval.map_or(Durability::Always, Durability::Interval);
@@ -195,8 +217,10 @@ impl Stores {
             free_bytes_min: config.free_bytes_min,
             ..LocalBusConfig::new(dir.join(LOG_DIR), config.partitions)
         })?;
-        let warm = LocalWarm::open(&dir.join(WARM_DIR), options)?;
-        Ok(Self { bus, warm, dir: dir.clone(), _lock: lock })
+        let warm = open_warm(&dir.join(WARM_DIR))?;
+        let cold_metrics = ColdMetrics::default();
+        let archive = Arc::new(ArchiveReader::new(open_cold(config, &cold_metrics)?));
+        Ok(Self { bus, warm, archive, cold_metrics, dir: dir.clone(), _lock: lock })
     }
 
     /// Starts what brings the log into warm, and into a hot store of this process that it fills.
@@ -210,6 +234,7 @@ impl Stores {
             bus: self.bus.clone(),
             hot: hot.clone(),
             warm: self.warm.clone(),
+            archive: Some(self.archive.clone()),
             hot_files: Some((hot.clone(), self.dir.join(HOT_DIR))),
         };
         let settings = ProcessorConfig {
@@ -217,21 +242,28 @@ impl Stores {
             block_age_max: config.block_age_max,
             ..ProcessorConfig::default()
         };
-        Ok((Processor::start(into, settings, metrics)?, hot))
+        Ok((Processor::start(into, settings, metrics), hot))
     }
 
     /// What answers about the past.
     pub fn history(&self) -> History {
-        History::new(self.bus.clone(), self.warm.clone())
+        History::new(self.bus.clone(), self.warm.clone()).with_archive(self.archive.clone())
     }
 
     /// Makes everything durable and frees the directory.
     pub async fn close(self) {
-        let Self { bus, warm, dir: _, _lock } = self;
+        let Self { bus, warm, archive: _, cold_metrics: _, dir: _, _lock } = self;
         // Its end waits for a compaction under way.
         let _ = tokio::task::spawn_blocking(move || drop(warm)).await;
         bus.close().await;
     }
+}
+
+/// Opens the store that `config` names for the archive. Blocking.
+pub fn open_cold(config: &Config, metrics: &ColdMetrics) -> Result<Arc<dyn Cold>, ColdError> {
+    let url = config.archive.url.clone();
+    let url = url.unwrap_or_else(|| config.data_dir.join(COLD_DIR).display().to_string());
+    cold::open(&url, config.archive.s3_endpoint.as_deref(), &config.archive.s3_region, metrics)
 }
 
 /// Runs `work`, which blocks, beside the async threads.
@@ -281,6 +313,7 @@ fn open_feed(source: &Source) -> Result<Box<dyn Feed>, NodeError> {
             Box::new(SimFeed::new(config, Pace::Clock))
         }
         Source::Iex { path } => Box::new(IexFeed::open(path, Selection::default(), Speed::Factor(1.0))?),
+        Source::Kafka { path } => Box::new(KafkaFeed::open(path)?),
     })
 }
 
@@ -340,9 +373,12 @@ impl Node {
         let mut registry = metrics::registry();
         stores.bus.metrics().register(&mut registry);
         stores.warm.metrics().register(&mut registry);
+        stores.archive.metrics.register(&mut registry);
+        stores.cold_metrics.register(&mut registry);
         intake_metrics.register(&mut registry);
         processor_metrics.register(&mut registry);
         gateway_metrics.register(&mut registry);
+        feeds.iter().for_each(|feed| feed.register(&mut registry));
 
         let (processor, hot) = stores.process(config, processor_metrics.clone())?;
         // A client's first snapshot must not lack what hot is about to know.
@@ -354,6 +390,7 @@ impl Node {
         let state = GatewayState {
             bus: stores.bus.clone(),
             hot,
+            own_hot: None,
             warm: Some(stores.warm.clone()),
             history: Some(stores.history()),
             config: gateway_config(config),
@@ -369,6 +406,7 @@ impl Node {
                     reasons
                 })
             },
+            degraded: Arc::new(Vec::new),
             details: {
                 let (dir, warm) = (stores.dir.display().to_string(), Arc::downgrade(&stores.warm));
                 Arc::new(move || details(&dir, warm.upgrade().as_deref()))

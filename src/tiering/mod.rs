@@ -12,4 +12,5 @@ pub mod history;
 pub mod hot;
 mod parquet;
 pub mod state;
+pub mod tiers;
 pub mod warm;

@@ -18,7 +18,7 @@ use crate::market::{
     Kind, Seq, Symbol, Tick, TickBatch, TimeRange, Timeframe, Timestamp, parse_from, parse_to,
 };
 use crate::tiering::history::format::{Format, RowWriter};
-use crate::tiering::history::{Coverage, History, HistoryError, HistoryQuery};
+use crate::tiering::history::{ArchivedCoverage, Coverage, History, HistoryError, HistoryQuery};
 use crate::tiering::hot::HotEntry;
 
 /// The most symbols of one request.
@@ -26,6 +26,8 @@ const SYMBOLS_MAX: usize = 10_000;
 const LIMIT_MAX: usize = 10_000;
 /// The header that says what an answer covers, as JSON.
 const COVERAGE: header::HeaderName = header::HeaderName::from_static("stk-coverage");
+/// Objects that can't be read now that the header with the coverage lists; the rest is counted.
+const HEADER_FROZEN_MAX: usize = 8;
 /// Gaps that the header with the coverage lists; the rest is counted.
 const HEADER_GAPS_MAX: usize = 16;
 
@@ -544,7 +546,43 @@ fn coverage_json(coverage: &Coverage) -> Value {
         })
         .collect();
     let not_listed = coverage.gaps_not_listed + (coverage.gaps.len() - listed) as u64;
-    json!({ "partitions": partitions, "missing": missing, "gaps": gaps, "gaps_not_listed": not_listed })
+    json!({
+        "partitions": partitions,
+        "missing": missing,
+        "gaps": gaps,
+        "gaps_not_listed": not_listed,
+        "archived": archived_json(&coverage.archived),
+    })
+}
+
+/// What of an answer came from the archive, and what could not.
+fn archived_json(archived: &ArchivedCoverage) -> Value {
+    let listed = archived.frozen.len().min(HEADER_FROZEN_MAX);
+    let frozen: Vec<Value> = archived.frozen[..listed]
+        .iter()
+        .map(|frozen| {
+            json!({
+                "kind": frozen.kind.name(),
+                "date": frozen.day.to_string(),
+                // Headers are ASCII.
+                "key": frozen.key.escape_default().to_string(),
+                "bytes": frozen.bytes,
+                "class": frozen.class.name(),
+                "restoring": frozen.restoring,
+            })
+        })
+        .collect();
+    let not_listed = archived.frozen_not_listed + (archived.frozen.len() - listed) as u64;
+    json!({
+        "days": archived.days.len(),
+        "first_day": archived.days.first().map(ToString::to_string),
+        "last_day": archived.days.last().map(ToString::to_string),
+        "files": archived.files,
+        "frozen": frozen,
+        "frozen_not_listed": not_listed,
+        "restore": archived.restore_commands(),
+        "unasked": archived.unasked.as_ref().map(|reason| reason.escape_default().to_string()),
+    })
 }
 
 /// Rows as bytes, batch by batch. Formatting is work for a thread of its own.

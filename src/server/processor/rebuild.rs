@@ -9,14 +9,16 @@ use tokio::time::Instant;
 use super::worker::Worker;
 use super::{ProcessorError, Shared};
 use crate::market::{Kind, Seq, Symbol, Tick, TickBatch, TimeRange, TradingDay};
-use crate::tiering::warm::{Query, WarmError};
+use crate::tiering::tiers::{TierRows, TiersError};
+use crate::tiering::warm::WarmError;
 use crate::wire::record::RecordView;
 
 /// Ticks with their places, by symbol.
 type Rows = HashMap<Symbol, Vec<(Seq, Tick)>>;
 
 impl Worker {
-    /// Rebuilds all bars that are marked, from the rows in warm and those that only the log has.
+    /// Rebuilds all bars that are marked, from the rows in warm, in the archive, and those that only
+    /// the log has.
     pub(super) async fn rebuild(&mut self) -> Result<(), ProcessorError> {
         // Rows are in warm or after `stored`, never in between.
         self.wait_stored().await?;
@@ -31,11 +33,35 @@ impl Worker {
         let mut log = self.rows_in_log(&marked).await?;
         for (day, symbols) in days {
             let mut attempt = 0;
-            while let Err(source) = self.rebuild_day(day, &symbols, &mut log).await {
-                if !(source.is_passing() && self.shared.may_retry(self.partition, attempt, &source).await) {
-                    return Err(ProcessorError::Warm { partition: self.partition, source });
+            loop {
+                match self.rebuild_day(day, &symbols, &mut log).await {
+                    Ok(()) => break,
+                    Err(Failed::Warm(source)) => {
+                        let again = source.is_passing()
+                            && self.shared.may_retry(self.partition, attempt, &source).await;
+                        if !again {
+                            return Err(ProcessorError::Warm { partition: self.partition, source });
+                        }
+                        attempt += 1;
+                    }
+                    Err(Failed::Frozen) => {
+                        tracing::warn!(
+                            %day,
+                            symbols = symbols.len(),
+                            "ticks came for a day whose trades must be restored from the archive first; its \
+                             bars stay as they are"
+                        );
+                        self.shared.metrics.rebuilds_kept_back.inc_by(symbols.len() as u64);
+                        break;
+                    }
+                    // What is stored goes on without the archive; the marks stay.
+                    Err(Failed::Archive(error)) => {
+                        tracing::warn!(%day, %error, "the bars of an archived day are to be rebuilt later");
+                        self.shared.metrics.rebuilds_kept_back.inc_by(symbols.len() as u64);
+                        symbols.iter().for_each(|symbol| self.state.postpone(*symbol, day));
+                        break;
+                    }
                 }
-                attempt += 1;
             }
         }
         self.shared.metrics.rebuilds.inc_by(marked.len() as u64);
@@ -49,7 +75,7 @@ impl Worker {
         day: TradingDay,
         symbols: &[Symbol],
         log: &mut Rows,
-    ) -> Result<(), WarmError> {
+    ) -> Result<(), Failed> {
         let shared = self.shared.clone();
         let mut amending: Rows = HashMap::new();
         for kind in [Kind::Cancel, Kind::Correction] {
@@ -122,17 +148,35 @@ impl Worker {
     }
 }
 
-type Batches = futures_util::stream::BoxStream<'static, Result<TickBatch, WarmError>>;
+/// Why a day could not be rebuilt.
+enum Failed {
+    /// Warm refuses.
+    Warm(WarmError),
+    /// The archive can't be read now.
+    Archive(TiersError),
+    /// The trades are in objects that must be restored first.
+    Frozen,
+}
 
-async fn scan(
-    shared: &Shared,
-    kind: Kind,
-    day: TradingDay,
-    symbols: &[Symbol],
-) -> Result<Batches, WarmError> {
+impl From<WarmError> for Failed {
+    fn from(error: WarmError) -> Self {
+        Self::Warm(error)
+    }
+}
+
+impl From<TiersError> for Failed {
+    fn from(error: TiersError) -> Self {
+        match error {
+            TiersError::Warm(error) => Self::Warm(error),
+            error => Self::Archive(error),
+        }
+    }
+}
+
+async fn scan(shared: &Shared, kind: Kind, day: TradingDay, symbols: &[Symbol]) -> Result<TierRows, Failed> {
     let range = TimeRange { from: day.start(), to: day.end() };
-    let query = Query::new(kind, Some(symbols.to_vec()), range);
-    Ok(shared.stores.warm.scan(&query).await?.rows)
+    let scan = shared.stores.tiers().scan(kind, Some(symbols), range).await?;
+    if scan.archived.frozen.is_empty() { Ok(scan.rows) } else { Err(Failed::Frozen) }
 }
 
 /// Calls `take` with each row of a symbol.

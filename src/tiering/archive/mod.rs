@@ -17,6 +17,7 @@
 //! Where a unit stands is told by its [`journal`] and, whatever that says, by its manifests. One
 //! archiver at a time works on a store, by a [`lease`] in it. What a crash leaves is [`garbage`].
 
+mod cache;
 pub mod garbage;
 pub mod journal;
 pub mod lease;
@@ -25,8 +26,10 @@ mod metrics;
 mod object;
 mod plan;
 mod probe;
+pub mod read;
 mod read_back;
 pub mod run;
+pub mod snapshot;
 pub mod status;
 mod store;
 #[cfg(test)]

@@ -57,6 +57,19 @@ pub enum StorageClass {
     DeepArchive,
 }
 
+impl StorageClass {
+    /// Its name, in words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::InfrequentAccess => "infrequent access",
+            Self::GlacierInstant => "glacier instant",
+            Self::Glacier => "glacier",
+            Self::DeepArchive => "deep archive",
+        }
+    }
+}
+
 /// Whether an object can be read now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {

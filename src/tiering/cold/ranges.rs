@@ -7,28 +7,36 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-/// A gap between two ranges that is always read along: what a request's wait would bring.
-const GAP_BYTES_MIN: u64 = 128 << 10;
+/// When ranges are read together.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// A gap between two ranges that is always read along: what a request's wait would bring.
+    pub gap_bytes_min: u64,
+    /// A gap that is read along, at most.
+    pub gap_bytes_max: u64,
+    /// Requests beyond which gaps of up to `gap_bytes_max` are read along, the smallest first.
+    pub requests_few: usize,
+}
 
-/// A gap that is read along, at most.
-const GAP_BYTES_MAX: u64 = 1 << 20;
-
-/// Requests beyond which gaps of up to [`GAP_BYTES_MAX`] are read along, the smallest first.
-const REQUESTS_FEW: usize = 6;
+impl Limits {
+    /// For a store that answers after some ten milliseconds, and then sends some ten megabytes a
+    /// second.
+    pub const FAR: Self = Self { gap_bytes_min: 128 << 10, gap_bytes_max: 1 << 20, requests_few: 7 };
+}
 
 /// The ranges to request, ascending and apart from one another: every one of `ranges` lies within
 /// one of them. Empty ranges need none.
-pub fn coalesce(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+pub fn coalesce(ranges: &[Range<u64>], limits: Limits) -> Vec<Range<u64>> {
     let mut sorted: Vec<_> = ranges.iter().filter(|range| !range.is_empty()).cloned().collect();
     sorted.sort_unstable_by_key(|range| (range.start, range.end));
-    let mut requests = merge(sorted, GAP_BYTES_MIN);
-    if requests.len() > REQUESTS_FEW {
+    let mut requests = merge(sorted, limits.gap_bytes_min);
+    if requests.len() > limits.requests_few {
         let gap = |pair: &[Range<u64>]| pair[1].start - pair[0].end;
         let mut gaps: Vec<u64> = requests.windows(2).map(gap).collect();
         gaps.sort_unstable();
         // Reading along the smallest gaps leaves as many requests as there are larger ones, and one.
-        let gap = gaps[requests.len() - REQUESTS_FEW - 1];
-        requests = merge(requests, gap.min(GAP_BYTES_MAX));
+        let gap = gaps[requests.len() - limits.requests_few - 1];
+        requests = merge(requests, gap.min(limits.gap_bytes_max));
     }
     requests
 }
@@ -73,6 +81,10 @@ mod tests {
 
     use super::*;
 
+    fn coalesce(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+        super::coalesce(ranges, Limits::FAR)
+    }
+
     #[test]
     fn near_ranges_go_together_and_far_ones_stay_apart() {
         let mib = 1 << 20;
@@ -82,8 +94,8 @@ mod tests {
         assert_eq!(coalesce(&[0..5, 10 * mib..10 * mib + 1]), [0..5, 10 * mib..10 * mib + 1]);
         // Half a mebibyte apart: a few stay apart, of many the nearest go together.
         let at = |number: u64| number * mib / 2..number * mib / 2 + 10;
-        assert_eq!(coalesce(&(0..6).map(at).collect::<Vec<_>>()).len(), 6);
-        assert_eq!(coalesce(&(0..7).map(at).collect::<Vec<_>>()).len(), 1);
+        assert_eq!(coalesce(&(0..7).map(at).collect::<Vec<_>>()).len(), 7);
+        assert_eq!(coalesce(&(0..8).map(at).collect::<Vec<_>>()).len(), 1);
         // What is too far stays apart, however many there are.
         let far = |number: u64| number * 3 * mib..number * 3 * mib + 10;
         assert_eq!(coalesce(&(0..20).map(far).collect::<Vec<_>>()).len(), 20);

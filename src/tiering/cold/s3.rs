@@ -5,7 +5,7 @@
 //! nothing landed; an object's class and restore; the bucket's lifecycle.
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 mod upload;
 
 use std::ops::Range;
@@ -385,7 +385,7 @@ impl Cold for S3Cold {
 
     async fn get_ranges(&self, key: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, ColdError> {
         let path = self.path(key)?;
-        let requests = ranges::coalesce(ranges);
+        let requests = ranges::coalesce(ranges, ranges::Limits::FAR);
         let read: Vec<Bytes> = stream::iter(requests.iter().cloned().map(|request| {
             let (store, path) = (&self.0.store, &path);
             async move {

@@ -1,33 +1,35 @@
-//! History: warm and what is not yet in warm, as one ordered stream, each row once.
+//! History: the archive, warm and what is not yet in warm, as one ordered stream, each row once.
 //!
-//! Warm tells up to which offset of each partition it holds the log; from there on the log itself
+//! Warm and the archive are read as one ([`Tiers`]). Warm tells up to which offset of each partition it holds the log; from there on the log itself
 //! is read, repeats are dropped by the same [`state`](crate::tiering::state) that the processor drops them by,
 //! and bars are derived by it. A query sees both as they are at its call.
 
 pub mod format;
 
 mod bars;
+mod coverage;
 mod tail;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 
-use self::tail::Tail;
-use crate::bus::{Bus, BusError};
-use crate::market::{
-    BatchError, Gap, Kind, Merge, Merged, RowKey, Seq, Symbol, Tick, TickBatch, TimeRange, Timeframe,
-    Timestamp,
+pub use self::coverage::{
+    ArchivedCoverage, Coverage, FROZEN_MAX, Frozen, GAPS_MAX, Missing, PartitionCoverage,
 };
+use self::tail::{LogFilter, Tail};
+use crate::bus::{Bus, BusError};
+use crate::market::{BatchError, Gap, Kind, Seq, Symbol, Tick, TickBatch, TimeRange, Timeframe, TradingDay};
+use crate::tiering::archive::read::{ArchiveReader, ReadStats, SharedReadStats};
+use crate::tiering::archive::snapshot::ReadError;
 use crate::tiering::state::StateError;
-use crate::tiering::warm::{Mark, Query, ScanStats, Warm, WarmError};
+use crate::tiering::tiers::{TierScan, Tiers, TiersError, merge_streams};
+use crate::tiering::warm::{Mark, ScanStats, Warm, WarmError};
 use crate::wire::record::RecordError;
-
-/// Gaps that a coverage lists, at most; the rest is counted.
-pub const GAPS_MAX: usize = 1000;
 
 /// How often a query begins anew because rows moved from the log to warm while it was planned.
 const TRIES_MAX: usize = 16;
@@ -60,67 +62,13 @@ pub struct HistoryAnswer {
     pub stats: Arc<Mutex<HistoryStats>>,
 }
 
-/// What an answer covers: nothing is left out of it unsaid.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Coverage {
-    /// Each partition's part that came from warm and from the log.
-    pub partitions: Vec<PartitionCoverage>,
-    /// Holes in what the feeds received that lie in the time asked for and concern a symbol asked
-    /// for, ordered by time: the first [`GAPS_MAX`].
-    pub gaps: Vec<Gap>,
-    /// Gaps beyond those listed.
-    pub gaps_not_listed: u64,
-    /// Records that neither warm nor the log holds.
-    pub missing: Vec<Missing>,
-}
-
-impl Coverage {
-    /// Adds what another answer of the same store, asked later, covers: of what both tell, once.
-    pub fn add(&mut self, later: Self) {
-        self.partitions = later.partitions;
-        self.gaps_not_listed = self.gaps_not_listed.max(later.gaps_not_listed);
-        for gap in later.gaps {
-            if !self.gaps.contains(&gap) {
-                self.gaps.push(gap);
-            }
-        }
-        self.gaps.sort_by_key(|gap| gap.ts);
-        for missing in later.missing {
-            if !self.missing.contains(&missing) {
-                self.missing.push(missing);
-            }
-        }
-    }
-}
-
-/// Where the rows of one partition came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionCoverage {
-    /// The partition.
-    pub partition: u16,
-    /// Warm holds what came before this offset.
-    pub warm_next_offset: u64,
-    /// The log was read up to this offset, exclusive.
-    pub log_next_offset: u64,
-}
-
-/// Records `first_offset..next_offset` of a partition are nowhere: retention dropped them from the
-/// log before they were in warm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Missing {
-    /// The partition.
-    pub partition: u16,
-    /// The first record that is missing.
-    pub first_offset: u64,
-    /// The offset after the last.
-    pub next_offset: u64,
-}
-
 /// What an answer cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HistoryStats {
     /// What warm read.
     pub warm: ScanStats,
+    /// What was read of the archive.
+    pub archive: ReadStats,
     /// Rows given out.
     pub rows: u64,
     /// Rows of the log's tail among those that match.
@@ -135,6 +83,12 @@ pub enum HistoryError {
     /// Warm refused.
     #[error(transparent)]
     Warm(#[from] WarmError),
+    /// The archive refused.
+    #[error(transparent)]
+    Archive(#[from] ReadError),
+    /// Rows that warm has dropped are in an archive that is not known.
+    #[error("{0}")]
+    NoArchive(String),
     /// The log refused.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -170,11 +124,23 @@ impl HistoryError {
     }
 }
 
-/// Answers queries over warm and the log.
+impl From<TiersError> for HistoryError {
+    fn from(error: TiersError) -> Self {
+        match error {
+            TiersError::Warm(error) => Self::Warm(error),
+            TiersError::Archive(error) => Self::Archive(error),
+            TiersError::NoArchive { .. } => Self::NoArchive(error.to_string()),
+            TiersError::Rows(error) => Self::Rows(error),
+            TiersError::Unsettled => Self::Unsettled,
+        }
+    }
+}
+
+/// Answers queries over the archive, warm and the log.
 #[derive(Clone)]
 pub struct History {
     bus: Arc<dyn Bus>,
-    warm: Arc<dyn Warm>,
+    tiers: Tiers,
     tail_rows_max: u64,
 }
 
@@ -183,31 +149,45 @@ struct LogPart {
     bus: Arc<dyn Bus>,
     marks: Vec<Mark>,
     offsets: Vec<std::ops::Range<u64>>,
-    kind: Kind,
-    range: TimeRange,
+    filter: LogFilter,
 }
 
 impl LogPart {
     async fn read(&self, symbols: Option<&[Option<Symbol>]>, rows_max: u64) -> Result<Tail, HistoryError> {
-        Tail::read(&*self.bus, &self.marks, &self.offsets, self.kind, symbols, self.range, rows_max).await
+        Tail::read(&*self.bus, &self.marks, &self.offsets, &self.filter, symbols, rows_max).await
     }
 }
 
-/// Warm and the log at one moment, without a gap or an overlap between them.
+/// Archive, warm and the log at one moment, without a gap or an overlap between them.
 struct Cut {
     marks: Vec<Mark>,
     /// What of the log is to be read, by partition.
     log: Vec<std::ops::Range<u64>>,
     /// In a lock, so that a reference to the cut can cross threads as a query's future does.
-    rows: Mutex<BoxStream<'static, Result<TickBatch, WarmError>>>,
-    stats: Arc<Mutex<ScanStats>>,
+    rows: Mutex<RowStream>,
+    warm_stats: Arc<Mutex<ScanStats>>,
+    archive_stats: SharedReadStats,
+    archived: ArchivedCoverage,
+    /// Of each day that was read from the archive, the offsets below which it was.
+    archived_offsets: Arc<BTreeMap<TradingDay, Vec<u64>>>,
     missing: Vec<Missing>,
 }
 
 impl History {
     /// History over a log and the warm store that is fed from it.
     pub fn new(bus: Arc<dyn Bus>, warm: Arc<dyn Warm>) -> Self {
-        Self { bus, warm, tail_rows_max: tail::ROWS_MAX }
+        Self { bus, tiers: Tiers::warm_alone(warm), tail_rows_max: tail::ROWS_MAX }
+    }
+
+    /// The same, with the archive to which days of `warm` go.
+    pub fn with_archive(self, archive: Arc<ArchiveReader>) -> Self {
+        let Self { bus, tiers, tail_rows_max } = self;
+        Self { bus, tiers: Tiers { archive: Some(archive), ..tiers }, tail_rows_max }
+    }
+
+    /// Warm and the archive, as they are read.
+    pub fn tiers(&self) -> &Tiers {
+        &self.tiers
     }
 
     /// Answers `query`: as the stores are now, whatever happens to them while the answer is read.
@@ -231,7 +211,7 @@ impl History {
         let timeframe = query.timeframe.unwrap_or(Timeframe::MINUTE);
         let bars = query.kind == Kind::Bar;
         let range = if bars { bars::parts_range(timeframe, query.range) } else { query.range };
-        let cut = self.cut(&Query::new(query.kind, symbols.map(<[_]>::to_vec), range)).await?;
+        let mut cut = self.cut(query.kind, symbols, range).await?;
         // Rows without a symbol belong to an answer about all symbols alone.
         let named: Option<Vec<Option<Symbol>>> =
             symbols.map(|symbols| symbols.iter().copied().map(Some).collect());
@@ -239,9 +219,11 @@ impl History {
         let mut tail = log.read(named.as_deref(), self.tail_rows_max).await?;
         if bars {
             for (symbol, day) in tail.rebuilds() {
-                let ticks =
-                    self.bar_ticks(&cut, symbol, TimeRange { from: day.start(), to: day.end() }).await?;
-                tail.rebuild(symbol, day, &ticks);
+                // Without all of the day's trades its bars stay as they are; the answer says so.
+                match self.bar_ticks(&cut, symbol, day).await? {
+                    Ok(ticks) => tail.rebuild(symbol, day, &ticks),
+                    Err(frozen) => cut.archived.add(frozen),
+                }
             }
         }
         let stats = Arc::new(Mutex::new(HistoryStats {
@@ -249,7 +231,9 @@ impl History {
             log_bytes_read: tail.bytes_read(),
             ..HistoryStats::default()
         }));
-        let (gaps, gaps_not_listed) = self.gaps(&cut, tail.take_gaps(), symbols, query.range).await?;
+        let (gaps, gaps_not_listed, of_gaps) =
+            self.gaps(&cut, tail.take_gaps(), symbols, query.range).await?;
+        cut.archived.frozen.extend(of_gaps.frozen);
         let coverage = Coverage {
             partitions: (0..)
                 .zip(&cut.log)
@@ -262,30 +246,37 @@ impl History {
             gaps,
             gaps_not_listed,
             missing: cut.missing,
+            archived: cut.archived,
         };
         let tail_rows = match tail.passes() {
             Some(passes) => in_passes(log, passes),
             None => one_stream(query.kind, tail.finish()),
         };
-        let warm_rows = cut.rows.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let merged = merged(query.kind, warm_rows, tail_rows);
+        let stored_rows = cut.rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let merged = merge_streams(query.kind, vec![stored_rows, tail_rows]);
         let rows = if bars { bars::merged(merged, timeframe, query.range) } else { merged };
-        let rows = counted(rows, query.limit, cut.stats, stats.clone());
+        let rows = counted(rows, query.limit, (cut.warm_stats, cut.archive_stats), stats.clone());
         Ok(HistoryAnswer { rows, coverage, stats })
     }
 
     fn log(&self, cut: &Cut, kind: Kind, range: TimeRange) -> LogPart {
-        LogPart { bus: self.bus.clone(), marks: cut.marks.clone(), offsets: cut.log.clone(), kind, range }
+        let filter = LogFilter { kind, range, archived: cut.archived_offsets.clone() };
+        LogPart { bus: self.bus.clone(), marks: cut.marks.clone(), offsets: cut.log.clone(), filter }
     }
 
-    /// A scan of warm, and the part of the log that begins where it ends.
-    async fn cut(&self, query: &Query) -> Result<Cut, HistoryError> {
+    /// A scan of the tiers, and the part of the log that begins where warm ends.
+    async fn cut(
+        &self,
+        kind: Kind,
+        symbols: Option<&[Symbol]>,
+        range: TimeRange,
+    ) -> Result<Cut, HistoryError> {
         let partitions = self.bus.partitions();
         let mut marks = Vec::with_capacity(usize::from(partitions));
         for partition in 0..partitions {
-            marks.push(self.warm.mark(partition).await?);
+            marks.push(self.tiers.warm.mark(partition).await?);
         }
-        let scan = self.warm.scan(query).await?;
+        let scan = self.tiers.scan(kind, symbols, range).await?;
         let mut log = Vec::with_capacity(marks.len());
         let mut missing = Vec::new();
         for (partition, mark) in (0..partitions).zip(&marks) {
@@ -295,28 +286,48 @@ impl History {
             let bounds = self.bus.bounds(partition).await?;
             let first = mark.next_offset.max(bounds.first);
             if first > mark.next_offset {
-                if self.warm.mark(partition).await?.next_offset != mark.next_offset {
+                if self.tiers.warm.mark(partition).await?.next_offset != mark.next_offset {
                     return Err(HistoryError::Unsettled);
                 }
                 missing.push(Missing { partition, first_offset: mark.next_offset, next_offset: first });
             }
             log.push(first..bounds.next.max(first));
         }
-        Ok(Cut { marks, log, rows: Mutex::new(scan.rows), stats: scan.stats, missing })
+        Ok(Cut {
+            marks,
+            log,
+            archived: ArchivedCoverage::new(kind, scan.archived),
+            archived_offsets: Arc::new(scan.archived_offsets),
+            rows: Mutex::new(scan.rows.map_err(HistoryError::from).boxed()),
+            warm_stats: scan.warm_stats,
+            archive_stats: scan.archive_stats,
+            missing,
+        })
     }
 
-    /// What forms the bars of `symbol` in `range`, in the order of the log.
+    /// What forms the bars of `symbol` on `day`, in the order of the log; or what of it is archived
+    /// and can't be read now.
     async fn bar_ticks(
         &self,
         cut: &Cut,
         symbol: Symbol,
-        range: TimeRange,
-    ) -> Result<Vec<(Seq, Tick)>, HistoryError> {
+        day: TradingDay,
+    ) -> Result<Result<Vec<(Seq, Tick)>, ArchivedCoverage>, HistoryError> {
+        let range = TimeRange { from: day.start(), to: day.end() };
         let mut ticks = Vec::new();
         for kind in [Kind::Trade, Kind::Cancel, Kind::Correction] {
-            let query = Query::new(kind, Some(vec![symbol]), range);
-            let tail = self.log(cut, kind, range).read(Some(&[Some(symbol)]), u64::MAX).await?;
-            let mut rows = merged(kind, self.scan_at(cut, &query).await?, one_stream(kind, tail.finish()));
+            let scan = self.scan_at(cut, kind, Some(&[symbol]), range).await?;
+            let archived = ArchivedCoverage::new(kind, scan.archived);
+            if !archived.frozen.is_empty() {
+                return Ok(Err(archived));
+            }
+            let log = LogPart {
+                filter: LogFilter { kind, range, archived: Arc::new(scan.archived_offsets) },
+                ..self.log(cut, kind, range)
+            };
+            let tail = log.read(Some(&[Some(symbol)]), u64::MAX).await?;
+            let stored = scan.rows.map_err(HistoryError::from).boxed();
+            let mut rows = merge_streams(kind, vec![stored, one_stream(kind, tail.finish())]);
             while let Some(batch) = rows.try_next().await? {
                 let view = batch.rows()?;
                 for row in 0..batch.len() {
@@ -325,33 +336,35 @@ impl History {
             }
         }
         ticks.sort_by_key(|(seq, _)| *seq);
-        Ok(ticks)
+        Ok(Ok(ticks))
     }
 
-    /// A further scan of warm as it was at the cut.
+    /// A further scan of the tiers, with warm as it was at the cut.
     async fn scan_at(
         &self,
         cut: &Cut,
-        query: &Query,
-    ) -> Result<BoxStream<'static, Result<TickBatch, WarmError>>, HistoryError> {
-        let scan = self.warm.scan(query).await?;
+        kind: Kind,
+        symbols: Option<&[Symbol]>,
+        range: TimeRange,
+    ) -> Result<TierScan, HistoryError> {
+        let scan = self.tiers.scan(kind, symbols, range).await?;
         let same = (0_usize..).zip(&cut.marks).all(|(partition, mark)| {
             scan.next_offsets.get(partition).copied().unwrap_or(0) == mark.next_offset
         });
-        if same { Ok(scan.rows) } else { Err(HistoryError::Unsettled) }
+        if same { Ok(scan) } else { Err(HistoryError::Unsettled) }
     }
 
-    /// The gaps in `range` that concern one of `symbols`, and how many more there are.
+    /// The gaps in `range` that concern one of `symbols`, how many more there are, and what came of
+    /// the archive.
     async fn gaps(
         &self,
         cut: &Cut,
         in_log: Vec<Gap>,
         symbols: Option<&[Symbol]>,
         range: TimeRange,
-    ) -> Result<(Vec<Gap>, u64), HistoryError> {
-        let query = Query::new(Kind::Gap, None, range);
-        let mut rows = self.scan_at(cut, &query).await?;
-        let mut gaps = std::collections::BTreeMap::new();
+    ) -> Result<(Vec<Gap>, u64, ArchivedCoverage), HistoryError> {
+        let TierScan { mut rows, archived, .. } = self.scan_at(cut, Kind::Gap, None, range).await?;
+        let mut gaps = BTreeMap::new();
         let mut more = 0;
         let mut take = |gap: Gap| {
             // A gap of no single symbol stands in every partition.
@@ -376,7 +389,7 @@ impl History {
             .into_iter()
             .filter(|gap| range.contains(gap.ts) && concerns(gap.symbol, symbols))
             .for_each(&mut take);
-        Ok((gaps.into_values().collect(), more))
+        Ok((gaps.into_values().collect(), more, ArchivedCoverage::new(Kind::Gap, archived)))
     }
 }
 
@@ -412,33 +425,9 @@ fn in_passes(log: LogPart, passes: Vec<Vec<Option<Symbol>>>) -> RowStream {
     stream::try_unfold(state, |(log, mut passes)| async move {
         let Some(symbols) = passes.next() else { return Ok::<_, HistoryError>(None) };
         let tail = log.read(Some(&symbols), u64::MAX).await?;
-        Ok(Some((one_stream(log.kind, tail.finish()), (log, passes))))
+        Ok(Some((one_stream(log.filter.kind, tail.finish()), (log, passes))))
     })
     .try_flatten()
-    .boxed()
-}
-
-/// Warm's rows and the tail's as one.
-fn merged(kind: Kind, warm: BoxStream<'static, Result<TickBatch, WarmError>>, tail: RowStream) -> RowStream {
-    merge_streams(kind, vec![warm.map_err(HistoryError::from).boxed(), tail])
-}
-
-fn merge_streams(kind: Kind, inputs: Vec<RowStream>) -> RowStream {
-    // None of the inputs is a file to be opened late, so the lowest bound does.
-    let bound = RowKey { symbol: None, ts: Timestamp::MIN, seq: Seq::default() };
-    let merge = Merge::new(kind, BATCH_ROWS, std::iter::repeat_n(bound, inputs.len()));
-    stream::try_unfold((merge, inputs), |(mut merge, mut inputs)| async move {
-        loop {
-            match merge.advance() {
-                Merged::Need(input) => {
-                    let batch = inputs[input].try_next().await?;
-                    merge.feed(input, batch)?;
-                }
-                Merged::Rows(rows) => return Ok(Some((rows, (merge, inputs)))),
-                Merged::End => return Ok(None),
-            }
-        }
-    })
     .boxed()
 }
 
@@ -446,19 +435,20 @@ fn merge_streams(kind: Kind, inputs: Vec<RowStream>) -> RowStream {
 fn counted(
     rows: RowStream,
     limit: Option<u64>,
-    scan_stats: Arc<Mutex<ScanStats>>,
+    of_tiers: (Arc<Mutex<ScanStats>>, SharedReadStats),
     stats: Arc<Mutex<HistoryStats>>,
 ) -> RowStream {
     let state = (rows, limit.unwrap_or(u64::MAX));
     stream::try_unfold(state, move |(mut rows, left)| {
-        let (scan_stats, stats) = (scan_stats.clone(), stats.clone());
+        let ((warm_stats, archive_stats), stats) = (of_tiers.clone(), stats.clone());
         async move {
             if left == 0 {
                 return Ok(None);
             }
             let batch = rows.try_next().await?;
             let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
-            stats.warm = *scan_stats.lock().unwrap_or_else(PoisonError::into_inner);
+            stats.warm = *warm_stats.lock().unwrap_or_else(PoisonError::into_inner);
+            stats.archive = *archive_stats.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(batch) = batch else { return Ok(None) };
             let len = left.min(batch.len() as u64);
             stats.rows += len;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::bus::Bus;
 use crate::market::{
@@ -21,10 +22,31 @@ pub(super) const ROWS_MAX: u64 = 1 << 19;
 /// Bytes of records taken from the log at once.
 const READ_BYTES_MAX: usize = 1 << 20;
 
+/// Which rows of the log are asked for, beside their symbols.
+#[derive(Clone)]
+pub(super) struct LogFilter {
+    pub(super) kind: Kind,
+    pub(super) range: TimeRange,
+    /// Of which days rows below which offsets (by partition) come from the archive: beyond warm's
+    /// high-water mark only where warm was made anew beside an old archive.
+    pub(super) archived: Arc<BTreeMap<TradingDay, Vec<u64>>>,
+}
+
+impl LogFilter {
+    fn wants(&self, seq: Seq, tick: &Tick) -> bool {
+        let archived = |offsets: &Vec<u64>| {
+            offsets.get(usize::from(seq.partition)).is_some_and(|next| seq.offset < *next)
+        };
+        tick.kind() == self.kind
+            && self.range.contains(tick.ts())
+            && (self.archived.is_empty()
+                || !self.archived.get(&tick.ts().trading_day()).is_some_and(archived))
+    }
+}
+
 /// The rows of one kind that the log holds and warm does not.
 pub(super) struct Tail {
-    kind: Kind,
-    range: TimeRange,
+    filter: LogFilter,
     table: SymbolTable,
     /// By partition; absent where the log holds nothing that warm lacks.
     partitions: Vec<Option<Partition>>,
@@ -59,14 +81,12 @@ impl Tail {
         bus: &dyn Bus,
         marks: &[Mark],
         log: &[Range<u64>],
-        kind: Kind,
+        filter: &LogFilter,
         symbols: Option<&[Option<Symbol>]>,
-        range: TimeRange,
         rows_max: u64,
     ) -> Result<Self, HistoryError> {
         let mut tail = Self {
-            kind,
-            range,
+            filter: filter.clone(),
             table: SymbolTable::default(),
             partitions: Vec::new(),
             gaps: Vec::new(),
@@ -121,10 +141,10 @@ impl Tail {
             if symbols.is_some_and(|symbols| symbols.binary_search(&tick.symbol()).is_err()) {
                 continue;
             }
-            if self.kind == Kind::Bar {
+            if self.filter.kind == Kind::Bar {
                 read.state.apply(seq, &tick);
                 read.last = seq;
-            } else if tick.kind() == self.kind && self.range.contains(tick.ts()) {
+            } else if self.filter.wants(seq, &tick) {
                 let symbol = tick.symbol().map_or(NO_SYMBOL, |symbol| self.table.intern(symbol));
                 self.rows += 1;
                 *self.counts.entry(tick.symbol()).or_default() += 1;
@@ -146,7 +166,7 @@ impl Tail {
     }
 
     fn push_bar(&mut self, builder: &mut TickBatchBuilder, seq: Seq, bar: &Bar) {
-        if self.range.contains(bar.ts) {
+        if self.filter.range.contains(bar.ts) {
             builder.push_bar(self.table.intern(bar.symbol), seq, bar);
             self.rows += 1;
         }
@@ -177,7 +197,7 @@ impl Tail {
     /// Groups of symbols to be read one after the other, in order, where the rows are too many to
     /// be held at once.
     pub(super) fn passes(&self) -> Option<Vec<Vec<Option<Symbol>>>> {
-        if self.rows <= self.rows_max || self.kind == Kind::Bar {
+        if self.rows <= self.rows_max || self.filter.kind == Kind::Bar {
             return None;
         }
         let (mut passes, mut rows) = (vec![Vec::new()], 0);

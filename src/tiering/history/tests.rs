@@ -11,13 +11,18 @@ use super::format::{Format, RowWriter};
 use super::*;
 use crate::bus::{Bounds, BusReader, Durable, Record};
 use crate::market::{
-    Bar, Cancel, Conditions, Exchange, GapKind, NO_SYMBOL, Price, SymbolTable, Tape, TickBatchBuilder, Trade,
-    arbitrary,
+    Bar, Cancel, Conditions, Exchange, GapKind, NO_SYMBOL, Price, SymbolTable, Tape, TickBatchBuilder,
+    Timestamp, Trade, arbitrary,
 };
+use crate::tiering::archive::manifest::Manifest;
+use crate::tiering::archive::read::tests as fake;
+use crate::tiering::cold::dir::DirCold;
+use crate::tiering::cold::faulty::{Fault, FaultyCold};
+use crate::tiering::cold::{Cold, RestoreTier, StorageClass};
 use crate::tiering::state::PartitionState;
-use crate::tiering::warm::Block;
 use crate::tiering::warm::conformance::{self, PARTITIONS, Row};
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
+use crate::tiering::warm::{ArchiveSource, Block, Query, Unit};
 use crate::wire::record::{Origin, RecordEncoder, RecordView};
 
 /// A log in memory, of which the oldest records can be dropped.
@@ -101,7 +106,8 @@ impl BusReader for FakeReader {
 }
 
 /// What a processor does, one block at a time.
-async fn commit_block(bus: &FakeBus, warm: &dyn Warm, partition: u16, records_max: usize) {
+async fn commit_block(bus: &FakeBus, tiers: &Tiers, partition: u16, records_max: usize) {
+    let warm = &*tiers.warm;
     let mark = warm.mark(partition).await.unwrap();
     let mut state = PartitionState::restore(&mark.checkpoint).unwrap();
     let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(partition));
@@ -126,9 +132,11 @@ async fn commit_block(bus: &FakeBus, warm: &dyn Warm, partition: u16, records_ma
         let mut rows = ticks.clone();
         for kind in [Kind::Trade, Kind::Cancel, Kind::Correction] {
             let range = TimeRange { from: day.start(), to: day.end() };
-            let query = Query::new(kind, Some(vec![symbol]), range);
-            let stored = conformance::scanned(warm, &query).await.unwrap();
-            rows.extend(stored.into_iter().map(|(_, _, seq, tick)| (seq, tick)));
+            let scan = tiers.scan(kind, Some(&[symbol]), range).await.unwrap();
+            for batch in scan.rows.try_collect::<Vec<_>>().await.unwrap() {
+                let view = batch.rows().unwrap();
+                rows.extend((0..batch.len()).map(|row| (view.seq(row), view.tick(row).unwrap())));
+            }
         }
         state.rebuild(symbol, day, last, &rows);
     }
@@ -164,6 +172,21 @@ enum Step {
     Restart,
     /// The log drops what warm holds.
     Trim(u16),
+    /// A step of an archive run over one of the units there are, by its number.
+    Archive(usize, ArchiveStep),
+}
+
+/// The steps of an archive run that readers can tell apart.
+#[derive(Clone, Copy, Debug)]
+enum ArchiveStep {
+    /// All rows in warm that are in no manifest are in the cold store; nothing counts yet.
+    Upload,
+    /// They count.
+    Commit,
+    /// Warm drops what is in manifests.
+    Drop,
+    /// Warm takes them back.
+    Restore,
 }
 
 fn steps(tick: impl Strategy<Value = Tick> + 'static) -> impl Strategy<Value = Vec<Step>> {
@@ -179,15 +202,85 @@ fn steps(tick: impl Strategy<Value = Tick> + 'static) -> impl Strategy<Value = V
         1 => Just(Step::Compact),
         1 => Just(Step::Restart),
         1 => partition().prop_map(Step::Trim),
+        6 => (0_usize..8, prop::sample::select(ARCHIVE_STEPS)).prop_map(|(unit, step)| Step::Archive(unit, step)),
     ];
-    prop::collection::vec(step, 0..30)
+    prop::collection::vec(step, 0..40)
 }
+
+/// What comes about as often as it should for a day to get through all of it.
+const ARCHIVE_STEPS: &[ArchiveStep] = &[
+    ArchiveStep::Upload,
+    ArchiveStep::Upload,
+    ArchiveStep::Commit,
+    ArchiveStep::Commit,
+    ArchiveStep::Drop,
+    ArchiveStep::Drop,
+    ArchiveStep::Restore,
+];
 
 struct World {
     dir: TempDir,
     bus: Arc<FakeBus>,
     warm: Arc<LocalWarm>,
+    archive: FakeArchive,
     rows: Vec<Row>,
+}
+
+/// An archive, and how far each unit has come.
+struct FakeArchive {
+    reader: Arc<ArchiveReader>,
+    uploaded: BTreeMap<Unit, Manifest>,
+    committed: BTreeMap<Unit, Manifest>,
+}
+
+impl FakeArchive {
+    fn new(dir: &TempDir) -> Self {
+        let cold = DirCold::open(&dir.path().join("cold")).unwrap();
+        let reader = Arc::new(ArchiveReader::new(Arc::new(cold)));
+        Self { reader, uploaded: BTreeMap::new(), committed: BTreeMap::new() }
+    }
+
+    async fn step(&mut self, warm: &LocalWarm, number: usize, step: ArchiveStep) {
+        let mut units: Vec<Unit> = warm.units().await.unwrap().into_iter().map(|info| info.unit).collect();
+        units.extend(self.committed.keys());
+        units.sort_unstable();
+        units.dedup();
+        let Some(unit) = (!units.is_empty()).then(|| units[number % units.len()]) else { return };
+        let cold = self.reader.cold().clone();
+        let committed = self.committed.get(&unit);
+        match step {
+            ArchiveStep::Upload => {
+                let mut next_offsets = Vec::new();
+                for partition in 0..PARTITIONS {
+                    next_offsets.push(warm.mark(partition).await.unwrap().next_offset);
+                }
+                let manifest = fake::upload(warm, &*cold, unit, committed, &next_offsets, fake::TINY).await;
+                self.uploaded.insert(unit, manifest);
+            }
+            ArchiveStep::Commit => {
+                if let Some(manifest) = self.uploaded.remove(&unit) {
+                    fake::commit(&*cold, &manifest).await;
+                    self.committed.insert(unit, manifest);
+                }
+            }
+            ArchiveStep::Drop => {
+                if let Some(manifest) = committed {
+                    warm.drop_rows(unit, &manifest.next_offsets).await.unwrap();
+                }
+            }
+            ArchiveStep::Restore => {
+                if let Some(manifest) = committed {
+                    // What is uploaded would repeat what comes back.
+                    let range = TimeRange { from: unit.day.start(), to: unit.day.end() };
+                    let snapshot = self.reader.snapshot(unit.kind, range).await.unwrap();
+                    let files = snapshot.files(unit.day).unwrap();
+                    let rows = self.reader.scan(unit.kind, files, None, range, SharedReadStats::default());
+                    let rows = rows.map_err(|error| panic!("{error}")).boxed();
+                    warm.restore(unit, &manifest.next_offsets, rows).await.unwrap();
+                }
+            }
+        }
+    }
 }
 
 const QUIET: LocalWarmOptions = LocalWarmOptions { compaction: false };
@@ -196,7 +289,8 @@ impl World {
     async fn after(steps: Vec<Step>) -> Self {
         let dir = TempDir::new().unwrap();
         let bus = FakeBus::new();
-        let mut warm = LocalWarm::open(dir.path(), QUIET).unwrap();
+        let mut warm = LocalWarm::open(&dir.path().join("warm"), QUIET).unwrap();
+        let mut archive = FakeArchive::new(&dir);
         let (mut rows, mut last) = (Vec::new(), BTreeMap::new());
         for (sequence, step) in (1..).zip(steps) {
             match step {
@@ -213,22 +307,26 @@ impl World {
                         bus.push(partition, bytes.clone());
                     }
                 }
-                Step::Commit(partition, records) => commit_block(&bus, &*warm, partition, records).await,
+                Step::Commit(partition, records) => {
+                    let tiers = Tiers { warm: warm.clone(), archive: Some(archive.reader.clone()) };
+                    commit_block(&bus, &tiers, partition, records).await;
+                }
+                Step::Archive(unit, step) => archive.step(&warm, unit, step).await,
                 Step::Compact => while warm.compact().unwrap() {},
                 Step::Restart => {
                     drop(warm);
-                    warm = LocalWarm::open(dir.path(), QUIET).unwrap();
+                    warm = LocalWarm::open(&dir.path().join("warm"), QUIET).unwrap();
                 }
                 Step::Trim(partition) => {
                     bus.trim(partition, warm.mark(partition).await.unwrap().next_offset);
                 }
             }
         }
-        Self { dir, bus, warm, rows }
+        Self { dir, bus, warm, archive, rows }
     }
 
     fn history(&self) -> History {
-        History::new(self.bus.clone(), self.warm.clone())
+        History::new(self.bus.clone(), self.warm.clone()).with_archive(self.archive.reader.clone())
     }
 }
 
@@ -540,4 +638,215 @@ fn binary_formats_read_back_as_they_were() {
     let names: HashSet<_> =
         Format::ALL.iter().map(|format| format.name().parse::<Format>().unwrap().name()).collect();
     assert_eq!(names.len(), Format::ALL.len());
+}
+
+/// Two days of trades and quotes, of which everything is in warm and then in the archive of `cold`;
+/// warm has dropped the first day.
+async fn archived_world(cold: Arc<dyn Cold>) -> World {
+    let trade = |minutes: i64, name: &str| {
+        let ts = Timestamp::from_nanos(1_763_649_000_000_000_000 + minutes * 60_000_000_000);
+        let symbol: Symbol = name.parse().unwrap();
+        let (price, conditions) =
+            (Price::from_ten_thousandths(1_000_000 + minutes).unwrap(), Conditions::NONE);
+        let (exchange, tape, id) = (Exchange::IEX, Tape::A, minutes as u64);
+        Tick::Trade(Trade { symbol, ts, recv_ts: ts, price, size: 100, exchange, conditions, id, tape })
+    };
+    let mut steps = Vec::new();
+    for name in ["AAPL", "MSFT", "TSLA"] {
+        let partition = name.parse::<Symbol>().unwrap().partition(PARTITIONS);
+        for day in 0..2 {
+            steps.push(Step::Append(partition, (0..20).map(|at| trade(day * 1440 + at, name)).collect()));
+        }
+    }
+    steps.extend((0..PARTITIONS).map(|partition| Step::Commit(partition, 99)));
+    let mut world = World::after(steps).await;
+    world.archive.reader = Arc::new(ArchiveReader::new(cold));
+    for number in 0..4 {
+        world.archive.step(&world.warm, number, ArchiveStep::Upload).await;
+        world.archive.step(&world.warm, number, ArchiveStep::Commit).await;
+    }
+    let first = world.archive.committed.keys().next().unwrap().day;
+    for unit in world.archive.committed.keys().copied().filter(|unit| unit.day == first).collect::<Vec<_>>() {
+        let next_offsets = &world.archive.committed[&unit].next_offsets;
+        world.warm.drop_rows(unit, next_offsets).await.unwrap();
+    }
+    world
+}
+
+fn of(name: &str) -> HistoryQuery {
+    HistoryQuery { symbols: vec![name.parse().unwrap()], ..all(Kind::Trade) }
+}
+
+/// The rows of `name` among those put in.
+fn rows_of(world: &World, name: &str) -> Vec<Row> {
+    let query = Query::new(Kind::Trade, Some(vec![name.parse().unwrap()]), TimeRange::ALL);
+    conformance::expected(&world.rows, &query)
+}
+
+#[tokio::test]
+async fn what_warm_has_dropped_comes_from_the_archive_and_the_rest_does_not() {
+    let dir = TempDir::new().unwrap();
+    let world = archived_world(Arc::new(DirCold::open(dir.path()).unwrap())).await;
+    let first = world.archive.committed.keys().next().unwrap().day;
+    let answer = world.history().query(of("MSFT")).await.unwrap();
+    assert_eq!(answer.coverage.archived.days, [first]);
+    assert!(!answer.coverage.archived.is_partial());
+    let stats = answer.stats.clone();
+    assert_eq!(ticks_of(answer).await, rows_of(&world, "MSFT"));
+    let stats = *stats.lock().unwrap();
+    assert!(stats.archive.files_read > 0 && stats.archive.bytes_read > 0, "{stats:?}");
+    assert!(stats.archive.files_read < stats.archive.files_total, "others hold other symbols: {stats:?}");
+    assert!(stats.warm.bytes_read > 0, "the second day is in warm: {stats:?}");
+    assert!(world.archive.reader.metrics.requests.get() > 0);
+    // The second day is in the archive too, but warm is the nearer.
+    let range = TimeRange { from: first.end(), to: Timestamp::MAX };
+    let answer = world.history().query(HistoryQuery { range, ..of("MSFT") }).await.unwrap();
+    assert_eq!(answer.coverage.archived, ArchivedCoverage::default());
+    let stats = answer.stats.clone();
+    assert_eq!(ticks_of(answer).await.len(), 20);
+    assert_eq!(stats.lock().unwrap().archive, ReadStats::default());
+    // Bars of the archived day are the archive's too.
+    let bars = HistoryQuery { kind: Kind::Bar, timeframe: Some(Timeframe::MINUTE), ..of("MSFT") };
+    let answer = world.history().query(bars).await.unwrap();
+    assert_eq!(answer.coverage.archived.days, [first]);
+    assert_eq!(bars_of(answer).await.len(), 40);
+}
+
+#[tokio::test]
+async fn a_late_trade_of_a_dropped_day_rebuilds_its_bars_from_the_archive() {
+    let dir = TempDir::new().unwrap();
+    let world = archived_world(Arc::new(DirCold::open(dir.path()).unwrap())).await;
+    let symbol: Symbol = "AAPL".parse().unwrap();
+    let partition = symbol.partition(PARTITIONS);
+    let (_, ts, _, tick) = rows_of(&world, "AAPL").remove(3);
+    let Tick::Trade(trade) = tick else { panic!("a trade") };
+    let late =
+        Tick::Trade(Trade { id: 777, price: Price::from_ten_thousandths(9_000_000).unwrap(), ..trade });
+    let cancel = Tick::Cancel(Box::new(Cancel {
+        symbol,
+        ts,
+        recv_ts: ts,
+        id: trade.id,
+        price: trade.price,
+        size: trade.size,
+        exchange: trade.exchange,
+        action: b'C',
+        tape: trade.tape,
+    }));
+    world.bus.push(partition, encoded(&[late.clone(), cancel.clone()], 900));
+    let mut rows = world.rows.clone();
+    for (index, tick) in (0..).zip([late, cancel]) {
+        let offset = world.bus.bounds(partition).await.unwrap().next - 1;
+        rows.push((Some(symbol), ts, Seq { partition, offset, index }, tick));
+    }
+    let bars = HistoryQuery { kind: Kind::Bar, timeframe: Some(Timeframe::MINUTE), ..of("AAPL") };
+    let found = bars_of(world.history().query(bars.clone()).await.unwrap()).await;
+    let mut expected = reference_bars(&rows, Timeframe::MINUTE, TimeRange::ALL);
+    expected.retain(|bar| bar.symbol == symbol);
+    assert_eq!(found, expected, "from the log's tail");
+    let tiers = world.history().tiers().clone();
+    commit_block(&world.bus, &tiers, partition, 99).await;
+    assert_eq!(
+        bars_of(world.history().query(bars).await.unwrap()).await,
+        expected,
+        "as stored by a processor"
+    );
+}
+
+#[tokio::test]
+async fn without_an_archive_a_dropped_day_is_an_error_and_not_an_answer() {
+    let dir = TempDir::new().unwrap();
+    let world = archived_world(Arc::new(DirCold::open(dir.path()).unwrap())).await;
+    let alone = History::new(world.bus.clone(), world.warm.clone());
+    let error = alone.query(of("AAPL")).await.err().unwrap().to_string();
+    let first = world.archive.committed.keys().next().unwrap().day;
+    assert_eq!(
+        error,
+        format!(
+            "trade rows of {first} were dropped from warm, and no archive is configured: set archive.url to where \
+             they went"
+        )
+    );
+    let range = TimeRange { from: first.end(), to: Timestamp::MAX };
+    assert_eq!(ticks_of(alone.query(HistoryQuery { range, ..of("AAPL") }).await.unwrap()).await.len(), 20);
+    // An archive that has lost its manifests does not hold what was dropped.
+    let empty = TempDir::new().unwrap();
+    let cold = Arc::new(DirCold::open(empty.path()).unwrap());
+    let lost = alone.with_archive(Arc::new(ArchiveReader::new(cold)));
+    assert!(matches!(lost.query(of("AAPL")).await, Err(HistoryError::Unsettled)));
+}
+
+#[tokio::test]
+async fn an_unplugged_archive_is_told_of_where_it_is_needed() {
+    let dir = TempDir::new().unwrap();
+    let cold: Arc<dyn Cold> = Arc::new(DirCold::open(dir.path()).unwrap());
+    let world = archived_world(cold.clone()).await;
+    let first = world.archive.committed.keys().next().unwrap().day;
+    let unplugged = Arc::new(FaultyCold::new(cold, Fault::Lost, 1, u64::MAX));
+    let history = world.history().with_archive(Arc::new(ArchiveReader::new(unplugged)));
+    let error = history.query(of("AAPL")).await.err().unwrap();
+    assert!(matches!(&error, HistoryError::Archive(error) if error.is_passing()), "{error}");
+    let range = TimeRange { from: first.end(), to: Timestamp::MAX };
+    let answer = history.query(HistoryQuery { range, ..of("AAPL") }).await.unwrap();
+    assert!(answer.coverage.archived.unasked.as_ref().unwrap().contains("made to fail"));
+    assert_eq!(ticks_of(answer).await.len(), 20);
+}
+
+#[tokio::test]
+async fn warm_made_anew_beside_an_old_archive_repeats_and_lacks_nothing() {
+    let dir = TempDir::new().unwrap();
+    let world = archived_world(Arc::new(DirCold::open(dir.path()).unwrap())).await;
+    let warm_dir = TempDir::new().unwrap();
+    let anew = LocalWarm::open(warm_dir.path(), QUIET).unwrap();
+    let tiers = Tiers { warm: anew.clone(), archive: Some(world.archive.reader.clone()) };
+    let history = History::new(world.bus.clone(), anew.clone()).with_archive(world.archive.reader.clone());
+    for records in [0, 1, 1, 99] {
+        for partition in 0..PARTITIONS {
+            commit_block(&world.bus, &tiers, partition, records).await;
+        }
+        for name in ["AAPL", "MSFT", "TSLA"] {
+            let answer = history.query(of(name)).await.unwrap();
+            assert_eq!(ticks_of(answer).await, rows_of(&world, name), "{name} after {records} records");
+        }
+    }
+}
+
+#[tokio::test]
+async fn archived_objects_are_named_and_read_once_they_are_restored() {
+    let Some(bucket) = crate::tiering::cold::s3::tests::bucket().await else { return };
+    let world = archived_world(Arc::new(bucket.clone())).await;
+    let (unit, manifest) = world
+        .archive
+        .committed
+        .iter()
+        .find(|(unit, _)| unit.kind == Kind::Trade)
+        .map(|(unit, manifest)| (*unit, manifest.clone()))
+        .unwrap();
+    for file in &manifest.files {
+        bucket.move_to(&file.key, StorageClass::Glacier).await;
+    }
+    let answer = world.history().query(of("TSLA")).await.unwrap();
+    let archived = answer.coverage.archived.clone();
+    assert!(archived.is_partial() && archived.files == 0, "{archived:?}");
+    assert!(archived.frozen.iter().all(|frozen| {
+        frozen.day == unit.day && frozen.class == StorageClass::Glacier && !frozen.restoring
+    }));
+    assert_eq!(archived.restore_commands(), [format!("stk archive restore --kind trade {}", unit.day)]);
+    assert_eq!(world.archive.reader.metrics.frozen.get(), archived.frozen.len() as u64);
+    let second_day: Vec<Row> =
+        rows_of(&world, "TSLA").into_iter().filter(|(_, ts, ..)| ts.trading_day() != unit.day).collect();
+    assert_eq!(ticks_of(answer).await, second_day, "what can be read is there, and no more");
+    // A late trade's bars can't be told without the day's trades: the answer says so.
+    let (_, _, _, tick) = rows_of(&world, "TSLA").remove(0);
+    let partition = "TSLA".parse::<Symbol>().unwrap().partition(PARTITIONS);
+    world.bus.push(partition, encoded(&[tick], 901));
+    let bars = HistoryQuery { kind: Kind::Bar, timeframe: Some(Timeframe::Day), ..of("TSLA") };
+    let answer = world.history().query(bars).await.unwrap();
+    assert!(answer.coverage.archived.frozen.iter().any(|frozen| frozen.kind == Kind::Trade));
+    for frozen in &archived.frozen {
+        bucket.restore(&frozen.key, 1, RestoreTier::Standard).await.unwrap();
+    }
+    let answer = world.history().query(of("TSLA")).await.unwrap();
+    assert!(!answer.coverage.archived.is_partial() && answer.coverage.archived.files > 0);
+    assert!(ticks_of(answer).await.len() >= 40);
 }

@@ -8,7 +8,9 @@
 
 mod dictionary;
 mod reader;
+mod select;
 mod writer;
 
 pub(super) use reader::{Footer, Window, is_io};
+pub(super) use select::{Decoder, Index, Step, Wanted, is_inside};
 pub(super) use writer::{Layout, Numbers, TickWriter};

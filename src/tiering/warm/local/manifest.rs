@@ -248,6 +248,11 @@ pub(super) struct Manifest {
     failed: Option<WarmError>,
 }
 
+/// Whether there is a manifest under `dir`.
+pub(super) fn is_there(dir: &Path) -> Result<bool, WarmError> {
+    Ok(newest(dir)?.is_some())
+}
+
 /// Reads the manifest under `dir` without changing anything. `None` where there is none yet.
 pub(super) fn read(dir: &Path) -> Result<Option<State>, WarmError> {
     let Some((_, path)) = newest(dir)? else { return Ok(None) };

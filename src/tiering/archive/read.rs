@@ -1,0 +1,556 @@
+//! Reading archived rows: few requests, few bytes.
+//!
+//! Which objects may hold a row stands in the manifests, which pages of them in the copies of their
+//! footers, both of which never freeze and are kept once read. Of an object only those pages are
+//! fetched, near ones together. Many objects are merged into one ordered stream; where they would
+//! hold too much side by side, the symbols are read in several passes.
+
+#[cfg(test)]
+pub(in crate::tiering) mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use parquet::errors::ParquetError;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::cache::Cache;
+use super::manifest::Manifest;
+use super::snapshot::{self, DataFile, ReadError, Snapshot};
+use crate::market::{Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp};
+use crate::tiering::cold::{Availability, Cold, ColdError, StorageClass, ranges};
+use crate::tiering::parquet::{Decoder, Index, Step, Wanted, Window, is_inside};
+
+/// Text of manifests that is kept.
+const MANIFEST_BYTES_MAX: usize = 16 << 20;
+
+/// Parsed footers that are kept.
+const INDEX_BYTES_MAX: usize = 48 << 20;
+
+/// Rows of a batch, at most.
+const BATCH_ROWS: usize = 8192;
+
+/// Encoded bytes that objects read side by side hold, about. Past that the symbols are read in
+/// passes.
+const HELD_BYTES_MAX: u64 = 64 << 20;
+
+/// Objects that are begun before their rows are due.
+const AHEAD: usize = 4;
+
+/// Footers read, and objects asked for their state, at once.
+const REQUESTS_MAX: usize = 8;
+
+/// What a scan of the archive cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadStats {
+    /// Data objects of which something was read.
+    pub files_read: u64,
+    /// Data objects of the days asked for.
+    pub files_total: u64,
+    /// Requests for manifests, footers, states and data. Those answered from memory are none.
+    pub requests: u64,
+    /// Bytes of footers and data read.
+    pub bytes_read: u64,
+    /// Bytes of the data objects of the days asked for.
+    pub bytes_stored: u64,
+}
+
+impl ReadStats {
+    /// Adds what another scan cost.
+    pub fn add(&mut self, other: Self) {
+        self.files_read += other.files_read;
+        self.files_total += other.files_total;
+        self.requests += other.requests;
+        self.bytes_read += other.bytes_read;
+        self.bytes_stored += other.bytes_stored;
+    }
+}
+
+/// Shared by a scan and whoever wants to know.
+pub type SharedReadStats = Arc<Mutex<ReadStats>>;
+
+/// What readers of the archive count.
+#[derive(Clone, Debug, Default)]
+pub struct ReadMetrics {
+    /// Scans begun.
+    pub scans: Counter,
+    /// Data objects of which something was read.
+    pub files: Counter,
+    /// Requests for footers and data.
+    pub requests: Counter,
+    /// Bytes of footers and data read.
+    pub bytes: Counter,
+    /// Archived objects that an answer had to leave out.
+    pub frozen: Counter,
+}
+
+impl ReadMetrics {
+    /// Adds all to `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        let counters = [
+            ("archive_scans", "Scans of the archive begun", &self.scans),
+            ("archive_read_files", "Archived objects read from", &self.files),
+            ("archive_read_requests", "Requests for archived footers and data", &self.requests),
+            ("archive_read_bytes", "Bytes of archived footers and data read", &self.bytes),
+            ("archive_frozen_files", "Archived objects that answers left out", &self.frozen),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
+    }
+}
+
+/// A data object that can't be read now.
+#[derive(Clone, Debug)]
+pub struct FrozenFile {
+    /// Which.
+    pub file: DataFile,
+    /// Where it rests.
+    pub class: StorageClass,
+    /// Whether it is on its way back.
+    pub restoring: bool,
+}
+
+/// The archive, as readers see it.
+pub struct ArchiveReader {
+    cold: Arc<dyn Cold>,
+    manifests: Cache<Manifest>,
+    indexes: Cache<Index>,
+    /// The kinds of which warm is known to be no older than the archive.
+    caught_up: Mutex<[bool; Kind::ALL.len()]>,
+    /// What all scans do.
+    pub metrics: ReadMetrics,
+}
+
+impl ArchiveReader {
+    /// The archive in `cold`.
+    pub fn new(cold: Arc<dyn Cold>) -> Self {
+        Self {
+            cold,
+            manifests: Cache::new(MANIFEST_BYTES_MAX),
+            indexes: Cache::new(INDEX_BYTES_MAX),
+            caught_up: Mutex::default(),
+            metrics: ReadMetrics::default(),
+        }
+    }
+
+    /// The store.
+    pub fn cold(&self) -> &Arc<dyn Cold> {
+        &self.cold
+    }
+
+    /// What the archive holds now of `kind` and the days of `range`.
+    pub async fn snapshot(&self, kind: Kind, range: TimeRange) -> Result<Snapshot, ReadError> {
+        snapshot::take(&*self.cold, &self.manifests, kind, range).await
+    }
+
+    /// Whether the archive holds rows of `kind` from offsets that a warm store has not come to,
+    /// which ends at `next_offsets`: as where warm was made anew beside an old archive. Asks the
+    /// store until it once does not, since warm never goes back.
+    pub async fn is_ahead_of(&self, kind: Kind, next_offsets: &[u64]) -> Result<bool, ReadError> {
+        let at = Kind::ALL.iter().position(|other| *other == kind).unwrap_or(0);
+        if self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at] {
+            return Ok(false);
+        }
+        let Some(unit) = snapshot::newest(&*self.cold, kind).await? else { return Ok(false) };
+        let range = TimeRange { from: unit.day.start(), to: unit.day.end() };
+        let snapshot = self.snapshot(kind, range).await?;
+        let is_ahead = (0_usize..)
+            .zip(snapshot.next_offsets(unit.day))
+            .any(|(at, offset)| next_offsets.get(at).copied().unwrap_or(0) < *offset);
+        if !is_ahead {
+            self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at] = true;
+        }
+        Ok(is_ahead)
+    }
+
+    /// Which of `files` can be read now, and which can't.
+    pub async fn availability(
+        &self,
+        files: Vec<DataFile>,
+        stats: &SharedReadStats,
+    ) -> Result<(Vec<DataFile>, Vec<FrozenFile>), ReadError> {
+        count(stats, files.len() as u64, 0);
+        let states: Vec<_> = stream::iter(files.into_iter().map(|file| async move {
+            let state = self.cold.state(&file.file.key).await;
+            let (class, availability) = state.map_err(|error| self.missing(error))?;
+            Ok::<_, ReadError>((file, class, availability))
+        }))
+        .buffered(REQUESTS_MAX)
+        .try_collect()
+        .await?;
+        let (mut ready, mut frozen) = (Vec::new(), Vec::new());
+        for (file, class, availability) in states {
+            match availability {
+                Availability::Ready | Availability::Restored { .. } => ready.push(file),
+                Availability::Restoring => frozen.push(FrozenFile { file, class, restoring: true }),
+                Availability::Frozen => frozen.push(FrozenFile { file, class, restoring: false }),
+            }
+        }
+        self.metrics.frozen.inc_by(frozen.len() as u64);
+        Ok((ready, frozen))
+    }
+
+    /// An object that a manifest names must be there.
+    fn missing(&self, error: ColdError) -> ReadError {
+        match error {
+            ColdError::NotFound { store, key } => ReadError::Damaged {
+                store,
+                key,
+                reason: "it is not there, though a manifest names it".to_owned(),
+            },
+            error => error.into(),
+        }
+    }
+
+    fn damaged(&self, key: &str, reason: impl ToString) -> ReadError {
+        let store = self.cold.name().to_owned();
+        ReadError::Damaged { store, key: key.to_owned(), reason: reason.to_string() }
+    }
+
+    /// The rows of `files` that are of `symbols` (sorted; `None` for all; a symbol that is `None`
+    /// stands for rows without one) and in `range`, ordered by symbol, ts, seq within and across
+    /// batches. Memory does not grow with the result.
+    pub fn scan(
+        self: &Arc<Self>,
+        kind: Kind,
+        files: Vec<DataFile>,
+        symbols: Option<&[Option<Symbol>]>,
+        range: TimeRange,
+        stats: SharedReadStats,
+    ) -> BoxStream<'static, Result<TickBatch, ReadError>> {
+        let wanted = symbols.map_or(Wanted::ALL, |symbols| Wanted::Of(symbols.into()));
+        {
+            let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
+            stats.files_total += files.len() as u64;
+            stats.bytes_stored += files.iter().map(|file| file.file.bytes).sum::<u64>();
+        }
+        self.metrics.scans.inc();
+        let files: Vec<_> = files.into_iter().filter(|file| file.may_hold(&wanted, range)).collect();
+        let scanner =
+            Scanner { reader: self.clone(), kind, range, files, stats, passes: None, current: None };
+        stream::try_unfold((scanner, wanted), |(mut scanner, wanted)| async move {
+            let rows = scanner.next(&wanted).await?;
+            Ok(rows.map(|rows| (rows, (scanner, wanted))))
+        })
+        .boxed()
+    }
+
+    /// What the footer of `file` tells.
+    async fn index(&self, file: &DataFile, stats: &SharedReadStats) -> Result<Arc<Index>, ReadError> {
+        let (kind, file) = (file.unit.kind, &file.file);
+        if let Some(index) = self.indexes.get(&file.footer_key) {
+            return Ok(index);
+        }
+        let bytes = self.cold.get(&file.footer_key).await.map_err(|error| self.missing(error))?;
+        count(stats, 1, bytes.len() as u64);
+        self.metrics.requests.inc();
+        self.metrics.bytes.inc_by(bytes.len() as u64);
+        if file.footer_at.checked_add(bytes.len() as u64) != Some(file.bytes) {
+            let reason = format!("it has {} bytes, which is not what its object ends with", bytes.len());
+            return Err(self.damaged(&file.footer_key, reason));
+        }
+        let window = Window { start: file.footer_at, bytes, file_bytes: file.bytes };
+        let parsed = blocking(move || Index::parse(kind, &window)).await;
+        let index = Arc::new(parsed.map_err(|error| self.damaged(&file.footer_key, error))?);
+        if index.rows() != file.digest.rows {
+            let reason = format!("it tells of {} rows, the manifest of {}", index.rows(), file.digest.rows);
+            return Err(self.damaged(&file.footer_key, reason));
+        }
+        self.indexes.insert(&file.footer_key, index.clone(), index.bytes());
+        Ok(index)
+    }
+
+    /// Fetches `ranges` of an object.
+    async fn fetch(
+        &self,
+        key: &str,
+        ranges: &[Range<u64>],
+        stats: &SharedReadStats,
+    ) -> Result<Vec<bytes::Bytes>, ReadError> {
+        let requests = ranges::coalesce(ranges, ranges::Limits::FAR);
+        let bytes: u64 = requests.iter().map(|request| request.end - request.start).sum();
+        count(stats, requests.len() as u64, bytes);
+        self.metrics.requests.inc_by(requests.len() as u64);
+        self.metrics.bytes.inc_by(bytes);
+        self.cold.get_ranges(key, ranges).await.map_err(|error| self.missing(error))
+    }
+}
+
+fn count(stats: &SharedReadStats, requests: u64, bytes: u64) {
+    let mut stats = stats.lock().unwrap_or_else(PoisonError::into_inner);
+    stats.requests += requests;
+    stats.bytes_read += bytes;
+}
+
+/// Runs `work`, which takes longer than an async thread may be kept, beside them.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only the end of the runtime cancels it, and then nobody waits for the answer.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+impl DataFile {
+    /// Whether rows of `wanted` in `range` may be in it, by what the manifest says.
+    fn may_hold(&self, wanted: &Wanted, range: TimeRange) -> bool {
+        let digest = &self.file.digest;
+        digest.rows > 0
+            && digest.ts_max >= range.from.nanos()
+            && (is_inside(digest.ts_min, range) || digest.ts_min < range.from.nanos())
+            && wanted.may_be_in(self.symbol_min, self.symbol_max)
+    }
+
+    /// Whether rows of `symbols` (sorted; `None` for all) in `range` may be in it, by what the
+    /// manifest says.
+    pub fn may_hold_any(&self, symbols: Option<&[Option<Symbol>]>, range: TimeRange) -> bool {
+        self.may_hold(&symbols.map_or(Wanted::ALL, |symbols| Wanted::Of(symbols.into())), range)
+    }
+
+    /// What none of its wanted rows comes before.
+    fn bound(&self, wanted: &Wanted, range: TimeRange) -> RowKey {
+        RowKey {
+            symbol: wanted.first().max(self.symbol_min),
+            ts: Timestamp::from_nanos(self.file.digest.ts_min).max(range.from),
+            seq: Seq::default(),
+        }
+    }
+}
+
+/// The state of a scan.
+struct Scanner {
+    reader: Arc<ArchiveReader>,
+    kind: Kind,
+    range: TimeRange,
+    files: Vec<DataFile>,
+    stats: SharedReadStats,
+    /// What is still to be read, one group of symbols after the other; `None` before it is planned.
+    passes: Option<VecDeque<Wanted>>,
+    current: Option<Pass>,
+}
+
+/// Objects that are being merged.
+struct Pass {
+    wanted: Wanted,
+    merge: Merge,
+    inputs: Vec<Input>,
+    /// The inputs as they become due.
+    order: Vec<usize>,
+    /// How many of them are begun.
+    begun: usize,
+}
+
+enum Input {
+    Waiting(Box<DataFile>),
+    Opening(AbortOnDropHandle<Result<Option<Open>, ReadError>>),
+    Open(Box<Open>),
+    Ended,
+}
+
+/// An object whose rows are being decoded.
+struct Open {
+    key: String,
+    /// Away while it decodes.
+    decoder: Option<Decoder>,
+}
+
+impl Scanner {
+    async fn next(&mut self, wanted: &Wanted) -> Result<Option<TickBatch>, ReadError> {
+        if self.passes.is_none() {
+            let (reader, stats) = (self.reader.clone(), self.stats.clone());
+            self.passes = Some(plan(&reader, &self.files, wanted, self.range, &stats, HELD_BYTES_MAX).await?);
+        }
+        loop {
+            let Some(pass) = &mut self.current else {
+                let Some(wanted) = self.passes.as_mut().and_then(VecDeque::pop_front) else {
+                    return Ok(None);
+                };
+                self.current = Some(self.begin(wanted));
+                continue;
+            };
+            match pass.merge.advance() {
+                Merged::Rows(rows) => return Ok(Some(rows)),
+                Merged::End => self.current = None,
+                Merged::Need(at) => {
+                    let place = pass.order.iter().position(|input| *input == at).unwrap_or(0);
+                    while pass.begun < pass.order.len() && pass.begun <= place + AHEAD {
+                        let input = &mut pass.inputs[pass.order[pass.begun]];
+                        if let Input::Waiting(file) = std::mem::replace(input, Input::Ended) {
+                            let opening = open(
+                                self.reader.clone(),
+                                *file,
+                                pass.wanted.clone(),
+                                self.range,
+                                self.stats.clone(),
+                            );
+                            *input = Input::Opening(AbortOnDropHandle::new(tokio::spawn(opening)));
+                        }
+                        pass.begun += 1;
+                    }
+                    let batch = pass.inputs[at].next(&self.reader, &self.stats).await?;
+                    let fed = pass.merge.feed(at, batch);
+                    fed.map_err(|error| self.reader.damaged("a data object", error))?;
+                }
+            }
+        }
+    }
+
+    fn begin(&self, wanted: Wanted) -> Pass {
+        let files: Vec<_> =
+            self.files.iter().filter(|file| file.may_hold(&wanted, self.range)).cloned().collect();
+        let bounds: Vec<_> = files.iter().map(|file| file.bound(&wanted, self.range)).collect();
+        let mut order: Vec<_> = (0..files.len()).collect();
+        order.sort_by_key(|input| bounds[*input]);
+        let merge = Merge::new(self.kind, BATCH_ROWS, bounds);
+        let inputs = files.into_iter().map(|file| Input::Waiting(Box::new(file))).collect();
+        Pass { wanted, merge, inputs, order, begun: 0 }
+    }
+}
+
+/// The groups of symbols to be read one after the other, so that what is held of all objects side
+/// by side is bounded: one group, mostly.
+async fn plan(
+    reader: &ArchiveReader,
+    files: &[DataFile],
+    wanted: &Wanted,
+    range: TimeRange,
+    stats: &SharedReadStats,
+    held_bytes_max: u64,
+) -> Result<VecDeque<Wanted>, ReadError> {
+    let largest: u64 = files.iter().map(|file| file.file.bytes).sum();
+    if files.len() < 2 || largest <= held_bytes_max {
+        return Ok(VecDeque::from([wanted.clone()]));
+    }
+    let read: Vec<_> = stream::iter(files.to_vec().into_iter().map(|file| async move {
+        let index = reader.index(&file, stats).await?;
+        let chosen = index.choose(wanted, range);
+        Ok::<_, ReadError>((index.held_bytes(&chosen), index.weights(&chosen)))
+    }))
+    .buffered(REQUESTS_MAX)
+    .try_collect()
+    .await?;
+    if read.iter().map(|(held, _)| held).sum::<u64>() <= held_bytes_max {
+        return Ok(VecDeque::from([wanted.clone()]));
+    }
+    let mut by_symbol: BTreeMap<Option<Symbol>, u64> = BTreeMap::new();
+    for (symbol, bytes) in read.into_iter().flat_map(|(_, weights)| weights) {
+        *by_symbol.entry(symbol).or_default() += bytes;
+    }
+    Ok(passes(wanted, &by_symbol, held_bytes_max))
+}
+
+/// Cuts `wanted` where the bytes of the symbols so far, as they stand in `by_symbol`, come to
+/// `bytes_max`.
+fn passes(wanted: &Wanted, by_symbol: &BTreeMap<Option<Symbol>, u64>, bytes_max: u64) -> VecDeque<Wanted> {
+    let (mut cuts, mut bytes) = (Vec::new(), 0);
+    for (symbol, weight) in by_symbol {
+        if bytes > 0 && bytes + weight > bytes_max && symbol.is_some() {
+            cuts.push(*symbol);
+            bytes = 0;
+        }
+        bytes += weight;
+    }
+    let starts = std::iter::once(None).chain(cuts.iter().copied());
+    let ends = cuts.iter().copied().chain([None]);
+    let spans = starts.zip(ends).map(|(from, to)| Wanted::Within(from, to));
+    match wanted {
+        Wanted::Within(..) => spans.collect(),
+        Wanted::Of(symbols) => {
+            let within =
+                |span: Wanted| symbols.iter().copied().filter(|symbol| span.contains(*symbol)).collect();
+            let groups = spans.map(within).filter(|group: &Vec<_>| !group.is_empty());
+            groups.map(|group| Wanted::Of(group.into())).collect()
+        }
+    }
+}
+
+/// Finds out which pages of `file` to read and fetches the first. `None` where no row is wanted.
+async fn open(
+    reader: Arc<ArchiveReader>,
+    file: DataFile,
+    wanted: Wanted,
+    range: TimeRange,
+    stats: SharedReadStats,
+) -> Result<Option<Open>, ReadError> {
+    let index = reader.index(&file, &stats).await?;
+    let chosen = index.choose(&wanted, range);
+    if chosen.is_empty() {
+        return Ok(None);
+    }
+    let decoder = index.decoder(chosen, wanted, range, BATCH_ROWS);
+    let key = file.file.key;
+    let mut decoder = decoder.map_err(|error| reader.damaged(&key, error))?;
+    stats.lock().unwrap_or_else(PoisonError::into_inner).files_read += 1;
+    reader.metrics.files.inc();
+    // Nothing was pushed yet, so that it needs something or has come to its end.
+    if let Step::Need(ranges) = decoder.step().map_err(|error| reader.damaged(&key, error))? {
+        let bytes = reader.fetch(&key, &ranges, &stats).await?;
+        decoder.push(ranges, bytes).map_err(|error| reader.damaged(&key, error))?;
+    }
+    Ok(Some(Open { key, decoder: Some(decoder) }))
+}
+
+impl Input {
+    async fn next(
+        &mut self,
+        reader: &ArchiveReader,
+        stats: &SharedReadStats,
+    ) -> Result<Option<TickBatch>, ReadError> {
+        if let Self::Opening(opening) = self {
+            let opened = match opening.await {
+                Ok(opened) => opened?,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => None,
+                },
+            };
+            *self = opened.map_or(Self::Ended, |open| Self::Open(Box::new(open)));
+        }
+        let Self::Open(open) = self else { return Ok(None) };
+        let rows = open.next(reader, stats).await?;
+        if rows.is_none() {
+            *self = Self::Ended;
+        }
+        Ok(rows)
+    }
+}
+
+impl Open {
+    async fn next(
+        &mut self,
+        reader: &ArchiveReader,
+        stats: &SharedReadStats,
+    ) -> Result<Option<TickBatch>, ReadError> {
+        loop {
+            let Some(mut decoder) = self.decoder.take() else { return Ok(None) };
+            let (decoder, step) = blocking(move || {
+                let step = decoder.step();
+                (decoder, step)
+            })
+            .await;
+            let named = |error: ParquetError| reader.damaged(&self.key, error);
+            match step.map_err(named)? {
+                Step::End => return Ok(None),
+                Step::Rows(rows) => {
+                    self.decoder = Some(decoder);
+                    return Ok(Some(rows));
+                }
+                Step::Need(ranges) => {
+                    let bytes = reader.fetch(&self.key, &ranges, stats).await?;
+                    let mut decoder = decoder;
+                    decoder.push(ranges, bytes).map_err(named)?;
+                    self.decoder = Some(decoder);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Warm and the archive as one: each row once, at every moment of an archive run.
+//!
+//! Warm is asked first, and tells of which days it has dropped rows. Those days, and no others, are
+//! read from the archive, up to the offsets to which it holds them; warm leaves the same rows out.
+//! A manifest is created before warm drops anything, and is there for ever, so that the archive
+//! holds what warm has dropped: where a snapshot of it does not, the snapshot is too old and is
+//! taken anew. Of a day that is in both, warm is the nearer. What was restored into warm is read
+//! from there.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use crate::market::{
+    BatchError, Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp, TradingDay,
+};
+use crate::tiering::archive::read::{ArchiveReader, FrozenFile, ReadStats, SharedReadStats};
+use crate::tiering::archive::snapshot::{ReadError, Snapshot};
+use crate::tiering::warm::{Query, Scan, ScanStats, Warm, WarmError};
+
+/// How often a scan begins anew because days were dropped while it was planned.
+const TRIES_MAX: usize = 16;
+
+/// Rows of a batch, at most.
+const BATCH_ROWS: usize = 8192;
+
+/// Why the tiers can't be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TiersError {
+    /// Warm refused.
+    #[error(transparent)]
+    Warm(#[from] WarmError),
+    /// The archive refused.
+    #[error(transparent)]
+    Archive(#[from] ReadError),
+    /// Warm has dropped rows of days, and there is no archive to read them from.
+    #[error(
+        "{kind} rows of {day} were dropped from warm, and no archive is configured: set archive.url to where they went"
+    )]
+    NoArchive {
+        /// The name of the kind.
+        kind: &'static str,
+        /// The first such day.
+        day: TradingDay,
+    },
+    /// Stored rows hold a value that no tick can have.
+    #[error(transparent)]
+    Rows(#[from] BatchError),
+    /// Days kept being dropped and restored while the scan was planned.
+    #[error("the archive changed {TRIES_MAX} times while the query was planned; ask again")]
+    Unsettled,
+}
+
+impl TiersError {
+    /// Whether a later try may succeed.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Warm(error) => error.is_passing(),
+            Self::Archive(error) => error.is_passing(),
+            Self::NoArchive { .. } | Self::Rows(_) => false,
+            Self::Unsettled => true,
+        }
+    }
+}
+
+/// What of a scan came from the archive.
+#[derive(Clone, Debug, Default)]
+pub struct ArchivedPart {
+    /// The days that were read from the archive instead of warm.
+    pub days: Vec<TradingDay>,
+    /// Objects that may hold rows asked for and can be read.
+    pub files: u64,
+    /// Objects that may hold rows asked for and can't be read now: their rows are not in the scan.
+    pub frozen: Vec<FrozenFile>,
+    /// Why the archive could not be asked whether it holds more than warm, which has dropped
+    /// nothing of what was asked for.
+    pub unasked: Option<String>,
+}
+
+/// A stream of ordered batches.
+pub type TierRows = BoxStream<'static, Result<TickBatch, TiersError>>;
+
+/// A scan of all tiers but the log.
+pub struct TierScan {
+    /// Rows ordered by symbol, ts, seq, each once.
+    pub rows: TierRows,
+    /// What warm read so far.
+    pub warm_stats: Arc<Mutex<ScanStats>>,
+    /// What was read of the archive so far.
+    pub archive_stats: SharedReadStats,
+    /// The high-water mark of each partition in warm.
+    pub next_offsets: Vec<u64>,
+    /// What came from the archive.
+    pub archived: ArchivedPart,
+    /// Of each day that was read from the archive, the offsets (by partition) below which it was.
+    pub archived_offsets: BTreeMap<TradingDay, Vec<u64>>,
+}
+
+/// Warm, and the archive beside it.
+#[derive(Clone)]
+pub struct Tiers {
+    /// The days at hand.
+    pub warm: Arc<dyn Warm>,
+    /// The days that warm has dropped, where there is an archive.
+    pub archive: Option<Arc<ArchiveReader>>,
+}
+
+/// Which offsets of which days are read from the archive.
+type Days = BTreeMap<TradingDay, Vec<u64>>;
+
+impl Tiers {
+    /// Warm alone: an answer that needs the archive is an error.
+    pub fn warm_alone(warm: Arc<dyn Warm>) -> Self {
+        Self { warm, archive: None }
+    }
+
+    /// Reads `kind` of `symbols` (sorted, without repeats; `None` for all) in `range`, as the
+    /// stores are at the moment of the call.
+    pub async fn scan(
+        &self,
+        kind: Kind,
+        symbols: Option<&[Symbol]>,
+        range: TimeRange,
+    ) -> Result<TierScan, TiersError> {
+        for _ in 0..TRIES_MAX {
+            if let Some(scan) = self.try_scan(kind, symbols, range).await? {
+                return Ok(scan);
+            }
+        }
+        Err(TiersError::Unsettled)
+    }
+
+    /// `None` where the archive went on between the looks at its two sides.
+    async fn try_scan(
+        &self,
+        kind: Kind,
+        symbols: Option<&[Symbol]>,
+        range: TimeRange,
+    ) -> Result<Option<TierScan>, TiersError> {
+        let mut query = Query::new(kind, symbols.map(<[_]>::to_vec), range);
+        let near = self.warm.scan(&query).await?;
+        let needed = dropped_within(&near, range);
+        let Some(archive) = &self.archive else {
+            if let Some(day) = needed.keys().next() {
+                return Err(TiersError::NoArchive { kind: kind.name(), day: *day });
+            }
+            return Ok(Some(from_warm(near, ArchivedPart::default())));
+        };
+        let snapshot = if needed.is_empty() {
+            match snapshot_ahead(archive, &near.next_offsets, kind, range).await {
+                Ok(Some(snapshot)) => snapshot,
+                Ok(None) => return Ok(Some(from_warm(near, ArchivedPart::default()))),
+                // Warm has all it ever dropped or took in: that much can be answered.
+                Err(error) if error.is_passing() => {
+                    let unasked = Some(error.to_string());
+                    return Ok(Some(from_warm(near, ArchivedPart { unasked, ..ArchivedPart::default() })));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        } else {
+            archive.snapshot(kind, range).await?
+        };
+        query.archived = read_from_archive(&snapshot, &needed, &near.next_offsets);
+        let scan = self.warm.scan(&query).await?;
+        let settled = dropped_within(&scan, range)
+            .iter()
+            .all(|(day, offsets)| query.archived.contains_key(day) && snapshot.covers(*day, offsets));
+        if !settled {
+            return Ok(None);
+        }
+        // What was restored since is in warm's rows, whatever was asked to be left out.
+        query.archived.retain(|day, _| !scan.restored.contains(day));
+        merged(archive, &snapshot, &query, scan).await.map(Some)
+    }
+}
+
+/// The scan of warm, and of what it leaves to the archive, as one.
+async fn merged(
+    archive: &Arc<ArchiveReader>,
+    snapshot: &Snapshot,
+    query: &Query,
+    scan: Scan,
+) -> Result<TierScan, TiersError> {
+    let (kind, range) = (query.kind, query.range);
+    // Rows without a symbol belong to an answer about all symbols alone.
+    let symbols: Option<Vec<Option<Symbol>>> =
+        query.symbols.as_ref().map(|symbols| symbols.iter().copied().map(Some).collect());
+    let mut files = Vec::new();
+    let stats = SharedReadStats::default();
+    let (mut total, mut bytes) = (0, 0);
+    for day in query.archived.keys() {
+        for file in snapshot.files(*day)? {
+            (total, bytes) = (total + 1, bytes + file.file.bytes);
+            if file.may_hold_any(symbols.as_deref(), range) {
+                files.push(file);
+            }
+        }
+    }
+    let (ready, frozen) = archive.availability(files, &stats).await?;
+    let archived = ArchivedPart {
+        days: query.archived.keys().copied().collect(),
+        files: ready.len() as u64,
+        frozen,
+        unasked: None,
+    };
+    let cold = archive.scan(kind, ready, symbols.as_deref(), range, stats.clone());
+    {
+        let mut stats = stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *stats = ReadStats { files_total: total, bytes_stored: bytes, ..*stats };
+    }
+    let cold = cold.map_err(TiersError::from).boxed();
+    let near = scan.rows.map_err(TiersError::from).boxed();
+    Ok(TierScan {
+        rows: merge_streams(kind, vec![near, cold]),
+        warm_stats: scan.stats,
+        archive_stats: stats,
+        next_offsets: scan.next_offsets,
+        archived,
+        archived_offsets: query.archived.clone(),
+    })
+}
+
+/// The archive's days, where it holds rows that warm, which ends at `next_offsets`, has not come to.
+async fn snapshot_ahead(
+    archive: &ArchiveReader,
+    next_offsets: &[u64],
+    kind: Kind,
+    range: TimeRange,
+) -> Result<Option<Snapshot>, ReadError> {
+    if archive.is_ahead_of(kind, next_offsets).await? {
+        return archive.snapshot(kind, range).await.map(Some);
+    }
+    Ok(None)
+}
+
+fn from_warm(scan: Scan, archived: ArchivedPart) -> TierScan {
+    TierScan {
+        rows: scan.rows.map_err(TiersError::from).boxed(),
+        warm_stats: scan.stats,
+        archive_stats: SharedReadStats::default(),
+        next_offsets: scan.next_offsets,
+        archived,
+        archived_offsets: Days::new(),
+    }
+}
+
+/// The days of `range` of which rows are neither in the scan nor were restored into it.
+fn dropped_within(scan: &Scan, range: TimeRange) -> Days {
+    let dropped = scan.dropped.iter().filter(|(day, offsets)| {
+        let day_range = TimeRange { from: day.start(), to: day.end() };
+        range.overlaps(&day_range) && !scan.restored.contains(day) && offsets.iter().any(|offset| *offset > 0)
+    });
+    dropped.map(|(day, offsets)| (*day, offsets.clone())).collect()
+}
+
+/// Of which days the archive is read, and up to which offsets: those of which warm has dropped
+/// rows, and those that reach beyond the offsets warm has come to.
+fn read_from_archive(snapshot: &Snapshot, needed: &Days, warm_next_offsets: &[u64]) -> Days {
+    let mut days = Days::new();
+    for (day, next_offsets) in snapshot.days() {
+        let warm_next = |at: usize| warm_next_offsets.get(at).copied().unwrap_or(0);
+        let beyond = next_offsets.iter().enumerate().any(|(at, offset)| *offset > warm_next(at));
+        if beyond || needed.contains_key(&day) {
+            days.insert(day, next_offsets.to_vec());
+        }
+    }
+    days
+}
+
+/// Ordered streams as one.
+pub(super) fn merge_streams<E>(
+    kind: Kind,
+    inputs: Vec<BoxStream<'static, Result<TickBatch, E>>>,
+) -> BoxStream<'static, Result<TickBatch, E>>
+where
+    E: From<BatchError> + Send + 'static,
+{
+    // Each input opens its own files as late as it can, so the lowest bound does.
+    let bound = RowKey { symbol: None, ts: Timestamp::MIN, seq: Seq::default() };
+    let merge = Merge::new(kind, BATCH_ROWS, std::iter::repeat_n(bound, inputs.len()));
+    stream::try_unfold((merge, inputs), |(mut merge, mut inputs)| async move {
+        loop {
+            match merge.advance() {
+                Merged::Need(input) => {
+                    let batch = inputs[input].try_next().await?;
+                    merge.feed(input, batch)?;
+                }
+                Merged::Rows(rows) => return Ok(Some((rows, (merge, inputs)))),
+                Merged::End => return Ok(None),
+            }
+        }
+    })
+    .boxed()
+}
