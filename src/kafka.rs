@@ -17,7 +17,11 @@ use rdkafka::statistics::Statistics;
 pub fn features() -> Vec<String> {
     let native = ClientConfig::new().create_native_config();
     let features = native.and_then(|native| native.get("builtin.features")).unwrap_or_default();
-    features.split(',').map(|feature| feature.trim().to_owned()).filter(|feature| !feature.is_empty()).collect()
+    features
+        .split(',')
+        .map(|feature| feature.trim().to_owned())
+        .filter(|feature| !feature.is_empty())
+        .collect()
 }
 
 /// Why a client can't be made of these settings.

@@ -410,7 +410,8 @@ impl KafkaFeed {
                 let Some(line) = self.lines.get(&key) else { return Ok(()) };
                 let Some(note) = line.mark_for(batch.next) else { return Ok(()) };
                 let position = line.position(Some(first));
-                let list = self.reading.noted(&[(key, position, note)]).map_err(|error| self.failed(error))?;
+                let list =
+                    self.reading.noted(&[(key, position, note)]).map_err(|error| self.failed(error))?;
                 let consumer = self.reading.consumer.clone();
                 let commit = move || Reading::commit_and_wait(&consumer, &list);
                 self.marking = Some((key, note, tokio::task::spawn_blocking(commit)));

@@ -284,7 +284,11 @@ fn judge(
 mod tests {
     use super::*;
 
-    fn judged(replication: u16, replicas: &[usize], settings: &[(&str, &str)]) -> Result<Vec<String>, String> {
+    fn judged(
+        replication: u16,
+        replicas: &[usize],
+        settings: &[(&str, &str)],
+    ) -> Result<Vec<String>, String> {
         let config = KafkaBusConfig { replication, ..KafkaBusConfig::new("b:9092", "ticks", 2) };
         let mut all: BTreeMap<_, _> = [
             ("cleanup.policy", "delete"),
@@ -327,6 +331,9 @@ mod tests {
             assert!(matches!(&warnings[..], [one] if one.contains(told)), "{setting}={value}: {warnings:?}");
         }
         let warnings = judged(3, &[2, 3], &[("min.insync.replicas", "2")]).unwrap();
-        assert!(warnings[0].contains("partitions with 2 copies, but log.kafka_replication is 3"), "{warnings:?}");
+        assert!(
+            warnings[0].contains("partitions with 2 copies, but log.kafka_replication is 3"),
+            "{warnings:?}"
+        );
     }
 }

@@ -104,7 +104,11 @@ impl KafkaBusMetrics {
             self.queue_waits.clone(),
         );
         registry.register("brokers_up", "Brokers with an open connection", self.brokers_up.clone());
-        registry.register("retries", "Questions asked again of brokers that were silent", self.retries.clone());
+        registry.register(
+            "retries",
+            "Questions asked again of brokers that were silent",
+            self.retries.clone(),
+        );
         registry.register("tail_records", "Records that came at the tail", self.tail_records.clone());
         registry.register_with_unit(
             "tail",

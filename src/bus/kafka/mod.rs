@@ -275,7 +275,14 @@ impl KafkaBus {
         let tail = Tail::start(&client, &shared);
         let pool = Arc::new(Pool::new(client, shared.clone()));
         trim::start(shared.clone());
-        Ok(Arc::new(Self { shared, appender, tail, pool, warnings: found.warnings, _ends: closed.drop_guard() }))
+        Ok(Arc::new(Self {
+            shared,
+            appender,
+            tail,
+            pool,
+            warnings: found.warnings,
+            _ends: closed.drop_guard(),
+        }))
     }
 
     /// Its counters.

@@ -166,7 +166,10 @@ impl Appender {
             .set("message.max.bytes", (2 * RECORD_BYTES_MAX).to_string())
             // The queue is bounded before librdkafka's own.
             .set("queue.buffering.max.messages", "0")
-            .set("queue.buffering.max.kbytes", (2 * shared.config.queue_bytes_max / 1024).max(65_536).to_string())
+            .set(
+                "queue.buffering.max.kbytes",
+                (2 * shared.config.queue_bytes_max / 1024).max(65_536).to_string(),
+            )
             .set("statistics.interval.ms", "1000");
         let marks = Arc::downgrade(shared);
         let context = Context {

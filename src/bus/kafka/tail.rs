@@ -308,7 +308,8 @@ fn assign(
 ) -> Result<(), KafkaError> {
     let wanted = tail.wanted();
     let generation = |wanted: &Option<(u64, u64)>| wanted.map(|(generation, _)| generation);
-    let changed: Vec<usize> = (0..assigned.len()).filter(|at| generation(&wanted[*at]) != assigned[*at]).collect();
+    let changed: Vec<usize> =
+        (0..assigned.len()).filter(|at| generation(&wanted[*at]) != assigned[*at]).collect();
     if changed.is_empty() {
         return Ok(());
     }

@@ -66,7 +66,8 @@ pub(super) async fn trim(shared: &Shared) -> Result<(), BusError> {
     if deletions.is_empty() {
         return Ok(());
     }
-    let offsets: Vec<(u16, u64)> = deletions.iter().map(|(partition, _, before)| (*partition, *before)).collect();
+    let offsets: Vec<(u16, u64)> =
+        deletions.iter().map(|(partition, _, before)| (*partition, *before)).collect();
     let firsts = shared.patiently(ANSWER_WAIT_MAX, || shared.admin.delete_before(&offsets)).await?;
     for (partition, first) in firsts {
         let marks = &shared.marks[usize::from(partition)];

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
+use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::schema::RecordSchema;
 use apache_avro::types::Value as AvroValue;
-use apache_avro::Schema;
 
 use super::value::Value;
 use crate::market::Timestamp;

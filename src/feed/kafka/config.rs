@@ -151,7 +151,8 @@ impl Config {
         }
         let sequence = file.sequence.as_ref().map(|sequence| (&sequence.field, sequence.line.as_ref()));
         let mapping = Mapping::new(&file.map, sequence)?;
-        let format = file.payload.open(mapping.paths(), base).map_err(|reason| format!("payload: {reason}"))?;
+        let format =
+            file.payload.open(mapping.paths(), base).map_err(|reason| format!("payload: {reason}"))?;
         let per = file.sequence.as_ref().map(|sequence| sequence.per).unwrap_or_default();
         Ok(Self { file, per, mapping, format })
     }

@@ -105,8 +105,9 @@ impl Mapping {
         let mut mapping = Self { fields: Vec::new(), kind: None, paths: Vec::new() };
         for (name, setting) in map {
             let known = known_fields().find(|known| known == name).ok_or_else(|| {
-                let nearest =
-                    known_fields().min_by_key(|known| strsim::damerau_levenshtein(known, name)).unwrap_or("kind");
+                let nearest = known_fields()
+                    .min_by_key(|known| strsim::damerau_levenshtein(known, name))
+                    .unwrap_or("kind");
                 format!("`map.{name}` is no field of a tick; did you mean `map.{nearest}`?")
             })?;
             mapping.add(known, &format!("map.{name}"), setting)?;
@@ -158,7 +159,8 @@ impl Mapping {
                         "value" => source = Some(Source::Fixed(text()?.to_owned())),
                         "other" => field.other = Some(text()?.to_owned()),
                         "values" => {
-                            let table = value.as_table().ok_or_else(|| wrong("`values` is a table of texts"))?;
+                            let table =
+                                value.as_table().ok_or_else(|| wrong("`values` is a table of texts"))?;
                             for (from, to) in table {
                                 let to = to.as_str().ok_or_else(|| wrong("`values` is a table of texts"))?;
                                 field.values.insert(from.clone(), to.to_owned());
@@ -166,7 +168,8 @@ impl Mapping {
                         }
                         "scale" => {
                             let scale = value.as_integer().filter(|scale| (0..=18).contains(scale));
-                            field.scale = scale.ok_or_else(|| wrong("`scale` is a number from 0 to 18"))? as i32;
+                            field.scale =
+                                scale.ok_or_else(|| wrong("`scale` is a number from 0 to 18"))? as i32;
                         }
                         "unit" => field.unit = unit(text()?).map_err(|what| wrong(&what))?,
                         "float" => {
@@ -181,7 +184,8 @@ impl Mapping {
                         }
                     }
                 }
-                field.source = source.ok_or_else(|| wrong("it needs `field` (a path) or `value` (a text)"))?;
+                field.source =
+                    source.ok_or_else(|| wrong("it needs `field` (a path) or `value` (a text)"))?;
             }
             _ => return Err(wrong("write the path of a field, or a table with `field` or `value`")),
         }
@@ -247,7 +251,9 @@ impl Mapping {
             Some(kind) => kind,
             None => match row.need("kind")?.as_ref() {
                 SKIP => return Ok(Mapped::Skipped),
-                text => Kind::from_name(text).ok_or_else(|| format!("kind \"{}\" is unknown", shown(text)))?,
+                text => {
+                    Kind::from_name(text).ok_or_else(|| format!("kind \"{}\" is unknown", shown(text)))?
+                }
             },
         };
         let symbol = Symbol::from_bytes(row.need("symbol")?.as_bytes()).map_err(|error| error.to_string())?;
@@ -446,7 +452,8 @@ impl<'m> Row<'m, '_> {
         }
         if let Some(power) = field.unit {
             let nanos = self.whole("ts", power)?.ok_or_else(|| absent("ts"))?;
-            let nanos = i64::try_from(nanos).map_err(|_| format!("ts is {}, which is out of range", value.shown()))?;
+            let nanos = i64::try_from(nanos)
+                .map_err(|_| format!("ts is {}, which is out of range", value.shown()))?;
             return Ok(Timestamp::from_nanos(nanos));
         }
         match value.as_ref() {
@@ -468,7 +475,10 @@ impl<'m> Row<'m, '_> {
             }
             Some(other) => {
                 let text = String::from_utf8_lossy(other);
-                Err(format!("{name} is \"{}\", not one letter: `values` can say what it stands for", shown(&text)))
+                Err(format!(
+                    "{name} is \"{}\", not one letter: `values` can say what it stands for",
+                    shown(&text)
+                ))
             }
         }
     }
@@ -574,7 +584,8 @@ mod tests {
             ask = "a"
             code = { value = "H" }
         "#;
-        let Ok(Mapped::Tick(Tick::Quote(quote), None)) = tick(map, r#"{"T":"q","b":1904500,"a":null}"#) else {
+        let Ok(Mapped::Tick(Tick::Quote(quote), None)) = tick(map, r#"{"T":"q","b":1904500,"a":null}"#)
+        else {
             panic!("no quote");
         };
         assert_eq!((quote.symbol.as_str(), quote.ts.nanos()), ("MSFT", 9));

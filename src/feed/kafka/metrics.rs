@@ -49,11 +49,7 @@ impl KafkaFeedMetrics {
             "Messages that made no tick and went to the dead-letter topic",
             self.dead_letters.clone(),
         );
-        registry.register(
-            "duplicates",
-            "Messages dropped by their sequence number",
-            self.duplicates.clone(),
-        );
+        registry.register("duplicates", "Messages dropped by their sequence number", self.duplicates.clone());
         registry.register("missed", "Sequence numbers that never came", self.missed.clone());
         registry.register(
             "trimmed",
@@ -65,7 +61,11 @@ impl KafkaFeedMetrics {
             "Messages not yet read, when last looked at",
             self.lag_messages.clone(),
         );
-        registry.register("retries", "Questions asked again of brokers that were silent", self.retries.clone());
+        registry.register(
+            "retries",
+            "Questions asked again of brokers that were silent",
+            self.retries.clone(),
+        );
         registry.register("brokers_up", "Brokers with an open connection", self.brokers_up.clone());
     }
 }

@@ -208,7 +208,10 @@ mod tests {
         let error = protobuf(&["s"], "feed.Quote", false).unwrap_err();
         assert!(error.starts_with("there is no message `feed.Quote`; there are "), "{error}");
         let error = protobuf(&["price"], "feed.Trade", false).unwrap_err();
-        assert!(error.starts_with("the message feed.Trade has no field `price`; it has s, p, size"), "{error}");
+        assert!(
+            error.starts_with("the message feed.Trade has no field `price`; it has s, p, size"),
+            "{error}"
+        );
         let error = protobuf(&["s.x"], "feed.Trade", false).unwrap_err();
         assert_eq!(error, "the field `s` of feed.Trade has no fields of its own");
         let error = protobuf(&["s"], "feed.Trade", false).unwrap().decode(b"\xff\xff").unwrap_err();

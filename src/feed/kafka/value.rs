@@ -76,9 +76,7 @@ const DIGITS_MAX: usize = 64;
 /// exponent.
 pub(super) fn whole(text: &str, power: i32) -> Result<i128, NumberError> {
     let (mantissa, exponent) = match text.find(['e', 'E']) {
-        Some(at) => {
-            (&text[..at], text[at + 1..].parse::<i16>().map_err(|_| NumberError::NotDecimal)?)
-        }
+        Some(at) => (&text[..at], text[at + 1..].parse::<i16>().map_err(|_| NumberError::NotDecimal)?),
         None => (text, 0),
     };
     let (is_negative, unsigned) = match mantissa.strip_prefix('-') {
