@@ -3,6 +3,7 @@
 //! One JSON object a bench: its name, the figures under plain names with units, the parameters,
 //! and the machine.
 
+mod archive;
 mod fanout;
 mod history;
 mod ingest;
@@ -47,6 +48,8 @@ enum Bench {
     History(history::HistoryArgs),
     /// Blocks into ClickHouse, beside posting a ready-made file of the same rows
     WarmInsert(warm_insert::WarmInsertArgs),
+    /// Stored days into an archive, proven equal on the way
+    Archive(archive::ArchiveArgs),
     /// What the board costs under many updates, in a terminal of its own
     Watch(watch::WatchArgs),
 }
@@ -140,6 +143,7 @@ pub(super) fn run(args: BenchArgs, global: &Global) -> Result<(), CliError> {
         Bench::Fanout(bench) => fanout::run(&bench)?,
         Bench::History(bench) => history::run(&bench, global)?,
         Bench::WarmInsert(bench) => warm_insert::run(&bench, global)?,
+        Bench::Archive(bench) => archive::run(&bench, global)?,
         Bench::Watch(bench) => watch::run(&bench, global)?,
     };
     findings.print(args.json)
