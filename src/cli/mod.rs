@@ -3,6 +3,7 @@
 //! Parsing validates values and touches nothing; each command then resolves the world once.
 //! stdout is data, stderr is talk.
 
+mod archive;
 mod bench;
 mod config;
 mod demo;
@@ -59,6 +60,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// List trades, quotes or bars of the past
     History(history::HistoryArgs),
+    /// Bring archived days back, and say when they go to colder storage
+    Archive(archive::ArchiveArgs),
     /// Play a capture into a server or a store
     Replay(replay::ReplayArgs),
     /// List the symbols a server knows
@@ -105,6 +108,7 @@ impl Cli {
             Command::Watch(args) => watch::run(args),
             Command::Serve(args) => serve::run(args, &global),
             Command::History(args) => history::run(args, &global),
+            Command::Archive(args) => archive::run(args, &global),
             Command::Replay(args) => replay::run(args, &global),
             Command::Symbols(args) => symbols::run(args),
             Command::Bench(args) => bench::run(args, &global),

@@ -3,4 +3,5 @@
 mod cache;
 pub mod manifest;
 pub mod read;
+pub mod restore;
 pub mod snapshot;

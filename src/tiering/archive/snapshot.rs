@@ -85,6 +85,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The kind of its rows.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// The days that are archived, with the offsets (by partition) below which every row is.
     pub fn days(&self) -> impl Iterator<Item = (TradingDay, &[u64])> {
         self.units.iter().map(|(day, chain)| (*day, chain.next_offsets()))
