@@ -9,7 +9,24 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every fail point, by its name: what the crash matrix goes through.
-pub const FAIL_POINTS: &[&str] = &[];
+pub const FAIL_POINTS: &[&str] = &[
+    "archive.leased",
+    "archive.planned",
+    "archive.sealed",
+    "archive.exporting",
+    "archive.object",
+    "archive.uploaded",
+    "archive.footer",
+    "archive.verified",
+    "archive.committed",
+    "archive.noted",
+    "archive.dropping",
+    "archive.rows_dropped",
+    "archive.dropped",
+    "archive.condemned",
+    "archive.removed",
+    "archive.scrubbed",
+];
 
 struct Armed {
     name: String,

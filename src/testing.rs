@@ -1,5 +1,7 @@
 //! What tests that need a real service share.
 
+pub(crate) mod proxy;
+
 /// Where the service `name` (`S3`, `KAFKA`, …) is: what `STK_TEST_<NAME>` says. Where it is not set
 /// the test says so and is skipped; under CI that takes `STK_TEST_<NAME>_SKIP`, the reason.
 pub(crate) fn service(name: &str) -> Option<String> {

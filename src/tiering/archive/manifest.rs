@@ -14,8 +14,14 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::market::{RowDigest, TradingDay};
+use crate::market::{Kind, RowDigest, TradingDay};
 use crate::tiering::warm::Unit;
+
+/// Where all manifests and footers lie.
+pub const MANIFEST_PREFIX: &str = "manifest/";
+
+/// Where all data lies.
+pub const DATA_PREFIX: &str = "ticks/";
 
 /// The version of manifests that is written and read.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -80,15 +86,25 @@ impl Manifest {
 
 /// Where the data of a unit lies.
 pub fn data_prefix(unit: Unit) -> String {
-    format!("ticks/kind={}/date={}/", unit.kind.name(), unit.day)
+    format!("{DATA_PREFIX}kind={}/date={}/", unit.kind.name(), unit.day)
 }
 
 /// Where the manifests and footers of a unit lie.
 pub fn manifest_prefix(unit: Unit) -> String {
-    format!("manifest/kind={}/date={}/", unit.kind.name(), unit.day)
+    format!("{MANIFEST_PREFIX}kind={}/date={}/", unit.kind.name(), unit.day)
 }
 
 /// The key of a unit's manifest of that number.
 pub fn manifest_key(unit: Unit, number: u32) -> String {
     format!("{}{number:04}.json", manifest_prefix(unit))
+}
+
+/// The unit and number of a manifest's key; `None` for the key of something else.
+pub(super) fn parse_manifest_key(key: &str) -> Option<(Unit, u32)> {
+    let rest = key.strip_prefix(MANIFEST_PREFIX)?.strip_prefix("kind=")?;
+    let (kind, rest) = rest.split_once("/date=")?;
+    let (day, file) = rest.split_once('/')?;
+    let unit = Unit { day: day.parse().ok()?, kind: Kind::from_name(kind)? };
+    let number = file.strip_suffix(".json")?.parse().ok()?;
+    (manifest_key(unit, number) == key).then_some((unit, number))
 }

@@ -1,7 +1,261 @@
 //! The archive: closed days move from warm to cold, proven equal, each row once at every moment.
+//!
+//! A unit, the rows of one kind and day, goes through these steps. Each is durable before the next
+//! begins, and each may be done again:
+//!
+//! 1. **planned**: the day is over and nothing was stored of it for a while.
+//! 2. **sealed**: the marks of all partitions at this moment; rows from there on are late, and go
+//!    into a supplement by the same steps.
+//! 3. **exporting**: rows in order into objects whose names no other attempt has.
+//! 4. **uploaded**: the digest while writing equals the one that the source computed by itself.
+//! 5. **verified**: every object was read again, and its checksum and rows are what was written.
+//! 6. **committed**: the manifest, created only where there is none of its number. It alone makes
+//!    the objects count; who is not answered reads it back, and knows its own by the nonce.
+//! 7. **dropping**, later: the source's digest is what the manifests say; then its rows go.
+//! 8. **dropped**.
+//!
+//! Where a unit stands is told by its [`journal`] and, whatever that says, by its manifests. One
+//! archiver at a time works on a store, by a [`lease`] in it. What a crash leaves is [`garbage`].
 
 mod cache;
+pub mod garbage;
+pub mod journal;
+pub mod lease;
 pub mod manifest;
+mod metrics;
+mod object;
+mod plan;
+mod probe;
 pub mod read;
+mod read_back;
 pub mod restore;
+pub mod run;
 pub mod snapshot;
+pub mod status;
+mod store;
+#[cfg(test)]
+mod tests;
+mod throttle;
+pub mod verify;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::metrics::ArchiveMetrics;
+pub use self::plan::{Action, Planned};
+use crate::market::{Kind, RowDigest, Timestamp, TradingDay};
+use crate::tiering::cold::ColdError;
+use crate::tiering::warm::{Unit, WarmError};
+
+/// What runs of the archive do, and how.
+#[derive(Clone, Debug)]
+pub struct ArchiveOptions {
+    /// Days are copied from this age on, in days.
+    pub after_days: u32,
+    /// Days before this one are copied, whatever their age.
+    pub before: Option<TradingDay>,
+    /// Kinds that are copied and dropped; all if none.
+    pub kinds: Vec<Kind>,
+    /// How long nothing may have been stored of a day.
+    pub settle: Duration,
+    /// Days are dropped from warm from this age on, in days.
+    pub keep_days: u32,
+    /// How old what no manifest names must be before it is removed.
+    pub grace: Duration,
+    /// Bytes a second to and from the store, at most.
+    pub bandwidth: Option<u64>,
+    /// How long a lease lasts that is not renewed.
+    pub lease: Duration,
+    /// Bytes from which on a data object ends with its symbol; it never grows to twice as much.
+    pub object_bytes: u64,
+}
+
+impl Default for ArchiveOptions {
+    fn default() -> Self {
+        Self {
+            after_days: 7,
+            before: None,
+            kinds: Vec::new(),
+            settle: Duration::from_hours(1),
+            keep_days: 30,
+            grace: Duration::from_hours(24),
+            bandwidth: None,
+            lease: Duration::from_mins(2),
+            object_bytes: 256 << 20,
+        }
+    }
+}
+
+/// Tells the time; a test may say otherwise.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// A clock that `now` reads.
+    pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(Timestamp::now)
+    }
+}
+
+/// What a run tells of itself while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A unit is begun.
+    Begun {
+        /// What is done with it.
+        planned: Planned,
+    },
+    /// A unit has come to a step.
+    Step {
+        /// Which.
+        unit: Unit,
+        /// The step's name.
+        step: &'static str,
+    },
+    /// Rows were written.
+    Written {
+        /// How many, since the last time.
+        rows: u64,
+    },
+    /// Rows were read again.
+    ReadBack {
+        /// How many, since the last time.
+        rows: u64,
+    },
+    /// A unit is done.
+    Done {
+        /// What was done with it.
+        planned: Planned,
+    },
+    /// A unit could not be done; the run goes on with the next.
+    Failed {
+        /// Which.
+        unit: Unit,
+        /// Why.
+        error: ArchiveError,
+    },
+    /// What a crash left was removed.
+    Removed {
+        /// Objects.
+        objects: u64,
+    },
+}
+
+/// Hears what a run tells.
+pub type Progress = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// Why the archive could not go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ArchiveError {
+    /// The cold store refused.
+    #[error("{reason}")]
+    Cold {
+        /// What it said.
+        reason: String,
+        /// Whether a later try may succeed.
+        is_passing: bool,
+    },
+    /// The warm store refused.
+    #[error("{reason}")]
+    Warm {
+        /// What it said.
+        reason: String,
+        /// Whether a later try may succeed.
+        is_passing: bool,
+    },
+    /// The store creates an object that is there: two archivers could both commit.
+    #[error(
+        "{store} overwrites what it is told to create only where there is nothing: it can't hold an archive"
+    )]
+    Unconditional {
+        /// The store.
+        store: String,
+    },
+    /// Another archiver is at work.
+    #[error("{store}: {owner} is archiving, until {until} at the latest")]
+    Leased {
+        /// The store.
+        store: String,
+        /// Who.
+        owner: String,
+        /// Until when, if it does not go on.
+        until: String,
+    },
+    /// Another archiver may have begun meanwhile: this one must stop.
+    #[error("{store}: the lease was lost: {reason}")]
+    LeaseLost {
+        /// The store.
+        store: String,
+        /// How.
+        reason: String,
+    },
+    /// Another attempt has committed the unit.
+    #[error("{unit}: manifest {number:04} was committed by another")]
+    Taken {
+        /// The unit.
+        unit: Unit,
+        /// The manifest's number.
+        number: u32,
+    },
+    /// Rows are not what they should be. Nothing was committed, nothing dropped.
+    #[error("{unit}: {what}: {found}, not {expected}; nothing was committed or dropped")]
+    Differs {
+        /// The unit.
+        unit: Unit,
+        /// What was compared with what.
+        what: &'static str,
+        /// What it is.
+        found: RowDigest,
+        /// What it should be.
+        expected: RowDigest,
+    },
+    /// An object is not what was stored.
+    #[error("{store}: {key} is damaged: {reason}")]
+    Damaged {
+        /// The store.
+        store: String,
+        /// The object.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl ArchiveError {
+    /// Whether a later try may succeed.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Cold { is_passing, .. } | Self::Warm { is_passing, .. } => *is_passing,
+            Self::Taken { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether nothing more can be done with the store.
+    fn ends_run(&self) -> bool {
+        matches!(self, Self::Unconditional { .. } | Self::Leased { .. } | Self::LeaseLost { .. })
+    }
+}
+
+impl From<ColdError> for ArchiveError {
+    fn from(error: ColdError) -> Self {
+        let is_passing = matches!(error, ColdError::Unknown { .. } | ColdError::Full { .. });
+        Self::Cold { reason: error.to_string(), is_passing }
+    }
+}
+
+impl From<WarmError> for ArchiveError {
+    fn from(error: WarmError) -> Self {
+        Self::Warm { reason: error.to_string(), is_passing: error.is_passing() }
+    }
+}

@@ -92,6 +92,11 @@ impl Footer {
         Ok(ranges)
     }
 
+    /// How many rows a row group has.
+    pub(in crate::tiering) fn group_rows(&self, group: usize) -> u64 {
+        self.metadata.metadata().row_group(group).num_rows() as u64
+    }
+
     /// The rows of a row group, in batches of `batch_rows`, out of its bytes.
     pub(in crate::tiering) fn rows(
         &self,

@@ -1,14 +1,18 @@
 //! What every warm store does, whatever it is made of: each function is one behaviour, called with
 //! an empty store by every backend's tests.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::stream;
+use futures_util::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
 
-use super::{Block, Mark, Query, Warm, WarmError};
+use super::{ArchiveSource, Block, Mark, Query, Unit, Warm, WarmError};
 use crate::market::{
-    Bar, Kind, NO_SYMBOL, Rows, Seq, Symbol, SymbolTable, Tick, TickBatch, TickBatchBuilder, TimeRange,
-    Timestamp, TradingDay, arbitrary,
+    Bar, Kind, NO_SYMBOL, RowDigest, Rows, Seq, Symbol, SymbolTable, Tick, TickBatch, TickBatchBuilder,
+    TimeRange, Timestamp, TradingDay, arbitrary,
 };
 
 /// Partitions of the log that the cases come from.
@@ -264,4 +268,311 @@ pub(crate) async fn bars_keep_their_latest_revision(warm: &dyn Warm) {
     found.retain(|row| latest.contains(row));
     found.sort_by_key(|(seq, _)| *seq);
     assert_eq!(found, latest);
+}
+
+/// A claim tells where the partition stands, and commits go on from there.
+pub(crate) async fn claim_tells_where_it_stands(warm: &dyn Warm) {
+    let block = |first_offset, next_offset, state: &'static str| Block {
+        partition: 1,
+        first_offset,
+        next_offset,
+        batches: Vec::new(),
+        checkpoint: Bytes::from_static(state.as_bytes()),
+    };
+    assert_eq!(warm.claim(1).await.unwrap(), Mark::default());
+    assert_eq!(warm.claim(1).await.unwrap(), Mark::default());
+    warm.commit(block(0, 4, "four")).await.unwrap();
+    let four = Mark { next_offset: 4, checkpoint: "four".into() };
+    assert_eq!(warm.claim(1).await.unwrap(), four);
+    assert_eq!(warm.mark(1).await.unwrap(), four);
+    warm.commit(block(4, 4, "still four")).await.unwrap();
+    warm.commit(block(4, 9, "nine")).await.unwrap();
+    assert_eq!(warm.claim(1).await.unwrap(), Mark { next_offset: 9, checkpoint: "nine".into() });
+    assert_eq!(warm.claim(0).await.unwrap(), Mark::default());
+}
+
+/// Of two processes that share the store, who claimed a partition last is its only writer.
+///
+/// For stores that several processes can have open.
+pub(crate) async fn a_claim_fences_who_claimed_before(
+    first: &dyn Warm,
+    second: &dyn Warm,
+    one: &Case,
+    other: &Case,
+) {
+    let of_zero = |case: &Case| {
+        let blocks: Vec<_> = case.blocks.iter().filter(|(partition, _)| *partition == 0).cloned().collect();
+        Case { blocks }.blocks()
+    };
+    let ((before, rows), (refused, _)) = (of_zero(one), of_zero(other));
+    first.claim(0).await.unwrap();
+    let mut mark = Mark::default();
+    for block in before {
+        mark = Mark { next_offset: block.next_offset, checkpoint: block.checkpoint.clone() };
+        first.commit(block).await.unwrap();
+    }
+    assert_eq!(second.claim(0).await.unwrap(), mark);
+    let shifted = |mut block: Block| {
+        // The offsets that come next, whatever rows there are in it: they must not count.
+        let len = block.next_offset - block.first_offset;
+        (block.first_offset, block.next_offset) = (mark.next_offset, mark.next_offset + len);
+        block
+    };
+    for block in refused.into_iter().map(shifted).chain([Block {
+        partition: 0,
+        first_offset: mark.next_offset,
+        next_offset: mark.next_offset + 1,
+        batches: Vec::new(),
+        checkpoint: Bytes::new(),
+    }]) {
+        let error = first.commit(block).await.unwrap_err();
+        assert!(matches!(error, WarmError::Fenced { partition: 0 }), "{error}");
+    }
+    for kind in &Kind::ALL[..7] {
+        let query = all(*kind);
+        assert_eq!(scanned(second, &query).await.unwrap(), expected(&rows, &query), "{}", kind.name());
+    }
+    let next = Block {
+        partition: 0,
+        first_offset: mark.next_offset,
+        next_offset: mark.next_offset + 2,
+        batches: Vec::new(),
+        checkpoint: Bytes::from_static(b"second"),
+    };
+    second.commit(next).await.unwrap();
+    let mark = Mark { next_offset: mark.next_offset + 2, checkpoint: "second".into() };
+    // And back again: a fenced process may claim anew.
+    assert_eq!(first.claim(0).await.unwrap(), mark);
+    assert_eq!(second.mark(0).await.unwrap(), mark);
+}
+
+/// The rows of each unit.
+pub(crate) fn by_unit(rows: &[Row]) -> BTreeMap<Unit, Vec<Row>> {
+    let mut units: BTreeMap<Unit, Vec<Row>> = BTreeMap::new();
+    for row in rows {
+        let unit = Unit { day: row.1.trading_day(), kind: row.3.kind() };
+        units.entry(unit).or_default().push(row.clone());
+    }
+    units
+}
+
+/// The rows as batches, as they could come out of an archive.
+pub(crate) fn as_batches(rows: &[Row]) -> Vec<TickBatch> {
+    let mut batches = Vec::new();
+    for partition in rows.iter().map(|(_, _, seq, _)| seq.partition).collect::<BTreeSet<_>>() {
+        let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(partition));
+        for (symbol, _, seq, tick) in rows.iter().filter(|(_, _, seq, _)| seq.partition == partition) {
+            builder.push(symbol.map_or(NO_SYMBOL, |symbol| table.intern(symbol)), *seq, tick);
+        }
+        batches.extend(builder.finish(&table).into_iter().map(|(_, batch)| batch));
+    }
+    batches
+}
+
+fn digest_of(batches: &[TickBatch]) -> RowDigest {
+    let mut digest = RowDigest::default();
+    batches.iter().for_each(|batch| digest.add(batch.digest()));
+    digest
+}
+
+fn is_within(seq: Seq, offsets: &[Range<u64>]) -> bool {
+    offsets.get(usize::from(seq.partition)).is_some_and(|range| range.contains(&seq.offset))
+}
+
+/// The offset after the last of each partition.
+fn ends(rows: &[Row]) -> Vec<u64> {
+    let end = |partition| {
+        let offsets = rows.iter().filter(|(_, _, seq, _)| seq.partition == partition);
+        offsets.map(|(_, _, seq, _)| seq.offset + 1).max().unwrap_or(0)
+    };
+    (0..PARTITIONS).map(end).collect()
+}
+
+/// Units, digests and exports are those of the rows that were stored.
+pub(crate) async fn units_are_what_was_stored(warm: &dyn ArchiveSource, rows: &[Row]) {
+    let units = by_unit(rows);
+    let told = warm.units().await.unwrap();
+    let found: Vec<_> = told.iter().map(|info| (info.unit, info.rows)).collect();
+    assert_eq!(found, units.iter().map(|(unit, rows)| (*unit, rows.len() as u64)).collect::<Vec<_>>());
+    assert!(told.iter().all(|info| info.bytes > 0 && info.written_at > Timestamp::from_nanos(0)));
+    let ends = ends(rows);
+    let whole: Vec<Range<u64>> = ends.iter().map(|end| 0..*end).collect();
+    let middle: Vec<Range<u64>> = ends.iter().map(|end| end / 3..end * 2 / 3 + 1).collect();
+    for (unit, rows) in &units {
+        for offsets in [&whole[..], &middle, &whole[..1], &[]] {
+            let wanted: Vec<Row> =
+                rows.iter().filter(|(_, _, seq, _)| is_within(*seq, offsets)).cloned().collect();
+            let digest = warm.digest(*unit, offsets).await.unwrap();
+            assert_eq!(digest, digest_of(&as_batches(&wanted)), "{unit} at {offsets:?}");
+            let exported: Vec<TickBatch> =
+                warm.export(*unit, offsets).await.unwrap().try_collect().await.unwrap();
+            assert_eq!(digest_of(&exported), digest, "{unit} at {offsets:?}");
+            let exported = rows_of(&exported, |view, row| {
+                (view.symbol(row), view.ts(row), view.seq(row), view.tick(row).unwrap())
+            });
+            assert_eq!(exported, expected(&wanted, &all(unit.kind)), "{unit} at {offsets:?}");
+        }
+    }
+}
+
+/// The store's own digest of bars is that of the batches they came in.
+pub(crate) async fn bars_have_their_digest(warm: &dyn ArchiveSource, bars: &[Bar]) {
+    let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(0));
+    for (index, bar) in (0..).zip(bars) {
+        builder.push_bar(table.intern(bar.symbol), Seq { partition: 0, offset: 0, index }, bar);
+    }
+    let batches = builder.finish(&table);
+    let (first_offset, checkpoint) = (0, Bytes::new());
+    let block = Block { partition: 0, first_offset, next_offset: 1, batches: batches.clone(), checkpoint };
+    warm.commit(block).await.unwrap();
+    for (day, batch) in &batches {
+        let unit = Unit { day: *day, kind: Kind::Bar };
+        assert_eq!(warm.digest(unit, &[0..1]).await.unwrap(), batch.digest());
+    }
+    let stored = scanned_bars(warm, &all(Kind::Bar)).await.unwrap();
+    let mut stored: Vec<_> = stored.into_iter().map(|(seq, bar)| (seq.index, bar)).collect();
+    stored.sort_by_key(|(index, _)| *index);
+    assert_eq!(stored, (0..).zip(bars.iter().copied()).collect::<Vec<_>>());
+}
+
+/// What is read from the archive instead is left out of a scan, by day, partition and offset.
+pub(crate) async fn archived_rows_are_left_out(warm: &dyn Warm, rows: &[Row]) {
+    let ends = ends(rows);
+    for (unit, _) in by_unit(rows) {
+        for floors in [vec![], vec![ends[0] / 2], vec![0, ends[1] / 2], ends.clone(), vec![u64::MAX; 9]] {
+            let mut query = all(unit.kind);
+            query.archived.insert(unit.day, floors.clone());
+            let below = |ts: &Timestamp, seq: &Seq| {
+                let floor = floors.get(usize::from(seq.partition)).copied().unwrap_or(0);
+                ts.trading_day() == unit.day && seq.offset < floor
+            };
+            let wanted: Vec<Row> = rows.iter().filter(|(_, ts, seq, _)| !below(ts, seq)).cloned().collect();
+            assert_eq!(scanned(warm, &query).await.unwrap(), expected(&wanted, &query), "{unit} {floors:?}");
+        }
+    }
+}
+
+/// A tick of the unit at the end of `partition`, as a late one.
+async fn store_late(warm: &dyn Warm, rows: &mut Vec<Row>, like: &Row) {
+    let (symbol, ts, seq, tick) = like;
+    let mark = warm.mark(seq.partition).await.unwrap();
+    let seq = Seq { partition: seq.partition, offset: mark.next_offset, index: 0 };
+    let late = (*symbol, *ts, seq, tick.clone());
+    let batches = as_batches(std::slice::from_ref(&late)).into_iter();
+    let block = Block {
+        partition: seq.partition,
+        first_offset: seq.offset,
+        next_offset: seq.offset + 1,
+        batches: batches.map(|batch| (ts.trading_day(), batch)).collect(),
+        checkpoint: Bytes::from_static(b"late"),
+    };
+    warm.commit(block).await.unwrap();
+    rows.push(late);
+}
+
+/// `offsets` without the zeroes at its end, which say nothing.
+fn trimmed(mut offsets: Vec<u64>) -> Vec<u64> {
+    while offsets.last() == Some(&0) {
+        offsets.pop();
+    }
+    offsets
+}
+
+/// Rows that are dropped are gone for later scans, remembered, and come back by a restore, whole;
+/// what came late stays all the while. `rows` are all that was stored before.
+pub(crate) async fn dropped_rows_come_back_by_a_restore(warm: &dyn ArchiveSource, rows: &[Row]) {
+    let mut rows = rows.to_vec();
+    let Some((unit, of_unit)) = by_unit(&rows).into_iter().max_by_key(|(_, rows)| rows.len()) else { return };
+    let ends_before = ends(&rows);
+    let next: Vec<u64> = {
+        let mut next = Vec::new();
+        for partition in 0..PARTITIONS {
+            next.push(warm.mark(partition).await.unwrap().next_offset);
+        }
+        next
+    };
+    assert!(next.iter().zip(&ends_before).all(|(next, end)| next >= end));
+    let whole: Vec<Range<u64>> = next.iter().map(|next| 0..*next).collect();
+    let exported: Vec<TickBatch> = warm.export(unit, &whole).await.unwrap().try_collect().await.unwrap();
+    let digest = warm.digest(unit, &whole).await.unwrap();
+    assert_eq!(digest, digest_of(&exported));
+
+    // A part of them first: what is left shares files with what stays.
+    let under_way = warm.scan(&all(unit.kind)).await.unwrap();
+    let half: Vec<u64> = next.iter().map(|next| next / 2).collect();
+    let below_half = of_unit.iter().filter(|(_, _, seq, _)| seq.offset < half[usize::from(seq.partition)]);
+    let left = warm.drop_rows(unit, &half).await.unwrap();
+    assert!(left <= below_half.count() as u64);
+    let read = |offsets: &[u64]| {
+        let mut query = all(unit.kind);
+        query.archived.insert(unit.day, offsets.to_vec());
+        query
+    };
+    let stay = |rows: &[Row], offsets: &[u64]| {
+        let is_gone = |row: &&Row| {
+            let floor = offsets.get(usize::from(row.2.partition)).copied().unwrap_or(0);
+            row.1.trading_day() == unit.day && row.3.kind() == unit.kind && row.2.offset < floor
+        };
+        rows.iter().filter(|row| !is_gone(row)).cloned().collect::<Vec<Row>>()
+    };
+    let query = read(&half);
+    assert_eq!(scanned(warm, &query).await.unwrap(), expected(&stay(&rows, &half), &query));
+    let scan = warm.scan(&query).await.unwrap();
+    let dropped = scan.dropped.get(&unit.day).cloned().unwrap_or_default();
+    assert_eq!(trimmed(dropped), trimmed(half.clone()));
+    drop(scan);
+
+    // A late row, then all that was before it.
+    let late_like = of_unit[0].clone();
+    store_late(warm, &mut rows, &late_like).await;
+    warm.drop_rows(unit, &next).await.unwrap();
+    let seen: Vec<TickBatch> = under_way.rows.try_collect().await.unwrap();
+    assert_eq!(seen.iter().map(TickBatch::len).sum::<usize>(), expected(&rows, &all(unit.kind)).len() - 1);
+    let query = read(&next);
+    assert_eq!(scanned(warm, &query).await.unwrap(), expected(&stay(&rows, &next), &query));
+    let scan = warm.scan(&query).await.unwrap();
+    assert_eq!(trimmed(scan.dropped[&unit.day].clone()), trimmed(next.clone()));
+    assert!(scan.restored.is_empty());
+    drop(scan);
+    for other in Kind::ALL.into_iter().filter(|kind| *kind != unit.kind) {
+        assert!(warm.scan(&all(other)).await.unwrap().dropped.is_empty());
+    }
+    // Lower offsets than before take nothing back.
+    warm.drop_rows(unit, &half).await.unwrap();
+    assert_eq!(scanned(warm, &query).await.unwrap(), expected(&stay(&rows, &next), &query));
+
+    // Twice: the second replaces what the first brought.
+    for _ in 0..2 {
+        let again = stream::iter(exported.clone()).map(Ok).boxed();
+        warm.restore(unit, &next, again).await.unwrap();
+        for query in [&query, &all(unit.kind)] {
+            assert_eq!(scanned(warm, query).await.unwrap(), expected(&rows, query));
+        }
+        let scan = warm.scan(&query).await.unwrap();
+        assert_eq!(scan.restored, BTreeSet::from([unit.day]));
+        assert!(!scan.dropped.contains_key(&unit.day));
+        drop(scan);
+        assert_eq!(warm.digest(unit, &whole).await.unwrap(), digest);
+    }
+
+    // A restore that breaks off changes nothing.
+    let broken = WarmError::Io { path: "the archive".to_owned(), reason: "is away".to_owned() };
+    let first = exported.first().cloned();
+    let cut_off = stream::iter(first.map(Ok).into_iter().chain([Err(broken)])).boxed();
+    warm.restore(unit, &next, cut_off).await.unwrap_err();
+    assert_eq!(scanned(warm, &query).await.unwrap(), expected(&rows, &query));
+
+    // And gone again, the late row too.
+    let mut all_of_it = next.clone();
+    all_of_it[usize::from(late_like.2.partition)] += 1;
+    assert_eq!(warm.drop_rows(unit, &all_of_it).await.unwrap(), 0);
+    let query = read(&all_of_it);
+    let scan = warm.scan(&query).await.unwrap();
+    assert!(scan.restored.is_empty());
+    assert_eq!(trimmed(scan.dropped[&unit.day].clone()), trimmed(all_of_it.clone()));
+    drop(scan);
+    assert_eq!(scanned(warm, &query).await.unwrap(), expected(&stay(&rows, &all_of_it), &query));
+    assert!(warm.units().await.unwrap().iter().all(|info| info.unit != unit));
+    store_late(warm, &mut rows, &late_like).await;
+    assert_eq!(scanned(warm, &query).await.unwrap(), expected(&stay(&rows, &all_of_it), &query));
 }

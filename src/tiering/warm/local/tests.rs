@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::market::{Price, Quote, Seq, Symbol, SymbolTable, Tick, TickBatchBuilder, TimeRange, Timestamp};
-use crate::tiering::warm::conformance;
+use crate::tiering::warm::{ArchiveSource, conformance};
 
 /// Fails the step that is set, and every one after: what is on disk then is what a crash leaves.
 #[derive(Default)]
@@ -62,10 +62,11 @@ fn named_files(warm: &LocalWarm) -> HashSet<PathBuf> {
 #[tokio::test]
 async fn conforms() {
     let dir = || TempDir::new().unwrap();
-    let (a, b, c, d) = (dir(), dir(), dir(), dir());
+    let (a, b, c, d, e) = (dir(), dir(), dir(), dir(), dir());
     conformance::empty_store_stands_at_zero(&*open(&a)).await;
     conformance::blocks_follow_on_each_other(&*open(&b)).await;
     conformance::empty_block_moves_the_mark(&*open(&c)).await;
+    conformance::claim_tells_where_it_stands(&*open(&e)).await;
     let warm = open(&d);
     conformance::bars_keep_their_latest_revision(&*warm).await;
     let before = warm.stats();
@@ -102,6 +103,40 @@ proptest! {
             for query in &queries {
                 conformance::scans_give_what_matches(&*warm, &rows, query).await;
             }
+        });
+    }
+
+    #[test]
+    fn units_are_archived_dropped_and_restored(case in conformance::case()) {
+        runtime().block_on(async {
+            let dir = TempDir::new().unwrap();
+            let warm = open(&dir);
+            let rows = conformance::store(&*warm, &case).await;
+            conformance::units_are_what_was_stored(&*warm, &rows).await;
+            conformance::archived_rows_are_left_out(&*warm, &rows).await;
+            while warm.compact().unwrap() {}
+            drop(warm);
+            let warm = open(&dir);
+            conformance::units_are_what_was_stored(&*warm, &rows).await;
+            conformance::archived_rows_are_left_out(&*warm, &rows).await;
+            conformance::dropped_rows_come_back_by_a_restore(&*warm, &rows).await;
+            assert_eq!(parquet_files(dir.path()), named_files(&warm), "no trace is left");
+            let (segments, archived) = (warm.segments(), warm.shared.live().archived.clone());
+            drop(warm);
+            let warm = open(&dir);
+            assert_eq!((warm.segments(), &warm.shared.live().archived), (segments, &archived));
+        });
+    }
+
+    #[test]
+    fn bars_have_their_digest(bars in prop::collection::vec(crate::market::arbitrary::bar(), 1..20)) {
+        // Of a symbol, time and timeframe there is one bar.
+        let mut seen = HashSet::new();
+        let bars: Vec<_> =
+            bars.into_iter().filter(|bar| seen.insert((bar.symbol, bar.ts, bar.timeframe.to_string()))).collect();
+        runtime().block_on(async {
+            let dir = TempDir::new().unwrap();
+            conformance::bars_have_their_digest(&*open(&dir), &bars).await;
         });
     }
 
@@ -359,4 +394,121 @@ async fn compaction_in_the_background_bounds_the_files() {
     while warm.compact().unwrap() {}
     assert!(warm.segments().len() <= 32, "{}", warm.segments().len());
     assert_eq!(seqs(&warm, &all_quotes()).await.unwrap(), rows);
+}
+
+fn quote_unit(warm: &LocalWarm) -> Unit {
+    warm.segments()[0].unit()
+}
+
+#[tokio::test]
+async fn a_crash_at_any_step_of_a_drop_or_a_restore_is_both_or_neither() {
+    let mut outcomes = HashSet::new();
+    for is_restore in [false, true] {
+        for steps in 1..6 {
+            let dir = TempDir::new().unwrap();
+            let warm = open(&dir);
+            warm.commit(quotes(0, 0, 4, 10)).await.unwrap();
+            warm.commit(quotes(1, 0, 2, 10)).await.unwrap();
+            let unit = quote_unit(&warm);
+            // In the midst of partition 0's segment: what stays is written anew.
+            let next = [3, 2];
+            let offsets = [0..3, 0..2];
+            let rows: Vec<TickBatch> =
+                warm.export(unit, &offsets).await.unwrap().try_collect().await.unwrap();
+            if is_restore {
+                warm.drop_rows(unit, &next).await.unwrap();
+            }
+            warm.shared.crash.left.store(steps, Ordering::Release);
+            let done = if is_restore {
+                let rows = Box::pin(futures_util::stream::iter(rows.into_iter().map(Ok)));
+                warm.restore(unit, &next, rows).await
+            } else {
+                warm.drop_rows(unit, &next).await.map(|_| ())
+            };
+            drop(warm);
+            let warm = open(&dir);
+            assert_eq!(parquet_files(dir.path()), named_files(&warm), "no trace is left");
+            let scan = warm.scan(&all_quotes()).await.unwrap();
+            let (dropped, restored) = (!scan.dropped.is_empty(), !scan.restored.is_empty());
+            drop(scan);
+            let found = seqs(&warm, &all_quotes()).await.unwrap().len();
+            assert_eq!(found, if dropped { 100 } else { 600 });
+            assert!(!is_restore || restored != dropped);
+            assert!(done.is_err() || is_restore == restored);
+            outcomes.insert((is_restore, done.is_err(), dropped));
+        }
+    }
+    // Not begun to count, counting but not answered, done: of each of the two.
+    let expected = [
+        (false, true, false),
+        (false, true, true),
+        (false, false, true),
+        (true, true, true),
+        (true, true, false),
+        (true, false, false),
+    ];
+    assert_eq!(outcomes, HashSet::from(expected));
+}
+
+#[tokio::test]
+async fn what_was_sealed_is_merged_with_nothing_after_it() {
+    let dir = TempDir::new().unwrap();
+    let warm = open(&dir);
+    let ts: Timestamp = "2026-11-20T05:00:00Z".parse().unwrap();
+    let revision = |offset: u64| {
+        let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(0));
+        let mut bar =
+            crate::market::Bar::empty("AAPL".parse().unwrap(), crate::market::Timeframe::MINUTE, ts);
+        (bar.volume, bar.trade_count) = (offset + 1, offset + 1);
+        builder.push_bar(table.intern(bar.symbol), Seq { partition: 0, offset, index: 0 }, &bar);
+        let (batches, checkpoint) = (builder.finish(&table), Bytes::new());
+        Block { partition: 0, first_offset: offset, next_offset: offset + 1, batches, checkpoint }
+    };
+    let unit = Unit { day: ts.trading_day(), kind: Kind::Bar };
+    for offset in 0..10 {
+        warm.commit(revision(offset)).await.unwrap();
+    }
+    let whole = std::slice::from_ref(&(0..10));
+    let sealed = warm.digest(unit, whole).await.unwrap();
+    assert_eq!(sealed.rows, 1, "of a bar's revisions the latest alone is archived");
+    for offset in 10..40 {
+        warm.commit(revision(offset)).await.unwrap();
+        while warm.compact().unwrap() {}
+        assert_eq!(warm.digest(unit, whole).await.unwrap(), sealed);
+    }
+    assert!(warm.metrics().compactions.get() > 0);
+    drop(warm);
+    // The seal is remembered: a day later than this one has merges begin sooner.
+    let warm = open(&dir);
+    warm.commit(quotes(1, 0, 1, 5)).await.unwrap();
+    while warm.compact().unwrap() {}
+    assert_eq!(warm.digest(unit, whole).await.unwrap(), sealed);
+    assert!(
+        warm.segments()
+            .iter()
+            .all(|info| info.next_offset <= 10 || info.first_offset >= 10 || info.partition == 1)
+    );
+    warm.drop_rows(unit, &[10]).await.unwrap();
+    assert_eq!(warm.digest(unit, whole).await.unwrap().rows, 0);
+    assert_eq!(warm.digest(unit, std::slice::from_ref(&(10..40))).await.unwrap().rows, 1);
+}
+
+#[tokio::test]
+async fn a_store_of_the_first_version_is_gone_on_with() {
+    let dir = TempDir::new().unwrap();
+    let warm = open(&dir);
+    warm.commit(quotes(0, 0, 4, 10)).await.unwrap();
+    drop(warm);
+    let path = dir.path().join("manifest-0000000001.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    let (_, rest) = text.split_once('\n').unwrap();
+    let begin = "{\"begin\":{\"version\":1,\"next_id\":0}}";
+    fs::write(&path, format!("{:08x} {begin}\n{rest}", crc32(begin.as_bytes()))).unwrap();
+    let warm = open(&dir);
+    let unit = quote_unit(&warm);
+    assert!(!path.exists(), "written anew, so that an earlier program says what it lacks");
+    warm.drop_rows(unit, &[2]).await.unwrap();
+    drop(warm);
+    let warm = open(&dir);
+    assert_eq!(seqs(&warm, &all_quotes()).await.unwrap().len(), 200);
 }

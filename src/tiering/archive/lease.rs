@@ -1,0 +1,265 @@
+//! One archiver at a time.
+//!
+//! ```text
+//! lease/archiver-0000000000000007.json   who, until when
+//! ```
+//!
+//! The object of the highest number tells who holds the lease. Nothing is overwritten: who takes it
+//! over, and who renews it, creates the next number, which one can. A holder that could not renew in
+//! time stops by itself before others may begin, with room for clocks that differ. Who finds that
+//! the holder is a process of this machine that is no more need not wait.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::store::{Created, Store, json};
+use super::{ArchiveError, Clock, run};
+use crate::fail;
+use crate::market::Timestamp;
+
+const PREFIX: &str = "lease/archiver-";
+
+/// Tries to take a lease that others are taking too.
+const TRIES_MAX: usize = 3;
+
+/// The share of a lease by which clocks may differ: as much earlier its holder stops, as much later
+/// others begin.
+const MARGIN: u32 = 6;
+
+/// Which process of which machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Owner {
+    host: String,
+    /// The machine since it was started.
+    boot: String,
+    /// Where the process id is one.
+    pid_namespace: String,
+    pid: u32,
+    /// When the process was started, in the kernel's ticks: ids are used again.
+    started: u64,
+}
+
+impl Owner {
+    fn this() -> Self {
+        let pid = std::process::id();
+        let line = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        Self {
+            host: line("/proc/sys/kernel/hostname"),
+            boot: line("/proc/sys/kernel/random/boot_id"),
+            pid_namespace: namespace.display().to_string(),
+            pid,
+            started: started(pid).unwrap_or(0),
+        }
+    }
+
+    /// Whether it surely is no more.
+    fn is_gone(&self) -> bool {
+        let this = Self::this();
+        let is_seen = !self.boot.is_empty()
+            && !self.pid_namespace.is_empty()
+            && (&self.boot, &self.pid_namespace) == (&this.boot, &this.pid_namespace);
+        is_seen && started(self.pid) != Some(self.started)
+    }
+}
+
+/// When a process was started; `None` if there is none.
+fn started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LeaseFile {
+    version: u32,
+    owner: Owner,
+    nonce: String,
+    /// RFC 3339.
+    expires_at: String,
+    /// Whether its holder has given it back.
+    released: bool,
+}
+
+struct Held {
+    generation: u64,
+    expires_at: Timestamp,
+    /// When it was last confirmed, by a clock that nobody sets.
+    confirmed: Instant,
+    lost: Option<String>,
+}
+
+/// The right to archive into a store, renewed for as long as this lives.
+pub struct Lease {
+    shared: Arc<Shared>,
+    keeper: AbortOnDropHandle<()>,
+}
+
+struct Shared {
+    store: Store,
+    clock: Clock,
+    lease: Duration,
+    nonce: String,
+    owner: Owner,
+    held: Mutex<Held>,
+}
+
+fn key(generation: u64) -> String {
+    format!("{PREFIX}{generation:016}.json")
+}
+
+/// Every lease object, the newest last.
+async fn generations(store: &Store) -> Result<Vec<u64>, ArchiveError> {
+    let objects = store.list(PREFIX, None).await?;
+    let number = |key: &str| key.strip_prefix(PREFIX)?.strip_suffix(".json")?.parse().ok();
+    let mut found: Vec<u64> = objects.iter().filter_map(|object| number(&object.key)).collect();
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+impl Lease {
+    /// Takes the lease, if nobody has it.
+    pub(super) async fn take(store: &Store, clock: &Clock, lease: Duration) -> Result<Self, ArchiveError> {
+        let nonce = run::fresh_id(clock.now());
+        let shared = Shared {
+            store: store.clone(),
+            clock: clock.clone(),
+            lease,
+            nonce,
+            owner: Owner::this(),
+            held: Mutex::new(Held {
+                generation: 0,
+                expires_at: Timestamp::MIN,
+                confirmed: Instant::now(),
+                lost: None,
+            }),
+        };
+        shared.take().await?;
+        fail::point("archive.leased");
+        let shared = Arc::new(shared);
+        let keeper = tokio::spawn(Shared::keep(shared.clone()));
+        Ok(Self { shared, keeper: AbortOnDropHandle::new(keeper) })
+    }
+
+    /// Whether it is still held: to be asked before every step that another's would contradict.
+    pub(super) fn check(&self) -> Result<(), ArchiveError> {
+        self.shared.check()
+    }
+
+    /// Gives it back.
+    pub(super) async fn release(self) -> Result<(), ArchiveError> {
+        drop(self.keeper);
+        self.shared.check()?;
+        self.shared.advance(true).await
+    }
+}
+
+impl Shared {
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost(&self, reason: impl ToString) -> ArchiveError {
+        ArchiveError::LeaseLost { store: self.store.name().to_owned(), reason: reason.to_string() }
+    }
+
+    fn check(&self) -> Result<(), ArchiveError> {
+        let margin = self.lease / MARGIN;
+        let held = self.held();
+        if let Some(reason) = &held.lost {
+            return Err(self.lost(reason));
+        }
+        let now = self.clock.now();
+        let by_wall = now.saturating_add_nanos(nanos(margin)) < held.expires_at;
+        let by_time = held.confirmed.elapsed() + margin < self.lease;
+        if by_wall && by_time { Ok(()) } else { Err(self.lost("it could not be renewed in time")) }
+    }
+
+    async fn take(&self) -> Result<(), ArchiveError> {
+        for _ in 0..TRIES_MAX {
+            let newest = generations(&self.store).await?.last().copied();
+            if let Some(generation) = newest
+                && let Some(other) = self.store.get_json::<LeaseFile>(&key(generation)).await?
+                && other.nonce != self.nonce
+                && !other.released
+                && !other.owner.is_gone()
+            {
+                let until: Timestamp = other.expires_at.parse().unwrap_or(Timestamp::MAX);
+                let until = until.saturating_add_nanos(nanos(self.lease / MARGIN));
+                if self.clock.now() < until {
+                    return Err(ArchiveError::Leased {
+                        store: self.store.name().to_owned(),
+                        owner: format!("process {} on {}", other.owner.pid, other.owner.host),
+                        until: until.to_string(),
+                    });
+                }
+            }
+            self.held().generation = newest.unwrap_or(0);
+            match self.advance(false).await {
+                // Another was quicker: who it is can be read now.
+                Err(ArchiveError::LeaseLost { .. }) => {}
+                done => return done,
+            }
+        }
+        Err(self.lost("others take it again and again"))
+    }
+
+    /// Creates the next number.
+    async fn advance(&self, released: bool) -> Result<(), ArchiveError> {
+        let generation = self.held().generation + 1;
+        // Before the request leaves: it is from here that the time runs.
+        let (now, confirmed) = (self.clock.now(), Instant::now());
+        let expires_at = now.saturating_add_nanos(nanos(self.lease));
+        let file = LeaseFile {
+            version: 1,
+            owner: self.owner.clone(),
+            nonce: self.nonce.clone(),
+            expires_at: expires_at.to_string(),
+            released,
+        };
+        let nonce = &self.nonce;
+        let is_own = |found: &[u8]| {
+            serde_json::from_slice::<LeaseFile>(found).is_ok_and(|found| found.nonce == *nonce)
+        };
+        if self.store.create(&key(generation), json(&file), is_own).await? != Created::Own {
+            return Err(self.lost("another archiver has taken it"));
+        }
+        // The number may have been free because others have gone past it and removed it.
+        let all = generations(&self.store).await?;
+        if all.last() != Some(&generation) {
+            return Err(self.lost("another archiver has taken it"));
+        }
+        *self.held() = Held { generation, expires_at, confirmed, lost: None };
+        for old in all.into_iter().filter(|old| old + 1 < generation) {
+            self.store.delete(&key(old)).await?;
+        }
+        Ok(())
+    }
+
+    async fn keep(shared: Arc<Self>) {
+        loop {
+            tokio::time::sleep(shared.lease / 3).await;
+            if shared.check().is_err() {
+                return;
+            }
+            match shared.advance(false).await {
+                Ok(()) => {}
+                Err(error @ ArchiveError::LeaseLost { .. }) => {
+                    shared.held().lost = Some(error.to_string());
+                    return;
+                }
+                // As long as it lasts there is time to try again.
+                Err(error) => tracing::warn!(%error, "the archive's lease could not be renewed yet"),
+            }
+        }
+    }
+}

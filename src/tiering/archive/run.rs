@@ -1,0 +1,395 @@
+//! A run: every unit that is due goes through its steps. Crash-only: what a run that ended anyhow
+//! left is where the next one goes on.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use super::journal::{Journal, Step};
+use super::lease::Lease;
+use super::manifest::{MANIFEST_VERSION, Manifest, ManifestFile, manifest_key};
+use super::plan::{Action, Moment, Planned, manifests, offsets};
+use super::read_back::read_back;
+use super::store::{Created, Store, json};
+use super::{ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress, garbage, object, probe};
+use crate::fail;
+use crate::market::{RowDigest, Timestamp};
+use crate::tiering::cold::Cold;
+use crate::tiering::warm::{ArchiveSource, Unit};
+
+/// Times a unit is begun in a run, at most.
+const TRIES_MAX: usize = 3;
+
+/// Moves days from a warm store into a cold one.
+pub struct Archiver {
+    pub(super) store: Store,
+    pub(super) warm: Arc<dyn ArchiveSource>,
+    pub(super) options: ArchiveOptions,
+    pub(super) clock: Clock,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Manifests committed.
+    pub commits: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Bytes of their data objects.
+    pub bytes: u64,
+    /// Units dropped from warm.
+    pub drops: u64,
+    /// Units whose rows could not all be dropped yet.
+    pub drops_pending: u64,
+    /// Objects removed that nothing named.
+    pub objects_removed: u64,
+    /// Units that could not be done, and why.
+    pub failures: Vec<(Unit, ArchiveError)>,
+}
+
+impl Archiver {
+    /// An archiver of `warm` into `cold`.
+    pub fn new(
+        cold: Arc<dyn Cold>,
+        warm: Arc<dyn ArchiveSource>,
+        options: ArchiveOptions,
+        clock: Clock,
+        metrics: ArchiveMetrics,
+    ) -> Self {
+        let store = Store::new(cold, options.bandwidth, metrics);
+        Self { store, warm, options, clock }
+    }
+
+    /// Does all that is due, unit by unit. What fails for one unit is in the summary, and the rest
+    /// is done; an error ends the run.
+    pub async fn run(&self, progress: &Progress) -> Result<Summary, ArchiveError> {
+        self.store.metrics.runs.inc();
+        let lease = Lease::take(&self.store, &self.clock, self.options.lease).await?;
+        let done = self.run_leased(&lease, progress).await;
+        // A lease that can't be given back runs out.
+        if let Err(error) = lease.release().await
+            && done.is_ok()
+        {
+            tracing::warn!(%error, "the archive's lease could not be given back");
+        }
+        let summary = done?;
+        if summary.failures.is_empty() {
+            self.store.metrics.last_success_seconds.set(self.clock.now().nanos() / 1_000_000_000);
+        }
+        Ok(summary)
+    }
+
+    async fn run_leased(&self, lease: &Lease, progress: &Progress) -> Result<Summary, ArchiveError> {
+        probe::probe(&self.store, &fresh_id(self.clock.now())).await?;
+        let mut summary = Summary::default();
+        for planned in self.plan().await? {
+            progress(Event::Begun { planned });
+            match self.unit(lease, planned, &mut summary, progress).await {
+                Ok(()) => progress(Event::Done { planned }),
+                Err(error) if error.ends_run() => return Err(error),
+                Err(error) => {
+                    self.store.metrics.failures.inc();
+                    progress(Event::Failed { unit: planned.unit, error: error.clone() });
+                    summary.failures.push((planned.unit, error));
+                }
+            }
+        }
+        lease.check()?;
+        let removed = garbage::collect(&self.store, &self.clock, self.options.grace).await?;
+        summary.objects_removed = removed;
+        if removed > 0 {
+            progress(Event::Removed { objects: removed });
+        }
+        Ok(summary)
+    }
+
+    async fn unit(
+        &self,
+        lease: &Lease,
+        planned: Planned,
+        summary: &mut Summary,
+        progress: &Progress,
+    ) -> Result<(), ArchiveError> {
+        let mut tries = 0;
+        loop {
+            let done = match planned.action {
+                // A drop of a unit whose copy failed finds no manifest and does nothing.
+                Action::Drop => self.drop_unit(lease, planned.unit, summary, progress).await,
+                Action::Copy | Action::Supplement(_) => {
+                    self.copy(lease, planned.unit, summary, progress).await
+                }
+            };
+            tries += 1;
+            match done {
+                Err(error) if error.is_passing() && tries < TRIES_MAX => {
+                    tracing::warn!(unit = %planned.unit, %error, "the unit is begun again");
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn note(
+        &self,
+        lease: &Lease,
+        unit: Unit,
+        journal: &mut Journal,
+        step: Step,
+        progress: &Progress,
+    ) -> Result<(), ArchiveError> {
+        lease.check()?;
+        journal.step = step;
+        journal.write(&self.store, unit, &self.clock).await?;
+        progress(Event::Step { unit, step: journal.step.name() });
+        Ok(())
+    }
+
+    /// Commits what is not archived of a unit, if there is any.
+    async fn copy(
+        &self,
+        lease: &Lease,
+        unit: Unit,
+        summary: &mut Summary,
+        progress: &Progress,
+    ) -> Result<(), ArchiveError> {
+        let done = manifests(&self.store, unit).await?;
+        let number = done.len() as u32;
+        let first_offsets = done.last().map_or_else(Vec::new, |last| last.next_offsets.clone());
+        let known = Journal::read(&self.store, unit).await?;
+        let known = known.filter(|known| (known.number, &known.first_offsets) == (number, &first_offsets));
+        let mut journal = Journal::new(unit, number, first_offsets);
+        // What an earlier attempt has uploaded is taken up; what it left half-done is begun anew.
+        if let Some(known) = known
+            && let Step::Uploaded { files, .. } | Step::Verified { files, .. } = &known.step
+            && self.are_there(files).await?
+        {
+            journal = known;
+        } else {
+            self.note(lease, unit, &mut journal, Step::Planned, progress).await?;
+            fail::point("archive.planned");
+            if !self.export(lease, unit, &mut journal, progress).await? {
+                return Ok(());
+            }
+        }
+        if let Step::Uploaded { attempt, digest, files } = journal.step.clone() {
+            if let Err(error) = self.verify(unit, digest, &files, progress).await {
+                if matches!(error, ArchiveError::Damaged { .. } | ArchiveError::Differs { .. }) {
+                    // The next run begins anew instead of finding the same again.
+                    self.note(lease, unit, &mut journal, Step::Sealed, progress).await?;
+                }
+                return Err(error);
+            }
+            self.note(lease, unit, &mut journal, Step::Verified { attempt, digest, files }, progress).await?;
+            fail::point("archive.verified");
+        }
+        let Step::Verified { attempt, digest, files } = journal.step.clone() else { return Ok(()) };
+        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        self.commit(lease, unit, &journal, attempt, digest, files).await?;
+        summary.commits += 1;
+        summary.rows += digest.rows;
+        summary.bytes += bytes;
+        self.store.metrics.commits.inc();
+        self.store.metrics.rows.inc_by(digest.rows);
+        // Whatever happens from here on, it is committed.
+        if let Err(error) = self.note(lease, unit, &mut journal, Step::Committed, progress).await {
+            if error.ends_run() {
+                return Err(error);
+            }
+            tracing::warn!(%unit, %error, "the unit is committed, and its journal does not say so yet");
+        }
+        fail::point("archive.noted");
+        Ok(())
+    }
+
+    /// Seals the unit and writes its rows into objects. Whether there are rows.
+    async fn export(
+        &self,
+        lease: &Lease,
+        unit: Unit,
+        journal: &mut Journal,
+        progress: &Progress,
+    ) -> Result<bool, ArchiveError> {
+        // Before the first row is read: what is stored from here on is late.
+        journal.next_offsets = Moment::of(&*self.warm, unit).await?.next_offsets;
+        self.note(lease, unit, journal, Step::Sealed, progress).await?;
+        fail::point("archive.sealed");
+        let attempt = fresh_id(self.clock.now());
+        let step = Step::Exporting { attempt: attempt.clone() };
+        self.note(lease, unit, journal, step, progress).await?;
+        fail::point("archive.exporting");
+        let offsets = offsets(&journal.first_offsets, &journal.next_offsets);
+        let rows = self.warm.export(unit, &offsets).await?;
+        let source = async { self.warm.digest(unit, &offsets).await.map_err(ArchiveError::from) };
+        let write = object::write(&self.store, unit, &attempt, self.options.object_bytes, rows, progress);
+        let (source, written) = tokio::try_join!(source, write)?;
+        if written.digest != source {
+            return Err(ArchiveError::Differs {
+                unit,
+                what: "what was written is not what warm holds",
+                found: written.digest,
+                expected: source,
+            });
+        }
+        if source.rows == 0 {
+            return Ok(false);
+        }
+        let step = Step::Uploaded { attempt, digest: source, files: written.files };
+        self.note(lease, unit, journal, step, progress).await?;
+        fail::point("archive.uploaded");
+        Ok(true)
+    }
+
+    async fn are_there(&self, files: &[ManifestFile]) -> Result<bool, ArchiveError> {
+        for file in files {
+            if self.store.availability(&file.key).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads every object again, and puts the copies of their footers.
+    async fn verify(
+        &self,
+        unit: Unit,
+        digest: RowDigest,
+        files: &[ManifestFile],
+        progress: &Progress,
+    ) -> Result<(), ArchiveError> {
+        let mut found = RowDigest::default();
+        for file in files {
+            let footer = read_back(&self.store, unit.kind, file, progress).await?;
+            self.store.put(&file.footer_key, footer).await?;
+            fail::point("archive.footer");
+            found.add(file.digest);
+        }
+        if found == digest {
+            return Ok(());
+        }
+        let what = "what was read again is not what was written";
+        Err(ArchiveError::Differs { unit, what, found, expected: digest })
+    }
+
+    async fn commit(
+        &self,
+        lease: &Lease,
+        unit: Unit,
+        journal: &Journal,
+        attempt: String,
+        digest: RowDigest,
+        files: Vec<ManifestFile>,
+    ) -> Result<(), ArchiveError> {
+        let number = journal.number;
+        // Nobody may have removed them meanwhile: an attempt may lie idle for longer than the grace.
+        for file in &files {
+            for key in [&file.key, &file.footer_key] {
+                if self.store.availability(key).await?.is_none() {
+                    return Err(self.store.damaged(key, "it was removed before it was committed"));
+                }
+            }
+        }
+        let manifest = Manifest {
+            version: MANIFEST_VERSION,
+            date: unit.day,
+            kind: unit.kind.name().to_owned(),
+            number,
+            nonce: attempt,
+            committed_at: self.clock.now().to_string(),
+            writer: format!("stk {}", env!("CARGO_PKG_VERSION")),
+            first_offsets: journal.first_offsets.clone(),
+            next_offsets: journal.next_offsets.clone(),
+            digest,
+            files,
+        };
+        let is_own = |found: &[u8]| {
+            serde_json::from_slice::<Manifest>(found).is_ok_and(|found| found.nonce == manifest.nonce)
+        };
+        lease.check()?;
+        let created = self.store.create(&manifest_key(unit, number), json(&manifest), is_own).await?;
+        fail::point("archive.committed");
+        match created {
+            Created::Own => Ok(()),
+            Created::Other(_) => Err(ArchiveError::Taken { unit, number }),
+        }
+    }
+
+    /// Drops what the manifests of a unit cover, once more proven equal.
+    async fn drop_unit(
+        &self,
+        lease: &Lease,
+        unit: Unit,
+        summary: &mut Summary,
+        progress: &Progress,
+    ) -> Result<(), ArchiveError> {
+        let manifests = manifests(&self.store, unit).await?;
+        let Some(last) = manifests.last() else { return Ok(()) };
+        let moment = Moment::of(&*self.warm, unit).await?;
+        if moment.is_restored {
+            return Ok(());
+        }
+        let next_offsets = &last.next_offsets;
+        let known = Journal::read(&self.store, unit).await?;
+        let mut journal = Journal::new(unit, last.number, last.first_offsets.clone());
+        journal.next_offsets.clone_from(next_offsets);
+        // Once the source was found equal and its rows began to go, it never is again.
+        let is_going = known
+            .as_ref()
+            .is_some_and(|known| known.step == Step::Dropping && &known.next_offsets == next_offsets);
+        if !is_going {
+            for manifest in &manifests {
+                self.check_covered(unit, manifest, &moment).await?;
+            }
+            self.note(lease, unit, &mut journal, Step::Dropping, progress).await?;
+            fail::point("archive.dropping");
+        }
+        lease.check()?;
+        let left = self.warm.drop_rows(unit, next_offsets).await?;
+        fail::point("archive.rows_dropped");
+        if left > 0 {
+            // They share a file with rows that stay: the next run tries again.
+            summary.drops_pending += 1;
+            return Ok(());
+        }
+        self.note(lease, unit, &mut journal, Step::Dropped, progress).await?;
+        fail::point("archive.dropped");
+        summary.drops += 1;
+        self.store.metrics.units_dropped.inc();
+        Ok(())
+    }
+
+    /// Whether the source still holds what a manifest says, or has dropped it already, and whether
+    /// the manifest's objects are there.
+    async fn check_covered(
+        &self,
+        unit: Unit,
+        manifest: &Manifest,
+        moment: &Moment,
+    ) -> Result<(), ArchiveError> {
+        for file in &manifest.files {
+            for key in [&file.key, &file.footer_key] {
+                if self.store.availability(key).await?.is_none() {
+                    return Err(self.store.damaged(key, "a manifest names it, and it is not there"));
+                }
+            }
+        }
+        if moment.has_dropped(&manifest.next_offsets) {
+            return Ok(());
+        }
+        let found = self.warm.digest(unit, &manifest.offsets()).await?;
+        if found == manifest.digest {
+            return Ok(());
+        }
+        let what = "what warm holds is not what was archived";
+        Err(ArchiveError::Differs { unit, what, found, expected: manifest.digest })
+    }
+}
+
+/// A name that nothing had before, in the order of time: 26 digits, the first ten of them the
+/// milliseconds since the epoch.
+pub(super) fn fresh_id(now: Timestamp) -> String {
+    const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    // The keys of a hasher come from the system's randomness.
+    let random = |salt: u8| RandomState::new().hash_one((std::process::id(), now.nanos(), salt));
+    let millis = (now.nanos() / 1_000_000).max(0) as u128;
+    let bits = millis << 80 | u128::from(random(0)) << 16 | u128::from(random(1) as u16);
+    (0..26).rev().map(|place| char::from(DIGITS[(bits >> (5 * place)) as usize % 32])).collect()
+}
