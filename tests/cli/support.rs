@@ -142,3 +142,20 @@ impl Drop for Server {
         let _ = self.child.wait();
     }
 }
+
+/// Where the service `name` is: what `STK_TEST_<NAME>` says. Where it is not set the test says so and
+/// is skipped; under CI that takes `STK_TEST_<NAME>_SKIP`, the reason.
+pub(crate) fn service(name: &str) -> Option<String> {
+    let variable = format!("STK_TEST_{name}");
+    if let Some(address) = std::env::var(&variable).ok().filter(|address| !address.is_empty()) {
+        return Some(address);
+    }
+    let reason = std::env::var(format!("{variable}_SKIP")).ok();
+    assert!(
+        reason.is_some() || std::env::var_os("CI").is_none(),
+        "{variable} is not set: `scripts/services up` starts the service"
+    );
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("skipped: {test}: {}", reason.unwrap_or_else(|| format!("{variable} is not set")));
+    None
+}

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use parquet::errors::ParquetError;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,7 +23,7 @@ use super::manifest::Manifest;
 use super::snapshot::{self, DataFile, ReadError, Snapshot};
 use crate::market::{Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp};
 use crate::tiering::cold::{Availability, Cold, ColdError, StorageClass, ranges};
-use crate::tiering::parquet::{Decoder, Index, Step, Wanted, Window, is_inside};
+use crate::tiering::parquet::{DecodeError, Decoder, Index, Step, Wanted, Window, is_inside};
 
 /// Text of manifests that is kept.
 const MANIFEST_BYTES_MAX: usize = 16 << 20;
@@ -537,7 +536,7 @@ impl Open {
                 (decoder, step)
             })
             .await;
-            let named = |error: ParquetError| reader.damaged(&self.key, error);
+            let named = |error: DecodeError| reader.damaged(&self.key, error);
             match step.map_err(named)? {
                 Step::End => return Ok(None),
                 Step::Rows(rows) => {
