@@ -76,9 +76,10 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "server.queue_bytes_max",
-        shape: Shape::Count(64 << 10, 1 << 30),
-        default: "1048576",
-        doc: "Bytes a slow connection may fall behind before it is told so and closed.",
+        shape: Shape::Count(1 << 20, 1 << 30),
+        default: "8388608",
+        doc: "Bytes a slow connection may fall behind before it is told so and closed. Connections \
+              with the same subscription share them.",
     },
     Setting {
         key: "feed.sources",
@@ -351,7 +352,9 @@ impl Resolved {
         }
         for (name, value) in env {
             let Some(rest) = name.strip_prefix("STK_") else { continue };
-            if RESERVED_ENV.iter().any(|(reserved, _)| *reserved == name) {
+            // What tests are told of their services is no setting either.
+            let of_tests = rest.starts_with("TEST_") || rest.starts_with("SERVICES_");
+            if of_tests || RESERVED_ENV.iter().any(|(reserved, _)| *reserved == name) {
                 continue;
             }
             let setting = SETTINGS.iter().find(|s| env_name(s.key) == name);
@@ -542,6 +545,7 @@ impl Resolved {
 pub const RESERVED_ENV: &[(&str, &str)] = &[
     ("STK_CONFIG", "the configuration file, as --config"),
     ("STK_SERVER", "the server that commands talk to, as --server"),
+    ("STK_FAIL_POINT", "the point at which the process dies as by SIGKILL, for crash tests"),
     ("STK_LOG", "what is logged to stderr, as RUST_LOG: `info`, `stk=debug`"),
     ("STK_KEY_ID", "the key that commands show to a server, as --key-id"),
     ("STK_SECRET_KEY", "the secret that commands show to a server, as --secret-key"),

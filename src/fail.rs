@@ -10,6 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every fail point, by its name: what the crash matrix goes through.
 pub const FAIL_POINTS: &[&str] = &[
+    "warm.clickhouse.begun",
+    "warm.clickhouse.claimed",
+    "warm.clickhouse.dropped",
+    "warm.clickhouse.marked",
+    "warm.clickhouse.part_dropped",
+    "warm.clickhouse.pending",
+    "warm.clickhouse.restored",
+    "warm.clickhouse.restored_rows",
+    "warm.clickhouse.restoring",
+    "warm.clickhouse.rows",
     "archive.leased",
     "archive.planned",
     "archive.sealed",

@@ -1,11 +1,13 @@
 //! `stk`: real-time stock prices in one binary, from the feed to the eye, the log and the archive.
 
+pub mod backoff;
 pub mod bus;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod fail;
 pub mod feed;
+pub mod kafka;
 pub mod market;
 pub mod server;
 pub mod telemetry;

@@ -5,14 +5,18 @@ mod support;
 
 #[path = "cli/alpaca.rs"]
 mod alpaca;
-#[path = "cli/archive.rs"]
-mod archive;
 #[path = "cli/arguments.rs"]
 mod arguments;
+#[path = "cli/bench.rs"]
+mod bench;
 #[path = "cli/full.rs"]
 mod full;
 #[path = "cli/kill.rs"]
 mod kill;
+#[path = "cli/memory.rs"]
+mod memory;
+#[path = "cli/restore.rs"]
+mod restore;
 #[path = "cli/serve.rs"]
 mod serve;
 #[path = "cli/watch.rs"]

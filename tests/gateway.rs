@@ -3,6 +3,8 @@
 #[path = "gateway/support.rs"]
 mod support;
 
+#[path = "gateway/bars.rs"]
+mod bars;
 #[path = "gateway/conversations.rs"]
 mod conversations;
 #[path = "gateway/ingest.rs"]

@@ -1,10 +1,11 @@
 //! The log that every tick goes through: partitioned, durable, read from any offset.
 //!
-//! [`Bus`] is the seam between one machine ([`local`]) and many. Records are opaque here: what
+//! [`Bus`] is the seam between one machine ([`local`]) and many ([`kafka`]). Records are opaque here: what
 //! stands in them is `wire::record`'s business.
 
 #[cfg(test)]
 mod conformance;
+pub mod kafka;
 pub mod local;
 
 use bytes::Bytes;
@@ -81,6 +82,24 @@ pub enum BusError {
         /// What the storage said.
         reason: String,
     },
+    /// A record is larger than the log takes. Nothing of the append was accepted.
+    #[error("a record of {bytes} bytes; the log in {path} takes at most {bytes_max}")]
+    TooLarge {
+        /// Where the log lies.
+        path: String,
+        /// The record's bytes.
+        bytes: usize,
+        /// The most it takes.
+        bytes_max: usize,
+    },
+    /// The log can't be reached, after waiting for it; it may answer later.
+    #[error("the log in {path} can't be reached: {reason}")]
+    Unavailable {
+        /// Where the log lies.
+        path: String,
+        /// What was noticed.
+        reason: String,
+    },
     /// The log is closed.
     #[error("the log is closed")]
     Closed,
@@ -103,6 +122,12 @@ pub trait Bus: Send + Sync + 'static {
 
     /// What `partition` holds now.
     async fn bounds(&self, partition: u16) -> Result<Bounds, BusError>;
+
+    /// What `partition` holds, as far as it is known without asking anybody: never more than
+    /// [`Bus::bounds`] would say. For metrics, and wherever an answer a moment old will do.
+    async fn bounds_seen(&self, partition: u16) -> Result<Bounds, BusError> {
+        self.bounds(partition).await
+    }
 
     /// A reader of `partition` whose first record will be the one at `from`, which may lie in the
     /// future (at most `bounds.next`).

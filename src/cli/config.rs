@@ -72,7 +72,7 @@ pub(super) fn run(args: ConfigArgs, global: &Global) -> Result<(), CliError> {
             })?;
             file.write_all(crate::config::sample_file().as_bytes())
                 .map_err(|error| CliError::failed(format!("{}: {error}", path.display())))?;
-            eprintln!("wrote {}: every setting, at its default", path.display());
+            crate::telemetry::say(format_args!("wrote {}: every setting, at its default", path.display()));
             Ok(())
         }
     }

@@ -9,6 +9,7 @@ use super::server_args::stream_error;
 use super::{CliError, Global, watch};
 use crate::client::stream::{Stream, Wanted};
 use crate::server::node::Node;
+use crate::telemetry::say;
 use crate::tui::lines::Format;
 use crate::tui::{self, BoardOptions, Column, Ended, Filter};
 
@@ -43,10 +44,10 @@ pub(super) fn run(args: DemoArgs, global: &Global) -> Result<(), CliError> {
     ];
     let config = global.resolve(&flags)?.config();
     super::runtime()?.block_on(async {
-        let node = Node::start(&config).await.map_err(node_error)?;
+        let mut node = Node::start(&config).await.map_err(node_error)?;
         let address = node.address();
         for line in node.describe() {
-            eprintln!("{line}");
+            say(line);
         }
         let endpoint = address.to_string().parse().map_err(CliError::failed)?;
         let all = vec!["*".to_owned()];
@@ -58,23 +59,29 @@ pub(super) fn run(args: DemoArgs, global: &Global) -> Result<(), CliError> {
             snapshot: board,
         };
         let stream = Stream::connect(endpoint, None, wanted).await.map_err(stream_error)?;
-        let shown = if board {
-            let options = BoardOptions {
-                server: format!("demo: a simulated market at http://{address}"),
-                symbols: Vec::new(),
-                sort: Some(Column::Volume),
-                filter: Filter::default(),
-                colour: super::colour(),
-                until: time,
-            };
-            tui::run(stream, options).await.map_err(CliError::failed)
-        } else {
-            watch::print(stream, Format::Line, time).await
+        let show = async {
+            if board {
+                let options = BoardOptions {
+                    server: format!("demo: a simulated market at http://{address}"),
+                    symbols: Vec::new(),
+                    sort: Some(Column::Volume),
+                    filter: Filter::default(),
+                    colour: super::colour(),
+                    until: time,
+                };
+                tui::run(stream, options).await.map_err(CliError::failed)
+            } else {
+                watch::print(stream, Format::Line, time).await
+            }
+        };
+        let shown = tokio::select! {
+            shown = show => shown,
+            reason = node.failed() => Err(CliError::failed(reason)),
         };
         let summary = node.stop().await.map_err(node_error)?;
         // A reader of a pipe that went away has seen enough: the summary is for those who stay.
         let ended = shown?;
-        eprintln!("{}", in_words(&summary));
+        say(in_words(&summary));
         match ended {
             Ended::Done => Ok(()),
             Ended::Interrupted => Err(CliError::interrupted()),

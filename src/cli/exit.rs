@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use crate::telemetry::say;
+
 /// Exit code of success; also of a reader that went away (a broken pipe).
 pub(super) const OK: u8 = 0;
 /// Exit code of an operation that failed.
@@ -81,6 +83,12 @@ impl CliError {
         self
     }
 
+    /// Adds to what is wrong what had been done before.
+    pub fn after(mut self, done: impl Display) -> Self {
+        self.message = format!("{}; {done}", self.message);
+        self
+    }
+
     /// An error of writing to stdout. A broken pipe is a reader that has seen enough: success.
     pub fn stdout(error: &std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
@@ -97,9 +105,9 @@ impl CliError {
     /// Prints the error to stderr and gives the exit code.
     pub(super) fn report(self) -> ExitCode {
         if self.code != OK {
-            eprintln!("error: {}", self.message);
+            say(format_args!("error: {}", self.message));
             if let Some(hint) = self.hint {
-                eprintln!("\nhint: {hint}");
+                say(format_args!("\nhint: {hint}"));
             }
         }
         self.code.into()

@@ -17,6 +17,7 @@ use super::server_args::{ServerArgs, rest_error};
 use super::{CliError, Global};
 use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp, TradingDay};
 use crate::server::node::Stores;
+use crate::telemetry::say;
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::history::format::{Format, RowWriter, WriteError};
 use crate::tiering::history::{ArchivedCoverage, Coverage, HistoryQuery, HistoryStats};
@@ -24,7 +25,7 @@ use crate::tiering::history::{ArchivedCoverage, Coverage, HistoryQuery, HistoryS
 #[derive(Args)]
 pub(super) struct HistoryArgs {
     /// Symbols
-    #[arg(value_name = "SYMBOL", required = true)]
+    #[arg(value_name = "SYMBOL", required = true, value_parser = super::symbol)]
     symbols: Vec<Symbol>,
     /// First day (2025-01-01, in New York) or instant (RFC 3339); without it, the beginning
     #[arg(long, value_name = "TIME", value_parser = crate::market::parse_from)]
@@ -216,7 +217,7 @@ async fn from_data(
         answer = stores.history().query(query).await.map_err(|error| node_error(error.into()))?;
     }
     for line in coverage_in_words(&answer.coverage) {
-        eprintln!("{line}");
+        say(line);
     }
     let mut rows = answer.rows;
     let mut first_row = None;
@@ -234,7 +235,7 @@ async fn from_data(
     drop(rows);
     if args.stats {
         let stats = *answer.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        eprintln!("{}", stats_in_words(&stats, first_row));
+        say(stats_in_words(&stats, first_row));
     }
     stores.close().await;
     Ok(())
@@ -303,14 +304,14 @@ async fn from_server(
         if frozen.is_empty() {
             break;
         }
-        let reader = open_reader(&global.resolve(&[])?.config()).await?;
+        let reader = open_reader(&global.resolve(&[])?.config())?;
         args.bring_back(&reader, &frozen).await?;
         asked_for.extend(frozen);
         answer = client.history(&query).await.map_err(rest_error)?;
     }
     if let Some(coverage) = &answer.coverage {
         for line in served_coverage_in_words(coverage) {
-            eprintln!("{line}");
+            say(line);
         }
     }
     let (mut first, mut received) = (None, 0);
@@ -326,9 +327,9 @@ async fn from_server(
     }
     if args.stats {
         let first_ms = first.map_or(0.0, |first| first.as_secs_f64() * 1000.0);
-        eprintln!(
+        say(format_args!(
             "first bytes after {first_ms:.1} ms; {received} bytes received (what was read, tells --data)"
-        );
+        ));
     }
     Ok(())
 }

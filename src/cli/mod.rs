@@ -22,6 +22,8 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::market::{Symbol, SymbolError};
+
 pub use exit::{CliError, EXIT_CODES};
 pub use generate::generated_files;
 
@@ -60,7 +62,7 @@ enum Command {
     Serve(serve::ServeArgs),
     /// List trades, quotes or bars of the past
     History(history::HistoryArgs),
-    /// Bring archived days back, and say when they go to colder storage
+    /// Move old days into the archive, see what is there, and bring it back
     Archive(archive::ArchiveArgs),
     /// Play a capture into a server or a store
     Replay(replay::ReplayArgs),
@@ -160,6 +162,11 @@ async fn stop_signal() -> &'static str {
 /// Whether colour is wanted: unless `NO_COLOR` is set (no-color.org).
 fn colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Reads a symbol as a person types it: case does not matter.
+fn symbol(text: &str) -> Result<Symbol, SymbolError> {
+    text.to_ascii_uppercase().parse()
 }
 
 /// Reads a span of time: `10s`, `2m`, `1h30m`.

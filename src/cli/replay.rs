@@ -15,9 +15,10 @@ use crate::client::ingest::{IngestClient, IngestError};
 use crate::feed::iex::{IexFeed, Selection, Speed, Tally};
 use crate::feed::{Feed, FeedError, Pulled};
 use crate::market::{Symbol, Tick, TimeRange, Timestamp};
-use crate::server::intake::{Intake, IntakeMetrics, run_feed};
+use crate::server::intake::{FeedRunError, Intake, IntakeMetrics, run_feed};
 use crate::server::node::Stores;
 use crate::server::processor::ProcessorMetrics;
+use crate::telemetry::say;
 
 #[derive(Args)]
 pub(super) struct ReplayArgs {
@@ -34,7 +35,7 @@ pub(super) struct ReplayArgs {
     #[arg(long, value_name = "TIME", value_parser = crate::market::parse_to)]
     to: Option<Timestamp>,
     /// Play these symbols alone
-    #[arg(long, value_name = "SYMBOL", value_delimiter = ',')]
+    #[arg(long, value_name = "SYMBOL", value_delimiter = ',', value_parser = super::symbol)]
     symbols: Vec<Symbol>,
     /// Play it again and again, each time as a new session later in time
     #[arg(long = "loop")]
@@ -82,15 +83,25 @@ pub(super) fn run(args: ReplayArgs, global: &Global) -> Result<(), CliError> {
         };
         signalled.abort();
         progress.finish_and_clear();
-        eprint!("{}", in_words(feed.tally(), &args.file));
+        say(in_words(feed.tally(), &args.file).trim_end());
         let ticks = played?;
-        eprintln!("{ticks} ticks durable");
+        say(format_args!("{ticks} ticks durable"));
         if stop.is_cancelled() { Err(CliError::interrupted()) } else { Ok(()) }
     })
 }
 
 fn feed_error(error: FeedError) -> CliError {
     CliError::usage(error).hint("it takes captures of IEX TOPS 1.6 as pcap or pcapng, gzip or not")
+}
+
+/// A capture that can't be read to its end, of which `ticks` are durable.
+fn broken_off(error: FeedError, ticks: u64) -> CliError {
+    if ticks == 0 {
+        return feed_error(error);
+    }
+    CliError::failed(error).after(format_args!("the {ticks} ticks before that are durable")).hint(
+        "mend the capture and play what is left of it with `--from`: what is played twice is stored twice",
+    )
 }
 
 /// A producer that no other replay is.
@@ -105,29 +116,49 @@ async fn into_server(
     stop: &CancellationToken,
     progress: &ProgressBar,
 ) -> Result<u64, CliError> {
-    let mut client = IngestClient::connect(endpoint, producer(), 1, TRIES_MAX).await.map_err(ingest_error)?;
+    let mut client = IngestClient::connect(endpoint, producer(), 1, TRIES_MAX).await.map_err(not_taken)?;
     let mut ticks: Vec<Tick> = Vec::new();
     loop {
         ticks.clear();
         let pulled = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            pulled = feed.next(&mut ticks) => pulled.map_err(feed_error)?,
+            pulled = feed.next(&mut ticks) => pulled,
         };
-        if pulled == Pulled::End {
-            break;
+        match pulled {
+            Ok(Pulled::Ticks) => {}
+            Ok(Pulled::End) => break,
+            Err(error) => {
+                if let Err(error) = client.flush().await {
+                    return Err(ingest_error(error, &client));
+                }
+                return Err(broken_off(error, client.acknowledged_ticks()));
+            }
         }
-        client.send(&ticks).await.map_err(ingest_error)?;
+        if let Err(error) = client.send(&ticks).await {
+            return Err(ingest_error(error, &client));
+        }
         progress.inc(ticks.len() as u64);
     }
-    client.flush().await.map_err(ingest_error)?;
-    Ok(client.acknowledged_ticks())
+    match client.flush().await {
+        Ok(()) => Ok(client.acknowledged_ticks()),
+        Err(error) => Err(ingest_error(error, &client)),
+    }
 }
 
-fn ingest_error(error: IngestError) -> CliError {
+fn not_taken(error: IngestError) -> CliError {
     match error {
         IngestError::Unreachable { .. } => no_server(error),
         _ => CliError::failed(error),
+    }
+}
+
+/// The same once ticks may have been taken: it tells how many are known to be durable.
+fn ingest_error(error: IngestError, client: &IngestClient) -> CliError {
+    let error = not_taken(error);
+    match client.acknowledged_ticks() {
+        0 => error,
+        ticks => error.after(format_args!("the {ticks} ticks before that are durable")),
     }
 }
 
@@ -158,7 +189,12 @@ async fn into_store(
     drop(processor);
     stores.close().await;
     drained.map_err(|error| node_error(error.into()))?;
-    Ok(fed.map_err(|error| node_error(error.into()))?.ticks)
+    match fed {
+        Ok(fed) => Ok(fed.ticks),
+        // What the feed had brought before was waited for.
+        Err(FeedRunError::Feed { source, .. }) => Err(broken_off(source, metrics.ticks.get())),
+        Err(error) => Err(node_error(error.into())),
+    }
 }
 
 /// What became of every message of a capture.

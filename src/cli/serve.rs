@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{CliError, Global};
-use crate::server::intake::FeedRunError;
 use crate::server::node::{Node, NodeError, Summary};
+use crate::telemetry::say;
 
 #[derive(Args)]
 pub(super) struct ServeArgs {
@@ -46,11 +46,11 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
             signal = super::stop_signal() => return Err(interrupted_start(signal)),
         };
         for line in node.describe() {
-            eprintln!("{line}");
+            say(line);
         }
         let failure = tokio::select! {
             signal = super::stop_signal() => {
-                eprintln!("{signal}: making everything durable; a second one ends at once");
+                say(format_args!("{signal}: making everything durable; a second one ends at once"));
                 None
             }
             reason = node.failed() => Some(reason),
@@ -63,7 +63,7 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
             (_, Err(error)) => Err(node_error(error)),
             (Some(reason), Ok(_)) => Err(CliError::failed(reason)),
             (None, Ok(summary)) => {
-                eprintln!("{}", in_words(&summary));
+                say(in_words(&summary));
                 Ok(())
             }
         }
@@ -71,7 +71,7 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
 }
 
 fn interrupted_start(signal: &str) -> CliError {
-    eprintln!("{signal} before the server had started");
+    say(format_args!("{signal} before the server had started"));
     CliError::interrupted()
 }
 
@@ -94,9 +94,7 @@ pub(super) fn node_error(error: NodeError) -> CliError {
         NodeError::NoStore { .. } => {
             CliError::usage(&error).hint("name the directory that `stk serve` or `stk replay --data` wrote")
         }
-        NodeError::Source(_) | NodeError::Feed(_) | NodeError::FeedRun(FeedRunError::Feed { .. }) => {
-            CliError::usage(&error)
-        }
+        NodeError::Source(_) | NodeError::Feed(_) => CliError::usage(&error),
         _ if error.is_disk_full() => CliError::failed(&error)
             .hint("free some space and start again, or lower log.free_bytes_min: what was accepted is there"),
         _ if error.is_damage() => {

@@ -18,9 +18,10 @@ pub(super) struct SymbolsArgs {
 
 pub(super) fn run(args: SymbolsArgs) -> Result<(), CliError> {
     let client = args.server.rest()?;
+    let prefix = args.prefix.to_ascii_uppercase();
     let symbols = super::runtime()?.block_on(client.symbols()).map_err(rest_error)?;
     let mut out = String::new();
-    for symbol in symbols.iter().filter(|symbol| symbol.as_str().starts_with(&args.prefix)) {
+    for symbol in symbols.iter().filter(|symbol| symbol.as_str().starts_with(&prefix)) {
         out.push_str(symbol.as_str());
         out.push('\n');
     }

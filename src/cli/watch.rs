@@ -55,7 +55,7 @@ fn sort_column(text: &str) -> Result<Column, String> {
 fn symbols(names: &[String]) -> Result<(Vec<Symbol>, bool), CliError> {
     let all = names.iter().any(|name| name == "*");
     let named = names.iter().filter(|name| *name != "*");
-    let named = named.map(|name| name.to_uppercase().parse().map_err(CliError::usage));
+    let named = named.map(|name| super::symbol(name).map_err(CliError::usage));
     Ok((named.collect::<Result<_, _>>()?, all))
 }
 

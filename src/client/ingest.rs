@@ -10,7 +10,8 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::{Backoff, Endpoint, jitter_seed};
+use super::Endpoint;
+use crate::backoff::{Backoff, jitter_seed};
 use crate::market::Tick;
 use crate::wire::protobuf::v1::{IngestAck, IngestBatch};
 

@@ -9,10 +9,6 @@ pub mod stream;
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
-
-use rand_xoshiro::SplitMix64;
-use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
 /// Where a server is: `host:port`, or that as an `http://` or `ws://` address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,42 +75,6 @@ pub struct Key {
     pub secret: String,
 }
 
-/// How long to wait before one more try: doubles from a quarter of a second to eight seconds, each
-/// spread over a half to the whole, so that a crowd of clients does not come back at one instant.
-pub(crate) struct Backoff {
-    tries: u32,
-    random: SplitMix64,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(250);
-    const DOUBLINGS_MAX: u32 = 5;
-
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { tries: 0, random: SplitMix64::seed_from_u64(seed) }
-    }
-
-    pub(crate) fn next(&mut self) -> Duration {
-        let whole = Self::FIRST * 2_u32.pow(self.tries.min(Self::DOUBLINGS_MAX));
-        self.tries += 1;
-        let share = (self.random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
-        whole.mul_f64(0.5 + share / 2.0)
-    }
-
-    pub(crate) fn tries(&self) -> u32 {
-        self.tries
-    }
-
-    pub(crate) fn reset(&mut self) {
-        self.tries = 0;
-    }
-}
-
-/// A seed that differs between processes and moments: for jitter, not for secrets.
-pub(crate) fn jitter_seed() -> u64 {
-    crate::market::Timestamp::now().nanos() as u64 ^ u64::from(std::process::id()).rotate_left(32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,15 +89,5 @@ mod tests {
             let message = of(text).unwrap_err().to_string();
             assert!(message.starts_with(&format!("\"{text}\" is no address of a server: ")), "{message}");
         }
-    }
-
-    #[test]
-    fn waits_grow_spread_and_stay_bounded() {
-        let mut backoff = Backoff::new(1);
-        let waits: Vec<_> = (0..12).map(|_| backoff.next()).collect();
-        assert!(waits[0] >= Duration::from_millis(125) && waits[0] <= Duration::from_millis(250));
-        assert!(waits[6..].iter().all(|wait| (4.0..=8.0).contains(&wait.as_secs_f64())), "{waits:?}");
-        backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(250));
     }
 }

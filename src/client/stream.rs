@@ -13,7 +13,8 @@ use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::{Backoff, Endpoint, Key, jitter_seed};
+use super::{Endpoint, Key};
+use crate::backoff::{Backoff, jitter_seed};
 use crate::market::{Price, Symbol, Timestamp};
 use crate::wire::Message;
 use crate::wire::json;

@@ -6,11 +6,15 @@
 
 pub mod gaps;
 pub mod iex;
+pub mod kafka;
 pub mod pcap;
 pub mod sim;
 pub mod source;
 
+use prometheus_client::registry::Registry;
+
 use crate::market::Tick;
+use crate::wire::record::Origin;
 
 /// What a call of [`Feed::next`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,14 +54,27 @@ pub trait Feed: Send {
 
     /// Waits until ticks are due and adds them to `ticks`, at most [`BATCH_TICKS_MAX`] a call.
     ///
-    /// Cancel-safe: a call dropped before it returned loses no tick. Reconnects by itself, with
-    /// jitter and a bound; an error is final.
+    /// Cancel-safe: a call dropped before it returned loses no tick. A feed with a connection
+    /// reconnects by itself, by [`Backoff`](crate::backoff::Backoff) and with a bound; an error is
+    /// final.
     async fn next(&mut self, ticks: &mut Vec<Tick>) -> Result<Pulled, FeedError>;
 
     /// Tells that all ticks of the first `calls` calls are durable, so that the feed may
     /// acknowledge them upstream. Never goes backwards.
     fn acknowledge(&mut self, calls: u64) {
         let _ = calls;
+    }
+
+    /// Under what the ticks of the last call go into the log, for a feed that knows its source's
+    /// messages again: what it hands out twice counts once. `None` leaves it to the caller, whose
+    /// batches are no repeats of anything.
+    fn origin(&self) -> Option<Origin> {
+        None
+    }
+
+    /// Registers what the feed counts.
+    fn register(&self, registry: &mut Registry) {
+        let _ = registry;
     }
 }
 

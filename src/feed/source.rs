@@ -1,4 +1,4 @@
-//! A feed as a person writes it: `sim`, `sim:rate=1000,seed=7`, `iex:FILE`.
+//! A feed as a person writes it: `sim`, `sim:rate=1000,seed=7`, `iex:FILE`, `kafka:FILE.toml`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,13 +21,18 @@ pub enum Source {
         /// The file.
         path: PathBuf,
     },
+    /// Topics of Kafka.
+    Kafka {
+        /// The file that says which, and what their messages are.
+        path: PathBuf,
+    },
 }
 
 /// Why a text is no source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
     /// Not the name of a feed.
-    #[error("\"{0}\" is no feed: write sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE")]
+    #[error("\"{0}\" is no feed: write sim, sim:rate=1000,seed=7,symbols=500, iex:FILE, or kafka:FILE.toml")]
     Unknown(String),
     /// A setting the simulator does not have, or a value it does not take.
     #[error(
@@ -73,6 +78,7 @@ impl FromStr for Source {
                 Ok(Self::Sim { rate_ticks_per_s, seed, symbols })
             }
             "iex" if !rest.is_empty() => Ok(Self::Iex { path: rest.into() }),
+            "kafka" if !rest.is_empty() => Ok(Self::Kafka { path: rest.into() }),
             _ => Err(unknown()),
         }
     }
@@ -85,6 +91,7 @@ impl fmt::Display for Source {
                 write!(f, "sim: {rate_ticks_per_s} ticks/s, {symbols} symbols, seed {seed}")
             }
             Self::Iex { path } => write!(f, "iex: {}", path.display()),
+            Self::Kafka { path } => write!(f, "kafka: {}", path.display()),
         }
     }
 }

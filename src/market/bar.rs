@@ -307,7 +307,36 @@ mod tests {
         assert!(!day.has_price() && day.volume == 100);
     }
 
+    fn any_timeframe() -> impl Strategy<Value = Timeframe> {
+        prop_oneof![
+            (1_u8..=59).prop_map(Timeframe::Minutes),
+            (1_u8..=23).prop_map(Timeframe::Hours),
+            Just(Timeframe::Day),
+            Just(Timeframe::Week),
+            prop::sample::select(vec![1_u8, 2, 3, 6, 12]).prop_map(Timeframe::Months),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn every_timeframe_is_read_as_it_is_printed(timeframe in any_timeframe()) {
+            prop_assert_eq!(timeframe.to_string().parse::<Timeframe>(), Ok(timeframe));
+        }
+
+        #[test]
+        fn what_is_read_as_a_timeframe_is_printed_as_one(text in "[0-9]{0,3}(Min|Hour|Day|Week|Month|T|H|D|W|M|min|s|é)?") {
+            match text.parse::<Timeframe>() {
+                Ok(read) => {
+                    let printed = read.to_string();
+                    prop_assert_eq!(printed.parse::<Timeframe>(), Ok(read));
+                    // The short names are read too; the count is the same.
+                    let count = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap();
+                    prop_assert_eq!(count(&printed), count(&text));
+                }
+                Err(error) => prop_assert!(error.to_string().contains(&text), "{}", error),
+            }
+        }
+
         #[test]
         fn order_of_arrival_changes_nothing_and_parts_merge_to_the_whole(
             trades in prop::collection::btree_map(0_i64..60_000, (1_i64..10_000_000, 1_u32..1000), 1..40),

@@ -491,7 +491,40 @@ impl Tick {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[test]
+    fn every_exchange_is_read_as_it_is_printed() {
+        for code in 0..=u8::MAX {
+            let read = Exchange::from_code(code);
+            assert_eq!(read.is_ok(), code == b' ' || code.is_ascii_graphic(), "{code}");
+            if let Ok(exchange) = read {
+                assert_eq!((exchange.code(), exchange.to_string().as_bytes()), (code, &[code][..]));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn conditions_are_read_as_they_are_printed(codes in prop_oneof![
+            prop::collection::vec(b' '..=b'~', 0..6),
+            prop::collection::vec(any::<u8>(), 0..6),
+        ]) {
+            let fits = codes.len() <= Conditions::LEN_MAX && codes.iter().all(|code| (b' '..=b'~').contains(code));
+            match Conditions::from_codes(&codes) {
+                Ok(conditions) => {
+                    prop_assert!(fits);
+                    let printed = conditions.to_string();
+                    prop_assert_eq!(printed.as_bytes(), &codes[..]);
+                    prop_assert_eq!(Conditions::from_codes(printed.as_bytes()), Ok(conditions));
+                    prop_assert_eq!(&conditions.to_bits().to_le_bytes()[..codes.len()], &codes[..]);
+                }
+                Err(_) => prop_assert!(!fits),
+            }
+        }
+    }
 
     #[test]
     fn codes_are_checked() {

@@ -2,11 +2,13 @@
 //!
 //! A WebSocket on a loopback listener of its own. Batches are taken in the order they come in, each
 //! is acknowledged when it is durable, in the same order; a batch sent again counts once. A batch
-//! that can't be taken is answered with what is wrong, and ends the connection: what came after it
-//! must not overtake it.
+//! that can't be taken is answered with what is wrong, after the acknowledgements of those before
+//! it, and ends the connection: nothing after it is read, since it must not overtake it. One whose
+//! number lies below a batch that was taken is refused unless it was taken too (`producers.rs`).
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +27,7 @@ use tracing::{debug, info, warn};
 
 use super::intake::{Appended, Intake};
 use super::metrics::GatewayMetrics;
+use super::producers::Producers;
 use crate::feed::BATCH_TICKS_MAX;
 use crate::market::Tick;
 use crate::wire::protobuf::v1::{IngestAck, IngestBatch, Position};
@@ -37,10 +40,16 @@ pub const WINDOW_BATCHES_MAX: usize = 64;
 const CONNECTIONS_MAX: usize = 64;
 const BATCH_BYTES_MAX: usize = 8 << 20;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// How long a client may take to hear why it is closed.
+const LINGER_MAX: Duration = Duration::from_secs(5);
 /// How long a stop waits for batches under way.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 type Socket = WebSocketStream<TcpStream>;
+/// Batches under way, in the order they came in.
+type Acks = FuturesOrdered<BoxFuture<'static, IngestAck>>;
+
+const REFUSED: &str = "a batch was refused";
 
 /// Takes batches on `listener` until `stop`; then acknowledges what is under way and returns.
 pub async fn serve(
@@ -50,6 +59,7 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let producers = Arc::new(Producers::default());
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -63,9 +73,10 @@ pub async fn serve(
                 drop(stream);
             }
             Ok((stream, address)) if tasks.len() < CONNECTIONS_MAX => {
-                let (intake, metrics, token) = (intake.clone(), metrics.clone(), token.clone());
+                let (metrics, token) = (metrics.clone(), token.clone());
+                let door = Door { intake: intake.clone(), producers: producers.clone() };
                 tasks.spawn(async move {
-                    if let Err(reason) = connection(stream, address, intake, metrics, token).await {
+                    if let Err(reason) = connection(stream, address, door, metrics, token).await {
                         debug!(%address, %reason, "an ingest connection broke off");
                     }
                 });
@@ -99,7 +110,7 @@ fn on_ingest(request: &Request, response: Response) -> Result<Response, ErrorRes
 async fn connection(
     stream: TcpStream,
     address: SocketAddr,
-    mut intake: Intake,
+    mut door: Door,
     metrics: GatewayMetrics,
     stop: CancellationToken,
 ) -> Result<(), tungstenite::Error> {
@@ -111,101 +122,145 @@ async fn connection(
     let Ok(socket) = tokio::time::timeout(HANDSHAKE_MAX, handshake).await else { return Ok(()) };
     let mut socket = socket?;
     info!(%address, "a program brings ticks");
-    let mut acks: FuturesOrdered<BoxFuture<'static, IngestAck>> = FuturesOrdered::new();
+    let mut acks = Acks::new();
+    let ended = take_all(&mut socket, address, &mut door, &mut acks, &metrics, &stop).await;
+    let refused = matches!(ended, Ok(REFUSED));
+    let closed = match ended {
+        Ok(reason) => close(&mut socket, reason).await,
+        Err(reason) => Err(reason),
+    };
+    if refused {
+        // A socket that is let go of with batches unread takes back what was said last.
+        let discarded = async { while let Some(Ok(_)) = socket.next().await {} };
+        let waited = tokio::time::timeout(LINGER_MAX, discarded);
+        tokio::select! {
+            _ = waited => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    // Whether each that was appended became durable is to be known, though nobody is told.
+    while acks.next().await.is_some() {}
+    closed
+}
+
+/// Takes batches and acknowledges them until the client, the server or a refusal ends it: which.
+async fn take_all(
+    socket: &mut Socket,
+    address: SocketAddr,
+    door: &mut Door,
+    acks: &mut Acks,
+    metrics: &GatewayMetrics,
+    stop: &CancellationToken,
+) -> Result<&'static str, tungstenite::Error> {
     let mut ended: Option<&'static str> = None;
     loop {
         if let Some(reason) = ended
             && acks.is_empty()
         {
-            return close(socket, reason).await;
+            return Ok(reason);
         }
         tokio::select! {
             biased;
             Some(ack) = acks.next() => {
-                if ack.error.is_empty() {
-                    metrics.ingest_batches.inc();
-                } else {
-                    metrics.ingest_refusals.inc();
-                    warn!(%address, sequence = ack.sequence, reason = ack.error, "a batch was refused");
-                    // Nothing after it may be taken, nor be acknowledged as if it had been.
-                    acks = FuturesOrdered::new();
-                    ended = Some("a batch was refused");
-                }
-                socket.feed(Message::Binary(ack.encode_to_vec().into())).await?;
                 // Those that are ready go with it in one write.
-                while let Some(Some(ack)) = (ended.is_none() && !acks.is_empty())
-                    .then(|| acks.next().now_or_never().flatten())
-                    .map(|ack| ack.filter(|ack| ack.error.is_empty()))
-                {
-                    metrics.ingest_batches.inc();
+                let mut ready = Some(ack);
+                while let Some(ack) = ready {
+                    let is_refusal = !ack.error.is_empty();
+                    if is_refusal {
+                        metrics.ingest_refusals.inc();
+                        warn!(%address, sequence = ack.sequence, reason = ack.error, "a batch was refused");
+                    } else {
+                        metrics.ingest_batches.inc();
+                    }
                     socket.feed(Message::Binary(ack.encode_to_vec().into())).await?;
+                    if is_refusal {
+                        // What was appended after it is not acknowledged as if it had been in order.
+                        socket.flush().await?;
+                        return Ok(REFUSED);
+                    }
+                    ready = acks.next().now_or_never().flatten();
                 }
                 socket.flush().await?;
             }
             () = stop.cancelled(), if ended.is_none() => ended = Some("the server stops"),
             message = socket.next(), if ended.is_none() && acks.len() < WINDOW_BATCHES_MAX => {
-                match message {
-                    Some(Ok(Message::Binary(bytes))) => {
-                        let ack = take(&mut intake, bytes).await;
-                        acks.push_back(ack);
-                    }
+                let taken = match message {
+                    Some(Ok(Message::Binary(bytes))) => door.take(bytes).await,
                     Some(Ok(Message::Text(_))) => {
-                        acks.push_back(refusal(0, "a text message; batches are binary".to_owned()));
+                        Err(refusal(0, "a text message; batches are binary"))
                     }
-                    Some(Ok(Message::Close(_))) | None => ended = Some("the client closed"),
-                    Some(Ok(_)) => {}
-                    Some(Err(tungstenite::Error::Capacity(reason))) => {
-                        acks.push_back(refusal(0, reason.to_string()));
+                    Some(Err(tungstenite::Error::Capacity(reason))) => Err(refusal(0, reason)),
+                    Some(Ok(Message::Close(_))) | None => {
+                        ended = Some("the client closed");
+                        continue;
                     }
+                    Some(Ok(_)) => continue,
                     Some(Err(reason)) => return Err(reason),
-                }
+                };
+                acks.push_back(taken.unwrap_or_else(|refusal| {
+                    ended = Some(REFUSED);
+                    Box::pin(std::future::ready(refusal))
+                }));
             }
         }
     }
 }
 
-async fn close(mut socket: Socket, reason: &'static str) -> Result<(), tungstenite::Error> {
+async fn close(socket: &mut Socket, reason: &'static str) -> Result<(), tungstenite::Error> {
     let frame = CloseFrame { code: CloseCode::Away, reason: reason.into() };
-    match tokio::time::timeout(HANDSHAKE_MAX, socket.close(Some(frame))).await {
+    match tokio::time::timeout(LINGER_MAX, socket.close(Some(frame))).await {
         Ok(Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed)) | Err(_) => Ok(()),
         Ok(result) => result,
     }
 }
 
-fn refusal(sequence: u64, error: String) -> BoxFuture<'static, IngestAck> {
-    Box::pin(std::future::ready(IngestAck { sequence, positions: Vec::new(), error }))
+fn refusal(sequence: u64, error: impl ToString) -> IngestAck {
+    IngestAck { sequence, positions: Vec::new(), error: error.to_string() }
 }
 
-/// Appends a batch; resolves once it can be read in the log, with what resolves to its
-/// acknowledgement.
-async fn take(intake: &mut Intake, bytes: Bytes) -> BoxFuture<'static, IngestAck> {
-    let batch = match IngestBatch::decode(bytes) {
-        Ok(batch) => batch,
-        Err(error) => return refusal(0, format!("no batch: {error}")),
-    };
-    let (producer, sequence) = (batch.producer, batch.sequence);
-    if batch.ticks.len() > BATCH_TICKS_MAX {
-        let ticks = batch.ticks.len();
-        return refusal(sequence, format!("a batch of {ticks} ticks; at most {BATCH_TICKS_MAX} fit"));
-    }
-    let mut ticks = Vec::with_capacity(batch.ticks.len());
-    for (at, tick) in batch.ticks.iter().enumerate() {
-        match Tick::try_from(tick) {
-            Ok(tick) => ticks.push(tick),
-            Err(error) => return refusal(sequence, format!("tick {at}: {error}")),
+/// What batches of one connection go through.
+struct Door {
+    intake: Intake,
+    producers: Arc<Producers>,
+}
+
+impl Door {
+    /// Appends a batch; resolves once it can be read in the log, with what resolves to its
+    /// acknowledgement. An error is the refusal of a batch of which nothing was appended.
+    async fn take(&mut self, bytes: Bytes) -> Result<BoxFuture<'static, IngestAck>, IngestAck> {
+        let batch = IngestBatch::decode(bytes).map_err(|error| refusal(0, format!("no batch: {error}")))?;
+        let (producer, sequence) = (batch.producer, batch.sequence);
+        let batches = self.producers.batches(producer);
+        let mut held = batches.clone().lock_owned().await;
+        held.admit(sequence).map_err(|error| refusal(sequence, error))?;
+        if batch.ticks.len() > BATCH_TICKS_MAX {
+            let ticks = batch.ticks.len();
+            return Err(refusal(
+                sequence,
+                format!("a batch of {ticks} ticks; at most {BATCH_TICKS_MAX} fit"),
+            ));
         }
-    }
-    match intake.append(&ticks, Origin { producer, sequence }).await {
-        Ok(Appended { partitions, durable }) => Box::pin(async move {
+        let mut ticks = Vec::with_capacity(batch.ticks.len());
+        for (at, tick) in batch.ticks.iter().enumerate() {
+            let tick = Tick::try_from(tick);
+            ticks.push(tick.map_err(|error| refusal(sequence, format!("tick {at}: {error}")))?);
+        }
+        let appended = self.intake.append(&ticks, Origin { producer, sequence }).await;
+        let Appended { partitions, durable } = appended.map_err(|error| refusal(sequence, error))?;
+        held.taken(sequence);
+        drop(held);
+        Ok(Box::pin(async move {
             match durable.await {
                 Ok(offsets) => {
                     let position = |(partition, offset)| Position { partition: u32::from(partition), offset };
                     let positions = partitions.into_iter().zip(offsets).map(position).collect();
                     IngestAck { sequence, positions, error: String::new() }
                 }
-                Err(error) => IngestAck { sequence, positions: Vec::new(), error: error.to_string() },
+                Err(error) => {
+                    batches.lock().await.lost(sequence);
+                    refusal(sequence, error)
+                }
             }
-        }),
-        Err(error) => refusal(sequence, error.to_string()),
+        }))
     }
 }

@@ -215,7 +215,7 @@ pub async fn run_feed(
                     Ok(Pulled::Ticks) => {
                         origin.sequence += 1;
                         let count = ticks.len() as u64;
-                        match intake.append(&ticks, origin).await {
+                        match intake.append(&ticks, feed.origin().unwrap_or(origin)).await {
                             Ok(appended) => {
                                 intake.metrics.in_flight.inc();
                                 in_flight.push_back(Box::pin(async move { appended.durable.await.map(|_| count) }));

@@ -44,6 +44,8 @@ pub struct GatewayMetrics {
     pub protocol_errors: Counter,
     /// Subscriptions that began with a snapshot or a replay.
     pub replays: Counter,
+    /// Symbols and days whose live bars were rebuilt from their trades.
+    pub bars_rebuilt: Counter,
     /// Records of the log that could not be read.
     pub records_unreadable: Counter,
     /// Records of the log that repeat earlier ones, and were passed over.
@@ -78,6 +80,7 @@ impl GatewayMetrics {
             ("gateway_connections_refused", "Connections over the limit", &self.connections_refused),
             ("gateway_protocol_errors", "Connections closed for a breach of protocol", &self.protocol_errors),
             ("gateway_replays", "Subscriptions that began with a snapshot or a replay", &self.replays),
+            ("gateway_bars_rebuilt", "Symbol days whose live bars were rebuilt", &self.bars_rebuilt),
             ("gateway_records_unreadable", "Log records that could not be read", &self.records_unreadable),
             ("gateway_records_repeated", "Log records that repeat earlier ones", &self.records_repeated),
             ("gateway_records_trimmed", "Log records trimmed before they were read", &self.records_trimmed),

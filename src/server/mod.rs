@@ -6,3 +6,4 @@ pub mod intake;
 pub mod metrics;
 pub mod node;
 pub mod processor;
+mod producers;

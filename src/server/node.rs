@@ -26,6 +26,7 @@ use crate::bus::local::{Durability, LocalBus, LocalBusConfig, Retention};
 use crate::bus::{Bus, BusError};
 use crate::config::Config;
 use crate::feed::iex::{IexFeed, Selection, Speed};
+use crate::feed::kafka::KafkaFeed;
 use crate::feed::sim::{Pace, SimConfig, SimFeed};
 use crate::feed::source::{Source, SourceError};
 use crate::feed::{Feed, FeedError};
@@ -175,12 +176,13 @@ impl Stores {
         blocking(move || {
             std::fs::create_dir_all(&config.data_dir)
                 .map_err(|error| data_error(&config.data_dir, &error))?;
-            Self::open_in(&config, LocalWarmOptions::default())
+            Self::open_in(&config, |dir| LocalWarm::open(dir, LocalWarmOptions::default()))
         })
         .await
     }
 
-    /// Opens what is stored in `config.data_dir` to answer questions: without compaction.
+    /// Opens what is stored in `config.data_dir` to answer questions: nothing of it is removed,
+    /// merged or added to.
     ///
     /// Errors: there is nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
     pub async fn open_existing(config: &Config) -> Result<Self, NodeError> {
@@ -189,12 +191,37 @@ impl Stores {
             if !config.data_dir.join(LOG_DIR).is_dir() {
                 return Err(NodeError::NoStore { path: config.data_dir });
             }
-            Self::open_in(&config, LocalWarmOptions { compaction: false })
+            Self::open_in(&config, |dir| {
+                // A server that ended between the two has a log without days.
+                if dir.is_dir() {
+                    LocalWarm::open_read_only(dir)
+                } else {
+                    LocalWarm::open(dir, LocalWarmOptions { compaction: false })
+                }
+            })
         })
         .await
     }
 
-    fn open_in(config: &Config, options: LocalWarmOptions) -> Result<Self, NodeError> {
+    /// Opens what is stored in `config.data_dir` to move days between its tiers: without
+    /// compaction.
+    ///
+    /// Errors: there is nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
+    pub async fn open_to_move(config: &Config) -> Result<Self, NodeError> {
+        let config = config.clone();
+        blocking(move || {
+            if !config.data_dir.join(LOG_DIR).is_dir() {
+                return Err(NodeError::NoStore { path: config.data_dir });
+            }
+            Self::open_in(&config, |dir| LocalWarm::open(dir, LocalWarmOptions { compaction: false }))
+        })
+        .await
+    }
+
+    fn open_in(
+        config: &Config,
+        open_warm: impl FnOnce(&Path) -> Result<Arc<LocalWarm>, WarmError>,
+    ) -> Result<Self, NodeError> {
         let dir = &config.data_dir;
         let lock = lock(dir)?;
         let durability = config.sync_interval.map_or(Durability::Always, Durability::Interval);
@@ -205,7 +232,7 @@ impl Stores {
             free_bytes_min: config.free_bytes_min,
             ..LocalBusConfig::new(dir.join(LOG_DIR), config.partitions)
         })?;
-        let warm = LocalWarm::open(&dir.join(WARM_DIR), options)?;
+        let warm = open_warm(&dir.join(WARM_DIR))?;
         let cold_metrics = ColdMetrics::default();
         let archive = Arc::new(ArchiveReader::new(open_cold(config, &cold_metrics)?));
         Ok(Self { bus, warm, archive, cold_metrics, dir: dir.clone(), _lock: lock })
@@ -230,7 +257,7 @@ impl Stores {
             block_age_max: config.block_age_max,
             ..ProcessorConfig::default()
         };
-        Ok((Processor::start(into, settings, metrics)?, hot))
+        Ok((Processor::start(into, settings, metrics), hot))
     }
 
     /// What answers about the past.
@@ -301,6 +328,7 @@ fn open_feed(source: &Source) -> Result<Box<dyn Feed>, NodeError> {
             Box::new(SimFeed::new(config, Pace::Clock))
         }
         Source::Iex { path } => Box::new(IexFeed::open(path, Selection::default(), Speed::Factor(1.0))?),
+        Source::Kafka { path } => Box::new(KafkaFeed::open(path)?),
     })
 }
 
@@ -365,6 +393,7 @@ impl Node {
         intake_metrics.register(&mut registry);
         processor_metrics.register(&mut registry);
         gateway_metrics.register(&mut registry);
+        feeds.iter().for_each(|feed| feed.register(&mut registry));
 
         let (processor, hot) = stores.process(config, processor_metrics.clone())?;
         // A client's first snapshot must not lack what hot is about to know.
@@ -376,6 +405,7 @@ impl Node {
         let state = GatewayState {
             bus: stores.bus.clone(),
             hot,
+            own_hot: None,
             warm: Some(stores.warm.clone()),
             history: Some(stores.history()),
             config: gateway_config(config),
@@ -391,6 +421,7 @@ impl Node {
                     reasons
                 })
             },
+            degraded: Arc::new(Vec::new),
             details: {
                 let (dir, warm) = (stores.dir.display().to_string(), Arc::downgrade(&stores.warm));
                 Arc::new(move || details(&dir, warm.upgrade().as_deref()))

@@ -237,15 +237,22 @@ impl PartitionState {
     }
 
     /// Takes the symbols and days whose bars must be rebuilt from their stored trades, by
-    /// [`PartitionState::rebuild`] before the next call of this.
+    /// [`PartitionState::rebuild`]. Those that are not rebuilt before the next call are taken again.
     pub fn take_rebuilds(&mut self) -> Vec<(Symbol, TradingDay)> {
-        self.taken = std::mem::take(&mut self.pending);
+        for (key, seq) in std::mem::take(&mut self.pending) {
+            self.taken.entry(key).or_insert(seq);
+        }
         self.taken.keys().copied().collect()
+    }
+
+    /// Forgets what was taken and not rebuilt.
+    pub fn forget_rebuilds(&mut self) {
+        self.taken.clear();
     }
 
     /// Whether [`PartitionState::take_rebuilds`] has something to give.
     pub fn needs_rebuild(&self) -> bool {
-        !self.pending.is_empty()
+        !self.pending.is_empty() || !self.taken.is_empty()
     }
 
     /// Marks a symbol's day again that was taken and could not be rebuilt.

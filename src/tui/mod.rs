@@ -60,7 +60,7 @@ pub struct BoardOptions {
 pub enum Ended {
     /// A person left, or the time was over.
     Done,
-    /// A signal ended it: INT, TERM or HUP.
+    /// A signal ended it: INT, TERM, HUP or QUIT.
     Interrupted,
 }
 
@@ -187,6 +187,7 @@ struct Ends {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     hang_up: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
 }
 
 impl Ends {
@@ -195,6 +196,7 @@ impl Ends {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -204,11 +206,12 @@ impl Ends {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             _ = self.hang_up.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 }
 
-/// Waits for INT, TERM or HUP: what ends a stream of lines. Suspending stays the shell's.
+/// Waits for INT, TERM, HUP or QUIT: what ends a stream of lines. Suspending stays the shell's.
 ///
 /// Errors: the signals can't be listened to.
 pub async fn interrupted() -> io::Result<()> {

@@ -51,7 +51,9 @@ fn a_replayed_capture_is_served_and_stands_after_a_restart() {
     assert_eq!(lines_of(&bars).len(), 2, "{bars}");
     assert!(lines_of(&bars)[1].contains(",3000,30,"), "volume and trades of the day: {bars}");
     assert_eq!(lines_of(&home.run(&["symbols", "--server", &server.address])), ["AAPL", "MSFT"]);
-    assert_eq!(lines_of(&home.run(&["symbols", "M", "--server", &server.address])), ["MSFT"]);
+    assert_eq!(lines_of(&home.run(&["symbols", "m", "--server", &server.address])), ["MSFT"]);
+    let typed = home.run(&["history", "aapl", "msft", "--server", &server.address]);
+    assert_eq!(lines_of(&typed), rows, "case does not matter on the command line");
 
     // Another process can't have the directory meanwhile.
     let taken = home.run(&["history", "AAPL", "--data", &data.display().to_string()]);
@@ -77,7 +79,7 @@ fn a_capture_goes_straight_into_a_store_and_out_in_every_format() {
     let home = Home::new();
     let capture = write_capture(&home, 40).display().to_string();
     let data = home.path("data").display().to_string();
-    let replayed = home.run(&["replay", &capture, "--speed", "max", "--data", &data, "--symbols", "AAPL"]);
+    let replayed = home.run(&["replay", &capture, "--speed", "max", "--data", &data, "--symbols", "aapl"]);
     assert!(replayed.starts_with("exit: 0\n") && replayed.contains("40 ticks durable"), "{replayed}");
     assert!(replayed.contains("40 passed over by --from, --to or --symbols"), "{replayed}");
     let of = |more: &[&str]| home.run(&[&["history", "AAPL", "--data", &data], more].concat());
@@ -106,6 +108,25 @@ fn a_capture_goes_straight_into_a_store_and_out_in_every_format() {
     assert!(damaged.starts_with("exit: 1\n") && damaged.contains("is damaged: it has "), "{damaged}");
     assert!(damaged.contains("kind=trade") && damaged.contains("hint: restore it from a copy"), "{damaged}");
     std::fs::write(&segment, whole).expect("written");
+    // What no manifest names is no reader's to remove; what is there without one is not given up.
+    let stray = segment.with_file_name("stray.parquet");
+    std::fs::write(&stray, b"of a crash").expect("written");
+    assert_eq!(lines_of(&of(&[])).len(), 21);
+    let warm_dir = std::path::Path::new(&data).join("warm");
+    let manifest = std::fs::read_dir(&warm_dir)
+        .expect("a store")
+        .map(|entry| entry.expect("read").path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .expect("a manifest");
+    std::fs::rename(&manifest, home.path("manifest")).expect("moved");
+    for command in [&["history", "AAPL", "--data", &data][..], &["replay", &capture, "--data", &data]] {
+        let lost = home.run(command);
+        assert!(lost.starts_with("exit: 1\n") && lost.contains("hint: restore it from a copy"), "{lost}");
+        assert!(lost.contains("[HOME]/data/warm/manifest-*.jsonl is damaged: it is missing"), "{lost}");
+    }
+    assert!(stray.exists() && segment.exists());
+    std::fs::rename(home.path("manifest"), &manifest).expect("moved back");
+    assert_eq!(lines_of(&of(&[])).len(), 21);
     let nowhere = of(&["--output", "no/such/dir/rows.csv"]);
     assert!(nowhere.starts_with("exit: 2\n") && nowhere.contains("no/such/dir/rows.csv"), "{nowhere}");
 }
@@ -183,4 +204,63 @@ fn a_reader_of_a_pipe_that_goes_away_is_no_error() {
         .expect("the binary runs");
     drop(history.stdout.take());
     assert_eq!(history.wait().expect("ours").code(), Some(0));
+}
+
+/// The capture is played up to the fault: that is stored, and said.
+#[test]
+fn a_capture_that_breaks_off_says_what_is_durable() {
+    let home = Home::new();
+    let capture = write_capture(&home, 10_000);
+    let mut bytes = std::fs::read(&capture).expect("written");
+    bytes.extend([0xff; 64]);
+    std::fs::write(&capture, bytes).expect("written");
+    let capture = capture.display().to_string();
+    let data = home.path("data").display().to_string();
+    let server = Server::start(&home, &home.path("served"), &[]);
+    for into in [["--data", &data], ["--ingest", &server.ingest]] {
+        let shown = home.run(&[&["replay", &capture, "--speed", "max"], &into[..]].concat());
+        assert!(shown.starts_with("exit: 1\n"), "{shown}");
+        assert!(shown.contains("error: [HOME]/capture.pcap"), "{shown}");
+        assert!(shown.contains("; the 20000 ticks before that are durable\n\nhint: mend the"), "{shown}");
+    }
+    for from in [["--data", &data], ["--server", &server.address]] {
+        let shown = home.run(&[&["history", "AAPL", "MSFT"], &from[..]].concat());
+        assert_eq!(lines_of(&shown).len(), 10_001, "{from:?}");
+    }
+}
+
+/// Nobody reads stderr any more, as where a supervisor's log has gone: no reason not to drain.
+#[test]
+fn a_server_whose_stderr_nobody_reads_drains_all_the_same() {
+    let home = Home::new();
+    let data = home.path("data").display().to_string();
+    let any = "127.0.0.1:0";
+    let mut server = home
+        .stk(&["serve", "--data", &data, "--listen", any, "--ingest-listen", any])
+        .env("STK_LOG", "debug")
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut said = std::io::BufRead::lines(std::io::BufReader::new(server.stderr.take().expect("piped")));
+    let mut ingest = None;
+    loop {
+        let line = said.next().expect("it starts").expect("read");
+        if let Some((_, rest)) = line.split_once("taking ticks on ws://") {
+            ingest = rest.split('/').next().map(str::to_owned);
+        }
+        if line.starts_with("storing in ") {
+            break;
+        }
+    }
+    drop(said);
+    let capture = write_capture(&home, 30).display().to_string();
+    let ingest = ingest.expect("it takes ticks");
+    let replayed = home.run(&["replay", &capture, "--speed", "max", "--ingest", &ingest]);
+    assert!(replayed.contains("60 ticks durable"), "{replayed}");
+    let pid = rustix::process::Pid::from_child(&server);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    assert_eq!(server.wait().expect("it is ours").code(), Some(0));
+    let stored = home.run(&["history", "AAPL", "MSFT", "--stats", "--data", &data]);
+    assert_eq!(lines_of(&stored).len(), 31, "{stored}");
+    assert!(stored.contains("30 rows, 0 of them from the log"), "it was drained: {stored}");
 }

@@ -181,7 +181,7 @@ fn prices_are_shown_sorted_filtered_and_the_terminal_given_back() {
 fn signals_give_the_terminal_back_too() {
     let home = Home::new();
     let server = Server::start(&home, &home.path("data"), &["--feed", "sim:rate=500,symbols=5"]);
-    for (signal, code) in [(Signal::TERM, 130), (Signal::HUP, 130)] {
+    for (signal, code) in [(Signal::TERM, 130), (Signal::HUP, 130), (Signal::QUIT, 130)] {
         let mut screen = Screen::open(&home, &["watch", "--server", &server.address], &[("NO_COLOR", "1")]);
         screen.wait("rows", |shown| shown.contains("FAKEPACA"));
         screen.signal(signal);
@@ -295,4 +295,37 @@ fn without_a_terminal_there_are_lines() {
     assert!(
         demo.contains("  trade ") && demo.contains("done after") && demo.contains("listening on http://")
     );
+}
+
+/// A demo whose server can't go on says so, and does not stand there with old prices.
+#[test]
+fn a_demo_ends_when_its_server_fails() {
+    let home = Home::new();
+    let mut demo = home
+        .stk(&["demo", "--symbols", "5", "--rate", "200"])
+        .env("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "100")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let stderr = BufReader::new(demo.stderr.take().expect("it is piped"));
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let mut said = Vec::new();
+    // The processor tries for twenty seconds before it gives up.
+    while let Ok(line) = lines.recv_timeout(PATIENCE + PATIENCE) {
+        if let Some(dir) = line.strip_prefix("storing in ") {
+            let warm = std::path::Path::new(dir).join("warm");
+            std::fs::rename(&warm, warm.with_file_name("gone")).expect("moved");
+            std::fs::write(&warm, "no directory").expect("written");
+        }
+        said.push(line);
+    }
+    let ended = demo.try_wait().expect("it is ours");
+    if ended.is_none() {
+        let _ = demo.kill();
+    }
+    let code = demo.wait().expect("it is ours").code();
+    assert_eq!(code, Some(1), "{said:#?}");
+    assert!(said.iter().any(|line| line.starts_with("error: ") && line.contains("/warm/")), "{said:#?}");
 }

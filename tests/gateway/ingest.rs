@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use prost::Message as _;
-use stk::bus::Bus;
+use stk::bus::{Bounds, Bus, BusError, BusReader, Durable};
 use stk::client::ingest::IngestClient;
 use stk::server::gateway::MemoryBus;
 use stk::server::ingest;
@@ -27,12 +29,51 @@ struct Endpoint {
     served: tokio::task::JoinHandle<()>,
 }
 
+/// A log whose disk is full for one append.
+struct FullOnce {
+    inner: Arc<MemoryBus>,
+    /// Appends left before that.
+    left: AtomicU64,
+}
+
+#[async_trait::async_trait]
+impl Bus for FullOnce {
+    fn partitions(&self) -> u16 {
+        self.inner.partitions()
+    }
+
+    async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 0 {
+            return Err(BusError::Full { path: "log".to_owned(), free_bytes: 1, needed_bytes: 2 });
+        }
+        self.inner.append(records).await
+    }
+
+    async fn bounds(&self, partition: u16) -> Result<Bounds, BusError> {
+        self.inner.bounds(partition).await
+    }
+
+    async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError> {
+        self.inner.reader(partition, from).await
+    }
+
+    fn release(&self, partition: u16, offset: u64) {
+        self.inner.release(partition, offset);
+    }
+}
+
 async fn endpoint() -> Endpoint {
+    endpoint_full_at(u64::MAX).await
+}
+
+/// An endpoint whose log refuses append number `full_at`, from 0.
+async fn endpoint_full_at(full_at: u64) -> Endpoint {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let bus = Arc::new(MemoryBus::new(2, 10_000));
     let metrics = GatewayMetrics::default();
-    let intake = Intake::new(bus.clone(), IntakeMetrics::default());
+    let full_once = FullOnce { inner: bus.clone(), left: AtomicU64::new(full_at) };
+    let intake = Intake::new(Arc::new(full_once), IntakeMetrics::default());
     let stop = tokio_util::sync::CancellationToken::new();
     let served =
         tokio::spawn(ingest::serve(listener, intake, metrics.clone(), stop.clone().cancelled_owned()));
@@ -92,10 +133,33 @@ impl Raw {
 
     async fn ask(&mut self, message: Message) -> v1::IngestAck {
         self.0.send(message).await.unwrap();
+        self.answer().await.unwrap()
+    }
+
+    /// The next acknowledgement; `None` once the server closes.
+    async fn answer(&mut self) -> Option<v1::IngestAck> {
         match self.0.next().await.unwrap().unwrap() {
-            Message::Binary(bytes) => v1::IngestAck::decode(bytes).unwrap(),
+            Message::Binary(bytes) => Some(v1::IngestAck::decode(bytes).unwrap()),
+            Message::Close(_) => None,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Sends `messages` at once; every answer, by batch and what is wrong with it, until there are
+    /// as many or the server closes.
+    async fn ask_all(&mut self, messages: Vec<Message>) -> Vec<(u64, String)> {
+        let count = messages.len();
+        for message in messages {
+            self.0.feed(message).await.unwrap();
+        }
+        self.0.flush().await.unwrap();
+        let mut answers = Vec::new();
+        while answers.len() < count
+            && let Some(ack) = self.answer().await
+        {
+            answers.push((ack.sequence, ack.error));
+        }
+        answers
     }
 }
 
@@ -128,4 +192,59 @@ async fn what_is_no_batch_is_refused_by_name_and_ends_the_connection() {
     let mut raw = Raw::open(endpoint.address, "/ingest").await.unwrap();
     let ack = raw.ask(batch(9, vec![good])).await;
     assert_eq!((ack.sequence, ack.error.as_str(), ack.positions.len()), (9, "", 1));
+}
+
+fn good(sequence: u64) -> Message {
+    batch(sequence, vec![(&trade("AAPL", sequence)).into()])
+}
+
+fn accepted(sequence: u64) -> (u64, String) {
+    (sequence, String::new())
+}
+
+/// Many at once: what comes before the bad one is acknowledged, the bad one is refused last, what
+/// comes after it is not taken; and once it is sent well, all of it is there.
+#[tokio::test]
+async fn a_refusal_is_the_last_answer_and_nothing_after_it_is_taken() {
+    let endpoint = endpoint().await;
+    let bad = batch(2, vec![v1::Tick { symbol: "no symbol".to_owned(), ..(&trade("AAPL", 2)).into() }]);
+    let mut raw = Raw::open(endpoint.address, "/ingest").await.unwrap();
+    let mut sent = vec![good(1), bad];
+    sent.extend((3..60).map(good));
+    let answers = raw.ask_all(sent).await;
+    assert_eq!(answers[..1], [accepted(1)]);
+    assert!(answers[1].0 == 2 && answers[1].1.starts_with("tick 0: "), "{answers:?}");
+    assert_eq!((answers.len(), logged(&endpoint.bus).await), (2, vec![(1, 1)]));
+    let mut raw = Raw::open(endpoint.address, "/ingest").await.unwrap();
+    assert_eq!(raw.ask_all((2..6).map(good).collect()).await, (2..6).map(accepted).collect::<Vec<_>>());
+    assert_eq!(logged(&endpoint.bus).await, (1..6).map(|id| (id, id)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_for_a_moment_loses_nothing() {
+    let endpoint = endpoint_full_at(2).await;
+    let mut raw = Raw::open(endpoint.address, "/ingest").await.unwrap();
+    let answers = raw.ask_all((1..=9).map(good).collect()).await;
+    assert_eq!(answers[..2], [accepted(1), accepted(2)]);
+    assert!(answers.len() == 3 && answers[2].0 == 3 && answers[2].1.contains("is full"), "{answers:?}");
+    let mut raw = Raw::open(endpoint.address, "/ingest").await.unwrap();
+    assert_eq!(raw.ask_all((3..=9).map(good).collect()).await, (3..=9).map(accepted).collect::<Vec<_>>());
+    assert_eq!(logged(&endpoint.bus).await, (1..=9).map(|id| (id, id)).collect::<Vec<_>>());
+}
+
+/// Readers drop what does not rise: a batch that was passed over must not be acknowledged.
+#[tokio::test]
+async fn a_batch_below_one_that_was_taken_is_refused_unless_it_is_a_repeat() {
+    let endpoint = endpoint().await;
+    let mut raw = Raw::open(endpoint.address, "/ingest").await.unwrap();
+    assert_eq!(raw.ask_all(vec![good(1), good(3)]).await, [accepted(1), accepted(3)]);
+    assert_eq!(raw.ask_all(vec![good(1), good(3)]).await, [accepted(1), accepted(3)], "repeats");
+    let mut other = Raw::open(endpoint.address, "/ingest").await.unwrap();
+    let answers = other.ask_all(vec![good(2)]).await;
+    let expected = "it was not taken before batch 3 was, and would now be dropped as a repeat; \
+        send its ticks under a number above that";
+    assert_eq!(answers, [(2, expected.to_owned())]);
+    assert!(other.answer().await.is_none());
+    assert_eq!(raw.ask_all(vec![good(4)]).await, [accepted(4)]);
+    assert!(!logged(&endpoint.bus).await.contains(&(2, 2)));
 }

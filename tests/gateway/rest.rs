@@ -1,8 +1,13 @@
 //! Single questions, and what operators ask.
 
-use serde_json::{Value, json};
+use std::sync::Arc;
 
-use super::support::{Server, config, quote, trade};
+use serde_json::{Value, json};
+use stk::server::gateway::MemoryBus;
+use stk::tiering::hot::memory::MemoryHot;
+use stk::tiering::hot::{Hot, HotEntry};
+
+use super::support::{PARTITIONS, Server, cancel, config, quote, symbol, trade};
 
 async fn json_of(server: &Server, path: &str) -> (u16, Value) {
     let response = server.get(path).await;
@@ -83,6 +88,31 @@ async fn keys_guard_everything_but_the_operators_questions() {
         assert_eq!(server.get(path).await.status().as_u16(), status, "{path}");
     }
     assert_eq!(server.metrics.auth_failures.get(), 1);
+}
+
+#[tokio::test]
+async fn what_is_wrong_though_all_is_served_stands_beside_a_ready_answer() {
+    let reason = "hot: redis 127.0.0.1:1: refused (away since noon); serving from this gateway's memory";
+    let own = Arc::new(MemoryHot::new(PARTITIONS));
+    let bus = Arc::new(MemoryBus::new(PARTITIONS, 1_000));
+    let server = Server::start_on(config(), bus, |state| {
+        state.degraded = Arc::new(move || vec![reason.to_owned()]);
+        state.own_hot = Some(own.clone());
+    })
+    .await;
+    let expected = json!({"ready": true, "not_ready": [], "degraded": [reason]});
+    assert_eq!(json_of(&server, "/readyz").await, (200, expected));
+    // That memory holds what the gateway reads from the log.
+    server.publish(&[trade("AAPL", 1), quote("AAPL"), trade("TSLA", 2), cancel("TSLA", 2)]).await;
+    let symbols = [symbol("AAPL"), symbol("TSLA")];
+    assert_eq!(own.symbols().await.unwrap(), symbols);
+    // Its bars come with the gateway's clock.
+    let ticks = |entry: Option<HotEntry>| entry.map(|entry| (entry.trade, entry.quote, entry.seq));
+    let (found, expected) = (own.get(&symbols).await.unwrap(), server.hot.get(&symbols).await.unwrap());
+    assert!(found.into_iter().map(ticks).eq(expected.into_iter().map(ticks)));
+    let recent = own.recent(symbols[1]).await.unwrap();
+    assert_eq!(recent, server.hot.recent(symbols[1]).await.unwrap());
+    assert_eq!(recent.len(), 2);
 }
 
 #[tokio::test]

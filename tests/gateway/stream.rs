@@ -103,6 +103,41 @@ async fn a_client_that_does_not_read_is_told_so_and_closed_and_harms_nobody() {
     assert_eq!(server.metrics.slow_clients.get(), 1);
 }
 
+/// The log has more at hand, over all partitions, than a connection's queue holds: it comes in pieces
+/// that fit, and who reads is not taken for slow.
+#[tokio::test]
+async fn a_client_that_reads_is_never_closed_for_what_the_log_has_at_once() {
+    let mut config = config();
+    config.queue_bytes_max = 1 << 20;
+    let bus = std::sync::Arc::new(stk::server::gateway::MemoryBus::new(4, 1_000));
+    let server = Server::start_on(config, bus, |_| {}).await;
+    let mut client = Client::subscribed(server.address, r#"{"action":"subscribe","quotes":["*"]}"#).await;
+    let mut by_partition: [Option<String>; 4] = Default::default();
+    for name in (0..).map(|at| format!("S{at}")) {
+        let partition = usize::from(super::support::symbol(&name).partition(4));
+        by_partition[partition].get_or_insert(name);
+        if by_partition.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    let (rounds, ticks) = (8, 4_000);
+    for round in 1..=rounds {
+        for (partition, name) in (0..).zip(by_partition.iter().flatten()) {
+            let record = super::support::record(&vec![quote(name); ticks], round);
+            server.bus.push(partition, record).unwrap();
+        }
+    }
+    let (mut heard, mut bytes) = (0, 0);
+    while heard < 4 * ticks * rounds as usize {
+        let text = client.hear().await;
+        bytes += text.len();
+        heard += text.matches(r#""T":"q""#).count();
+    }
+    assert_eq!(heard, 4 * ticks * rounds as usize);
+    assert!(bytes > 8 << 20, "more than the queue holds, several times over: {bytes}");
+    assert_eq!(server.metrics.slow_clients.get(), 0);
+}
+
 #[tokio::test]
 async fn what_is_said_in_msgpack_is_what_is_said_in_json() {
     let server = Server::start(config()).await;

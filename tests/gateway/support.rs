@@ -46,6 +46,8 @@ impl Server {
         bus: Arc<MemoryBus>,
         change: impl FnOnce(&mut GatewayState),
     ) -> Self {
+        // The client of these tests asks for one, though nothing here speaks TLS.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let hot = Arc::new(MemoryHot::new(bus.partitions()));
@@ -56,6 +58,7 @@ impl Server {
         let mut state = GatewayState {
             bus: bus.clone(),
             hot: hot.clone(),
+            own_hot: None,
             warm: None,
             history: None,
             config,
@@ -66,6 +69,7 @@ impl Server {
                 let not_ready = not_ready.clone();
                 Arc::new(move || not_ready.lock().unwrap().clone())
             },
+            degraded: Arc::new(Vec::new),
             details: Arc::new(|| serde_json::json!({ "role": "test" })),
         };
         change(&mut state);

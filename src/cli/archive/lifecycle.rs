@@ -1,11 +1,11 @@
 //! `stk archive lifecycle`: at which age archived days go to colder storage.
 
-use std::io::Write;
-
 use clap::Args;
 
-use super::{StoreArgs, cold_error, open};
-use crate::cli::{CliError, Global};
+use super::{cold_error, open_cold, print};
+use crate::cli::CliError;
+use crate::config::Config;
+use crate::telemetry::say;
 use crate::tiering::cold::{Cold, StorageClass, Transition};
 
 /// Below it lie the data objects. Manifests and footers stay where they can be read at once.
@@ -29,20 +29,15 @@ pub(super) struct LifecycleArgs {
     /// Show the plan, and change nothing
     #[arg(long)]
     dry_run: bool,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
-pub(super) fn run(args: LifecycleArgs, global: &Global) -> Result<(), CliError> {
-    let plan = plan(&args)?;
-    let config = args.store.config(global)?;
-    crate::cli::runtime()?.block_on(async {
-        let cold = open(&config).await?;
-        match plan {
-            None => show(&*cold).await,
-            Some(plan) => set(&*cold, &plan, args.dry_run).await,
-        }
-    })
+pub(super) async fn run(args: &LifecycleArgs, config: &Config) -> Result<(), CliError> {
+    let plan = plan(args)?;
+    let cold = open_cold(config)?;
+    match plan {
+        None => show(&*cold).await,
+        Some(plan) => set(&*cold, &plan, args.dry_run).await,
+    }
 }
 
 /// The transitions that are asked for; `None` to show those there are.
@@ -66,11 +61,11 @@ async fn show(cold: &dyn Cold) -> Result<(), CliError> {
     // A rule of somebody else's that reaches further than it should.
     let manifests = cold.lifecycle(MANIFEST_PREFIX).await.map_err(|error| cold_error(&error))?;
     if manifests.iter().any(|transition| transition.class >= StorageClass::Glacier) {
-        eprintln!(
+        say(format!(
             "warning: a rule of the bucket archives manifests and footers too; queries would have to wait for them: \
              limit it to a prefix that is not below {}/{MANIFEST_PREFIX}",
             cold.name()
-        );
+        ));
     }
     Ok(())
 }
@@ -81,22 +76,22 @@ async fn set(cold: &dyn Cold, plan: &[Transition], dry_run: bool) -> Result<(), 
     if let [glacier, deep] = plan
         && deep.days - glacier.days < GLACIER_DAYS_MIN
     {
-        eprintln!(
+        say(format!(
             "warning: objects leave Glacier after {} days, and are billed for {GLACIER_DAYS_MIN}",
             deep.days - glacier.days
-        );
+        ));
     }
     if dry_run {
-        eprintln!("nothing was changed");
+        say("nothing was changed");
         return Ok(());
     }
     cold.set_lifecycle(DATA_PREFIX, plan).await.map_err(|error| cold_error(&error))?;
     let after = cold.lifecycle(DATA_PREFIX).await.map_err(|error| cold_error(&error))?;
     if after != plan {
-        eprintln!(
+        say(format!(
             "warning: other rules of the bucket reach these objects too; together: {}",
             in_words(&after)
-        );
+        ));
     }
     Ok(())
 }
@@ -109,22 +104,12 @@ fn in_words(transitions: &[Transition]) -> String {
     format!("data objects are in {}\n", steps.collect::<Vec<_>>().join(", "))
 }
 
-fn print(text: &str) -> Result<(), CliError> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| CliError::stdout(&error))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn args(glacier_after: Option<u32>, deep_archive_after: Option<u32>, none: bool) -> LifecycleArgs {
-        LifecycleArgs {
-            glacier_after,
-            deep_archive_after,
-            none,
-            dry_run: false,
-            store: StoreArgs { data: None },
-        }
+        LifecycleArgs { glacier_after, deep_archive_after, none, dry_run: false }
     }
 
     #[test]

@@ -7,11 +7,13 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use super::{StoreArgs, open_reader, read_error};
+use super::{kind, open_reader, read_error};
+use crate::cli::CliError;
 use crate::cli::serve::node_error;
-use crate::cli::{CliError, Global};
+use crate::config::Config;
 use crate::market::{Kind, Timestamp, TradingDay};
 use crate::server::node::Stores;
+use crate::telemetry::say;
 use crate::tiering::archive::read::{ArchiveReader, FrozenFile};
 use crate::tiering::archive::restore::{self, Estimate, PRICES_OF, RestoreError, Survey};
 use crate::tiering::cold::RestoreTier;
@@ -46,8 +48,6 @@ pub(super) struct RestoreArgs {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 /// How objects are brought back.
@@ -78,11 +78,6 @@ impl From<TierName> for RestoreTier {
     }
 }
 
-fn kind(text: &str) -> Result<Kind, String> {
-    let known = Kind::from_name(text).or_else(|| Kind::from_name(text.strip_suffix('s')?));
-    known.ok_or_else(|| format!("it is none of {}", Kind::ALL.map(Kind::name).join(", ")))
-}
-
 /// What is asked for of archived objects.
 #[derive(Clone, Copy)]
 pub(in crate::cli) struct How {
@@ -94,30 +89,23 @@ pub(in crate::cli) struct How {
     pub(in crate::cli) wait: bool,
 }
 
-pub(super) fn run(args: RestoreArgs, global: &Global) -> Result<(), CliError> {
+pub(super) async fn run(args: &RestoreArgs, config: &Config) -> Result<(), CliError> {
     if let (Some(from), Some(to)) = (args.from, args.to)
         && from > to
     {
         return Err(CliError::usage(format!("--from {from} is after --to {to}")));
     }
-    let config = args.store.config(global)?;
-    crate::cli::runtime()?.block_on(async {
-        tokio::select! {
-            done = restore(&args, &config) => done,
-            _ = crate::cli::stop_signal() => Err(CliError::interrupted()
-                .hint("what was asked for goes on: the same command with --wait waits for it again")),
-        }
-    })
+    restore(args, config).await
 }
 
-async fn restore(args: &RestoreArgs, config: &crate::config::Config) -> Result<(), CliError> {
+async fn restore(args: &RestoreArgs, config: &Config) -> Result<(), CliError> {
     let stores = match args.into_warm && !args.dry_run {
-        true => Some(Stores::open_existing(config).await.map_err(node_error)?),
+        true => Some(Stores::open_to_move(config).await.map_err(node_error)?),
         false => None,
     };
     let reader = match &stores {
         Some(stores) => stores.archive.clone(),
-        None => open_reader(config).await?,
+        None => open_reader(config)?,
     };
     let kinds = if args.kind.is_empty() { Kind::ALL.to_vec() } else { args.kind.clone() };
     let first = args.days.iter().min().copied().or(args.from).unwrap_or(Timestamp::MIN.trading_day());
@@ -132,7 +120,7 @@ async fn restore(args: &RestoreArgs, config: &crate::config::Config) -> Result<(
         return Err(CliError::failed(format!("{}: nothing of these days is archived", reader.cold().name()))
             .hint("`stk archive list` shows what is"));
     }
-    eprintln!("{}", in_words(&survey));
+    say(in_words(&survey));
     let how = How {
         tier: args.how.tier.into(),
         days: args.how.copy_days,
@@ -175,7 +163,7 @@ pub(in crate::cli) async fn bring_back(
         return Ok(true);
     }
     let estimate = restore::estimate(frozen, how.tier, how.days).map_err(restore_error)?;
-    eprintln!("{}", estimate_in_words(&estimate, how.days));
+    say(estimate_in_words(&estimate, how.days));
     if how.dry_run {
         return Ok(false);
     }
@@ -187,10 +175,10 @@ pub(in crate::cli) async fn bring_back(
         let asked = restore::request(&**reader.cold(), frozen, how.tier, how.days, |_| progress.inc(1)).await;
         progress.finish_and_clear();
         asked.map_err(|error| read_error(&error))?;
-        eprintln!("asked for {}", objects(estimate.objects as usize));
+        say(format!("asked for {}", objects(estimate.objects as usize)));
     }
     if !how.wait {
-        eprintln!("hint: the same command with --wait waits until they can be read");
+        say(format!("hint: the same command with --wait waits until they can be read"));
         return Ok(false);
     }
     let progress = bar(frozen.len() as u64, "{bar:30} {pos} of {len} objects can be read, {elapsed} so far");
@@ -199,7 +187,7 @@ pub(in crate::cli) async fn bring_back(
     let waited = restore::wait(&**reader.cold(), frozen, interval(how.tier), seen).await;
     progress.finish_and_clear();
     waited.map_err(|error| read_error(&error))?;
-    eprintln!("{} can be read for {} days", objects(frozen.len()), how.days);
+    say(format!("{} can be read for {} days", objects(frozen.len()), how.days));
     Ok(true)
 }
 
@@ -246,8 +234,9 @@ fn confirmed(question: &str) -> Result<bool, CliError> {
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return Err(CliError::usage("nothing was asked for: there is nobody to confirm it").hint("add --yes"));
     }
-    eprint!("{question} [y/N] ");
-    let _ = std::io::stderr().flush();
+    let mut stderr = std::io::stderr().lock();
+    let asked = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
+    asked.map_err(|error| CliError::failed(format!("stderr: {error}")))?;
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).map_err(|error| CliError::failed(format!("stdin: {error}")))?;
     Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
@@ -276,7 +265,7 @@ async fn into_warm(
             let unit = Unit { day, kind: snapshot.kind() };
             let rows = restore::into_warm(reader, snapshot, &*stores.warm, unit).await;
             let rows = rows.map_err(restore_error)?;
-            eprintln!("{unit}: {rows} rows are in warm again, equal to what was archived");
+            say(format!("{unit}: {rows} rows are in warm again, equal to what was archived"));
         }
     }
     Ok(())
@@ -321,12 +310,5 @@ mod tests {
             "to bring back 12 objects (3.00 GiB) takes 3 to 5 hours and costs about $0.04, with the copies for 3 days \
              (an estimate by list prices of us-east-1, June 2026); 1 object on the way already"
         );
-    }
-
-    #[test]
-    fn kinds_are_taken_in_either_number() {
-        assert_eq!(kind("trade"), Ok(Kind::Trade));
-        assert_eq!(kind("quotes"), Ok(Kind::Quote));
-        assert!(kind("rows").unwrap_err().starts_with("it is none of trade, quote"));
     }
 }

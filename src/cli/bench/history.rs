@@ -81,7 +81,7 @@ pub(super) fn run(args: &HistoryArgs, global: &Global) -> Result<Findings, CliEr
 /// Merges small segments until none is due, as a server does by itself once the rush is over.
 fn compact(config: &Config) -> Result<(), CliError> {
     crate::cli::runtime()?.block_on(async {
-        let stores = Stores::open_existing(config).await.map_err(node_error)?;
+        let stores = Stores::open(config).await.map_err(node_error)?;
         while stores.warm.compact().map_err(CliError::failed)? {}
         stores.close().await;
         Ok(())

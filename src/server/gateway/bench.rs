@@ -250,6 +250,7 @@ async fn gateway_side(
     let state = GatewayState {
         bus: bus.clone(),
         hot: Arc::new(MemoryHot::new(1)),
+        own_hot: None,
         warm: None,
         history: None,
         config: GatewayConfig {
@@ -262,6 +263,7 @@ async fn gateway_side(
         registry: Arc::new(registry),
         feeds: vec!["fanout".to_owned()],
         not_ready: Arc::new(Vec::new),
+        degraded: Arc::new(Vec::new),
         details: Arc::new(|| serde_json::Value::Null),
     };
     let listener = TcpListener::from_std(listener)?;

@@ -32,6 +32,8 @@ struct Group {
     builder: FrameBuilder,
     frames: Vec<Bytes>,
     messages: u64,
+    /// Of its messages since the last delivery.
+    bytes: usize,
     /// In the list of groups that have something to hand out this round.
     is_touched: bool,
     token_round: u64,
@@ -49,6 +51,8 @@ pub(super) struct Fanout {
     /// Groups that are told of gaps of no single symbol.
     gap_groups: Vec<u32>,
     touched: Vec<u32>,
+    /// The most that waits to be delivered to one group.
+    bytes_max: usize,
     scratch: [Vec<u8>; Encoding::COUNT],
 }
 
@@ -76,6 +80,11 @@ impl Fanout {
     /// Takes back what was lent.
     pub(super) fn give_back(&mut self, by_symbol: BySymbol) {
         self.by_symbol = by_symbol;
+    }
+
+    /// How many bytes of messages wait for [`Fanout::deliver`], for the group with the most.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
     }
 
     /// Adds `message` to the frames of those who want it; it is encoded once per encoding.
@@ -106,6 +115,8 @@ impl Fanout {
             }
             group.builder.push(encoding, scratch);
             group.messages += 1;
+            group.bytes += scratch.len();
+            self.bytes_max = self.bytes_max.max(group.bytes);
             if !std::mem::replace(&mut group.is_touched, true) {
                 self.touched.push(number);
             }
@@ -125,10 +136,11 @@ impl Fanout {
     /// connections.
     pub(super) fn deliver(&mut self, round: u64, token: impl Fn() -> String) -> (u64, u64) {
         let (mut messages, mut bytes) = (0, 0);
+        self.bytes_max = 0;
         let mut shared_token = None;
         for number in self.touched.drain(..) {
             let Some(group) = self.groups[number as usize].as_mut() else { continue };
-            group.is_touched = false;
+            (group.is_touched, group.bytes) = (false, 0);
             if group.builder.messages() > 0 {
                 let token = group.key.token.then(|| &**shared_token.get_or_insert_with(&token));
                 group.frames.push(group.builder.finish(group.key.framing, token));
@@ -159,6 +171,7 @@ impl Fanout {
             builder: FrameBuilder::default(),
             frames: Vec::new(),
             messages: 0,
+            bytes: 0,
             is_touched: false,
             token_round: 0,
             token_at: None,

@@ -3,7 +3,8 @@
 //!
 //! A group's frame (`fanout.rs`) is built once a round: its members are handed the same bytes. A
 //! round is what the log had at hand, so that at a low rate every tick goes out at once and at a high
-//! rate in batches, without a timer or a setting.
+//! rate in batches, without a timer or a setting. It ends early where much of a client's queue would
+//! be filled at once: the connections write before the next one.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::amend::Meanwhile;
 use super::bars::LiveBars;
 use super::fanout::{BySymbol, Fanout, GroupKey, Outgoing};
 use super::outbox::Outbox;
@@ -23,9 +25,10 @@ use super::protocol::Framing;
 use super::replay::Replay;
 use super::subscription::{Channel, Subscription};
 use crate::bus::{Bus, BusError, BusReader, Record};
-use crate::market::{Quote, Seq, Status, Symbol, Tick, Timestamp, Trade};
+use crate::market::{Bar, Quote, Seq, Status, Symbol, Tick, Timestamp, Trade, TradingDay};
 use crate::server::metrics::GatewayMetrics;
-use crate::tiering::hot::HotEntry;
+use crate::tiering::hot::memory::MemoryHot;
+use crate::tiering::hot::{HotEntry, HotUpdates};
 use crate::tiering::state::PartitionState;
 use crate::tiering::warm::Warm;
 use crate::wire::BarChannel;
@@ -57,8 +60,20 @@ pub(super) struct Hub {
     state: Mutex<State>,
     /// Counts rounds: changes whenever positions have moved.
     rounds: tokio::sync::watch::Sender<u64>,
+    /// Bars are marked to be rebuilt.
+    marked: tokio::sync::Notify,
     metrics: GatewayMetrics,
-    ring_bytes_max: usize,
+}
+
+/// What a hub may hold and do at once.
+#[derive(Clone, Copy)]
+pub(super) struct HubLimits {
+    /// Bytes of the log's tail that are kept in memory.
+    pub(super) ring_bytes_max: usize,
+    /// Bytes of messages that one connection gets in one round, and at most one record's more.
+    pub(super) round_bytes_max: usize,
+    /// Whether somebody rebuilds the bars that are marked; otherwise the marks are dropped.
+    pub(super) rebuilds: bool,
 }
 
 struct State {
@@ -67,6 +82,11 @@ struct State {
     slots: Vec<Slot>,
     fanout: Fanout,
     bars: LiveBars,
+    /// A hot store of this gateway's own, and what it is about to be told of one partition.
+    own: Option<(Arc<MemoryHot>, HotUpdates)>,
+    /// Bars that are due and wait for the next round.
+    due_bars: VecDeque<(BarChannel, Bar)>,
+    limits: HubLimits,
     /// Why the hub has stopped, if it has.
     failure: Option<String>,
 }
@@ -82,6 +102,8 @@ struct Partition {
     derived: PartitionState,
     /// Offsets of records that repeat earlier ones.
     repeats: BTreeSet<u64>,
+    /// While bars are rebuilt.
+    meanwhile: Option<Meanwhile>,
 }
 
 /// The last of one symbol at the hub's position.
@@ -151,19 +173,22 @@ struct Named<'a> {
 }
 
 impl State {
-    /// Takes in records of one partition, as part of `round`.
+    /// Takes in records of one partition, as part of `round`; returns those that did not fit in.
     fn take(
         &mut self,
         number: u16,
         records: Vec<Record>,
-        ring_bytes_max: usize,
         round: u64,
         metrics: &GatewayMetrics,
-    ) {
+    ) -> Vec<Record> {
         let now = Instant::now();
+        let ring_bytes_max = self.limits.ring_bytes_max / self.partitions.len();
+        let mut records = records.into_iter();
         // Looked up once for each symbol of a record, not for each tick.
         let by_symbol = self.fanout.lend_by_symbol();
-        for record in records {
+        while !self.is_full()
+            && let Some(record) = records.next()
+        {
             if let Err(Unreadable { from, reason }) = self.record(number, &record, &by_symbol, now, metrics) {
                 metrics.records_unreadable.inc();
                 warn!(partition = number, offset = record.offset, %reason, "a log record can't be read");
@@ -183,6 +208,23 @@ impl State {
             }
         }
         self.fanout.give_back(by_symbol);
+        self.tell_own(number);
+        records.collect()
+    }
+
+    /// Tells the own hot store what has gathered of a partition.
+    fn tell_own(&mut self, number: u16) {
+        let Some((own, updates)) = &mut self.own else { return };
+        if let Err(reason) = own.take_in(number, updates) {
+            warn!(partition = number, %reason, "this gateway's own hot store is not told");
+        }
+        updates.ticks.clear();
+        updates.bars.clear();
+    }
+
+    /// Whether a round has as much for one connection as it may.
+    fn is_full(&self) -> bool {
+        self.fanout.bytes_max() >= self.limits.round_bytes_max
     }
 
     fn record(
@@ -193,7 +235,7 @@ impl State {
         now: Instant,
         metrics: &GatewayMetrics,
     ) -> Result<(), Unreadable> {
-        let State { partitions, slot_numbers, slots, fanout, .. } = self;
+        let State { partitions, slot_numbers, slots, fanout, own, .. } = self;
         let view = RecordView::parse(&record.bytes).map_err(|reason| Unreadable { from: None, reason })?;
         let partition = &mut partitions[usize::from(number)];
         if !partition.derived.admit(view.origin) {
@@ -229,26 +271,40 @@ impl State {
                 continue;
             };
             let Named { slot, derived, groups } = named[symbol as usize];
-            partitions[usize::from(number)].derived.apply_numbered(derived, seq, &tick);
+            let partition = &mut partitions[usize::from(number)];
+            partition.derived.apply_numbered(derived, seq, &tick);
+            if let Some(meanwhile) = &mut partition.meanwhile {
+                meanwhile.take(seq, &tick);
+            }
             slots[slot as usize].apply(seq, &tick, now);
             if !is_idle {
                 let token = || token_of(partitions, Some(seq)).to_string();
                 fanout.emit(channel, groups, &Outgoing::Tick(&tick), token);
             }
+            if let Some((_, updates)) = own {
+                updates.ticks.push((seq, tick));
+            }
         }
         Ok(())
     }
 
-    /// Sends the bars that are due.
+    /// Sends the bars that are due, as many as fit.
     fn send_bars(&mut self, now: Instant) {
-        for partition in &mut self.partitions {
-            for (_, bar) in partition.derived.take_changed_bars() {
-                self.bars.change(bar);
+        for number in 0..self.partitions.len() {
+            let derived = &mut self.partitions[number].derived;
+            let changed = derived.take_changed_bars();
+            if !self.limits.rebuilds {
+                // The marks would only pile up.
+                drop(derived.take_rebuilds());
+                derived.forget_rebuilds();
             }
-            // Amended bars are rebuilt by the processor; here the marks would only pile up.
-            drop(partition.derived.take_rebuilds());
+            changed.iter().for_each(|(_, bar)| self.bars.change(*bar));
+            if let Some((_, updates)) = &mut self.own {
+                updates.bars = changed;
+                self.tell_own(number as u16);
+            }
         }
-        let State { partitions, slot_numbers, slots, fanout, bars, .. } = self;
+        let State { partitions, slot_numbers, slots, fanout, bars, due_bars, limits, .. } = self;
         let clock = |symbol: Symbol| {
             let slot = &slots[*slot_numbers.get(&symbol)? as usize];
             let (ts, at) = slot.last?;
@@ -256,7 +312,10 @@ impl State {
             Some(ts.saturating_add_nanos(since))
         };
         let by_symbol = fanout.lend_by_symbol();
-        for (channel, bar) in bars.due(clock) {
+        due_bars.extend(bars.due(clock));
+        while fanout.bytes_max() < limits.round_bytes_max
+            && let Some((channel, bar)) = due_bars.pop_front()
+        {
             let (way, name) = match channel {
                 BarChannel::Minute => (Channel::Bars, BarChannel::Minute),
                 BarChannel::Updated => (Channel::UpdatedBars, BarChannel::Updated),
@@ -303,11 +362,13 @@ impl State {
 
 impl Hub {
     /// Reads what the log holds after the processor's last checkpoint (or from the log's end,
-    /// without one) up to now, and then waits to be [`Hub::run`].
+    /// without one) up to now, and then waits to be [`Hub::run`]. What it reads is told to `own`,
+    /// where there is one.
     pub(super) async fn start(
         bus: Arc<dyn Bus>,
         warm: Option<Arc<dyn Warm>>,
-        ring_bytes_max: usize,
+        own: Option<Arc<MemoryHot>>,
+        limits: HubLimits,
         metrics: GatewayMetrics,
     ) -> Result<(Arc<Self>, Vec<Box<dyn BusReader>>), HubError> {
         let mut readers = Vec::new();
@@ -333,6 +394,7 @@ impl Hub {
                 ring_bytes: 0,
                 derived,
                 repeats: BTreeSet::new(),
+                meanwhile: None,
             });
         }
         let state = State {
@@ -341,15 +403,19 @@ impl Hub {
             slots: Vec::new(),
             fanout: Fanout::default(),
             bars: LiveBars::default(),
+            own: own.map(|own| (own, HotUpdates::default())),
+            due_bars: VecDeque::new(),
+            limits,
             failure: None,
         };
         let rounds = tokio::sync::watch::Sender::new(0);
-        let ring_bytes_max = ring_bytes_max / usize::from(bus.partitions().max(1));
-        let hub = Arc::new(Self { bus, state: Mutex::new(state), rounds, metrics, ring_bytes_max });
+        let marked = tokio::sync::Notify::new();
+        let hub = Arc::new(Self { bus, state: Mutex::new(state), rounds, marked, metrics });
         for (number, (reader, target)) in readers.iter_mut().zip(targets).enumerate() {
             while reader.offset() < target {
                 let records = reader.next(READ_BYTES_MAX).await?;
-                hub.state().take(number as u16, records, ring_bytes_max, 0, &hub.metrics);
+                // Nobody is told yet: all of them fit.
+                hub.state().take(number as u16, records, 0, &hub.metrics);
                 tokio::task::yield_now().await;
             }
         }
@@ -368,6 +434,8 @@ impl Hub {
             readers.into_iter().enumerate().map(|(number, reader)| read(number as u16, reader)).collect();
         let mut clock = tokio::time::interval(CLOCK_PERIOD);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Read and not yet taken in: at most one batch of each partition.
+        let mut waiting = VecDeque::new();
         loop {
             let first = tokio::select! {
                 biased;
@@ -376,26 +444,36 @@ impl Hub {
                     let now = Instant::now();
                     let mut state = self.state();
                     state.send_bars(now);
+                    if state.limits.rebuilds && state.partitions.iter().any(|part| part.derived.needs_rebuild()) {
+                        self.marked.notify_one();
+                    }
                     let round = *self.rounds.borrow();
                     state.deliver(None, round, &self.metrics);
                     state.send_tokens(round, now);
                     continue;
                 }
-                Some(first) = reads.next() => first,
+                () = std::future::ready(()), if !waiting.is_empty() => None,
+                Some(first) = reads.next() => Some(first),
             };
             // What the other partitions have at hand goes into the same round and the same flush.
-            let mut batches = vec![first];
+            waiting.extend(first);
             while let Some(Some(more)) = reads.next().now_or_never() {
-                batches.push(more);
+                waiting.push_back(more);
             }
             {
                 let mut state = self.state();
                 let round = *self.rounds.borrow() + 1;
-                for (number, reader, result) in batches {
+                while !state.is_full()
+                    && let Some((number, reader, result)) = waiting.pop_front()
+                {
                     match result {
                         Ok(records) => {
-                            state.take(number, records, self.ring_bytes_max, round, &self.metrics);
-                            reads.push(read(number, reader));
+                            let rest = state.take(number, records, round, &self.metrics);
+                            if rest.is_empty() {
+                                reads.push(read(number, reader));
+                            } else {
+                                waiting.push_back((number, reader, Ok(rest)));
+                            }
                         }
                         Err(BusError::Trimmed { partition, first, .. }) => {
                             self.skip(&mut state, partition, first, round);
@@ -528,6 +606,48 @@ impl Hub {
             entry.seq = slot.seq;
         }
         token_of(&state.partitions, None)
+    }
+
+    /// Waits until bars are marked to be rebuilt. Cancel-safe.
+    pub(super) async fn marked(&self) {
+        self.marked.notified().await;
+    }
+
+    /// Begins to rebuild the bars that are marked in a partition: whose of which day, and the offset
+    /// before which their ticks are to be given to [`Hub::rebuild`]. `None` where none are.
+    pub(super) fn begin_rebuild(&self, number: u16) -> Option<(Vec<(Symbol, TradingDay)>, u64)> {
+        let mut state = self.state();
+        let partition = &mut state.partitions[usize::from(number)];
+        let marked = partition.derived.take_rebuilds();
+        if marked.is_empty() {
+            return None;
+        }
+        partition.meanwhile = Some(Meanwhile::new(marked.iter().map(|(symbol, _)| *symbol)));
+        Some((marked, partition.next))
+    }
+
+    /// Rebuilds the bars of `symbol` and `day` from `ticks` and what has come since
+    /// [`Hub::begin_rebuild`]. Where that was too much, they stay marked.
+    pub(super) fn rebuild(&self, number: u16, symbol: Symbol, day: TradingDay, ticks: &mut Vec<(Seq, Tick)>) {
+        let mut state = self.state();
+        let partition = &mut state.partitions[usize::from(number)];
+        let since = partition.meanwhile.as_ref().and_then(|meanwhile| meanwhile.of(symbol));
+        let Some(since) = since else { return };
+        ticks.extend_from_slice(since);
+        let at = Seq { partition: number, offset: partition.next.saturating_sub(1), index: u32::MAX };
+        partition.derived.rebuild(symbol, day, at, ticks);
+        self.metrics.bars_rebuilt.inc();
+    }
+
+    /// Ends what [`Hub::begin_rebuild`] began; what could not be rebuilt though all went well is
+    /// given up, otherwise it stays marked.
+    pub(super) fn end_rebuild(&self, number: u16, went_well: bool) {
+        let mut state = self.state();
+        let partition = &mut state.partitions[usize::from(number)];
+        let was_enough = partition.meanwhile.take().is_some_and(|meanwhile| !meanwhile.is_over());
+        if went_well && was_enough {
+            partition.derived.forget_rebuilds();
+        }
     }
 
     /// Every symbol the hub has seen.

@@ -4,6 +4,7 @@
 //! `replay` brings a client from the past to now; `rest` answers single questions. Nothing here
 //! writes to a store or waits for one on the way of a live tick.
 
+mod amend;
 mod bars;
 pub mod bench;
 mod fanout;
@@ -44,8 +45,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use self::hub::Hub;
 pub use self::hub::HubError;
+use self::hub::{Hub, HubLimits};
 pub use self::limits::{ClientKey, HandshakeLimit};
 use self::limits::{Handshakes, is_allowed, shown_key};
 pub use self::memory_bus::MemoryBus;
@@ -56,6 +57,7 @@ use super::metrics::GatewayMetrics;
 use crate::bus::Bus;
 use crate::tiering::history::History;
 use crate::tiering::hot::Hot;
+use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::warm::Warm;
 
 /// What a gateway may use, and whom it lets in.
@@ -65,7 +67,9 @@ pub struct GatewayConfig {
     pub keys: Vec<ClientKey>,
     /// Streaming connections at once.
     pub connections_max: usize,
-    /// Bytes of data that may wait for one connection before it is closed as too slow.
+    /// Bytes of data that may wait for one connection before it is closed as too slow; of them a
+    /// quarter, and at most one record's messages more, come at once. Connections with the same
+    /// subscription share what waits for them.
     pub queue_bytes_max: usize,
     /// Symbols that one connection may name, over all channels.
     pub symbols_max: usize,
@@ -82,7 +86,7 @@ impl Default for GatewayConfig {
         Self {
             keys: Vec::new(),
             connections_max: 10_000,
-            queue_bytes_max: 1 << 20,
+            queue_bytes_max: 8 << 20,
             symbols_max: 30_000,
             ring_bytes_max: 32 << 20,
             handshakes: HandshakeLimit { burst: 2_000, period: Duration::from_millis(20) },
@@ -97,6 +101,9 @@ pub struct GatewayState {
     pub bus: Arc<dyn Bus>,
     /// Where snapshots come from.
     pub hot: Arc<dyn Hot>,
+    /// A hot store of this gateway's own, which it keeps filled from the log: where `hot` is elsewhere
+    /// and may be lost.
+    pub own_hot: Option<Arc<MemoryHot>>,
     /// Where bars and repeats are known up to; without it the gateway begins at the log's end.
     pub warm: Option<Arc<dyn Warm>>,
     /// What answers about the past; without it those requests are refused.
@@ -111,6 +118,8 @@ pub struct GatewayState {
     pub feeds: Vec<String>,
     /// Why the other parts of the process are not ready, if they are not; called by `/readyz`.
     pub not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// What is wrong though all is served, for people and monitors; called by `/readyz`.
+    pub degraded: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// What other parts of the process add to `/v1/status`: an object.
     pub details: Arc<dyn Fn() -> Value + Send + Sync>,
 }
@@ -152,6 +161,7 @@ struct Shared {
     registry: Arc<Registry>,
     feeds: Vec<String>,
     not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    degraded: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     details: Arc<dyn Fn() -> Value + Send + Sync>,
     handshakes: Handshakes,
     streaming: Arc<AtomicUsize>,
@@ -222,21 +232,30 @@ pub async fn serve(
     state: GatewayState,
     stop: impl Future<Output = ()>,
 ) -> Result<(), GatewayError> {
-    let GatewayState { bus, hot, warm, history, config, metrics, registry, feeds, not_ready, details } =
-        state;
+    let GatewayState { bus, hot, own_hot, warm, history, config, metrics, registry, feeds, .. } = state;
+    let (not_ready, degraded, details) = (state.not_ready, state.degraded, state.details);
     let mut stop = std::pin::pin!(stop);
-    let starting = Hub::start(bus, warm, config.ring_bytes_max, metrics.clone());
+    let limits = HubLimits {
+        ring_bytes_max: config.ring_bytes_max,
+        round_bytes_max: config.queue_bytes_max / 4,
+        rebuilds: history.is_some(),
+    };
+    let starting = Hub::start(bus, warm, own_hot, limits, metrics.clone());
     let (hub, readers) = tokio::select! {
         started = starting => started?,
         () = &mut stop => return Ok(()),
     };
     let test_bus = Arc::new(MemoryBus::new(1, test_feed::RECORDS_MAX));
+    let test_limits = HubLimits { ring_bytes_max: TEST_RING_BYTES, rebuilds: false, ..limits };
     let (test_hub, test_readers) =
-        Hub::start(test_bus.clone(), None, TEST_RING_BYTES, GatewayMetrics::default()).await?;
+        Hub::start(test_bus.clone(), None, None, test_limits, GatewayMetrics::default()).await?;
     let (hub_stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mut following = tokio::spawn(hub.clone().run(readers, hub_stop.clone()));
     tokio::spawn(test_hub.clone().run(test_readers, hub_stop.clone()));
     tokio::spawn(test_feed::run(test_bus, hub_stop.clone()));
+    if let Some(history) = history.clone() {
+        tokio::spawn(amend::run(hub.clone(), history, hub_stop.clone()));
+    }
     let stop_max = config.stop_max;
     let shared = Arc::new(Shared {
         hub,
@@ -249,6 +268,7 @@ pub async fn serve(
         registry,
         feeds,
         not_ready,
+        degraded,
         details,
         streaming: Arc::default(),
         started_at: Instant::now(),

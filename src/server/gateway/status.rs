@@ -27,11 +27,18 @@ fn reasons(shared: &Shared) -> Vec<String> {
     reasons
 }
 
-/// `/readyz`: 200, or 503 with the reasons.
+/// `/readyz`: 200, or 503 with the reasons. What is wrong though all is served stands under
+/// `degraded` and leaves the status as it is: a balancer that took this gateway out would take the
+/// others out for the same reason.
 pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let reasons = reasons(&shared);
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": reasons.is_empty(), "not_ready": reasons }))).into_response()
+    let mut body = json!({ "ready": reasons.is_empty(), "not_ready": reasons });
+    let degraded = (shared.degraded)();
+    if !degraded.is_empty() {
+        body["degraded"] = degraded.into();
+    }
+    (status, Json(body)).into_response()
 }
 
 /// `/metrics`, as Prometheus reads them.
@@ -44,7 +51,7 @@ pub(super) async fn prometheus(State(shared): State<Arc<Shared>>) -> Response {
 pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let mut partitions = Vec::new();
     for (number, position) in (0..).zip(shared.hub.positions()) {
-        let bounds = shared.hub.bus.bounds(number).await;
+        let bounds = shared.hub.bus.bounds_seen(number).await;
         let (first, next) = bounds.map_or((None, None), |bounds| (Some(bounds.first), Some(bounds.next)));
         partitions.push(json!({
             "partition": number,

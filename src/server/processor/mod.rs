@@ -1,15 +1,21 @@
 //! The processor: out of the log into hot and warm, every record once.
 //!
-//! One worker for each partition, on a thread of its own: it reads, drops repeats, moves hot, and
+//! The log says which partitions are this process's, all of them or some beside other processes
+//! (`members`). One worker for each, on a thread of its own: it reads, drops repeats, moves hot, and
 //! collects rows into blocks (`worker`). A block is stored while the next one is being read
 //! (`block`); warm keeps, as one with the rows, the offset the block ends at and the state there,
 //! and that is where a worker goes on after any kind of end. Before it does, it brings hot up to the
 //! same place (`restore`).
 //!
+//! A partition that goes to another process is handed over: its worker stores what it holds, and only
+//! then is it let go of. One that was taken without asking is fenced by warm: what its old worker
+//! still stores does not count.
+//!
 //! A worker never skips a record: what it can't read or store ends it, and [`Processor::ready`]
 //! says so.
 
 mod block;
+mod members;
 mod rebuild;
 mod restore;
 #[cfg(test)]
@@ -17,17 +23,16 @@ mod tests;
 mod worker;
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, BusError};
@@ -119,6 +124,12 @@ pub struct ProcessorMetrics {
     pub bars: Counter,
     /// Symbols and days whose bars were rebuilt from their trades.
     pub rebuilds: Counter,
+    /// Partitions gained, at the start or from another process.
+    pub gained: Counter,
+    /// Partitions handed over to another process.
+    pub handed_over: Counter,
+    /// Partitions that another process took without waiting for this one.
+    pub lost: Counter,
     /// Symbols and days whose bars could not be rebuilt, since their trades are archived: those in
     /// objects that must be restored first stay as they are, others are tried again later.
     pub rebuilds_kept_back: Counter,
@@ -144,6 +155,9 @@ impl ProcessorMetrics {
         registry.register("processor_rows", "Rows stored in warm", self.rows.clone());
         registry.register("processor_bars", "Bars stored in warm, revisions too", self.bars.clone());
         registry.register("processor_rebuilds", "Symbol days whose bars were rebuilt", self.rebuilds.clone());
+        registry.register("processor_gained", "Partitions gained", self.gained.clone());
+        registry.register("processor_handed_over", "Partitions handed over", self.handed_over.clone());
+        registry.register("processor_lost", "Partitions taken by another process", self.lost.clone());
         registry.register("processor_retries", "Times a store was tried again", self.retries.clone());
         registry.register(
             "processor_producers_evicted",
@@ -181,6 +195,12 @@ pub enum ProcessorError {
         offset: u64,
         /// What is wrong with it.
         source: RecordError,
+    },
+    /// The log does not say which partitions are this process's.
+    #[error("the log's partitions can't be shared: {source}")]
+    Membership {
+        /// What the log said.
+        source: BusError,
     },
     /// The log can't be read.
     #[error("partition {partition}: {source}")]
@@ -237,8 +257,17 @@ pub enum ProcessorError {
     },
 }
 
+impl ProcessorError {
+    /// Whether another process has the partition: nothing is wrong with this one.
+    fn is_fenced(&self) -> bool {
+        matches!(self, Self::Warm { source: WarmError::Fenced { .. }, .. })
+    }
+}
+
 /// Where a partition stands.
 enum Status {
+    /// Another process has it, or nobody yet.
+    NotOurs,
     /// Hot is being brought up to where warm ends.
     Restoring,
     Running,
@@ -253,6 +282,8 @@ struct Shared {
     metrics: ProcessorMetrics,
     /// By partition.
     statuses: Mutex<Vec<Status>>,
+    /// Whether the log has said which partitions are this process's.
+    assigned: AtomicBool,
     /// Told of every change of a status.
     status_changes: watch::Sender<()>,
     /// Rebuilds read a day's trades from all of its segments, for which each takes memory: one
@@ -298,56 +329,43 @@ impl Shared {
     }
 }
 
-/// The workers of a log's partitions.
+/// The workers of a log's partitions, as many of them as are this process's.
 ///
 /// Dropping it tells them to stop; [`Processor::stop`] waits for that.
 pub struct Processor {
     shared: Arc<Shared>,
-    workers: Mutex<Vec<Worker>>,
+    members: Mutex<Option<JoinHandle<Result<(), ProcessorError>>>>,
 }
 
-/// A partition and the thread that processes it.
-type Worker = (u16, JoinHandle<Result<(), ProcessorError>>);
-
 impl Processor {
-    /// Starts a worker for each partition of the log. To be called within a Tokio runtime, which
-    /// must live until [`Processor::stop`] has returned.
-    pub fn start(
-        stores: Stores,
-        config: ProcessorConfig,
-        metrics: ProcessorMetrics,
-    ) -> Result<Self, ProcessorError> {
+    /// Joins those who process the log, and starts a worker for each partition that becomes this
+    /// process's. To be called within a Tokio runtime, which must live until [`Processor::stop`] has
+    /// returned.
+    pub fn start(stores: Stores, config: ProcessorConfig, metrics: ProcessorMetrics) -> Self {
         let partitions = stores.bus.partitions();
         let shared = Arc::new(Shared {
             stores,
             config,
             metrics,
-            statuses: Mutex::new((0..partitions).map(|_| Status::Restoring).collect()),
+            statuses: Mutex::new((0..partitions).map(|_| Status::NotOurs).collect()),
+            assigned: AtomicBool::new(false),
             status_changes: watch::Sender::new(()),
             rebuilding: tokio::sync::Mutex::default(),
             stop: CancellationToken::new(),
             failed: CancellationToken::new(),
         });
-        let processor = Self { shared, workers: Mutex::default() };
-        for partition in 0..partitions {
-            let shared = processor.shared.clone();
-            let runtime = Handle::current();
-            let thread = std::thread::Builder::new().name(format!("stk-processor-{partition}"));
-            let run = move || runtime.block_on(worker::run(shared, partition));
-            let worker = thread.spawn(run).map_err(|error| ProcessorError::Worker {
-                partition,
-                what: format!("could not be started: {error}"),
-            })?;
-            processor.workers.lock().unwrap_or_else(PoisonError::into_inner).push((partition, worker));
-        }
-        Ok(processor)
+        let members = tokio::spawn(members::run(shared.clone()));
+        Self { shared, members: Mutex::new(Some(members)) }
     }
 
-    /// Whether every partition is being processed; otherwise why not, for `/readyz`.
+    /// Whether every partition of this process is being processed; otherwise why not, for `/readyz`.
     pub fn ready(&self) -> Result<(), String> {
+        if !self.shared.assigned.load(Ordering::Acquire) {
+            return Err("the log has not said yet which partitions are this process's".to_owned());
+        }
         for (partition, status) in self.shared.statuses().iter().enumerate() {
             match status {
-                Status::Running => {}
+                Status::Running | Status::NotOurs => {}
                 Status::Restoring => return Err(format!("partition {partition} is being restored")),
                 Status::Stopped => return Err(format!("partition {partition} has been stopped")),
                 Status::Failed(reason) => return Err(reason.clone()),
@@ -356,10 +374,13 @@ impl Processor {
         Ok(())
     }
 
-    /// Waits until hot is restored in every partition, or a partition has failed.
+    /// Waits until this process has its partitions and hot is restored in each of them, or one has
+    /// failed.
     pub async fn restored(&self) {
         let mut changes = self.shared.status_changes.subscribe();
-        while self.shared.statuses().iter().any(|status| matches!(status, Status::Restoring)) {
+        let restoring = || self.shared.statuses().iter().any(|status| matches!(status, Status::Restoring));
+        let failed = || self.shared.failed.is_cancelled();
+        while !failed() && (!self.shared.assigned.load(Ordering::Acquire) || restoring()) {
             if changes.changed().await.is_err() {
                 return;
             }
@@ -371,24 +392,21 @@ impl Processor {
         self.shared.failed.clone()
     }
 
-    /// Takes in all that is in the log now, stores it, and ends the workers. The first error, if
-    /// partitions failed; the others are drained all the same. The stores are let go of with the
-    /// processor itself.
+    /// Takes in all that is in the log now, stores it, and ends the workers; then the partitions are
+    /// given up. The first error, if partitions failed; the others are drained all the same. The
+    /// stores are let go of with the processor itself.
     pub async fn stop(&self) -> Result<(), ProcessorError> {
         self.shared.stop.cancel();
-        let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut outcome = Ok(());
-        for (partition, worker) in workers {
-            let panicked = |what: &str| ProcessorError::Worker { partition, what: what.to_owned() };
-            let ended = tokio::task::spawn_blocking(move || worker.join()).await;
-            let ended = match ended {
-                Ok(Ok(ended)) => ended,
-                Ok(Err(_)) => Err(panicked("panicked")),
-                Err(_) => Err(panicked("could not be waited for")),
-            };
-            outcome = outcome.and(ended);
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match members {
+            Some(members) => members.await.unwrap_or_else(|error| {
+                Err(ProcessorError::Worker {
+                    partition: 0,
+                    what: format!("could not be waited for: {error}"),
+                })
+            }),
+            None => Ok(()),
         }
-        outcome
     }
 }
 

@@ -1,4 +1,5 @@
-//! Hot at start: brought up to where warm ends, from its checkpoint and the log.
+//! Hot at start: brought up to where warm ends, from what a shared store has, or else from this
+//! process's checkpoint and the log.
 
 use std::sync::Arc;
 
@@ -26,8 +27,11 @@ pub(super) async fn hot(
     to: u64,
     state: &PartitionState,
 ) -> Result<(), ProcessorError> {
-    let (mut from, earlier) = checkpoint(shared, partition, bounds).await;
-    if from < bounds.first {
+    let begun = shared.stores.hot.begin(partition, bounds, to).await;
+    let has_all = begun.map_err(|source| ProcessorError::Hot { partition, source })?;
+    let (mut from, earlier) =
+        if has_all { (to, PartitionState::new()) } else { checkpoint(shared, partition, bounds).await };
+    if from < bounds.first && !has_all {
         if to > 0 {
             tracing::info!(
                 partition,
@@ -49,7 +53,7 @@ pub(super) async fn hot(
 /// Loads the checkpoint, where there is one: up to where hot then stands, and the state there.
 async fn checkpoint(shared: &Arc<Shared>, partition: u16, bounds: Bounds) -> (u64, PartitionState) {
     let none = (0, PartitionState::new());
-    let Some((hot, dir)) = shared.stores.hot_files.clone() else { return (bounds.next, none.1) };
+    let Some((hot, dir)) = shared.stores.hot_files.clone() else { return none };
     let loaded = tokio::task::spawn_blocking(move || hot.load(&dir, partition, bounds.next)).await;
     let reason = match loaded {
         Ok(Ok(Some(checkpoint))) => match PartitionState::restore(&checkpoint.state) {

@@ -7,13 +7,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tempfile::TempDir;
+use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 use crate::bus::local::{LocalBus, LocalBusConfig};
+use crate::bus::{Assignment, Bounds, Bus, BusReader, Durable, Membership};
 use crate::feed::sim::{Sim, SimConfig};
 use crate::market::{Kind, Symbol, Tick, TimeRange, Timeframe, Timestamp};
 use crate::server::intake::{Intake, IntakeMetrics};
+use crate::testing::service;
 use crate::tiering::history::{History, HistoryQuery};
+use crate::tiering::hot::redis::{RedisHot, RedisHotConfig};
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
 use crate::tiering::warm::{Block, Mark, Query, Scan};
 use crate::wire::record::Origin;
@@ -43,7 +47,7 @@ impl Life {
     }
 
     fn process(&self, config: ProcessorConfig) -> Processor {
-        Processor::start(self.stores.clone(), config, ProcessorMetrics::default()).unwrap()
+        Processor::start(self.stores.clone(), config, ProcessorMetrics::default())
     }
 
     async fn append(&self, ticks: &[Tick], first_sequence: u64) {
@@ -122,7 +126,7 @@ async fn check_ticks(life: &Life, ticks: &[Tick]) {
     }
 }
 
-async fn hot_of(hot: &MemoryHot) -> Vec<String> {
+async fn hot_of(hot: &dyn Hot) -> Vec<String> {
     let symbols = hot.symbols().await.unwrap();
     let entries = hot.get(&symbols).await.unwrap();
     let mut shown: Vec<String> = symbols.iter().zip(entries).map(|entry| format!("{entry:?}")).collect();
@@ -151,7 +155,7 @@ async fn a_stop_leaves_all_of_the_log_in_warm_each_tick_once() {
         assert_eq!(life.warm.mark(partition).await.unwrap().next_offset, next);
     }
     assert!(life.warm.segments().len() > usize::from(PARTITIONS), "more than one block a partition");
-    let before = hot_of(&life.hot).await;
+    let before = hot_of(&*life.hot).await;
     life.end().await;
 
     // The next life knows what the last one knew: from the checkpoint, and without it from the log.
@@ -161,8 +165,41 @@ async fn a_stop_leaves_all_of_the_log_in_warm_each_tick_once() {
         }
         let life = Life::begin(dir.path());
         life.process(small()).stop().await.unwrap();
-        assert_eq!(hot_of(&life.hot).await, before, "with a checkpoint: {checkpoint}");
+        assert_eq!(hot_of(&*life.hot).await, before, "with a checkpoint: {checkpoint}");
         check_ticks(&life, &ticks).await;
+        life.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shared_hot_store_is_taken_over_or_filled_again() {
+    let Some(url) = service("REDIS") else { return };
+    let dir = TempDir::new().unwrap();
+    let prefix = format!("test:{}:", dir.path().display());
+    let open =
+        || RedisHot::connect(RedisHotConfig::new(url.clone(), prefix.clone(), PARTITIONS, "log".into()));
+    let ticks = market(20_000);
+    let life = Life::begin(dir.path());
+    life.append(&ticks, 1).await;
+    life.process(small()).stop().await.unwrap();
+    let expected = hot_of(&*life.hot).await;
+    life.end().await;
+    for (is_new, is_lost) in [(true, false), (false, false), (false, true)] {
+        let mut life = Life::begin(dir.path());
+        let redis = open().await.unwrap();
+        if is_lost {
+            redis.erase().await;
+        }
+        (life.stores.hot, life.stores.hot_files) = (redis.clone(), None);
+        let processor = life.process(small());
+        processor.restored().await;
+        processor.ready().unwrap();
+        processor.stop().await.unwrap();
+        assert_eq!(hot_of(&*redis).await, expected, "new: {is_new}, lost: {is_lost}");
+        let puts = redis.metrics().puts.get();
+        assert_eq!(puts > 0, is_new || is_lost, "{puts} states were written");
+        drop(processor);
+        redis.close().await;
         life.end().await;
     }
 }
@@ -208,7 +245,7 @@ async fn a_store_that_fails_at_any_block_costs_nothing() {
         let failing: Arc<dyn Warm> =
             Arc::new(FailingWarm { warm: life.warm.clone(), commits_left: AtomicU32::new(commits) });
         let stores = Stores { warm: failing, ..life.stores.clone() };
-        let processor = Processor::start(stores, small(), ProcessorMetrics::default()).unwrap();
+        let processor = Processor::start(stores, small(), ProcessorMetrics::default());
         processor.failed().cancelled().await;
         let why = processor.ready().unwrap_err();
         assert!(processor.stop().await.is_err());
@@ -302,5 +339,106 @@ async fn a_log_that_lost_what_warm_has_is_refused() {
     processor.failed().cancelled().await;
     let why = processor.stop().await.unwrap_err().to_string();
     assert!(why.ends_with("they do not belong together"), "{why}");
+    life.end().await;
+}
+
+/// A log whose partitions are assigned by the test: one half of a channel for each member.
+struct SharedBus {
+    bus: Arc<LocalBus>,
+    members: Mutex<Vec<mpsc::UnboundedReceiver<(Assignment, oneshot::Sender<()>)>>>,
+}
+
+struct Assigned {
+    changes: mpsc::UnboundedReceiver<(Assignment, oneshot::Sender<()>)>,
+    /// Told once the last change is carried out: of what was revoked, or by the next call.
+    done: Option<oneshot::Sender<()>>,
+}
+
+#[async_trait::async_trait]
+impl Membership for Assigned {
+    async fn next(&mut self) -> Result<Assignment, BusError> {
+        drop(self.done.take());
+        match self.changes.recv().await {
+            Some((change, done)) => {
+                self.done = Some(done);
+                Ok(change)
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn released(&mut self, _: &[u16]) {
+        drop(self.done.take());
+    }
+}
+
+#[async_trait::async_trait]
+impl Bus for SharedBus {
+    fn partitions(&self) -> u16 {
+        self.bus.partitions()
+    }
+
+    async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {
+        self.bus.append(records).await
+    }
+
+    async fn bounds(&self, partition: u16) -> Result<Bounds, BusError> {
+        self.bus.bounds(partition).await
+    }
+
+    async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError> {
+        self.bus.reader(partition, from).await
+    }
+
+    async fn join(&self) -> Result<Box<dyn Membership>, BusError> {
+        let changes = self.members.lock().unwrap().remove(0);
+        Ok(Box::new(Assigned { changes, done: None }))
+    }
+
+    fn release(&self, partition: u16, offset: u64) {
+        self.bus.release(partition, offset);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_move_between_processes_keep_every_tick_once() {
+    let dir = TempDir::new().unwrap();
+    let life = Life::begin(dir.path());
+    let ticks = market(12_000);
+    let (first, first_told) = mpsc::unbounded_channel();
+    let (second, second_told) = mpsc::unbounded_channel();
+    let bus =
+        Arc::new(SharedBus { bus: life.bus.clone(), members: Mutex::new(vec![first_told, second_told]) });
+    let start = || {
+        let stores = Stores { bus: bus.clone(), hot_files: None, ..life.stores.clone() };
+        Processor::start(stores, small(), ProcessorMetrics::default())
+    };
+    let tell = |member: &mpsc::UnboundedSender<_>, change: Assignment| {
+        let (done, is_done) = oneshot::channel::<()>();
+        member.send((change, done)).unwrap();
+        async move { drop(is_done.await) }
+    };
+    let processors = [start(), start()];
+    let members = [&first, &second];
+    let mut owners = vec![0; usize::from(PARTITIONS)];
+    tell(&first, Assignment::Gained((0..PARTITIONS).collect())).await;
+    tell(&second, Assignment::Gained(vec![])).await;
+    for (turn, chunk) in ticks.chunks(1_000).enumerate() {
+        life.append(chunk, 1 + 10 * turn as u64).await;
+        let partition = (turn % usize::from(PARTITIONS)) as u16;
+        let owner = owners[usize::from(partition)];
+        // Every third time without asking: the old worker's block under way is of no account, or counts.
+        let change = if turn % 3 == 2 { Assignment::Lost } else { Assignment::Revoked };
+        tell(members[owner], change(vec![partition])).await;
+        owners[usize::from(partition)] = 1 - owner;
+        drop(tell(members[1 - owner], Assignment::Gained(vec![partition])));
+    }
+    for processor in &processors {
+        processor.restored().await;
+        processor.stop().await.unwrap();
+    }
+    drop(processors);
+    check_ticks(&life, &ticks).await;
+    drop(bus);
     life.end().await;
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::block::{Filled, Stored, Storing, Writer};
+use super::members::Goal;
 use super::{ProcessorError, Shared, Status, restore};
 use crate::bus::{BusError, Record};
 use crate::market::{Bar, NO_SYMBOL, Seq, Symbol, TickBatchBuilder, Timeframe, Timestamp};
@@ -25,6 +27,7 @@ pub(super) struct Worker {
     pub(super) state: PartitionState,
     /// The offset of the record to be taken in next.
     pub(super) next: u64,
+    goal: watch::Receiver<Goal>,
     /// Before it everything is in warm.
     pub(super) stored: u64,
     /// Records from `stored` on that were dropped as repeats.
@@ -53,10 +56,20 @@ pub(super) struct Worker {
 }
 
 /// The life of a worker, its outcome told to all.
-pub(super) async fn run(shared: Arc<Shared>, partition: u16) -> Result<(), ProcessorError> {
-    let outcome = live(shared.clone(), partition).await;
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    partition: u16,
+    goal: watch::Receiver<Goal>,
+) -> Result<(), ProcessorError> {
+    let outcome = live(shared.clone(), partition, goal).await;
+    shared.stores.hot.end(partition).await;
     match &outcome {
         Ok(()) => shared.set_status(partition, Status::Stopped),
+        Err(error) if error.is_fenced() => {
+            tracing::warn!(partition, %error, "the partition is processed elsewhere");
+            shared.set_status(partition, Status::Failed(error.to_string()));
+            return Ok(());
+        }
         Err(error) => {
             tracing::error!(partition, %error, "the processor's partition has stopped");
             shared.set_status(partition, Status::Failed(error.to_string()));
@@ -66,7 +79,11 @@ pub(super) async fn run(shared: Arc<Shared>, partition: u16) -> Result<(), Proce
     outcome
 }
 
-async fn live(shared: Arc<Shared>, partition: u16) -> Result<(), ProcessorError> {
+async fn live(
+    shared: Arc<Shared>,
+    partition: u16,
+    mut goal: watch::Receiver<Goal>,
+) -> Result<(), ProcessorError> {
     let bus_error = |source| ProcessorError::Bus { partition, source };
     let warm_error = |source| ProcessorError::Warm { partition, source };
     let mark = shared.stores.warm.claim(partition).await.map_err(warm_error)?;
@@ -78,20 +95,31 @@ async fn live(shared: Arc<Shared>, partition: u16) -> Result<(), ProcessorError>
     let state = PartitionState::restore(&mark.checkpoint)
         .map_err(|source| ProcessorError::State { partition, source })?;
     shared.stores.bus.release(partition, mark.next_offset);
-    restore::hot(&shared, partition, bounds, mark.next_offset, &state).await?;
+    tokio::select! {
+        restored = restore::hot(&shared, partition, bounds, mark.next_offset, &state) => restored?,
+        // There is nothing yet to be stored.
+        _ = goal.wait_for(|goal| matches!(goal, Goal::HandOver | Goal::Abandon)) => return Ok(()),
+    }
     shared.set_status(partition, Status::Running);
     tracing::info!(partition, offset = mark.next_offset, log_next = bounds.next, "processing");
-    Worker::new(shared, partition, state, mark.next_offset).run().await
+    Worker::new(shared, partition, goal, state, mark.next_offset).run().await
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>, partition: u16, state: PartitionState, next: u64) -> Self {
+    fn new(
+        shared: Arc<Shared>,
+        partition: u16,
+        goal: watch::Receiver<Goal>,
+        state: PartitionState,
+        next: u64,
+    ) -> Self {
         Self {
             writer: Some(Writer::new(shared.clone(), partition)),
             shared,
             partition,
             state,
             next,
+            goal,
             stored: next,
             repeats: VecDeque::new(),
             rebuilt: None,
@@ -111,9 +139,7 @@ impl Worker {
 
     async fn run(mut self) -> Result<(), ProcessorError> {
         let outcome = self.work().await;
-        if outcome.is_err()
-            && let Some(storing) = self.storing.take()
-        {
+        if let Some(storing) = self.storing.take() {
             // The block under way is whole, whatever came after it.
             let _ = storing.await;
         }
@@ -131,9 +157,15 @@ impl Worker {
             let rebuild_at = self.rebuild_at();
             tokio::select! {
                 biased;
-                () = shared.stop.cancelled(), if until.is_none() => {
-                    let bounds = bus.bounds(self.partition).await.map_err(|error| self.bus_error(error))?;
-                    until = Some(bounds.next);
+                goal = told(&mut self.goal), if until.is_none() => {
+                    match goal {
+                        Goal::Abandon => return Ok(()),
+                        Goal::HandOver => until = Some(self.next),
+                        Goal::Run | Goal::Drain => {
+                            let bounds = bus.bounds(self.partition).await;
+                            until = Some(bounds.map_err(|error| self.bus_error(error))?.next);
+                        }
+                    }
                 }
                 () = tokio::time::sleep_until(cut_at.unwrap_or_else(Instant::now)), if cut_at.is_some() => {
                     self.cut().await?;
@@ -148,7 +180,8 @@ impl Worker {
                 }
             }
         }
-        if self.state.needs_rebuild() {
+        // Who takes over finds the marks in the state.
+        if self.state.needs_rebuild() && *self.goal.borrow() != Goal::HandOver {
             self.rebuild().await?;
         }
         self.cut().await?;
@@ -187,10 +220,10 @@ impl Worker {
         if self.checkpointed_at.elapsed() >= self.shared.config.hot_checkpoint_interval {
             self.checkpoint_hot().await?;
         }
-        let bounds = self.shared.stores.bus.bounds(self.partition).await;
+        let bounds = self.shared.stores.bus.bounds_seen(self.partition).await;
         let bounds = bounds.map_err(|error| self.bus_error(error))?;
         let metrics = &self.shared.metrics;
-        metrics.lag_records.get_or_create(&self.labels).set((bounds.next - self.next) as i64);
+        metrics.lag_records.get_or_create(&self.labels).set(bounds.next.saturating_sub(self.next) as i64);
         let evicted = self.state.producers_evicted();
         metrics.producers_evicted.inc_by(evicted - std::mem::replace(&mut self.producers_evicted, evicted));
         Ok(())
@@ -319,6 +352,11 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Waits until a worker is told to end, and how. Where nobody is left to tell: as at a stop. Cancel-safe.
+async fn told(goal: &mut watch::Receiver<Goal>) -> Goal {
+    goal.wait_for(|goal| *goal != Goal::Run).await.map_or(Goal::Drain, |goal| *goal)
 }
 
 /// What came of the block being stored, there being one. Cancel-safe.

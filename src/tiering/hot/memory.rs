@@ -2,6 +2,10 @@
 //!
 //! Durable only as a checkpoint now and then, a file for each partition named by the offset it
 //! covers; from there on it is the log that hot is rebuilt from.
+//!
+//! A store elsewhere is kept like this one by what `changes` tells to have changed.
+
+mod changes;
 
 use std::collections::VecDeque;
 use std::fs;
@@ -12,6 +16,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use foldhash::HashMap;
 
+pub use self::changes::{Change, Parts, Version};
+use self::changes::{ChangeQueue, Sent};
 use super::{Hot, HotEntry, HotError, HotUpdates, RECENT_TICKS};
 use crate::market::{
     Bar, Conditions, Exchange, PrevClose, Price, Quote, Seq, Status, Symbol, Tape, Tick, Timeframe,
@@ -169,6 +175,8 @@ struct Entry {
     ring: Ring,
     /// The last ticks that are neither trade nor quote, at most [`RECENT_TICKS`].
     others: VecDeque<(Seq, Tick)>,
+    /// What a store elsewhere has of it.
+    sent: Sent,
 }
 
 impl Entry {
@@ -183,6 +191,7 @@ impl Entry {
             bars: Box::default(),
             ring: Ring::default(),
             others: VecDeque::new(),
+            sent: Sent::default(),
         }
     }
 
@@ -195,10 +204,12 @@ impl Entry {
         match tick {
             Tick::Trade(trade) => {
                 self.trade = Some((seq, *trade));
+                self.sent.changed |= Parts::TRADE;
                 self.ring.push(Compact::of_trade(seq, trade));
             }
             Tick::Quote(quote) => {
                 self.quote = Some((seq, *quote));
+                self.sent.changed |= Parts::QUOTE;
                 self.ring.push(Compact::of_quote(seq, quote));
             }
             other => self.apply_other(seq, other),
@@ -210,6 +221,7 @@ impl Entry {
             self.others.pop_front();
         }
         self.others.push_back((seq, tick.clone()));
+        self.sent.changed |= Parts::TRADE | Parts::REST;
         match tick {
             Tick::Status(status) => self.status = Some(Box::new((seq, (**status).clone()))),
             Tick::PrevClose(close) => self.prev_close = Some(Box::new((seq, *close))),
@@ -232,7 +244,7 @@ impl Entry {
     /// The last trade of those at hand that no later tick has broken, as amended.
     fn last_standing_trade(&self) -> Option<(Seq, Trade)> {
         let partition = self.seq?.partition;
-        let recent = self.recent(partition, usize::MAX);
+        let recent = self.recent(partition, None, usize::MAX);
         let mut trades = FinalTrades::default();
         recent.iter().for_each(|(_, tick)| trades.apply(tick, false));
         let last = *trades.left().next_back()?;
@@ -242,12 +254,16 @@ impl Entry {
         places.map(|(seq, _)| (*seq, last))
     }
 
-    /// The last `ticks_max` ticks, oldest first.
-    fn recent(&self, partition: u16, ticks_max: usize) -> Vec<(Seq, Tick)> {
-        let mut others = self.others.iter().peekable();
-        let mut recent = Vec::with_capacity(self.ring.slots.len() + self.others.len());
+    /// The last `ticks_max` ticks after `after`, oldest first.
+    fn recent(&self, partition: u16, after: Option<Seq>, ticks_max: usize) -> Vec<(Seq, Tick)> {
+        let is_wanted = |seq: Seq| after.is_none_or(|after| seq > after);
+        let mut others = self.others.iter().filter(|(seq, _)| is_wanted(*seq)).peekable();
+        let mut recent = Vec::new();
         for compact in self.ring.oldest_first() {
             let seq = compact.seq(partition);
+            if !is_wanted(seq) {
+                continue;
+            }
             while let Some(other) = others.next_if(|(place, _)| *place < seq) {
                 recent.push(other.clone());
             }
@@ -260,7 +276,7 @@ impl Entry {
 
     /// All that makes this entry again when it is applied in order.
     fn stored(&self, partition: u16) -> Vec<(Seq, Tick)> {
-        let mut ticks = self.recent(partition, usize::MAX);
+        let mut ticks = self.recent(partition, None, usize::MAX);
         let oldest = ticks.first().map_or(Seq { offset: u64::MAX, ..Seq::default() }, |(seq, _)| *seq);
         let trade = self.trade.map(|(seq, trade)| (seq, Tick::Trade(trade)));
         let quote = self.quote.map(|(seq, quote)| (seq, Tick::Quote(quote)));
@@ -285,18 +301,27 @@ impl Entry {
         let revises =
             |held: &Option<(Seq, Bar)>| held.is_some_and(|(place, held)| held.ts == bar.ts && seq >= place);
         let bars = &mut *self.bars;
-        if bar.timeframe.stored() != Timeframe::Day {
-            if newer(&bars.minute) || revises(&bars.minute) {
-                bars.minute = Some((seq, bar));
+        let placed = Some((seq, bar));
+        let held = if bar.timeframe.stored() != Timeframe::Day {
+            if !newer(&bars.minute) && !revises(&bars.minute) {
+                return;
             }
+            &mut bars.minute
         } else if newer(&bars.daily) {
-            bars.prev_daily = bars.daily.replace((seq, bar));
+            bars.prev_daily = bars.daily;
+            &mut bars.daily
         } else if revises(&bars.daily) {
-            bars.daily = Some((seq, bar));
+            &mut bars.daily
         } else if bars.daily.is_some_and(|(_, held)| bar.ts < held.ts)
             && (newer(&bars.prev_daily) || revises(&bars.prev_daily))
         {
-            bars.prev_daily = Some((seq, bar));
+            &mut bars.prev_daily
+        } else {
+            return;
+        };
+        if *held != placed {
+            *held = placed;
+            self.sent.changed |= Parts::BARS;
         }
     }
 
@@ -318,17 +343,46 @@ impl Entry {
 struct Shard {
     numbers: HashMap<Symbol, u32>,
     entries: Vec<Entry>,
+    /// The offset after the last tick applied.
+    next_offset: u64,
+    /// What has changed, where somebody asks.
+    changes: Option<ChangeQueue>,
 }
 
 impl Shard {
+    /// One that keeps the same account, of nothing.
+    fn emptied(&self) -> Self {
+        Self { changes: self.changes.as_ref().map(|_| ChangeQueue::default()), ..Self::default() }
+    }
+
     #[inline]
-    fn entry(&mut self, symbol: Symbol) -> &mut Entry {
+    fn number(&mut self, symbol: Symbol) -> u32 {
         let entries = &mut self.entries;
-        let number = *self.numbers.entry(symbol).or_insert_with(|| {
+        *self.numbers.entry(symbol).or_insert_with(|| {
             entries.push(Entry::new(symbol));
             (entries.len() - 1) as u32
-        });
-        &mut self.entries[number as usize]
+        })
+    }
+
+    #[inline]
+    fn apply(&mut self, seq: Seq, tick: &Tick) {
+        self.next_offset = self.next_offset.max(seq.offset + 1);
+        let Some(symbol) = tick.symbol() else { return };
+        let number = self.number(symbol);
+        let entry = &mut self.entries[number as usize];
+        entry.apply(seq, tick);
+        if let Some(changes) = &mut self.changes {
+            changes.push(number, &mut entry.sent);
+        }
+    }
+
+    fn apply_bar(&mut self, seq: Seq, bar: Bar) {
+        let number = self.number(bar.symbol);
+        let entry = &mut self.entries[number as usize];
+        entry.apply_bar(seq, bar);
+        if let Some(changes) = &mut self.changes {
+            changes.push(number, &mut entry.sent);
+        }
     }
 
     fn get(&self, symbol: Symbol) -> Option<&Entry> {
@@ -356,8 +410,21 @@ impl MemoryHot {
         Self { shards: (0..partitions.max(1)).map(|_| Mutex::default()).collect() }
     }
 
-    fn partitions(&self) -> u16 {
+    /// How many partitions the log has.
+    pub fn partitions(&self) -> u16 {
         self.shards.len() as u16
+    }
+
+    /// Takes in what changed, as [`Hot::apply`] does, at once.
+    pub fn take_in(&self, partition: u16, updates: &HotUpdates) -> Result<(), HotError> {
+        let mut shard = self.shard(partition)?;
+        for (seq, tick) in &updates.ticks {
+            shard.apply(*seq, tick);
+        }
+        for (seq, bar) in &updates.bars {
+            shard.apply_bar(*seq, *bar);
+        }
+        Ok(())
     }
 
     fn shard(&self, partition: u16) -> Result<MutexGuard<'_, Shard>, HotError> {
@@ -411,12 +478,8 @@ impl MemoryHot {
     /// Errors: bytes that are damaged or of another version or partition; the partition is then
     /// left empty.
     pub fn restore(&self, partition: u16, bytes: &[u8]) -> Result<HotCheckpoint, HotError> {
-        let mut shard = Shard::default();
-        let covered = read_checkpoint(partition, bytes, |seq, tick| {
-            if let Some(symbol) = tick.symbol() {
-                shard.entry(symbol).apply(seq, tick);
-            }
-        })?;
+        let mut shard = self.shard(partition)?.emptied();
+        let covered = read_checkpoint(partition, bytes, |seq, tick| shard.apply(seq, tick))?;
         *self.shard(partition)? = shard;
         Ok(covered)
     }
@@ -457,7 +520,7 @@ impl MemoryHot {
         let bytes = fs::read(path).map_err(|source| named(&source))?;
         let covered = self.restore(partition, &bytes).map_err(|source| named(&source.reason))?;
         if covered.next_offset > log_next {
-            *self.shard(partition)? = Shard::default();
+            self.clear(partition)?;
             return Err(named(&format_args!("it covers more than the log, which ends at {log_next}")));
         }
         Ok(Some(covered))
@@ -519,16 +582,7 @@ fn error(reason: String) -> HotError {
 #[async_trait::async_trait]
 impl Hot for MemoryHot {
     async fn apply(&self, partition: u16, updates: &HotUpdates) -> Result<(), HotError> {
-        let mut shard = self.shard(partition)?;
-        for (seq, tick) in &updates.ticks {
-            if let Some(symbol) = tick.symbol() {
-                shard.entry(symbol).apply(*seq, tick);
-            }
-        }
-        for (seq, bar) in &updates.bars {
-            shard.entry(bar.symbol).apply_bar(*seq, *bar);
-        }
-        Ok(())
+        self.take_in(partition, updates)
     }
 
     async fn get(&self, symbols: &[Symbol]) -> Result<Vec<Option<HotEntry>>, HotError> {
@@ -553,7 +607,7 @@ impl Hot for MemoryHot {
     async fn recent(&self, symbol: Symbol) -> Result<Vec<(Seq, Tick)>, HotError> {
         let partition = symbol.partition(self.partitions());
         let shard = self.shard(partition)?;
-        Ok(shard.get(symbol).map(|entry| entry.recent(partition, RECENT_TICKS)).unwrap_or_default())
+        Ok(shard.get(symbol).map(|entry| entry.recent(partition, None, RECENT_TICKS)).unwrap_or_default())
     }
 
     async fn symbols(&self) -> Result<Vec<Symbol>, HotError> {

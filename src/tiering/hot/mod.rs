@@ -1,11 +1,15 @@
 //! Hot: the last trade, quote, bars and ticks of every symbol.
 //!
-//! [`Hot`] is the seam between one process ([`memory`]) and a store that several gateways share.
+//! [`Hot`] is the seam between one process ([`memory`]) and a store that several gateways share
+//! ([`redis`], with [`fallback`] for a gateway that loses it).
 
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod fallback;
 pub mod memory;
+pub mod redis;
 
+use crate::bus::Bounds;
 use crate::market::{Bar, PrevClose, Quote, Seq, Status, Symbol, Tick, Trade};
 
 /// How many ticks of each symbol are kept.
@@ -65,4 +69,17 @@ pub trait Hot: Send + Sync + 'static {
 
     /// Every symbol seen, in byte order.
     async fn symbols(&self) -> Result<Vec<Symbol>, HotError>;
+
+    /// Begins to write a partition whose log holds `log` and whose warm ends at `to`. True when the
+    /// store has all before `to`, from another processor or an earlier run; otherwise it is to be
+    /// told again.
+    async fn begin(&self, partition: u16, log: Bounds, to: u64) -> Result<bool, HotError> {
+        let _ = (partition, log, to);
+        Ok(false)
+    }
+
+    /// Writes the partition no more: another processor does.
+    async fn end(&self, partition: u16) {
+        let _ = partition;
+    }
 }

@@ -1,8 +1,9 @@
 //! Warm: the days that are kept at hand, in columns.
 //!
 //! [`Warm`] is the seam between one machine ([`local`], Parquet segments under the data
-//! directory) and a database.
+//! directory) and a database ([`clickhouse`]).
 
+pub mod clickhouse;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod local;
@@ -135,6 +136,14 @@ pub enum WarmError {
     Fenced {
         /// The partition.
         partition: u16,
+    },
+    /// The store refuses what it is asked, and will again: rights, schema or settings are wrong.
+    #[error("{path} refuses: {reason}")]
+    Refused {
+        /// Where the store is.
+        path: String,
+        /// What it said, and what to do.
+        reason: String,
     },
     /// The store can't be read or written.
     #[error("{path}: {reason}")]

@@ -205,11 +205,12 @@ impl LocalWarm {
     /// starts compaction. Blocking.
     ///
     /// Errors: another process has it open; the directory can't be written; the manifest is
-    /// damaged.
+    /// damaged, or missing while there are files that it named.
     pub fn open(dir: &Path, options: LocalWarmOptions) -> Result<Arc<Self>, WarmError> {
         create_dir(dir)?;
         let lock = lock(dir)?;
         create_dir(&dir.join(CHECKPOINT_DIR))?;
+        check_manifest(dir)?;
         let (manifest, state) = Manifest::open(dir)?;
         remove_unnamed(dir, &state)?;
         let live = live(dir, &state);
@@ -225,11 +226,13 @@ impl LocalWarm {
 
     /// Opens the store in `dir` to read, changing nothing. Blocking.
     ///
-    /// Errors: a process has it open to write; there is no store; the manifest is damaged.
+    /// Errors: a process has it open to write; there is no store; the manifest is damaged, or
+    /// missing while there are files that it named.
     pub fn open_read_only(dir: &Path) -> Result<Arc<Self>, WarmError> {
         let path = dir.join("lock");
         let file = File::open(&path).map_err(|error| io_error(&path, &error))?;
         file.try_lock_shared().map_err(|error| lock_error(&path, error))?;
+        check_manifest(dir)?;
         let state = manifest::read(dir)?.unwrap_or_default();
         Ok(Arc::new(Self::new(dir, live(dir, &state), None, file)))
     }
@@ -337,20 +340,46 @@ fn remove_unnamed(dir: &Path, state: &State) -> Result<(), WarmError> {
         .map(|segment| dir.join(segment.path()))
         .chain(checkpoints.map(|checkpoint| dir.join(CHECKPOINT_DIR).join(&checkpoint.file)))
         .collect();
+    for path in stored_files(dir)?.into_iter().filter(|path| !named.contains(path)) {
+        tracing::info!(path = %path.display(), "remove what an interrupted write left");
+        fs::remove_file(&path).map_err(|error| io_error(&path, &error))?;
+    }
+    Ok(())
+}
+
+/// Fails where files of a store are there without the manifest that says which of them count: a
+/// store begins with its manifest, so it was lost, and what it named must not be taken for the trace
+/// of a crash.
+fn check_manifest(dir: &Path) -> Result<(), WarmError> {
+    if manifest::is_there(dir)? {
+        return Ok(());
+    }
+    match &stored_files(dir)?[..] {
+        [] => Ok(()),
+        files => {
+            let reason = format!(
+                "it is missing, while {} files that it named are there; bring it back, or move {} away to begin anew with what the log still holds",
+                files.len(),
+                dir.display(),
+            );
+            Err(damaged(&dir.join("manifest-*.jsonl"), reason))
+        }
+    }
+}
+
+/// The files of segments and checkpoints under `dir`, whole or begun.
+fn stored_files(dir: &Path) -> Result<Vec<PathBuf>, WarmError> {
     let mut dirs = vec![dir.join(CHECKPOINT_DIR)];
+    dirs.retain(|checkpoints| checkpoints.is_dir());
     for day in entries(dir)?.into_iter().filter(|path| is_named(path, "date=")) {
         dirs.extend(entries(&day)?.into_iter().filter(|path| is_named(path, "kind=")));
     }
-    for path in dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat() {
-        let ours = path
-            .extension()
-            .is_some_and(|extension| ["parquet", "bin", "tmp"].iter().any(|known| extension == *known));
-        if ours && !named.contains(&path) {
-            tracing::info!(path = %path.display(), "remove what an interrupted write left");
-            fs::remove_file(&path).map_err(|error| io_error(&path, &error))?;
-        }
-    }
-    Ok(())
+    let is_ours = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|extension| ["parquet", "bin", "tmp"].iter().any(|known| extension == *known))
+    };
+    let files = dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat();
+    Ok(files.into_iter().filter(is_ours).collect())
 }
 
 fn is_named(path: &Path, prefix: &str) -> bool {

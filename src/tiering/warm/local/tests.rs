@@ -269,6 +269,45 @@ async fn a_manifest_cut_anywhere_in_its_last_line_is_the_state_before_it() {
     assert!(matches!(&error, WarmError::Damaged { path, .. } if path.ends_with("0001.jsonl")), "{error}");
 }
 
+/// Nothing says which files count then: that is no reason to count none and remove them all.
+#[tokio::test]
+async fn a_lost_manifest_is_damage_and_removes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let warm = open(&dir);
+    warm.commit(quotes(0, 0, 3, 10)).await.unwrap();
+    drop(warm);
+    let manifest = dir.path().join("manifest-0000000001.jsonl");
+    let kept = fs::read(&manifest).unwrap();
+    fs::remove_file(&manifest).unwrap();
+    let files = parquet_files(dir.path());
+    let opened = [LocalWarm::open(dir.path(), QUIET), LocalWarm::open_read_only(dir.path())];
+    for error in opened.map(|opened| opened.err().expect("it is damaged")) {
+        assert!(matches!(&error, WarmError::Damaged { path, .. } if path.contains("manifest-")), "{error}");
+        assert!(
+            error.to_string().contains("it is missing, while 2 files that it named are there"),
+            "{error}"
+        );
+    }
+    assert_eq!(parquet_files(dir.path()), files);
+    assert_eq!(entries(&dir.path().join(CHECKPOINT_DIR)).unwrap().len(), 1);
+    fs::write(&manifest, kept).unwrap();
+    assert_eq!(seqs(&open(&dir), &all_quotes()).await.unwrap().len(), 300);
+}
+
+#[tokio::test]
+async fn opening_to_read_removes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let warm = open(&dir);
+    warm.commit(quotes(0, 0, 1, 10)).await.unwrap();
+    let stray = dir.path().join(warm.segments()[0].path()).with_file_name("stray.parquet");
+    drop(warm);
+    fs::write(&stray, b"of a crash").unwrap();
+    drop(LocalWarm::open_read_only(dir.path()).unwrap());
+    assert!(stray.exists());
+    drop(open(&dir));
+    assert!(!stray.exists(), "who writes cleans up");
+}
+
 #[test]
 fn a_manifest_that_grows_is_written_anew() {
     let dir = TempDir::new().unwrap();

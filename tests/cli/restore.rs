@@ -136,6 +136,8 @@ fn history_reads_the_archive_and_says_what_it_cannot() {
     let data = archived.data.display().to_string();
     let shown = archived.home.run(&["history", "AAPL", "--data", &data]);
     assert!(shown.starts_with("exit: 1\n") && rows_of(&shown).is_empty(), "{shown}");
+    let lost = format!("trade rows of {DAY} were dropped from warm, but [HOME]/data/cold does not hold them");
+    assert!(shown.contains(&lost), "{shown}");
 
     assert_eq!(archived.move_to("trade", "GLACIER"), 1);
     let shown = archived.history(&[]);

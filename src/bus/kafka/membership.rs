@@ -1,0 +1,326 @@
+//! Who processes which partition: a consumer group that fetches nothing.
+//!
+//! The group's protocol (cooperative sticky) hands out partitions, and takes them away one by one:
+//! what a member keeps goes on undisturbed. A partition that is taken away is let go of only when
+//! [`Membership::released`] says so, or when patience is at its end.
+//!
+//! Membership is dynamic, not static (`group.instance.id`): a process that ends gives its
+//! partitions up at once instead of after a session, and there is no name to be kept unique among
+//! processes. The price is a rebalance when a process is restarted, which cooperative assignment
+//! makes cheap.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, StreamConsumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::admin::drop_aside;
+use super::tail::at_offsets;
+use super::{KafkaBusMetrics, Shared};
+use crate::bus::{Assignment, BusError, Membership};
+use crate::kafka::{Watch, code_of, is_final};
+
+/// How many changes may wait to be asked for; who is that far behind is no member any more.
+const CHANGES_MAX: usize = 1024;
+
+/// What has happened, and what is held.
+#[derive(Default)]
+struct State {
+    changes: VecDeque<Assignment>,
+    held: BTreeSet<u16>,
+    /// Revoked and not yet released, with the end of patience.
+    revoked: Option<Revoked>,
+    failure: Option<BusError>,
+    is_closing: bool,
+}
+
+struct Revoked {
+    /// All that was named.
+    partitions: Vec<u16>,
+    /// What is still processed of it.
+    left: BTreeSet<u16>,
+    patience: Instant,
+}
+
+/// What the group's consumer calls back.
+struct Context {
+    watch: Watch,
+    name: String,
+    topic: String,
+    metrics: KafkaBusMetrics,
+    revoke_wait_max: std::time::Duration,
+    state: Mutex<State>,
+    changed: Notify,
+    /// Wakes the task, for the end of patience.
+    revoked: Notify,
+}
+
+impl Context {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, state: &mut State, change: Assignment) {
+        tracing::info!(log = self.name, ?change, "the partitions to process change");
+        self.metrics.rebalances.inc();
+        if state.changes.len() >= CHANGES_MAX {
+            let reason = "nobody takes note of what this process is to process".to_owned();
+            state.failure = Some(BusError::Failed { path: self.name.clone(), reason });
+        } else {
+            state.changes.push_back(change);
+        }
+        self.changed.notify_one();
+    }
+
+    fn fail(&self, error: BusError) {
+        self.state().failure = Some(error);
+        self.changed.notify_one();
+    }
+
+    fn gained(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> KafkaResult<()> {
+        // From the end, and paused at once: it is a member, not a reader.
+        let mut at_end = partitions.clone();
+        at_end.set_all_offsets(Offset::End)?;
+        consumer.incremental_assign(&at_end)?;
+        consumer.pause(&at_end)?;
+        let gained = numbers(partitions);
+        let mut state = self.state();
+        state.held.extend(&gained);
+        if !gained.is_empty() {
+            self.tell(&mut state, Assignment::Gained(gained));
+        }
+        Ok(())
+    }
+
+    fn taken(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> KafkaResult<()> {
+        let taken = numbers(partitions);
+        let is_lost = consumer.assignment_lost();
+        let mut state = self.state();
+        if taken.is_empty() || is_lost || state.is_closing {
+            taken.iter().for_each(|partition| drop(state.held.remove(partition)));
+            if is_lost && !taken.is_empty() {
+                self.metrics.lost_partitions.inc_by(taken.len() as u64);
+                self.tell(&mut state, Assignment::Lost(taken));
+            }
+            drop(state);
+            return consumer.incremental_unassign(partitions);
+        }
+        // The group waits until this consumer lets go.
+        state.revoked = Some(Revoked {
+            partitions: taken.clone(),
+            left: taken.iter().copied().collect(),
+            patience: Instant::now() + self.revoke_wait_max,
+        });
+        self.tell(&mut state, Assignment::Revoked(taken));
+        self.revoked.notify_one();
+        Ok(())
+    }
+
+    /// Lets go of what was revoked, if nothing of it is processed any more or `is_late`.
+    fn let_go(&self, consumer: &impl Consumer<Self>, is_late: bool) {
+        let mut state = self.state();
+        if !state.revoked.as_ref().is_some_and(|revoked| is_late || revoked.left.is_empty()) {
+            return;
+        }
+        let Some(Revoked { partitions, left, .. }) = state.revoked.take() else { return };
+        partitions.iter().for_each(|partition| drop(state.held.remove(partition)));
+        if !left.is_empty() {
+            self.metrics.lost_partitions.inc_by(left.len() as u64);
+            self.tell(&mut state, Assignment::Lost(left.into_iter().collect()));
+        }
+        drop(state);
+        let list = at_offsets(&self.topic, partitions.into_iter().map(|partition| (partition, 0)));
+        if let Err(error) = list.and_then(|list| consumer.incremental_unassign(&list)) {
+            // A session that ended meanwhile has taken all of it away already.
+            tracing::debug!(log = self.name, %error, "partitions were gone before they were let go of");
+        }
+    }
+}
+
+fn numbers(partitions: &TopicPartitionList) -> Vec<u16> {
+    partitions.elements().iter().map(|element| element.partition() as u16).collect()
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.watch.log(level, facility, message);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.watch.stats(statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.watch.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        what: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let outcome = match what {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.gained(consumer, partitions),
+            _ => self.taken(consumer, partitions),
+        };
+        if let Err(error) = outcome {
+            let reason = format!("the group {error}");
+            self.fail(BusError::Failed { path: self.name.clone(), reason });
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            self.metrics.commit_failures.inc();
+            tracing::debug!(log = self.name, %error, "the group's offsets were not committed");
+        }
+    }
+}
+
+/// A process's consumer in the group.
+pub(super) struct Member {
+    consumer: StreamConsumer<Context>,
+}
+
+impl Member {
+    fn context(&self) -> &Context {
+        self.consumer.client().context()
+    }
+
+    /// Commits how far what is held has been released, for those who look at the group's lag.
+    pub(super) fn commit(&self, shared: &Shared) {
+        let held: Vec<u16> = self.context().state().held.iter().copied().collect();
+        let released = held.into_iter().filter_map(|partition| {
+            let released = shared.marks[usize::from(partition)].released.load(Ordering::Acquire);
+            (released > 0).then_some((partition, released))
+        });
+        let offsets = at_offsets(&shared.config.topic, released);
+        let committed = offsets.and_then(|offsets| match offsets.count() {
+            0 => Ok(()),
+            _ => self.consumer.commit(&offsets, CommitMode::Async),
+        });
+        self.context().commit_callback(committed, &TopicPartitionList::new());
+    }
+}
+
+/// A process's part in processing.
+pub(super) struct KafkaMembership {
+    member: Arc<Member>,
+    shared: Arc<Shared>,
+    /// Ends the task.
+    _ends: DropGuard,
+}
+
+impl KafkaMembership {
+    pub(super) fn join(client: ClientConfig, shared: Arc<Shared>) -> Result<Self, BusError> {
+        let mut config = client.clone();
+        config
+            .set("group.id", &shared.config.group)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "latest")
+            .set("allow.auto.create.topics", "false")
+            .set("queued.min.messages", "1");
+        for (name, value) in [("session.timeout.ms", "10000"), ("heartbeat.interval.ms", "1000")] {
+            if client.get(name).is_none() {
+                config.set(name, value);
+            }
+        }
+        let context = Context {
+            watch: shared.watch.clone(),
+            name: shared.name.clone(),
+            topic: shared.config.topic.clone(),
+            metrics: shared.metrics.clone(),
+            revoke_wait_max: shared.config.revoke_wait_max,
+            state: Mutex::default(),
+            changed: Notify::new(),
+            revoked: Notify::new(),
+        };
+        let consumer: StreamConsumer<Context> =
+            config.create_with_context(context).map_err(|error| shared.error(&error))?;
+        consumer.subscribe(&[&shared.config.topic]).map_err(|error| shared.error(&error))?;
+        let member = Arc::new(Member { consumer });
+        shared.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&member));
+        let ended = CancellationToken::new();
+        tokio::spawn(drive(member.clone(), ended.clone(), shared.closed.clone()));
+        Ok(Self { member, shared, _ends: ended.drop_guard() })
+    }
+}
+
+/// Serves the group until told to stop, then leaves it.
+async fn drive(member: Arc<Member>, ended: CancellationToken, closed: CancellationToken) {
+    loop {
+        let context = member.context();
+        let patience = context.state().revoked.as_ref().map(|revoked| revoked.patience);
+        tokio::select! {
+            biased;
+            () = ended.cancelled() => break,
+            () = closed.cancelled() => {
+                context.fail(BusError::Closed);
+                break;
+            }
+            () = context.revoked.notified() => {}
+            () = tokio::time::sleep_until(patience.unwrap_or_else(Instant::now)), if patience.is_some() => {
+                context.let_go(&member.consumer, true);
+            }
+            received = member.consumer.recv() => match received {
+                // It was on its way before the pause: who reads is somebody else.
+                Ok(_) => {}
+                Err(error) if code_of(&error).is_some_and(is_final) => {
+                    context.fail(super::meaning(&context.name, &error));
+                    break;
+                }
+                Err(error) => tracing::debug!(log = context.name, %error, "in the group"),
+            },
+        }
+    }
+    member.context().state().is_closing = true;
+    // Whatever was revoked is let go of with the group.
+    let is_late = member.context().state().revoked.is_some();
+    member.context().let_go(&member.consumer, is_late);
+    drop_aside(member);
+}
+
+#[async_trait::async_trait]
+impl Membership for KafkaMembership {
+    async fn next(&mut self) -> Result<Assignment, BusError> {
+        let context = self.member.context();
+        loop {
+            let changed = context.changed.notified();
+            {
+                let mut state = context.state();
+                if let Some(change) = state.changes.pop_front() {
+                    return Ok(change);
+                }
+                if let Some(error) = &state.failure {
+                    return Err(error.clone());
+                }
+            }
+            changed.await;
+        }
+    }
+
+    async fn released(&mut self, partitions: &[u16]) {
+        let context = self.member.context();
+        if let Some(revoked) = &mut context.state().revoked {
+            partitions.iter().for_each(|partition| drop(revoked.left.remove(partition)));
+        }
+        // What was released of them is told before they are another's.
+        self.member.commit(&self.shared);
+        context.let_go(&self.member.consumer, false);
+    }
+}

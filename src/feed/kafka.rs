@@ -1,0 +1,557 @@
+//! Somebody else's topics, as a feed.
+//!
+//! A file says where the messages are and what of them is what (`config.rs`, `map.rs`); payloads
+//! are JSON, Avro or Protobuf. A message that can't be read, or makes no tick, goes to a
+//! dead-letter topic (`dead.rs`). The brokers are told of a message's offset only when the log has
+//! accepted its tick, or the dead-letter topic the message. What is read again after a crash is
+//! known as a repeat by every reader of the log, since a batch's producer is its partition and its
+//! sequence the offset behind it (`line.rs`).
+//!
+//! Brokers that are away are waited for. What the topic dropped before it was read, and sequence
+//! numbers that never came, are told as gaps.
+
+mod avro;
+mod config;
+mod dead;
+mod json;
+mod line;
+mod map;
+mod metrics;
+mod protobuf;
+mod source;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::Hasher;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use prometheus_client::registry::Registry;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Message, OwnedMessage, Timestamp as MessageTime};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use self::config::{Config, Per, Start};
+use self::dead::DeadLetters;
+use self::line::{Line, Note};
+use self::map::{Envelope, Mapped, Numbered};
+pub use self::metrics::KafkaFeedMetrics;
+use self::source::{Found, Look, LookError, Reading, make_topic};
+use super::gaps::{Event, SequenceTracker, Verdict};
+use super::{BATCH_TICKS_MAX, Feed, FeedError, Pulled};
+use crate::kafka::{Watch, code_of, is_final, is_out_of_range};
+use crate::market::{Gap, GapKind, Symbol, Tick, Timestamp};
+use crate::wire::record::Origin;
+
+/// How often the topics are looked at for further partitions.
+const LOOK_INTERVAL: Duration = Duration::from_mins(1);
+/// How often the brokers are told how far reading has come, while there is more under way.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// The waits between two attempts, before jitter.
+const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
+/// The most lines whose sequence numbers are followed; further ones are not.
+const TRACKERS_MAX: usize = 100_000;
+
+/// A partition of one of the topics, by their order in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    topic: u16,
+    partition: u16,
+}
+
+/// Ticks of messages of one partition that follow on each other.
+struct Batch {
+    key: Key,
+    /// The first message's offset.
+    first: u64,
+    /// The offset behind the last message.
+    next: u64,
+    ticks: Vec<Tick>,
+}
+
+/// A mark that the brokers are being told.
+type Marking = (Key, Note, JoinHandle<Result<(), KafkaError>>);
+
+/// Reads somebody else's topics.
+pub struct KafkaFeed {
+    config: Config,
+    subject: String,
+    client: ClientConfig,
+    watch: Watch,
+    metrics: KafkaFeedMetrics,
+    reading: Reading,
+    dead: DeadLetters,
+    lines: BTreeMap<Key, Line>,
+    trackers: HashMap<String, SequenceTracker>,
+    /// Batches that are whole, to be handed out before anything else.
+    whole: VecDeque<Batch>,
+    /// The batch being filled.
+    batch: Option<Batch>,
+    /// A message that was read and does not go into it.
+    held: Option<OwnedMessage>,
+    /// Calls handed out.
+    calls: u64,
+    origin: Option<Origin>,
+    is_dead_topic_made: bool,
+    looking: Option<JoinHandle<Result<Look, LookError>>>,
+    look_at: Instant,
+    marking: Option<Marking>,
+    retry_wait: Duration,
+    retry_at: Option<Instant>,
+    committed_at: Instant,
+}
+
+impl KafkaFeed {
+    /// Reads the file that says what to read. To be called within a Tokio runtime; the brokers are
+    /// first spoken to when the feed is asked.
+    ///
+    /// Errors: the file, or one that it names, can't be read or is refused.
+    pub fn open(path: &Path) -> Result<Self, FeedError> {
+        let subject = path.display().to_string();
+        let config = Config::read(path)?;
+        let refused = |error: crate::kafka::SettingsError| FeedError::Format {
+            subject: subject.clone(),
+            reason: error.to_string(),
+        };
+        let properties: Vec<_> = config.file.properties.clone().into_iter().collect();
+        let client = crate::kafka::client_config(&config.file.brokers, &properties).map_err(refused)?;
+        let watch = Watch::default();
+        let (topics, group) = (&config.file.topics, &config.file.group);
+        let reading = Reading::new(&client, topics, group, &watch).map_err(refused)?;
+        let dead =
+            DeadLetters::new(&client, &config.file.dead_letter_topic, group, &watch).map_err(refused)?;
+        Ok(Self {
+            config,
+            subject,
+            client,
+            metrics: KafkaFeedMetrics::new(&watch.health),
+            watch,
+            reading,
+            dead,
+            lines: BTreeMap::new(),
+            trackers: HashMap::new(),
+            whole: VecDeque::new(),
+            batch: None,
+            held: None,
+            calls: 0,
+            origin: None,
+            is_dead_topic_made: false,
+            looking: None,
+            look_at: Instant::now(),
+            marking: None,
+            retry_wait: RETRY_WAIT_MIN,
+            retry_at: None,
+            committed_at: Instant::now(),
+        })
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &KafkaFeedMetrics {
+        &self.metrics
+    }
+
+    fn topic(&self, key: Key) -> &str {
+        &self.config.file.topics[usize::from(key.topic)]
+    }
+
+    fn failed(&self, reason: impl ToString) -> FeedError {
+        FeedError::Io { subject: self.subject.clone(), source: std::io::Error::other(reason.to_string()) }
+    }
+
+    /// Waits before another attempt, longer each time and never as long as others wait.
+    async fn pause(&mut self, what: &str, error: &(dyn std::fmt::Display + Sync)) {
+        let wait = self.retry_wait;
+        let jitter = Timestamp::now().nanos().rem_euclid(1_000) as f64 / 1_000.0;
+        let at = *self.retry_at.get_or_insert_with(|| Instant::now() + wait.mul_f64(0.5 + jitter));
+        tracing::warn!(feed = self.subject, what, %error, "trying again");
+        tokio::time::sleep_until(at).await;
+        self.metrics.retries.inc();
+        self.retry_at = None;
+        self.retry_wait = (wait * 2).min(RETRY_WAIT_MAX);
+    }
+
+    /// Looks at the topics and reads what is not read yet.
+    async fn look(&mut self) -> Result<(), FeedError> {
+        loop {
+            if !self.is_dead_topic_made {
+                let topic = self.config.file.dead_letter_topic.clone();
+                match make_topic(&self.client, &topic, &self.watch).await {
+                    Ok(()) => self.is_dead_topic_made = true,
+                    Err(error) if code_of(&error).is_none_or(is_final) => return Err(self.failed(error)),
+                    Err(error) => {
+                        self.pause("making the dead-letter topic", &error).await;
+                        continue;
+                    }
+                }
+            }
+            let looking = self.looking.get_or_insert_with(|| {
+                let consumer = self.reading.consumer.clone();
+                let (topics, wanted) = (self.config.file.topics.clone(), self.config.file.partitions.clone());
+                tokio::task::spawn_blocking(move || Reading::look(&consumer, &topics, wanted.as_deref()))
+            });
+            let found = looking.await;
+            self.looking = None;
+            match found {
+                Ok(Ok(look)) => {
+                    self.take_look(look)?;
+                    self.retry_wait = RETRY_WAIT_MIN;
+                    self.look_at = Instant::now() + LOOK_INTERVAL;
+                    return Ok(());
+                }
+                Ok(Err(error)) if error.is_final() => return Err(self.failed(error)),
+                Ok(Err(error)) => self.pause("looking at the topics", &error).await,
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+    }
+
+    fn take_look(&mut self, look: Look) -> Result<(), FeedError> {
+        if look.partitions.is_empty() {
+            return Err(self.failed("none of the `partitions` exist"));
+        }
+        let (mut begun, mut moved, mut lag) = (Vec::new(), Vec::new(), 0);
+        for found in look.partitions {
+            let key = found.key;
+            if let Some(line) = self.lines.get(&key) {
+                let at = line.next();
+                if at < found.first || at > found.next {
+                    self.catch_up(&found);
+                    moved.push((key, self.lines[&key].next()));
+                }
+            } else {
+                let (at, note) = match found.committed {
+                    Some((at, note)) => (at, note),
+                    // Partitions that are added later are read from their beginning.
+                    None if self.config.file.start == Start::Latest && self.calls == 0 => (found.next, None),
+                    None => (found.first, None),
+                };
+                let seed = self.seed(&look.cluster, key);
+                self.lines.insert(key, Line::new(seed, at, note, found.committed.map(|(at, _)| at)));
+                if at < found.first || at > found.next {
+                    self.catch_up(&found);
+                }
+                begun.push((key, self.lines[&key].next()));
+            }
+            lag += found.next.saturating_sub(self.lines[&key].next());
+        }
+        self.metrics.lag_messages.set(lag as i64);
+        if begun.is_empty() && moved.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(feed = self.subject, partitions = self.lines.len(), "reading");
+        self.reading.assign(&begun, &moved).map_err(|error| self.failed(error))
+    }
+
+    /// Who a partition is as a producer: the same whoever reads it under the same group.
+    fn seed(&self, cluster: &str, key: Key) -> u64 {
+        let mut hasher = xxhash_rust::xxh64::Xxh64::new(0);
+        for part in [cluster, &self.config.file.group, self.topic(key)] {
+            hasher.write(part.as_bytes());
+            hasher.write(&[0xff]);
+        }
+        hasher.write_u16(key.partition);
+        hasher.finish()
+    }
+
+    /// Goes on where a partition begins now, and tells what that leaves out.
+    fn catch_up(&mut self, found: &Found) {
+        let key = found.key;
+        let source = format!("kafka/{}/{}", self.topic(key), key.partition);
+        let Some(line) = self.lines.get_mut(&key) else { return };
+        let at = line.next();
+        let (kind, first, last) = if at < found.first {
+            line.read_up_to(found.first);
+            self.metrics.trimmed.inc_by(found.first - at);
+            (GapKind::Missed, at, found.first - 1)
+        } else {
+            line.begin_anew(found.first);
+            (GapKind::Reset, found.first, 0)
+        };
+        tracing::warn!(feed = self.subject, source, at, first = found.first, next = found.next, "a gap");
+        let now = Timestamp::now();
+        let gap = Gap { symbol: None, ts: now, recv_ts: now, kind, source: source.into(), first, last };
+        let first = at.min(found.first);
+        self.whole.push_back(Batch { key, first, next: found.first, ticks: vec![Tick::Gap(Box::new(gap))] });
+    }
+
+    /// Takes a message in: into the batch, to the dead letters, or aside where it does not go into
+    /// the batch.
+    fn take(&mut self, message: OwnedMessage) {
+        let Some(topic) = self.config.file.topics.iter().position(|topic| topic == message.topic()) else {
+            return;
+        };
+        let key = Key { topic: topic as u16, partition: message.partition() as u16 };
+        let offset = message.offset().max(0) as u64;
+        let Some(line) = self.lines.get_mut(&key) else { return };
+        if offset < line.next() {
+            return;
+        }
+        if self.batch.as_ref().is_some_and(|batch| batch.key != key) {
+            self.held = Some(message);
+            self.finish_batch();
+            return;
+        }
+        line.read_up_to(offset + 1);
+        self.metrics.messages.inc();
+        let recv_ts = Timestamp::now();
+        let time = match message.timestamp() {
+            MessageTime::CreateTime(ms) | MessageTime::LogAppendTime(ms) => ms.checked_mul(1_000_000),
+            MessageTime::NotAvailable => None,
+        };
+        let envelope = Envelope { key: message.key(), ts: time.map(Timestamp::from_nanos) };
+        let mapped = match message.payload() {
+            // A mark that a key is gone, in topics that are compacted: it says nothing of a tick.
+            None => Ok(vec![Mapped::Skipped]),
+            Some(payload) => self.config.decode(payload, envelope, recv_ts),
+        };
+        match mapped {
+            Ok(mapped) => self.add(key, offset, mapped, recv_ts),
+            Err(reason) => {
+                let shown = self.topic(key);
+                tracing::debug!(topic = shown, partition = key.partition, offset, reason, "a dead letter");
+                self.metrics.dead_letters.inc();
+                if let Some(line) = self.lines.get_mut(&key) {
+                    line.dead(offset);
+                }
+                self.dead.send(key, message, &reason);
+            }
+        }
+    }
+
+    /// Adds what the message at `offset` says to the batch.
+    fn add(&mut self, key: Key, offset: u64, mapped: Vec<Mapped>, recv_ts: Timestamp) {
+        let mut ticks = Vec::with_capacity(mapped.len());
+        for mapped in mapped {
+            match mapped {
+                Mapped::Skipped => drop(self.metrics.skipped.inc()),
+                Mapped::Tick(tick, None) => ticks.push(tick),
+                Mapped::Tick(tick, Some(numbered)) => {
+                    if self.is_fresh(key, &tick, &numbered, recv_ts, &mut ticks) {
+                        ticks.push(tick);
+                    }
+                }
+            }
+        }
+        if ticks.is_empty() {
+            return;
+        }
+        // Gaps are told as far as they fit; each tick brings one or two at most, so this is a limit
+        // for numbers gone wild, and what was missed is counted all the same.
+        ticks.truncate(BATCH_TICKS_MAX);
+        self.metrics.ticks.inc_by(ticks.len() as u64);
+        if self.batch.as_ref().is_some_and(|batch| batch.ticks.len() + ticks.len() > BATCH_TICKS_MAX) {
+            self.finish_batch();
+        }
+        let empty = || Batch { key, first: offset, next: offset, ticks: Vec::new() };
+        let batch = self.batch.get_or_insert_with(empty);
+        batch.ticks.append(&mut ticks);
+        batch.next = offset + 1;
+        if self.lines.get(&key).is_some_and(|line| line.is_alone(offset + 1)) {
+            self.finish_batch();
+        }
+    }
+
+    /// Whether a numbered tick is to be delivered; what was missed before it is added to `ticks`.
+    fn is_fresh(
+        &mut self,
+        key: Key,
+        tick: &Tick,
+        numbered: &Numbered,
+        recv_ts: Timestamp,
+        ticks: &mut Vec<Tick>,
+    ) -> bool {
+        let symbol: Option<Symbol> = tick.symbol().filter(|_| self.config.per == Per::Symbol);
+        let mut source = format!("kafka/{}", self.topic(key));
+        if self.config.per == Per::Partition {
+            source.push_str(&format!("/{}", key.partition));
+        }
+        if !numbered.line.is_empty() {
+            source.push_str(&format!("/{}", numbered.line.chars().take(64).collect::<String>()));
+        }
+        let name = symbol.map_or_else(|| source.clone(), |symbol| format!("{source} {symbol}"));
+        if self.trackers.len() >= TRACKERS_MAX && !self.trackers.contains_key(&name) {
+            return true;
+        }
+        let tracker = self.trackers.entry(name).or_insert_with(|| SequenceTracker::new(None));
+        let before = tracker.counts();
+        let ts = tick.ts();
+        let mut tell = |event: Event| {
+            let (kind, first, last) = match event {
+                Event::Missed(span) => (GapKind::Missed, span.first, span.last),
+                Event::Reset(first) => (GapKind::Reset, first, 0),
+            };
+            let source = source.as_str().into();
+            ticks.push(Tick::Gap(Box::new(Gap { symbol, ts, recv_ts, kind, source, first, last })));
+        };
+        let verdict = tracker.observe(0, numbered.sequence, 1, recv_ts, &mut tell);
+        let counts = tracker.counts();
+        self.metrics.missed.inc_by(counts.missed - before.missed);
+        self.metrics.duplicates.inc_by(counts.duplicates - before.duplicates);
+        verdict != Verdict::Stale
+    }
+
+    fn finish_batch(&mut self) {
+        self.whole.extend(self.batch.take());
+    }
+
+    /// Makes sure that the brokers keep a mark ahead of the batch that is to be handed out, so that
+    /// after a crash it is known how far a repeat may go.
+    async fn mark_ahead(&mut self) -> Result<(), FeedError> {
+        loop {
+            if self.marking.is_none() {
+                let Some(batch) = self.whole.front() else { return Ok(()) };
+                let (key, first) = (batch.key, batch.first);
+                let Some(line) = self.lines.get(&key) else { return Ok(()) };
+                let Some(note) = line.mark_for(batch.next) else { return Ok(()) };
+                let position = line.position(Some(first));
+                let list =
+                    self.reading.noted(&[(key, position, note)]).map_err(|error| self.failed(error))?;
+                let consumer = self.reading.consumer.clone();
+                let commit = move || Reading::commit_and_wait(&consumer, &list);
+                self.marking = Some((key, note, tokio::task::spawn_blocking(commit)));
+            }
+            let Some((key, note, marking)) = &mut self.marking else { continue };
+            let (key, note) = (*key, *note);
+            // A handle may be awaited again after this call was dropped, so nothing is lost by that.
+            let marked = marking.await;
+            self.marking = None;
+            match marked {
+                Ok(Ok(())) => {
+                    self.retry_wait = RETRY_WAIT_MIN;
+                    if let Some(line) = self.lines.get_mut(&key) {
+                        line.marked(note);
+                    }
+                }
+                Ok(Err(error)) if code_of(&error).is_some_and(is_final) => return Err(self.failed(error)),
+                Ok(Err(error)) => self.pause("committing", &error).await,
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+    }
+
+    /// Tells the brokers how far reading has come.
+    fn commit(&mut self) {
+        let is_settled = self.lines.values().all(Line::is_settled) && self.whole.is_empty();
+        if !is_settled && self.committed_at.elapsed() < COMMIT_INTERVAL {
+            return;
+        }
+        let mut done = Vec::new();
+        for (key, line) in &mut self.lines {
+            let batches = self.whole.iter().chain(&self.batch);
+            let first = batches.filter(|batch| batch.key == *key).map(|batch| batch.first).min();
+            let position = line.position(first);
+            if line.is_news(position) {
+                line.told(position);
+                done.push((*key, position, line.note()));
+            }
+        }
+        self.committed_at = Instant::now();
+        if done.is_empty() {
+            return;
+        }
+        if let Err(error) = self.reading.commit(&done) {
+            // The next one says the same and more.
+            tracing::debug!(feed = self.subject, %error, "not committed");
+        }
+    }
+
+    fn buried(&mut self, delivered: Result<(Key, u64), String>) -> Result<(), FeedError> {
+        let (key, offset) = delivered.map_err(|reason| self.failed(reason))?;
+        if let Some(line) = self.lines.get_mut(&key) {
+            line.buried(offset);
+        }
+        self.commit();
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl Feed for KafkaFeed {
+    fn name(&self) -> &'static str {
+        "kafka"
+    }
+
+    async fn next(&mut self, ticks: &mut Vec<Tick>) -> Result<Pulled, FeedError> {
+        loop {
+            if Instant::now() >= self.look_at {
+                self.look().await?;
+            }
+            if !self.whole.is_empty() {
+                self.mark_ahead().await?;
+                let Some(batch) = self.whole.pop_front() else { continue };
+                let Some(line) = self.lines.get_mut(&batch.key) else { continue };
+                self.calls += 1;
+                line.handed_out(batch.first, self.calls);
+                self.origin = Some(line.origin(batch.next));
+                ticks.extend(batch.ticks);
+                return Ok(Pulled::Ticks);
+            }
+            if self.dead.is_full() {
+                let delivered = self.dead.delivered().await;
+                self.buried(delivered)?;
+                continue;
+            }
+            if let Some(message) = self.held.take() {
+                self.take(message);
+                continue;
+            }
+            let consumer = self.reading.consumer.clone();
+            let received = if self.batch.is_some() {
+                let Some(received) = consumer.recv().now_or_never() else {
+                    self.finish_batch();
+                    continue;
+                };
+                received
+            } else {
+                tokio::select! {
+                    received = consumer.recv() => received,
+                    delivered = self.dead.delivered(), if !self.dead.is_empty() => {
+                        self.buried(delivered)?;
+                        continue;
+                    }
+                    () = tokio::time::sleep_until(self.look_at) => continue,
+                }
+            };
+            match received {
+                Ok(message) => {
+                    let message = message.detach();
+                    self.take(message);
+                }
+                // Which partition is not said: all are looked at.
+                Err(error) if is_out_of_range(&error) => self.look_at = Instant::now(),
+                Err(error) if code_of(&error).is_some_and(is_final) => return Err(self.failed(error)),
+                // The brokers are away; librdkafka comes back to them by itself, with jitter.
+                Err(error) => tracing::debug!(feed = self.subject, %error, "reading"),
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, calls: u64) {
+        self.lines.values_mut().for_each(|line| line.accepted(calls));
+        self.commit();
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        self.origin
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry, &self.config.file.group);
+    }
+}
+
+impl Drop for KafkaFeed {
+    fn drop(&mut self) {
+        // Its end may block.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let consumer = self.reading.consumer.clone();
+            drop(runtime.spawn_blocking(move || drop(consumer)));
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The feed out of Kafka.

@@ -1,0 +1,340 @@
+//! What the log in Kafka and the feed out of Kafka share: how a client of librdkafka is made, what
+//! this build of it can do, and whether its brokers answer.
+//!
+//! No topic is known here, and no record.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::metrics::gauge::Gauge;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::statistics::Statistics;
+
+/// What this build of librdkafka can do: `ssl`, `sasl_plain`, `sasl_scram`, `zstd` and so on.
+pub fn features() -> Vec<String> {
+    let native = ClientConfig::new().create_native_config();
+    let features = native.and_then(|native| native.get("builtin.features")).unwrap_or_default();
+    features
+        .split(',')
+        .map(|feature| feature.trim().to_owned())
+        .filter(|feature| !feature.is_empty())
+        .collect()
+}
+
+/// Why a client can't be made of these settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// The build lacks what a property needs.
+    #[error("`{property}` needs {feature}, which this binary lacks: build it with `--features kafka-tls`")]
+    Feature {
+        /// The property, with its value where that is what needs it.
+        property: String,
+        /// What it needs.
+        feature: &'static str,
+    },
+    /// A property that `stk` sets itself, since a promise hangs on it.
+    #[error("`{property}` is not to be set: stk sets it itself, to keep its promises")]
+    Reserved {
+        /// The property.
+        property: String,
+    },
+    /// librdkafka refuses the property.
+    #[error("`{property}`: {reason}")]
+    Refused {
+        /// The property, or `librdkafka` where it names none.
+        property: String,
+        /// What librdkafka says.
+        reason: String,
+    },
+}
+
+impl From<KafkaError> for SettingsError {
+    fn from(error: KafkaError) -> Self {
+        match error {
+            KafkaError::ClientConfig(_, reason, property, _) => Self::Refused { property, reason },
+            other => Self::Refused { property: "librdkafka".to_owned(), reason: other.to_string() },
+        }
+    }
+}
+
+/// What no property may change.
+const RESERVED: &[&str] = &[
+    "acks",
+    "allow.auto.create.topics",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "builtin.features",
+    "delivery.timeout.ms",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.gapless.guarantee",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.protocol",
+    "message.timeout.ms",
+    "metadata.broker.list",
+    "partition.assignment.strategy",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "request.required.acks",
+    "transactional.id",
+];
+
+/// What every client is made with: `brokers` (`host:port`, separated by commas), and further
+/// `properties` of librdkafka, which are checked against what this build can do.
+pub fn client_config(brokers: &str, properties: &[(String, String)]) -> Result<ClientConfig, SettingsError> {
+    check(properties, &features())?;
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", brokers)
+        .set("client.id", "stk")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("topic.metadata.refresh.interval.ms", "60000")
+        .set_log_level(RDKafkaLogLevel::Info);
+    for (name, value) in properties {
+        config.set(name, value);
+    }
+    config.create_native_config()?;
+    Ok(config)
+}
+
+/// Refuses what is reserved, and what needs more than `features`.
+fn check(properties: &[(String, String)], features: &[String]) -> Result<(), SettingsError> {
+    let needs = |property: String, feature: &'static str| {
+        let has = features.iter().any(|has| has == feature);
+        if has { Ok(()) } else { Err(SettingsError::Feature { property, feature }) }
+    };
+    let value_of = |names: &[&str]| {
+        properties.iter().rfind(|(name, _)| names.contains(&name.as_str())).map(|(_, value)| value.as_str())
+    };
+    for (name, value) in properties {
+        let lower = value.to_ascii_lowercase();
+        match name.as_str() {
+            reserved if RESERVED.contains(&reserved) => {
+                return Err(SettingsError::Reserved { property: name.clone() });
+            }
+            "security.protocol" => {
+                if lower.contains("ssl") {
+                    needs(format!("{name}={value}"), "ssl")?;
+                }
+                if lower.starts_with("sasl") && value_of(&["sasl.mechanism", "sasl.mechanisms"]).is_none() {
+                    // What librdkafka takes when it is not told.
+                    needs(format!("{name}={value} without sasl.mechanism"), "sasl_gssapi")?;
+                }
+            }
+            "sasl.mechanism" | "sasl.mechanisms" => {
+                let feature = match lower.as_str() {
+                    "plain" => "sasl_plain",
+                    "gssapi" => "sasl_gssapi",
+                    "oauthbearer" => "sasl_oauthbearer",
+                    _ if lower.starts_with("scram-") => "sasl_scram",
+                    _ => "sasl",
+                };
+                needs(format!("{name}={value}"), feature)?;
+            }
+            _ if name.starts_with("ssl.") || name == "enable.ssl.certificate.verification" => {
+                needs(name.clone(), "ssl")?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The code of an error, where it has one.
+pub fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    }
+}
+
+/// Whether the offset asked for is not, or no longer, in the topic.
+pub fn is_out_of_range(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(code_of(error), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset))
+}
+
+/// Whether trying again can't help: the brokers answered, and the answer is no.
+pub fn is_final(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+            | Code::SaslAuthenticationFailed
+            | Code::Authentication
+            | Code::UnsupportedSASLMechanism
+            | Code::UnsupportedVersion
+            | Code::UnsupportedFeature
+            | Code::InvalidTopic
+            | Code::InvalidConfig
+            | Code::InvalidPartitions
+            | Code::InvalidReplicationFactor
+            | Code::PolicyViolation
+            | Code::InvalidArgument
+            | Code::Fatal
+            | Code::GaplessGuarantee
+            | Code::Fenced
+    )
+}
+
+/// Whether the brokers answer, as far as a client has noticed.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// Why not, as the client said last.
+    down: Mutex<Option<String>>,
+    /// Brokers with an open connection.
+    up: Gauge<i64, AtomicI64>,
+}
+
+impl Health {
+    /// Why the brokers can't be reached, if that is so.
+    pub fn down(&self) -> Option<String> {
+        self.down.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Brokers with an open connection, as a metric.
+    pub fn brokers_up(&self) -> Gauge<i64, AtomicI64> {
+        self.up.clone()
+    }
+
+    /// Takes note of an answer.
+    pub fn answered(&self) {
+        let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = down.take() {
+            tracing::info!(reason, "Kafka answers again");
+        }
+    }
+
+    /// Takes note of what a client could not do.
+    pub fn failed(&self, reason: String) {
+        let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
+        if down.is_none() {
+            tracing::warn!(reason, "Kafka does not answer; what needs it waits");
+        }
+        *down = Some(reason);
+    }
+}
+
+/// What librdkafka calls back about a client.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    /// What it learns; shared by clients of one cluster.
+    pub health: Arc<Health>,
+}
+
+impl ClientContext for Watch {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Producer and consumer get the same properties, and each says which are not for it.
+        if facility == "CONFWARN" {
+            return tracing::trace!(target: "librdkafka", facility, "{message}");
+        }
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::error!(target: "librdkafka", facility, "{message}");
+            }
+            // A broker that is away is told of once, by `Health`, not with every attempt.
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+                tracing::debug!(target: "librdkafka", facility, "{message}");
+            }
+            _ => tracing::trace!(target: "librdkafka", facility, "{message}"),
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let up = statistics.brokers.values().filter(|broker| broker.state == "UP" && broker.nodeid >= 0);
+        let count = up.count() as i64;
+        self.health.up.set(count);
+        if count > 0 {
+            self.health.answered();
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match code_of(&error) {
+            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication) => {
+                self.health.failed(reason.to_owned());
+            }
+            _ => tracing::debug!(target: "librdkafka", %error, "{reason}"),
+        }
+    }
+}
+
+impl ConsumerContext for Watch {}
+
+/// How many brokers a gauge says are connected.
+pub fn brokers_up(gauge: &Gauge<i64, AtomicI64>) -> i64 {
+    gauge.inner().load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(properties: &[(&str, &str)], features: &[&str]) -> String {
+        let properties: Vec<_> =
+            properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let features: Vec<_> = features.iter().map(|feature| (*feature).to_owned()).collect();
+        check(&properties, &features).map_or_else(|error| error.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn what_the_build_lacks_is_named() {
+        let plain = ["sasl", "sasl_plain", "zstd"];
+        assert_eq!(
+            refusal(&[("security.protocol", "SASL_SSL")], &plain),
+            "`security.protocol=SASL_SSL` needs ssl, which this binary lacks: build it with `--features kafka-tls`"
+        );
+        assert!(refusal(&[("sasl.mechanism", "SCRAM-SHA-512")], &plain).contains("needs sasl_scram"));
+        assert!(refusal(&[("sasl.mechanisms", "OAUTHBEARER")], &plain).contains("needs sasl_oauthbearer"));
+        assert!(refusal(&[("ssl.ca.location", "/ca.pem")], &plain).contains("`ssl.ca.location` needs ssl"));
+        assert!(refusal(&[("security.protocol", "sasl_plaintext")], &plain).contains("needs sasl_gssapi"));
+        let with_password = [("security.protocol", "sasl_plaintext"), ("sasl.mechanism", "PLAIN")];
+        assert_eq!(refusal(&with_password, &plain), "");
+        assert_eq!(refusal(&[("security.protocol", "ssl"), ("ssl.ca.location", "x")], &["ssl"]), "");
+    }
+
+    #[test]
+    fn what_a_promise_hangs_on_is_not_to_be_set() {
+        for (name, value) in [("acks", "1"), ("enable.idempotence", "false"), ("message.timeout.ms", "1")] {
+            assert!(refusal(&[(name, value)], &[]).contains(&format!("`{name}` is not to be set")));
+        }
+        assert_eq!(refusal(&[("compression.codec", "zstd")], &[]), "");
+    }
+
+    #[test]
+    fn a_property_that_librdkafka_lacks_is_refused_by_name() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let error = client_config("b:1", &[pair("no.such", "1")]).unwrap_err();
+        assert!(error.to_string().starts_with("`no.such`: "), "{error}");
+        let error = client_config("b:1", &[pair("linger.ms", "soon")]).unwrap_err();
+        assert!(error.to_string().starts_with("`linger.ms`: "), "{error}");
+    }
+
+    #[test]
+    fn this_build_says_what_it_has() {
+        let features = features();
+        assert_eq!(features.iter().any(|feature| feature == "ssl"), cfg!(feature = "kafka-tls"));
+        for needed in ["lz4", "zstd"] {
+            assert!(features.iter().any(|feature| feature == needed), "{features:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_ends_an_outage() {
+        let watch = Watch::default();
+        watch.error(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "3/3 brokers are down");
+        assert_eq!(watch.health.down().as_deref(), Some("3/3 brokers are down"));
+        watch.stats(Statistics::default());
+        assert!(watch.health.down().is_some(), "no broker is up");
+        watch.health.answered();
+        assert_eq!(watch.health.down(), None);
+    }
+}

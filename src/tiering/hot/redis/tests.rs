@@ -1,0 +1,410 @@
+//! Against a real Redis: `scripts/services up redis` starts one. Those that kill it start their own.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicU32;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+
+use super::*;
+use crate::market::Bar;
+use crate::testing::service;
+use crate::tiering::hot::conformance::{self, PARTITIONS, is_as_told, steps, ticks};
+use crate::tiering::hot::fallback::FallbackHot;
+
+/// A prefix that no other store of any test has.
+fn prefix() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("test:{}:{}:{count}:", std::process::id(), Timestamp::now().nanos())
+}
+
+fn config(url: &str, prefix: &str) -> RedisHotConfig {
+    let (url, prefix) = (url.to_owned(), prefix.to_owned());
+    RedisHotConfig {
+        round_interval: Duration::ZERO,
+        ..RedisHotConfig::new(url, prefix, PARTITIONS, "log-1".into())
+    }
+}
+
+async fn open(url: &str, prefix: &str) -> Arc<RedisHot> {
+    RedisHot::connect(config(url, prefix)).await.unwrap()
+}
+
+/// Ticks of about `count` steps, always the same.
+fn market(count: usize) -> Vec<(Seq, Tick)> {
+    let strategy = prop::collection::vec(steps(2).prop_map(|mut steps| steps.remove(0)), count);
+    ticks(&strategy.new_tree(&mut TestRunner::deterministic()).unwrap().current())
+}
+
+async fn tell(hot: &dyn Hot, ticks: &[(Seq, Tick)]) {
+    for partition in 0..PARTITIONS {
+        let mine = ticks.iter().filter(|(seq, _)| seq.partition == partition).cloned().collect();
+        hot.apply(partition, &HotUpdates { ticks: mine, bars: Vec::new() }).await.unwrap();
+    }
+}
+
+/// All that stands in the hashes and lists, byte by byte.
+async fn dump(hot: &RedisHot) -> Vec<Value> {
+    let mut pipeline = Pipeline::new();
+    for symbol in hot.symbols().await.unwrap() {
+        for field in FIELDS {
+            pipeline.cmd("HGET").arg(hot.shared.keys.hot(symbol)).arg(field);
+        }
+        pipeline.cmd("LRANGE").arg(hot.shared.keys.ticks(symbol)).arg(0).arg(-1);
+    }
+    hot.shared.query(&hot.writer, &pipeline, WRITE_MAX).await.unwrap()
+}
+
+/// Looks until `is_so`, for half a minute at most.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    let looking = async {
+        while !is_so().await {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), looking).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// Tells only what is in Redis, and lives on a runtime of its own.
+struct Settled {
+    hot: Arc<RedisHot>,
+    runtime: Handle,
+}
+
+impl Settled {
+    async fn on<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        self.runtime.spawn(work).await.unwrap()
+    }
+}
+
+#[async_trait::async_trait]
+impl Hot for Settled {
+    async fn apply(&self, partition: u16, updates: &HotUpdates) -> Result<(), HotError> {
+        let updates = HotUpdates { ticks: updates.ticks.clone(), bars: updates.bars.clone() };
+        let hot = self.hot.clone();
+        self.on(async move {
+            hot.apply(partition, &updates).await?;
+            hot.settled().await;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn get(&self, symbols: &[Symbol]) -> Result<Vec<Option<HotEntry>>, HotError> {
+        let (hot, symbols) = (self.hot.clone(), symbols.to_vec());
+        self.on(async move { hot.get(&symbols).await }).await
+    }
+
+    async fn recent(&self, symbol: Symbol) -> Result<Vec<(Seq, Tick)>, HotError> {
+        let hot = self.hot.clone();
+        self.on(async move { hot.recent(symbol).await }).await
+    }
+
+    async fn symbols(&self) -> Result<Vec<Symbol>, HotError> {
+        let hot = self.hot.clone();
+        self.on(async move { hot.symbols().await }).await
+    }
+}
+
+#[test]
+fn conforms() {
+    let Some(url) = service("REDIS") else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    conformance::run(|| {
+        let (told, opened) = std::sync::mpsc::channel();
+        let config = config(&url, &prefix());
+        runtime.spawn(async move { told.send(RedisHot::connect(config).await.unwrap()).unwrap() });
+        Arc::new(Settled { hot: opened.recv().unwrap(), runtime: runtime.handle().clone() })
+    });
+}
+
+#[tokio::test]
+async fn gateways_share_what_one_processor_writes() {
+    let Some(url) = service("REDIS") else { return };
+    let (prefix, ticks) = (prefix(), market(600));
+    let processor = open(&url, &prefix).await;
+    tell(&*processor, &ticks).await;
+    processor.settled().await;
+    for _ in 0..2 {
+        let gateway = FallbackHot::alone(open(&url, &prefix).await, PARTITIONS);
+        is_as_told(&*gateway, &ticks).await.unwrap();
+        assert_eq!(gateway.degraded(), None);
+        // It has copied all of it, for when it is alone.
+        until("copied", async || is_as_told(&*gateway.own(), &ticks).await.is_ok()).await;
+    }
+    let (trips, puts) = (processor.metrics().trips.get(), processor.metrics().puts.get());
+    assert!(trips <= 8 && puts == 4, "600 ticks of 4 symbols in {trips} round trips, {puts} states");
+}
+
+#[tokio::test]
+async fn one_that_takes_over_and_replays_changes_nothing() {
+    let Some(url) = service("REDIS") else { return };
+    let (prefix, ticks) = (prefix(), market(400));
+    let first = open(&url, &prefix).await;
+    tell(&*first, &ticks).await;
+    first.settled().await;
+    let before = dump(&first).await;
+    let second = open(&url, &prefix).await;
+    for end in [ticks.len() / 3, ticks.len() / 2, ticks.len()] {
+        tell(&*second, &ticks[..end]).await;
+        second.settled().await;
+        assert_eq!(dump(&second).await, before, "after {end} ticks");
+    }
+    // From there it goes on.
+    let more = market(500);
+    assert_eq!(more[..ticks.len()], ticks);
+    tell(&*second, &more).await;
+    second.settled().await;
+    is_as_told(&*second, &more).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stale_processors_batch_changes_nothing() {
+    let Some(url) = service("REDIS") else { return };
+    let (prefix, ticks) = (prefix(), market(400));
+    let stale = open(&url, &prefix).await;
+    tell(&*stale, &ticks[..150]).await;
+    stale.settled().await;
+    let current = open(&url, &prefix).await;
+    tell(&*current, &ticks).await;
+    current.settled().await;
+    let before = dump(&current).await;
+    tell(&*stale, &ticks[..300]).await;
+    stale.settled().await;
+    assert_eq!(dump(&current).await, before);
+    assert!(stale.metrics().conflicts.get() + stale.metrics().losses.get() > 0, "it was noticed");
+    // Nor does it hold up the current one.
+    let more = market(450);
+    tell(&*current, &more).await;
+    current.settled().await;
+    is_as_told(&*current, &more).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_redis_has_is_taken_over_unless_it_is_of_another_log() {
+    let Some(url) = service("REDIS") else { return };
+    let (prefix, ticks) = (prefix(), market(300));
+    let first = open(&url, &prefix).await;
+    let log = Bounds { first: 0, next: 1_000 };
+    for partition in 0..PARTITIONS {
+        assert!(!first.begin(partition, log, 0).await.unwrap(), "there is nothing");
+    }
+    let bar = |seq: Seq, tick: &Tick| {
+        let bar = Bar::empty(tick.symbol().unwrap(), crate::market::Timeframe::MINUTE, tick.ts());
+        (seq, Bar { volume: 7, notional: 1 << 80, ..bar })
+    };
+    tell(&*first, &ticks).await;
+    let (seq, tick) = ticks.last().unwrap();
+    let bars = HotUpdates { ticks: Vec::new(), bars: vec![bar(*seq, tick)] };
+    first.apply(seq.partition, &bars).await.unwrap();
+    first.close().await;
+    let reached = |partition| {
+        let mine = ticks.iter().rev().find(|(seq, _)| seq.partition == partition);
+        mine.map_or(0, |(seq, _)| seq.offset + 1)
+    };
+    let second = open(&url, &prefix).await;
+    for partition in 0..PARTITIONS {
+        assert!(!second.begin(partition, log, reached(partition) + 1).await.unwrap(), "it is behind");
+        assert!(second.begin(partition, log, reached(partition)).await.unwrap(), "it has all");
+    }
+    is_as_told(&RedisOnly(second.mirror()), &ticks).await.unwrap();
+    let entry = second.mirror().get(&[tick.symbol().unwrap()]).await.unwrap().remove(0).unwrap();
+    assert_eq!(entry.minute_bar, Some(bar(*seq, tick).1));
+    second.close().await;
+    assert_eq!(second.metrics().puts.get(), 0, "and nothing was to be written");
+    // A log that ends before what Redis has, and another log.
+    let shorter = Bounds { first: 0, next: 1 };
+    let third = open(&url, &prefix).await;
+    assert!(!third.begin(0, shorter, 0).await.unwrap());
+    let left = third.symbols().await.unwrap();
+    assert!(left.iter().all(|symbol| symbol.partition(PARTITIONS) == 1), "{left:?}");
+    third.close().await;
+    let other = RedisHotConfig { log: "log-2".into(), ..config(&url, &prefix) };
+    let fourth = RedisHot::connect(other).await.unwrap();
+    assert!(!fourth.begin(1, log, 0).await.unwrap());
+    assert_eq!(fourth.symbols().await.unwrap(), []);
+    assert_eq!((third.metrics().purges.get(), fourth.metrics().purges.get()), (1, 1));
+}
+
+/// The mirror's entries without their bars.
+struct RedisOnly(Arc<MemoryHot>);
+
+#[async_trait::async_trait]
+impl Hot for RedisOnly {
+    async fn apply(&self, partition: u16, updates: &HotUpdates) -> Result<(), HotError> {
+        self.0.apply(partition, updates).await
+    }
+
+    async fn get(&self, symbols: &[Symbol]) -> Result<Vec<Option<HotEntry>>, HotError> {
+        let entries = self.0.get(symbols).await?;
+        Ok(entries
+            .into_iter()
+            .map(|entry| entry.map(|entry| HotEntry { minute_bar: None, ..entry }))
+            .collect())
+    }
+
+    async fn recent(&self, symbol: Symbol) -> Result<Vec<(Seq, Tick)>, HotError> {
+        self.0.recent(symbol).await
+    }
+
+    async fn symbols(&self) -> Result<Vec<Symbol>, HotError> {
+        self.0.symbols().await
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_password_or_url_is_told_at_once() {
+    let Some(url) = service("REDIS") else { return };
+    let bad = RedisHot::connect(config("http://127.0.0.1", "x:")).await.err().unwrap().to_string();
+    assert!(bad.contains("the URL in hot.redis_url is not usable"), "{bad}");
+    let url = url.replacen("redis://", "redis://nobody:secret@", 1);
+    let refused = RedisHot::connect(config(&url, "x:")).await.err().unwrap().to_string();
+    assert!(refused.contains("check the user, the password") && !refused.contains("secret"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_value_that_another_program_broke_names_its_key() {
+    let Some(url) = service("REDIS") else { return };
+    let hot = open(&url, &prefix()).await;
+    tell(&*hot, &market(50)).await;
+    hot.settled().await;
+    let symbol = conformance::symbols()[0];
+    let key = hot.shared.keys.hot(symbol);
+    let mut pipeline = Pipeline::new();
+    pipeline.cmd("HSET").arg(&key).arg("trade").arg("{}");
+    hot.shared.query(&hot.writer, &pipeline, WRITE_MAX).await.unwrap();
+    let error = hot.get(&[symbol]).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("key {key} can't be read: field `trade`")), "{error}");
+}
+
+/// A Redis that this test may kill, without persistence.
+struct OwnRedis {
+    port: u16,
+    dir: TempDir,
+    process: Option<Child>,
+}
+
+impl OwnRedis {
+    /// `None`, said on stderr, where there is no server to start.
+    async fn start() -> Option<Self> {
+        if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
+            // As for any other service, CI has to have it.
+            service("REDIS_SERVER").map(|_| ())?;
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut redis = Self { port, dir: TempDir::new().unwrap(), process: None };
+        redis.again().await;
+        Some(redis)
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    async fn again(&mut self) {
+        let mut server = Command::new("redis-server");
+        server.args(["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]);
+        server.args(["--port", &self.port.to_string()]).arg("--dir").arg(self.dir.path());
+        self.process = Some(server.stdout(Stdio::null()).spawn().unwrap());
+        let address = ("127.0.0.1", self.port);
+        until("redis-server listens", async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
+    }
+
+    fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+}
+
+impl Drop for OwnRedis {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            self.kill();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_and_started_again_under_load_it_is_filled_again() {
+    let Some(mut redis) = OwnRedis::start().await else { return };
+    let prefix = prefix();
+    let processor = open(&redis.url(), &prefix).await;
+    let asked = open(&redis.url(), &prefix).await;
+    let gateway = FallbackHot::alone(asked.clone(), PARTITIONS);
+    let all = market(4_000);
+    let (mut told, step) = (0, 200);
+    let mut go_on = async |count: usize| {
+        for _ in 0..count {
+            let next = &all[told..(told + step).min(all.len())];
+            // The gateway reads the same log.
+            tell(&*processor, next).await;
+            tell(&*gateway, next).await;
+            told += next.len();
+        }
+        told
+    };
+    go_on(4).await;
+    processor.settled().await;
+    for _ in 0..2 {
+        redis.kill();
+        let told = go_on(4).await;
+        // Nothing has waited, and the gateway answers all of it.
+        is_as_told(&*gateway, &all[..told]).await.unwrap();
+        until("the gateway says so", async || gateway.degraded().is_some()).await;
+        until("the processor says so", async || processor.degraded().is_some()).await;
+        let reason = gateway.degraded().unwrap();
+        assert!(
+            reason.starts_with("hot: redis 127.0.0.1:") && reason.ends_with("this gateway's memory"),
+            "{reason}"
+        );
+        assert!(processor.degraded().unwrap().contains("wait to be written"));
+        is_as_told(&*gateway, &all[..told]).await.unwrap();
+        redis.again().await;
+        let told = go_on(1).await;
+        processor.settled().await;
+        is_as_told(&*processor, &all[..told]).await.unwrap();
+        until("the gateway is back", async || gateway.degraded().is_none()).await;
+        assert_eq!(processor.degraded(), None);
+        let fallbacks = asked.metrics().fallbacks.get();
+        is_as_told(&*gateway, &all[..told]).await.unwrap();
+        assert_eq!(asked.metrics().fallbacks.get(), fallbacks, "redis is asked again");
+        assert!(fallbacks > 0);
+    }
+    assert!(processor.metrics().reconciles.get() >= 6, "each time both partitions were compared");
+}
+
+#[tokio::test]
+async fn data_lost_behind_an_open_connection_is_noticed_though_nothing_trades() {
+    let Some(redis) = OwnRedis::start().await else { return };
+    let hot = open(&redis.url(), "x:").await;
+    let ticks = market(300);
+    tell(&*hot, &ticks).await;
+    hot.settled().await;
+    let before = dump(&hot).await;
+    let mut pipeline = Pipeline::new();
+    pipeline.cmd("FLUSHALL").cmd("SCRIPT").arg("FLUSH");
+    hot.shared.query(&hot.writer, &pipeline, WRITE_MAX).await.unwrap();
+    until("it is filled again", async || hot.metrics().losses.get() > 0 && dump(&hot).await == before).await;
+    is_as_told(&*hot, &ticks).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_processor_starts_before_its_redis() {
+    let Some(mut redis) = OwnRedis::start().await else { return };
+    redis.kill();
+    let hot = open(&redis.url(), "x:").await;
+    assert!(!hot.begin(0, Bounds { first: 0, next: 9 }, 5).await.unwrap());
+    let ticks = market(100);
+    tell(&*hot, &ticks).await;
+    until("it says so", async || hot.degraded().is_some()).await;
+    redis.again().await;
+    hot.settled().await;
+    is_as_told(&*hot, &ticks).await.unwrap();
+}
