@@ -298,10 +298,10 @@ async fn from_server(
     let mut answer = client.history(&query).await.map_err(rest_error)?;
     // A header names a few at a time: as often as there are new ones.
     let mut asked_for: Vec<(Kind, TradingDay, String)> = Vec::new();
-    while args.restore {
+    loop {
         let mut frozen = answer.coverage.as_ref().map(served_frozen).unwrap_or_default();
         frozen.retain(|named| !asked_for.contains(named));
-        if frozen.is_empty() {
+        if !args.restore || frozen.is_empty() {
             break;
         }
         let reader = open_reader(&global.resolve(&[])?.config())?;

@@ -20,6 +20,7 @@ use crate::tiering::cold::RestoreTier;
 use crate::tiering::warm::Unit;
 
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct RestoreArgs {
     /// Trading days (2025-01-02)
     #[arg(value_name = "DAY", required_unless_present_any = ["from", "to"], conflicts_with_all = ["from", "to"])]
@@ -30,8 +31,7 @@ pub(super) struct RestoreArgs {
     /// Last trading day; without it, the last there is
     #[arg(long, value_name = "DAY")]
     to: Option<TradingDay>,
-    /// Kinds of rows, separated by commas: trade, quote, bar, status, cancel, correction, gap,
-    /// prev_close; without it, all
+    /// Kinds of rows, separated by commas: trade, quote, bar, …; without it, all
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kind)]
     kind: Vec<Kind>,
     #[command(flatten)]
@@ -99,9 +99,10 @@ pub(super) async fn run(args: &RestoreArgs, config: &Config) -> Result<(), CliEr
 }
 
 async fn restore(args: &RestoreArgs, config: &Config) -> Result<(), CliError> {
-    let stores = match args.into_warm && !args.dry_run {
-        true => Some(Stores::open_to_move(config).await.map_err(node_error)?),
-        false => None,
+    let stores = if args.into_warm && !args.dry_run {
+        Some(Stores::open_to_move(config).await.map_err(node_error)?)
+    } else {
+        None
     };
     let reader = match &stores {
         Some(stores) => stores.archive.clone(),
@@ -178,7 +179,7 @@ pub(in crate::cli) async fn bring_back(
         say(format!("asked for {}", objects(estimate.objects as usize)));
     }
     if !how.wait {
-        say(format!("hint: the same command with --wait waits until they can be read"));
+        say("hint: the same command with --wait waits until they can be read");
         return Ok(false);
     }
     let progress = bar(frozen.len() as u64, "{bar:30} {pos} of {len} objects can be read, {elapsed} so far");
@@ -195,8 +196,8 @@ pub(in crate::cli) async fn bring_back(
 fn interval(tier: RestoreTier) -> Duration {
     match tier {
         RestoreTier::Expedited => Duration::from_secs(15),
-        RestoreTier::Standard => Duration::from_secs(300),
-        RestoreTier::Bulk => Duration::from_secs(900),
+        RestoreTier::Standard => Duration::from_mins(5),
+        RestoreTier::Bulk => Duration::from_mins(15),
     }
 }
 
@@ -211,7 +212,7 @@ fn bar(len: u64, template: &str) -> ProgressBar {
 
 fn estimate_in_words(estimate: &Estimate, days: u32) -> String {
     let (least, most) = estimate.time;
-    let time = if most < Duration::from_secs(3600) {
+    let time = if most < Duration::from_hours(1) {
         format!("{} to {} minutes", least.as_secs() / 60, most.as_secs() / 60)
     } else {
         format!("{} to {} hours", least.as_secs() / 3600, most.as_secs() / 3600)
@@ -303,7 +304,7 @@ mod tests {
             bytes: 3 << 30,
             restoring: 1,
             dollars: 0.0449,
-            time: (Duration::from_secs(3 * 3600), Duration::from_secs(5 * 3600)),
+            time: (Duration::from_hours(3), Duration::from_hours(5)),
         };
         assert_eq!(
             estimate_in_words(&estimate, 3),

@@ -34,9 +34,6 @@ use crate::wire::record::RecordError;
 /// How often a query begins anew because rows moved from the log to warm while it was planned.
 const TRIES_MAX: usize = 16;
 
-/// Rows of a batch, at most.
-const BATCH_ROWS: usize = 8192;
-
 /// What is asked of history.
 #[derive(Clone, Debug)]
 pub struct HistoryQuery {
