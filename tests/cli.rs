@@ -5,6 +5,8 @@ mod support;
 
 #[path = "cli/alpaca.rs"]
 mod alpaca;
+#[path = "cli/archive.rs"]
+mod archive;
 #[path = "cli/arguments.rs"]
 mod arguments;
 #[path = "cli/bench.rs"]
