@@ -3,6 +3,9 @@
 //! Works on the stores themselves. A server that has the data directory archives by itself
 //! (`archive.every_minutes`).
 
+mod lifecycle;
+pub(super) mod restore;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -18,17 +21,16 @@ use super::{CliError, Global};
 use crate::config::Config;
 use crate::market::{Kind, TradingDay};
 use crate::server::node::Stores;
+use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::archive::run::{Archiver, Summary};
+use crate::tiering::archive::snapshot::ReadError;
 use crate::tiering::archive::status::UnitStatus;
 use crate::tiering::archive::verify::{Bounds, Scrub, Scrubber};
 use crate::tiering::archive::{
     Action, ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Planned, Progress,
 };
-use crate::tiering::cold::{self, Cold, ColdMetrics};
+use crate::tiering::cold::{Cold, ColdError, ColdMetrics};
 use crate::tiering::warm::Unit;
-
-/// Where the archive lies in the data directory, unless `archive.url` says otherwise.
-const COLD_DIR: &str = "cold";
 
 #[derive(Args)]
 pub(super) struct ArchiveArgs {
@@ -61,6 +63,12 @@ enum ArchiveCommand {
     /// Bounded by --bytes and --time, it goes on where it stopped the last time. Exits with 1 if
     /// something is damaged or missing.
     Verify(VerifyArgs),
+    /// Bring archived days back to where they can be read, or into warm
+    ///
+    /// Objects, bytes, time and price are shown first.
+    Restore(restore::RestoreArgs),
+    /// Show or set at which age archived days go to Glacier and Deep Archive
+    Lifecycle(lifecycle::LifecycleArgs),
 }
 
 #[derive(Args)]
@@ -152,6 +160,8 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
                 ArchiveCommand::Status(select) => status(&select, &config, args.json).await,
                 ArchiveCommand::List(select) => list(&select, &config, args.json).await,
                 ArchiveCommand::Verify(verify) => scrub(&verify, &config, args.json).await,
+                ArchiveCommand::Restore(args) => restore::run(&args, &config).await,
+                ArchiveCommand::Lifecycle(args) => lifecycle::run(&args, &config).await,
             }
         };
         tokio::select! {
@@ -163,10 +173,35 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
 
 /// Opens the archive that the configuration names.
 fn open_cold(config: &Config) -> Result<Arc<dyn Cold>, CliError> {
-    let archive = &config.archive;
-    let url = archive.url.clone().unwrap_or_else(|| config.data_dir.join(COLD_DIR).display().to_string());
-    let metrics = ColdMetrics::default();
-    cold::open(&url, archive.s3_endpoint.as_deref(), &archive.s3_region, &metrics).map_err(CliError::failed)
+    crate::server::node::open_cold(config, &ColdMetrics::default()).map_err(|error| cold_error(&error))
+}
+
+/// The archive that the configuration names, as it is read.
+pub(super) fn open_reader(config: &Config) -> Result<Arc<ArchiveReader>, CliError> {
+    Ok(Arc::new(ArchiveReader::new(open_cold(config)?)))
+}
+
+fn cold_error(error: &ColdError) -> CliError {
+    match error {
+        ColdError::Refused { .. } => CliError::failed(error).hint(
+            "check archive.url, archive.s3_endpoint and archive.s3_region, and the keys in AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY",
+        ),
+        ColdError::Unknown { .. } => {
+            CliError::failed(error).hint("run it again: what was done is not done twice")
+        }
+        ColdError::Unsupported { .. } => {
+            CliError::usage(error).hint("storage classes are S3's; a directory is always read at once")
+        }
+        _ => CliError::failed(error),
+    }
+}
+
+fn read_error(error: &ReadError) -> CliError {
+    match error {
+        ReadError::Cold(error) => cold_error(error),
+        _ => CliError::failed(error).hint("`stk archive verify` says what else is not as it was written"),
+    }
 }
 
 fn options(config: &Config) -> ArchiveOptions {
@@ -197,7 +232,7 @@ fn archive_error(error: ArchiveError) -> CliError {
 
 async fn archive(args: &RunArgs, config: &Config, json: bool) -> Result<(), CliError> {
     let cold = open_cold(config)?;
-    let stores = Stores::open_existing(config).await.map_err(node_error)?;
+    let stores = Stores::open_to_move(config).await.map_err(node_error)?;
     let options = ArchiveOptions {
         before: args.before,
         kinds: args.kind.clone(),
