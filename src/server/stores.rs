@@ -139,6 +139,7 @@ impl Stores {
                         password: clickhouse.password.clone(),
                         cluster: clickhouse.cluster.clone(),
                         replicated: clickhouse.replicated,
+                        keeper_path: clickhouse.keeper_path.clone(),
                         ..ClickHouseOptions::new(&clickhouse.url)
                     })
                     .await?,
