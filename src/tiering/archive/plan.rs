@@ -4,7 +4,7 @@ use super::manifest::{MANIFEST_PREFIX, MANIFEST_VERSION, Manifest, manifest_pref
 use super::run::Archiver;
 use super::store::Store;
 use super::{ArchiveError, ArchiveOptions};
-use crate::market::{TimeRange, Timestamp, TradingDay};
+use crate::market::{Kind, TimeRange, Timestamp, TradingDay};
 use crate::tiering::warm::{ArchiveSource, Query, Unit, UnitInfo};
 
 /// What is to be done with a unit.
@@ -46,8 +46,14 @@ impl Moment {
     pub(super) async fn of(warm: &dyn ArchiveSource, unit: Unit) -> Result<Self, ArchiveError> {
         let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
         let scan = warm.scan(&Query::new(unit.kind, Some(Vec::new()), nothing)).await?;
+        let mut next_offsets = scan.next_offsets;
+        if unit.kind == Kind::Bar {
+            // A bar that is rebuilt after a correction stands at the last record taken in, and its block
+            // may yet come: rows of that offset are not sealed before a later one is there.
+            next_offsets.iter_mut().for_each(|next| *next = next.saturating_sub(1));
+        }
         Ok(Self {
-            next_offsets: scan.next_offsets,
+            next_offsets,
             dropped: scan.dropped.get(&unit.day).cloned().unwrap_or_default(),
             is_restored: scan.restored.contains(&unit.day),
         })
