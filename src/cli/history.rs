@@ -16,7 +16,7 @@ use super::serve::node_error;
 use super::server_args::{ServerArgs, rest_error};
 use super::{CliError, Global};
 use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp, TradingDay};
-use crate::server::node::Stores;
+use crate::server::stores::Stores;
 use crate::telemetry::say;
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::history::format::{Format, RowWriter, WriteError};

@@ -285,6 +285,11 @@ impl KafkaBus {
         }))
     }
 
+    /// The topic and its brokers, for messages.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
     /// Its counters.
     pub fn metrics(&self) -> &KafkaBusMetrics {
         &self.shared.metrics
