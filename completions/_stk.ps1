@@ -30,6 +30,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('watch', 'watch', [CompletionResultType]::ParameterValue, 'Watch live prices')
             [CompletionResult]::new('serve', 'serve', [CompletionResultType]::ParameterValue, 'Take ticks in, store them, serve them')
             [CompletionResult]::new('history', 'history', [CompletionResultType]::ParameterValue, 'List trades, quotes or bars of the past')
+            [CompletionResult]::new('archive', 'archive', [CompletionResultType]::ParameterValue, 'Move old days into the archive, see what is there, and bring it back')
             [CompletionResult]::new('replay', 'replay', [CompletionResultType]::ParameterValue, 'Play a capture into a server or a store')
             [CompletionResult]::new('symbols', 'symbols', [CompletionResultType]::ParameterValue, 'List the symbols a server knows')
             [CompletionResult]::new('bench', 'bench', [CompletionResultType]::ParameterValue, 'Measure what the README states, on this machine')
@@ -64,6 +65,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
         }
         'stk;serve' {
             [CompletionResult]::new('--feed', '--feed', [CompletionResultType]::ParameterName, 'A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)')
+            [CompletionResult]::new('--roles', '--roles', [CompletionResultType]::ParameterName, 'What this process does: feed, processor, gateway, archiver, separated by commas; all of them if not given. Fewer share Kafka, ClickHouse and Redis with other processes')
             [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Directory that holds everything stored')
             [CompletionResult]::new('--listen', '--listen', [CompletionResultType]::ParameterName, 'Address and port for clients')
             [CompletionResult]::new('--ingest-listen', '--ingest-listen', [CompletionResultType]::ParameterName, 'Address and port for programs that bring ticks, on loopback')
@@ -81,12 +83,113 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'At most so many rows')
             [CompletionResult]::new('-o', '-o', [CompletionResultType]::ParameterName, 'Write to this file instead of stdout')
             [CompletionResult]::new('--output', '--output', [CompletionResultType]::ParameterName, 'Write to this file instead of stdout')
+            [CompletionResult]::new('--restore-tier', '--restore-tier', [CompletionResultType]::ParameterName, 'How quickly: expedited, standard or bulk (see `stk archive restore`)')
+            [CompletionResult]::new('--restore-days', '--restore-days', [CompletionResultType]::ParameterName, 'How many days the copies can be read')
             [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Read this data directory, which no server may have open, instead of asking a server')
             [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Server to talk to: host:port, http://host:port or ws://host:port')
             [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
             [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--stats', '--stats', [CompletionResultType]::ParameterName, 'Say on stderr what the answer cost: bytes and segments read, time to the first row')
+            [CompletionResult]::new('--restore', '--restore', [CompletionResultType]::ParameterName, 'Bring back what of the answer is archived, after a word on cost and time, and wait for it')
+            [CompletionResult]::new('--yes', '--yes', [CompletionResultType]::ParameterName, 'Do not ask before --restore')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;archive' {
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or s3://bucket/prefix that is the archive')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('run', 'run', [CompletionResultType]::ParameterValue, 'Copy closed days into the archive, drop from warm what has been there long enough')
+            [CompletionResult]::new('status', 'status', [CompletionResultType]::ParameterValue, 'Show where each day stands')
+            [CompletionResult]::new('list', 'list', [CompletionResultType]::ParameterValue, 'List what the archive holds')
+            [CompletionResult]::new('verify', 'verify', [CompletionResultType]::ParameterValue, 'Read archived objects again and compare them with their manifests')
+            [CompletionResult]::new('restore', 'restore', [CompletionResultType]::ParameterValue, 'Bring archived days back to where they can be read, or into warm')
+            [CompletionResult]::new('lifecycle', 'lifecycle', [CompletionResultType]::ParameterValue, 'Show or set at which age archived days go to Glacier and Deep Archive')
+            break
+        }
+        'stk;archive;run' {
+            [CompletionResult]::new('--before', '--before', [CompletionResultType]::ParameterName, 'Copy the days before this one, whatever their age')
+            [CompletionResult]::new('--kind', '--kind', [CompletionResultType]::ParameterName, 'Copy and drop these kinds alone')
+            [CompletionResult]::new('--limit-bandwidth', '--limit-bandwidth', [CompletionResultType]::ParameterName, 'Bytes a second to and from the archive, at most: 20MB')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or s3://bucket/prefix that is the archive')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--dry-run', '--dry-run', [CompletionResultType]::ParameterName, 'Show what would be done, and do nothing')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            break
+        }
+        'stk;archive;status' {
+            [CompletionResult]::new('--kind', '--kind', [CompletionResultType]::ParameterName, 'These kinds alone')
+            [CompletionResult]::new('--from', '--from', [CompletionResultType]::ParameterName, 'Days from this one on')
+            [CompletionResult]::new('--to', '--to', [CompletionResultType]::ParameterName, 'Days up to this one')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or s3://bucket/prefix that is the archive')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;archive;list' {
+            [CompletionResult]::new('--kind', '--kind', [CompletionResultType]::ParameterName, 'These kinds alone')
+            [CompletionResult]::new('--from', '--from', [CompletionResultType]::ParameterName, 'Days from this one on')
+            [CompletionResult]::new('--to', '--to', [CompletionResultType]::ParameterName, 'Days up to this one')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or s3://bucket/prefix that is the archive')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;archive;verify' {
+            [CompletionResult]::new('--bytes', '--bytes', [CompletionResultType]::ParameterName, 'End after so many bytes, with the object in which they are reached: 10GB')
+            [CompletionResult]::new('--time', '--time', [CompletionResultType]::ParameterName, 'End after so long, with the object in which it is reached: 30m')
+            [CompletionResult]::new('--limit-bandwidth', '--limit-bandwidth', [CompletionResultType]::ParameterName, 'Bytes a second from the archive, at most: 20MB')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or s3://bucket/prefix that is the archive')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--restart', '--restart', [CompletionResultType]::ParameterName, 'Begin anew')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            break
+        }
+        'stk;archive;restore' {
+            [CompletionResult]::new('--from', '--from', [CompletionResultType]::ParameterName, 'First trading day; without it, the first there is')
+            [CompletionResult]::new('--to', '--to', [CompletionResultType]::ParameterName, 'Last trading day; without it, the last there is')
+            [CompletionResult]::new('--kind', '--kind', [CompletionResultType]::ParameterName, 'Kinds of rows, separated by commas: trade, quote, bar, …; without it, all')
+            [CompletionResult]::new('--tier', '--tier', [CompletionResultType]::ParameterName, 'How quickly: expedited (minutes, not from Deep Archive), standard (hours), bulk (up to two days)')
+            [CompletionResult]::new('--days', '--days', [CompletionResultType]::ParameterName, 'How many days the copies can be read')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or s3://bucket/prefix that is the archive')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--wait', '--wait', [CompletionResultType]::ParameterName, 'Wait until all can be read, and show how far it is')
+            [CompletionResult]::new('--into-warm', '--into-warm', [CompletionResultType]::ParameterName, 'Take the rows back into warm, proven equal to what was archived. No server may run')
+            [CompletionResult]::new('--dry-run', '--dry-run', [CompletionResultType]::ParameterName, 'Say what it would take and cost, and do nothing')
+            [CompletionResult]::new('-y', '-y', [CompletionResultType]::ParameterName, 'Do not ask')
+            [CompletionResult]::new('--yes', '--yes', [CompletionResultType]::ParameterName, 'Do not ask')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            break
+        }
+        'stk;archive;lifecycle' {
+            [CompletionResult]::new('--glacier-after', '--glacier-after', [CompletionResultType]::ParameterName, 'Move data objects to Glacier (minutes to hours to read) at this age')
+            [CompletionResult]::new('--deep-archive-after', '--deep-archive-after', [CompletionResultType]::ParameterName, 'Move data objects to Deep Archive (hours to days to read) at this age')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or s3://bucket/prefix that is the archive')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--none', '--none', [CompletionResultType]::ParameterName, 'Keep all data objects where they can be read at once: removes the rule')
+            [CompletionResult]::new('--dry-run', '--dry-run', [CompletionResultType]::ParameterName, 'Show the plan, and change nothing')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
@@ -122,6 +225,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('decode', 'decode', [CompletionResultType]::ParameterValue, 'How quickly an IEX capture is decoded')
             [CompletionResult]::new('fanout', 'fanout', [CompletionResultType]::ParameterValue, 'Quotes to many WebSocket connections, beside a bare loop in the same run')
             [CompletionResult]::new('history', 'history', [CompletionResultType]::ParameterValue, 'One symbol of median activity out of many stored rows')
+            [CompletionResult]::new('archive', 'archive', [CompletionResultType]::ParameterValue, 'Stored days into an archive, proven equal on the way')
             [CompletionResult]::new('watch', 'watch', [CompletionResultType]::ParameterValue, 'What the board costs under many updates, in a terminal of its own')
             break
         }
@@ -162,6 +266,19 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--rate', '--rate', [CompletionResultType]::ParameterName, 'Ticks per second of simulated time: how many days they spread over')
             [CompletionResult]::new('--seed', '--seed', [CompletionResultType]::ParameterName, 'The same seed gives the same ticks')
             [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'A directory that `stk bench ingest --data` filled with the same ticks, to be asked as it is; otherwise one is filled and its small segments merged, as a server does')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;bench;archive' {
+            [CompletionResult]::new('--ticks', '--ticks', [CompletionResultType]::ParameterName, 'How many ticks')
+            [CompletionResult]::new('--symbols', '--symbols', [CompletionResultType]::ParameterName, 'How many symbols trade')
+            [CompletionResult]::new('--rate', '--rate', [CompletionResultType]::ParameterName, 'Ticks per second of simulated time: how many days they spread over')
+            [CompletionResult]::new('--seed', '--seed', [CompletionResultType]::ParameterName, 'The same seed gives the same ticks')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'A data directory whose closed days are archived, as `stk bench ingest --data` or `stk replay --data` left it (its rows stay); otherwise one is filled, and the memory that took is counted')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Where the archive is written: an empty directory or s3://bucket/prefix; otherwise a directory that is removed')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')

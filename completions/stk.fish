@@ -31,6 +31,7 @@ complete -c stk -n "__fish_stk_needs_command" -f -a "demo" -d 'See it all at onc
 complete -c stk -n "__fish_stk_needs_command" -f -a "watch" -d 'Watch live prices'
 complete -c stk -n "__fish_stk_needs_command" -f -a "serve" -d 'Take ticks in, store them, serve them'
 complete -c stk -n "__fish_stk_needs_command" -f -a "history" -d 'List trades, quotes or bars of the past'
+complete -c stk -n "__fish_stk_needs_command" -f -a "archive" -d 'Move old days into the archive, see what is there, and bring it back'
 complete -c stk -n "__fish_stk_needs_command" -f -a "replay" -d 'Play a capture into a server or a store'
 complete -c stk -n "__fish_stk_needs_command" -f -a "symbols" -d 'List the symbols a server knows'
 complete -c stk -n "__fish_stk_needs_command" -f -a "bench" -d 'Measure what the README states, on this machine'
@@ -56,6 +57,7 @@ complete -c stk -n "__fish_stk_using_subcommand watch" -l for -d 'End after this
 complete -c stk -n "__fish_stk_using_subcommand watch" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand watch" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c stk -n "__fish_stk_using_subcommand serve" -l feed -d 'A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)' -r
+complete -c stk -n "__fish_stk_using_subcommand serve" -l roles -d 'What this process does: feed, processor, gateway, archiver, separated by commas; all of them if not given. Fewer share Kafka, ClickHouse and Redis with other processes' -r
 complete -c stk -n "__fish_stk_using_subcommand serve" -l data -d 'Directory that holds everything stored' -r -F
 complete -c stk -n "__fish_stk_using_subcommand serve" -l listen -d 'Address and port for clients' -r
 complete -c stk -n "__fish_stk_using_subcommand serve" -l ingest-listen -d 'Address and port for programs that bring ticks, on loopback' -r
@@ -70,13 +72,89 @@ complete -c stk -n "__fish_stk_using_subcommand history" -l timeframe -d 'Length
 complete -c stk -n "__fish_stk_using_subcommand history" -l format -d 'table, csv, json, ndjson, parquet or arrow; table on a terminal, otherwise csv' -r
 complete -c stk -n "__fish_stk_using_subcommand history" -l limit -d 'At most so many rows' -r
 complete -c stk -n "__fish_stk_using_subcommand history" -s o -l output -d 'Write to this file instead of stdout' -r -F
+complete -c stk -n "__fish_stk_using_subcommand history" -l restore-tier -d 'How quickly: expedited, standard or bulk (see `stk archive restore`)' -r -f -a "expedited\t''
+standard\t''
+bulk\t''"
+complete -c stk -n "__fish_stk_using_subcommand history" -l restore-days -d 'How many days the copies can be read' -r
 complete -c stk -n "__fish_stk_using_subcommand history" -l data -d 'Read this data directory, which no server may have open, instead of asking a server' -r -F
 complete -c stk -n "__fish_stk_using_subcommand history" -l server -d 'Server to talk to: host:port, http://host:port or ws://host:port' -r
 complete -c stk -n "__fish_stk_using_subcommand history" -l key-id -d 'Key to show to the server' -r
 complete -c stk -n "__fish_stk_using_subcommand history" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand history" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand history" -l stats -d 'Say on stderr what the answer cost: bytes and segments read, time to the first row'
+complete -c stk -n "__fish_stk_using_subcommand history" -l restore -d 'Bring back what of the answer is archived, after a word on cost and time, and wait for it'
+complete -c stk -n "__fish_stk_using_subcommand history" -l yes -d 'Do not ask before --restore'
 complete -c stk -n "__fish_stk_using_subcommand history" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l data -d 'Data directory, which no server may have open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "run" -d 'Copy closed days into the archive, drop from warm what has been there long enough'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "status" -d 'Show where each day stands'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "list" -d 'List what the archive holds'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "verify" -d 'Read archived objects again and compare them with their manifests'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "restore" -d 'Bring archived days back to where they can be read, or into warm'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "lifecycle" -d 'Show or set at which age archived days go to Glacier and Deep Archive'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l before -d 'Copy the days before this one, whatever their age' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l kind -d 'Copy and drop these kinds alone' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l limit-bandwidth -d 'Bytes a second to and from the archive, at most: 20MB' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l data -d 'Data directory, which no server may have open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l dry-run -d 'Show what would be done, and do nothing'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l kind -d 'These kinds alone' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l from -d 'Days from this one on' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l to -d 'Days up to this one' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l data -d 'Data directory, which no server may have open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l kind -d 'These kinds alone' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l from -d 'Days from this one on' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l to -d 'Days up to this one' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l data -d 'Data directory, which no server may have open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l bytes -d 'End after so many bytes, with the object in which they are reached: 10GB' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l time -d 'End after so long, with the object in which it is reached: 30m' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l limit-bandwidth -d 'Bytes a second from the archive, at most: 20MB' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l data -d 'Data directory, which no server may have open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l restart -d 'Begin anew'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l from -d 'First trading day; without it, the first there is' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l to -d 'Last trading day; without it, the last there is' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l kind -d 'Kinds of rows, separated by commas: trade, quote, bar, …; without it, all' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l tier -d 'How quickly: expedited (minutes, not from Deep Archive), standard (hours), bulk (up to two days)' -r -f -a "expedited\t''
+standard\t''
+bulk\t''"
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l days -d 'How many days the copies can be read' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l data -d 'Data directory, which no server may have open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l wait -d 'Wait until all can be read, and show how far it is'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l into-warm -d 'Take the rows back into warm, proven equal to what was archived. No server may run'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l dry-run -d 'Say what it would take and cost, and do nothing'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -s y -l yes -d 'Do not ask'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l glacier-after -d 'Move data objects to Glacier (minutes to hours to read) at this age' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l deep-archive-after -d 'Move data objects to Deep Archive (hours to days to read) at this age' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l data -d 'Data directory, which no server may have open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l none -d 'Keep all data objects where they can be read at once: removes the rule'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l dry-run -d 'Show the plan, and change nothing'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand replay" -l speed -d '1 keeps the capture\'s own timing, 10 is ten times as fast, max does not wait at all' -r
 complete -c stk -n "__fish_stk_using_subcommand replay" -l from -d 'Skip what is before: a day (in New York) or an instant (RFC 3339)' -r
 complete -c stk -n "__fish_stk_using_subcommand replay" -l to -d 'Stop at: a day, whole, or an instant' -r
@@ -91,14 +169,15 @@ complete -c stk -n "__fish_stk_using_subcommand symbols" -l key-id -d 'Key to sh
 complete -c stk -n "__fish_stk_using_subcommand symbols" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand symbols" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand symbols" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -l config -d 'Configuration file' -r -F
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -l json -d 'Print one JSON object'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -f -a "ingest" -d 'Simulated ticks through the log and the processor into hot and warm, end to end'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -f -a "decode" -d 'How quickly an IEX capture is decoded'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -f -a "fanout" -d 'Quotes to many WebSocket connections, beside a bare loop in the same run'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -f -a "history" -d 'One symbol of median activity out of many stored rows'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history watch" -f -a "watch" -d 'What the board costs under many updates, in a terminal of its own'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "ingest" -d 'Simulated ticks through the log and the processor into hot and warm, end to end'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "decode" -d 'How quickly an IEX capture is decoded'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "fanout" -d 'Quotes to many WebSocket connections, beside a bare loop in the same run'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "history" -d 'One symbol of median activity out of many stored rows'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "archive" -d 'Stored days into an archive, proven equal on the way'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "watch" -d 'What the board costs under many updates, in a terminal of its own'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l ticks -d 'How many ticks' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l symbols -d 'How many symbols trade' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
@@ -126,6 +205,15 @@ complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcomman
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l json -d 'Print one JSON object'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l ticks -d 'How many ticks' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l symbols -d 'How many symbols trade' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l seed -d 'The same seed gives the same ticks' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l data -d 'A data directory whose closed days are archived, as `stk bench ingest --data` or `stk replay --data` left it (its rows stay); otherwise one is filled, and the memory that took is counted' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l url -d 'Where the archive is written: an empty directory or s3://bucket/prefix; otherwise a directory that is removed' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from watch" -l rate -d 'Updates per second' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from watch" -l symbols -d 'How many symbols trade' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from watch" -l seconds -d 'How long it is measured, after a warm-up of two seconds' -r

@@ -66,27 +66,38 @@ pub struct Stores {
     _lock: Option<File>,
 }
 
+/// How the data directory is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// To take in what comes.
+    Write,
+    /// To move days between its tiers: without compaction.
+    Move,
+    /// To answer questions: nothing of it is removed, merged or added to.
+    Ask,
+}
+
 impl Stores {
     /// Opens what `config` names. The data directory is made where it is needed and missing.
     pub async fn open(config: &Config) -> Result<Self, NodeError> {
-        Self::open_for(config, Access::Write, true).await
-    }
-
-    /// Opens what `config` names to move days between its tiers: without compaction.
-    ///
-    /// Errors: the data directory holds nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
-    pub async fn open_to_move(config: &Config) -> Result<Self, NodeError> {
-        Self::open_for(config, Access::Write, false).await
+        Self::open_for(config, Use::Write).await
     }
 
     /// Opens what `config` names to answer questions: nothing of it is removed, merged or added to.
     ///
     /// Errors: the data directory holds nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
     pub async fn open_existing(config: &Config) -> Result<Self, NodeError> {
-        Self::open_for(config, Access::Read, false).await
+        Self::open_for(config, Use::Ask).await
     }
 
-    async fn open_for(config: &Config, access: Access, compaction: bool) -> Result<Self, NodeError> {
+    /// Opens what `config` names to move days between its tiers: without compaction.
+    ///
+    /// Errors: the data directory holds nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
+    pub async fn open_to_move(config: &Config) -> Result<Self, NodeError> {
+        Self::open_for(config, Use::Move).await
+    }
+
+    async fn open_for(config: &Config, use_: Use) -> Result<Self, NodeError> {
         let (local_log, local_warm) = (config.kafka.is_none(), config.clickhouse.is_none());
         // A hot store in memory has its checkpoints there.
         let in_dir = local_log || local_warm || config.redis.is_none();
@@ -95,7 +106,7 @@ impl Stores {
             if !in_dir {
                 return Ok((None, None, None));
             }
-            if !compaction
+            if use_ != Use::Write
                 && (local_log || local_warm)
                 && !dir.join(LOG_DIR).is_dir()
                 && !dir.join(WARM_DIR).is_dir()
@@ -104,9 +115,9 @@ impl Stores {
             }
             std::fs::create_dir_all(&dir).map_err(|error| data_error(&dir, &error))?;
             let lock = lock(&dir)?;
-            let bus = local_log.then(|| open_local_bus(&own, access)).transpose()?;
+            let bus = local_log.then(|| open_local_bus(&own, use_)).transpose()?;
             let warm =
-                local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), access, compaction)).transpose()?;
+                local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), use_)).transpose()?;
             Ok((Some(lock), bus, warm))
         })
         .await?;
@@ -346,11 +357,11 @@ impl Watched {
     }
 }
 
-fn open_local_bus(config: &Config, access: Access) -> Result<Arc<LocalBus>, NodeError> {
+fn open_local_bus(config: &Config, use_: Use) -> Result<Arc<LocalBus>, NodeError> {
     let durability = config.sync_interval.map_or(Durability::Always, Durability::Interval);
     let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
     Ok(LocalBus::open(LocalBusConfig {
-        access,
+        access: if use_ == Use::Ask { Access::Read } else { Access::Write },
         durability,
         retention,
         free_bytes_min: config.free_bytes_min,
@@ -358,12 +369,12 @@ fn open_local_bus(config: &Config, access: Access) -> Result<Arc<LocalBus>, Node
     })?)
 }
 
-fn open_local_warm(dir: &Path, access: Access, compaction: bool) -> Result<Arc<LocalWarm>, WarmError> {
-    // A server that ended between the two has a log without days.
-    if access == Access::Read && dir.is_dir() {
-        LocalWarm::open_read_only(dir)
-    } else {
-        LocalWarm::open(dir, LocalWarmOptions { compaction })
+fn open_local_warm(dir: &Path, use_: Use) -> Result<Arc<LocalWarm>, WarmError> {
+    match use_ {
+        Use::Write => LocalWarm::open(dir, LocalWarmOptions::default()),
+        Use::Ask if dir.is_dir() => LocalWarm::open_read_only(dir),
+        // A server that ended between the two has a log without days.
+        Use::Ask | Use::Move => LocalWarm::open(dir, LocalWarmOptions { compaction: false }),
     }
 }
 

@@ -135,10 +135,13 @@ impl S3Cold {
     }
 
     fn path(&self, key: &str) -> Result<Path, ColdError> {
-        Path::parse(format!("{}{key}", self.0.config.prefix)).map_err(|error| ColdError::Refused {
-            store: self.0.name.clone(),
-            reason: format!("no key can be \"{key}\": {error}"),
-        })
+        let refused = |reason: String| ColdError::Refused { store: self.0.name.clone(), reason };
+        // A path would be taken without them, and name another object.
+        if key.is_empty() || key.starts_with('/') || key.ends_with('/') {
+            return Err(refused(format!("no key can be \"{key}\": it begins or ends with an empty part")));
+        }
+        let path = Path::parse(format!("{}{key}", self.0.config.prefix));
+        path.map_err(|error| refused(format!("no key can be \"{key}\": {error}")))
     }
 
     /// Sends one signed request, once. `target` is what follows the bucket's address.
@@ -411,7 +414,7 @@ impl Cold for S3Cold {
         let folder = folder.map_err(|error| self.error(prefix, &Error::from(error)))?;
         let listed = match after {
             Some(after) => {
-                let after = self.path(after.trim_end_matches('/'))?;
+                let after = self.path(after.trim_matches('/'))?;
                 self.0.store.list_with_offset(folder.as_ref(), &after)
             }
             None => self.0.store.list(folder.as_ref()),
