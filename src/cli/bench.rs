@@ -8,6 +8,7 @@ mod fanout;
 mod history;
 mod ingest;
 pub(super) mod machine;
+mod warm_insert;
 mod watch;
 
 use std::io::Write;
@@ -47,6 +48,8 @@ enum Bench {
     History(history::HistoryArgs),
     /// Stored days into an archive, proven equal on the way
     Archive(archive::ArchiveArgs),
+    /// Blocks into ClickHouse, beside posting a ready-made file of the same rows
+    WarmInsert(warm_insert::WarmInsertArgs),
     /// What the board costs under many updates, in a terminal of its own
     Watch(watch::WatchArgs),
 }
@@ -140,6 +143,7 @@ pub(super) fn run(args: BenchArgs, global: &Global) -> Result<(), CliError> {
         Bench::Fanout(bench) => fanout::run(&bench)?,
         Bench::History(bench) => history::run(&bench, global)?,
         Bench::Archive(bench) => archive::run(&bench, global)?,
+        Bench::WarmInsert(bench) => warm_insert::run(&bench, global)?,
         Bench::Watch(bench) => watch::run(&bench, global)?,
     };
     findings.print(args.json)

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::{SinkExt, StreamExt};
 use stk::bus::Bus;
+use stk::bus::epoch::LogEpoch;
 use stk::market::{
     Cancel, Conditions, Exchange, Gap, GapKind, Price, Quote, Seq, Symbol, Tape, Tick, Timestamp, Trade,
 };
 use stk::server::gateway::{self, GatewayConfig, GatewayState, MemoryBus};
 use stk::server::metrics::{self, GatewayMetrics};
+use stk::server::operations::Operations;
 use stk::tiering::hot::memory::MemoryHot;
 use stk::tiering::hot::{Hot, HotUpdates};
 use stk::wire::record::{Origin, RecordEncoder};
@@ -19,6 +21,8 @@ use tokio_tungstenite::tungstenite::{Error, Message, http};
 
 /// Partitions of the log in most tests.
 pub(crate) const PARTITIONS: u16 = 2;
+/// Its identity, `a` in tokens.
+pub(crate) const LOG_ID: u64 = 0xa;
 
 pub(crate) fn config() -> GatewayConfig {
     GatewayConfig::default()
@@ -38,7 +42,8 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(config: GatewayConfig) -> Self {
-        Self::start_on(config, Arc::new(MemoryBus::new(PARTITIONS, 100_000)), |_| {}).await
+        let bus = MemoryBus::new(PARTITIONS, 100_000).with_epoch(LogEpoch::new(LOG_ID));
+        Self::start_on(config, Arc::new(bus), |_| {}).await
     }
 
     pub(crate) async fn start_on(
@@ -63,14 +68,16 @@ impl Server {
             history: None,
             config,
             metrics: metrics.clone(),
-            registry: Arc::new(registry),
-            feeds: vec!["none".to_owned()],
-            not_ready: {
-                let not_ready = not_ready.clone();
-                Arc::new(move || not_ready.lock().unwrap().clone())
+            operations: Operations {
+                registry: Arc::new(registry),
+                not_ready: {
+                    let not_ready = not_ready.clone();
+                    Arc::new(move || not_ready.lock().unwrap().clone())
+                },
+                degraded: Arc::new(Vec::new),
+                details: Arc::new(|| serde_json::json!({ "role": "test" })),
             },
-            degraded: Arc::new(Vec::new),
-            details: Arc::new(|| serde_json::json!({ "role": "test" })),
+            feeds: vec!["none".to_owned()],
         };
         change(&mut state);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::format::{Format, RowWriter};
 use super::*;
+use crate::bus::epoch::LogEpoch;
 use crate::bus::{Bounds, BusReader, Durable, Record};
 use crate::market::{
     Bar, Cancel, Conditions, Exchange, GapKind, NO_SYMBOL, Price, SymbolTable, Tape, TickBatchBuilder,
@@ -63,6 +64,10 @@ impl FakeBus {
 impl Bus for FakeBus {
     fn partitions(&self) -> u16 {
         PARTITIONS
+    }
+
+    fn epoch(&self) -> &LogEpoch {
+        unreachable!("history asks for offsets alone")
     }
 
     async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {
