@@ -17,18 +17,15 @@ use super::serve::node_error;
 use super::{CliError, Global};
 use crate::config::Config;
 use crate::market::{Kind, TradingDay};
-use crate::server::node::Stores;
+use crate::server::stores::{self, Stores};
 use crate::tiering::archive::run::{Archiver, Summary};
 use crate::tiering::archive::status::UnitStatus;
 use crate::tiering::archive::verify::{Bounds, Scrub, Scrubber};
 use crate::tiering::archive::{
     Action, ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Planned, Progress,
 };
-use crate::tiering::cold::{self, Cold, ColdMetrics};
+use crate::tiering::cold::{Cold, ColdMetrics};
 use crate::tiering::warm::Unit;
-
-/// Where the archive lies in the data directory, unless `archive.url` says otherwise.
-const COLD_DIR: &str = "cold";
 
 #[derive(Args)]
 pub(super) struct ArchiveArgs {
@@ -163,10 +160,7 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
 
 /// Opens the archive that the configuration names.
 fn open_cold(config: &Config) -> Result<Arc<dyn Cold>, CliError> {
-    let archive = &config.archive;
-    let url = archive.url.clone().unwrap_or_else(|| config.data_dir.join(COLD_DIR).display().to_string());
-    let metrics = ColdMetrics::default();
-    cold::open(&url, archive.s3_endpoint.as_deref(), &archive.s3_region, &metrics).map_err(CliError::failed)
+    stores::open_cold(config, &ColdMetrics::default()).map_err(CliError::failed)
 }
 
 fn options(config: &Config) -> ArchiveOptions {
