@@ -19,6 +19,8 @@ mod kill;
 mod memory;
 #[path = "cli/scaled.rs"]
 mod scaled;
+#[path = "cli/restore.rs"]
+mod restore;
 #[path = "cli/serve.rs"]
 mod serve;
 #[path = "cli/watch.rs"]

@@ -3,6 +3,9 @@
 //! Works on the stores themselves. A server that has the data directory archives by itself
 //! (`archive.every_minutes`).
 
+mod lifecycle;
+pub(super) mod restore;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -17,14 +20,16 @@ use super::serve::node_error;
 use super::{CliError, Global};
 use crate::config::Config;
 use crate::market::{Kind, TradingDay};
-use crate::server::stores::{self, Stores};
+use crate::server::node::Stores;
+use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::archive::run::{Archiver, Summary};
+use crate::tiering::archive::snapshot::ReadError;
 use crate::tiering::archive::status::UnitStatus;
 use crate::tiering::archive::verify::{Bounds, Scrub, Scrubber};
 use crate::tiering::archive::{
     Action, ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Planned, Progress,
 };
-use crate::tiering::cold::{Cold, ColdMetrics};
+use crate::tiering::cold::{Cold, ColdError, ColdMetrics};
 use crate::tiering::warm::Unit;
 
 #[derive(Args)]
@@ -34,7 +39,7 @@ pub(super) struct ArchiveArgs {
     /// Data directory, which no server may have open
     #[arg(long, global = true, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// The archive: a directory, or `s3://bucket/prefix`
+    /// Directory or s3://bucket/prefix that is the archive
     #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
     /// Print JSON
@@ -58,6 +63,12 @@ enum ArchiveCommand {
     /// Bounded by --bytes and --time, it goes on where it stopped the last time. Exits with 1 if
     /// something is damaged or missing.
     Verify(VerifyArgs),
+    /// Bring archived days back to where they can be read, or into warm
+    ///
+    /// Objects, bytes, time and price are shown first.
+    Restore(restore::RestoreArgs),
+    /// Show or set at which age archived days go to Glacier and Deep Archive
+    Lifecycle(lifecycle::LifecycleArgs),
 }
 
 #[derive(Args)]
@@ -149,6 +160,8 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
                 ArchiveCommand::Status(select) => status(&select, &config, args.json).await,
                 ArchiveCommand::List(select) => list(&select, &config, args.json).await,
                 ArchiveCommand::Verify(verify) => scrub(&verify, &config, args.json).await,
+                ArchiveCommand::Restore(args) => restore::run(&args, &config).await,
+                ArchiveCommand::Lifecycle(args) => lifecycle::run(&args, &config).await,
             }
         };
         tokio::select! {
@@ -160,7 +173,35 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
 
 /// Opens the archive that the configuration names.
 fn open_cold(config: &Config) -> Result<Arc<dyn Cold>, CliError> {
-    stores::open_cold(config, &ColdMetrics::default()).map_err(CliError::failed)
+    crate::server::node::open_cold(config, &ColdMetrics::default()).map_err(|error| cold_error(&error))
+}
+
+/// The archive that the configuration names, as it is read.
+pub(super) fn open_reader(config: &Config) -> Result<Arc<ArchiveReader>, CliError> {
+    Ok(Arc::new(ArchiveReader::new(open_cold(config)?)))
+}
+
+fn cold_error(error: &ColdError) -> CliError {
+    match error {
+        ColdError::Refused { .. } => CliError::failed(error).hint(
+            "check archive.url, archive.s3_endpoint and archive.s3_region, and the keys in AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY",
+        ),
+        ColdError::Unknown { .. } => {
+            CliError::failed(error).hint("run it again: what was done is not done twice")
+        }
+        ColdError::Unsupported { .. } => {
+            CliError::usage(error).hint("storage classes are S3's; a directory is always read at once")
+        }
+        _ => CliError::failed(error),
+    }
+}
+
+fn read_error(error: &ReadError) -> CliError {
+    match error {
+        ReadError::Cold(error) => cold_error(error),
+        _ => CliError::failed(error).hint("`stk archive verify` says what else is not as it was written"),
+    }
 }
 
 fn options(config: &Config) -> ArchiveOptions {
@@ -191,7 +232,7 @@ fn archive_error(error: ArchiveError) -> CliError {
 
 async fn archive(args: &RunArgs, config: &Config, json: bool) -> Result<(), CliError> {
     let cold = open_cold(config)?;
-    let stores = Stores::open_existing(config).await.map_err(node_error)?;
+    let stores = Stores::open_to_move(config).await.map_err(node_error)?;
     let options = ArchiveOptions {
         before: args.before,
         kinds: args.kind.clone(),
@@ -242,7 +283,7 @@ fn print_plan(planned: &[Planned], json: bool) -> Result<(), CliError> {
                 "warm_bytes": planned.bytes,
             })
         });
-        return print(&format!("{}\n", units.collect::<Value>()));
+        return print(&format!("{}\n", Value::from_iter(units)));
     }
     if planned.is_empty() {
         eprintln!("nothing is due");
@@ -279,7 +320,7 @@ fn print_summary(summary: &Summary, json: bool) -> Result<(), CliError> {
                 "drops": summary.drops,
                 "drops_pending": summary.drops_pending,
                 "objects_removed": summary.objects_removed,
-                "failures": failures.collect::<Value>(),
+                "failures": Value::from_iter(failures),
             })
         ))?;
     } else {
@@ -382,7 +423,7 @@ async fn status(args: &SelectArgs, config: &Config, json: bool) -> Result<(), Cl
                 "updated_at": of.step.as_ref().map(|(_, at)| at),
             })
         });
-        return print(&format!("{}\n", units.collect::<Value>()));
+        return print(&format!("{}\n", Value::from_iter(units)));
     }
     if units.is_empty() {
         eprintln!("neither warm nor the archive holds anything of that");

@@ -62,7 +62,7 @@ enum Command {
     Serve(serve::ServeArgs),
     /// List trades, quotes or bars of the past
     History(history::HistoryArgs),
-    /// Move old days into the archive, and see what is there
+    /// Move old days into the archive, see what is there, and bring it back
     Archive(archive::ArchiveArgs),
     /// Play a capture into a server or a store
     Replay(replay::ReplayArgs),

@@ -28,6 +28,7 @@ mod plan;
 mod probe;
 pub mod read;
 mod read_back;
+pub mod restore;
 pub mod run;
 pub mod snapshot;
 pub mod status;
