@@ -26,7 +26,7 @@ pub(super) struct ArchiveArgs {
     /// counted
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Where the archive is written: an empty directory or s3://bucket/prefix; otherwise a
+    /// Where the archive is written: an empty directory or `s3://bucket/prefix`; otherwise a
     /// directory that is removed
     #[arg(long, value_name = "URL")]
     url: Option<String>,
@@ -83,11 +83,19 @@ pub(super) fn run(args: &ArchiveArgs, global: &Global) -> Result<Findings, CliEr
     Ok(findings)
 }
 
+/// What a kind takes.
+#[derive(Default)]
+struct Sizes {
+    rows: u64,
+    bytes: u64,
+    columns: Vec<(String, u64)>,
+}
+
 /// Bytes a row, by kind and column.
 async fn by_column(cold: &Arc<dyn Cold>, findings: &mut Findings) -> Result<(), CliError> {
-    let mut kinds: BTreeMap<Kind, (u64, u64, Vec<(String, u64)>)> = BTreeMap::new();
+    let mut kinds: BTreeMap<Kind, Sizes> = BTreeMap::new();
     for (unit, manifests) in archived(cold, |_| true).await.map_err(CliError::failed)? {
-        let (rows, bytes, columns) = kinds.entry(unit.kind).or_default();
+        let Sizes { rows, bytes, columns } = kinds.entry(unit.kind).or_default();
         for manifest in &manifests {
             *rows += manifest.digest.rows;
             *bytes += manifest.files.iter().map(|file| file.bytes).sum::<u64>();
@@ -99,7 +107,7 @@ async fn by_column(cold: &Arc<dyn Cold>, findings: &mut Findings) -> Result<(), 
             }
         }
     }
-    for (kind, (rows, bytes, columns)) in kinds {
+    for (kind, Sizes { rows, bytes, columns }) in kinds {
         let per_row = |bytes: u64| rounded(bytes as f64 / rows.max(1) as f64);
         let name = kind.name();
         findings.figure(&format!("{name}_rows"), rows);

@@ -261,13 +261,12 @@ impl Encoder {
     }
 
     fn append(&mut self, rows: &TickBatch, pieces: &mut Vec<Piece>) -> Result<(), String> {
-        let layout = match &self.layout {
-            Some(layout) => layout.clone(),
-            None => {
-                let sample = rows.slice(0..rows.len().min(SAMPLE_ROWS));
-                let layout = Layout::fitted(&sample, PAGE_ROWS, self.row_group_rows, ZSTD_LEVEL);
-                self.layout.insert(layout.map_err(|error| error.to_string())?).clone()
-            }
+        let layout = if let Some(layout) = &self.layout {
+            layout.clone()
+        } else {
+            let sample = rows.slice(0..rows.len().min(SAMPLE_ROWS));
+            let layout = Layout::fitted(&sample, PAGE_ROWS, self.row_group_rows, ZSTD_LEVEL);
+            self.layout.insert(layout.map_err(|error| error.to_string())?).clone()
         };
         let mut open = match self.open.take() {
             Some(open) => open,

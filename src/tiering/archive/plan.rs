@@ -146,9 +146,9 @@ impl Archiver {
             let manifests = manifests(&self.store, unit).await?;
             let is_due = self.options.is_due(&info, now);
             match manifests.last() {
-                None if is_due => copies.push(planned(Action::Copy, info.rows)),
-                None => {}
-                Some(last) if is_due => {
+                _ if !is_due => {}
+                None => copies.push(planned(Action::Copy, info.rows)),
+                Some(last) => {
                     let moment = Moment::of(&*self.warm, unit).await?;
                     let late =
                         self.warm.digest(unit, &offsets(&last.next_offsets, &moment.next_offsets)).await?;
@@ -156,7 +156,6 @@ impl Archiver {
                         copies.push(planned(Action::Supplement(last.number + 1), late.rows));
                     }
                 }
-                Some(_) => {}
             }
             if is_aged(unit.day, self.options.keep_days, now.trading_day())
                 && (is_due || !manifests.is_empty())

@@ -10,6 +10,7 @@ use super::manifest::{MANIFEST_VERSION, Manifest, ManifestFile, manifest_key};
 use super::plan::{Action, Moment, Planned, is_same, manifests, offsets};
 use super::read_back::read_back;
 use super::store::{Created, Store, json};
+use super::verify::{Fault, SCRUB_KEY, Scrub};
 use super::{ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress, garbage, object, probe};
 use crate::fail;
 use crate::market::{RowDigest, Timestamp};
@@ -337,8 +338,10 @@ impl Archiver {
             .as_ref()
             .is_some_and(|known| known.step == Step::Dropping && is_same(&known.next_offsets, next_offsets));
         if !is_going {
+            let scrub: Option<Scrub> = self.store.get_json(SCRUB_KEY).await?;
+            let faults = scrub.map(|scrub| scrub.faults).unwrap_or_default();
             for manifest in &manifests {
-                self.check_covered(unit, manifest, &moment).await?;
+                self.check_covered(unit, manifest, &moment, &faults).await?;
             }
             self.note(lease, unit, &mut journal, Step::Dropping, progress).await?;
             fail::point("archive.dropping");
@@ -359,17 +362,21 @@ impl Archiver {
     }
 
     /// Whether the source still holds what a manifest says, or has dropped it already, and whether
-    /// the manifest's objects are there.
+    /// the manifest's objects are there, with no fault that a scrub has found.
     async fn check_covered(
         &self,
         unit: Unit,
         manifest: &Manifest,
         moment: &Moment,
+        faults: &[Fault],
     ) -> Result<(), ArchiveError> {
         for file in &manifest.files {
             for key in [&file.key, &file.footer_key] {
                 if self.store.availability(key).await?.is_none() {
                     return Err(self.store.damaged(key, "a manifest names it, and it is not there"));
+                }
+                if let Some(fault) = faults.iter().find(|fault| fault.key == *key) {
+                    return Err(self.store.damaged(key, &fault.reason));
                 }
             }
         }

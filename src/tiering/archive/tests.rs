@@ -175,7 +175,7 @@ fn trade(partition: u16, offset: u64, index: u32) -> Tick {
 async fn manifests_of(cold: &dyn Cold, kind: crate::market::Kind) -> Vec<Manifest> {
     let mut found = Vec::new();
     for object in cold.list(&format!("manifest/kind={}/", kind.name()), None).await.unwrap() {
-        if object.key.ends_with(".json") {
+        if super::manifest::parse_manifest_key(&object.key).is_some() {
             found.push(serde_json::from_slice(&cold.get(&object.key).await.unwrap()).unwrap());
         }
     }
@@ -294,7 +294,7 @@ async fn late_rows_become_a_supplement_also_after_the_drop() {
         archived_units(&Store::new(Arc::new(cold.clone()), None, ArchiveMetrics::default())).await.unwrap()
     {
         let keys = cold.keys(&manifest_prefix(unit));
-        assert_eq!(keys.iter().filter(|key| key.ends_with(".json")).count(), 3);
+        assert_eq!(keys.iter().filter(|key| super::manifest::parse_manifest_key(key).is_some()).count(), 3);
     }
     // The late rows of the last round go too, though what came before them is gone already.
     let summary = world.run(&cold, dropping()).await.unwrap();
@@ -617,9 +617,9 @@ async fn a_scrub_goes_on_where_it_stopped_and_finds_every_fault() {
     assert_eq!((sound.is_finished, sound.faults_found, sound.manifests), (true, 0, 2));
     assert_eq!(sound.rows, world.rows.len() as u64);
     let objects = cold.keys("ticks/");
-    assert!(objects.len() > 4, "{objects:?}");
+    assert!(objects.len() >= 4, "{objects:?}");
     assert_eq!(sound.files, objects.len() as u64);
-    // A byte at a time: an object a call, and one call more that finds the end.
+    // A byte at a time: an object a call.
     let mut calls = 0;
     loop {
         let scrub = scrubber().run(Bounds { bytes: 1, ..Bounds::ALL }, false, &nothing()).await.unwrap();
@@ -630,7 +630,7 @@ async fn a_scrub_goes_on_where_it_stopped_and_finds_every_fault() {
             break;
         }
     }
-    assert_eq!(calls, objects.len() as u64 + 1);
+    assert_eq!(calls, objects.len() as u64);
     let spoil = |key: &String, at: usize| {
         let mut all = cold.objects.lock().unwrap();
         let mut bytes = all[key].to_vec();
@@ -649,7 +649,7 @@ async fn a_scrub_goes_on_where_it_stopped_and_finds_every_fault() {
         assert!(expected.remove(&fault.key), "{fault:?}");
     }
     assert_eq!(metrics.faults.get(), 4);
-    // And nothing is dropped for which there is an object missing.
+    // And nothing is dropped of which an object is missing or is known to be damaged.
     let summary = world.run(&cold, dropping()).await.unwrap();
     assert_eq!((summary.failures.len(), summary.drops), (2, 0));
 }
@@ -802,7 +802,7 @@ fn copy(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         let to = to.join(entry.file_name());
         if entry.path().is_dir() {
-            copy(&entry.path(), &to)
+            copy(&entry.path(), &to);
         } else {
             std::fs::copy(entry.path(), to).unwrap();
         }

@@ -8,7 +8,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use parquet::errors::ParquetError;
-use parquet::file::metadata::PageIndexPolicy;
+use parquet::file::metadata::{PageIndexPolicy, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::market::{Kind, TickBatch};
@@ -95,7 +95,7 @@ impl Footer {
     /// The name and the size in the file of every column of every row group.
     pub(in crate::tiering) fn column_bytes(&self) -> impl Iterator<Item = (String, u64)> + '_ {
         let groups = self.metadata.metadata().row_groups().iter();
-        let columns = groups.flat_map(|group| group.columns());
+        let columns = groups.flat_map(RowGroupMetaData::columns);
         columns.map(|column| (column.column_path().string(), column.compressed_size() as u64))
     }
 

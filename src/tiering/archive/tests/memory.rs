@@ -80,7 +80,7 @@ impl Upload for MemoryUpload {
 
 #[async_trait::async_trait]
 impl Cold for MemoryCold {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "memory"
     }
 

@@ -234,13 +234,11 @@ impl Export {
                 return Ok(rows);
             }
             let Some(revisions) = &mut self.revisions else { return Ok(None) };
-            let decided = match rows {
-                Some(rows) => revisions.push(rows).map_err(failed)?,
-                None => {
-                    let rest = self.revisions.take().map_or(Ok(None), BarRevisions::finish);
-                    return rest.map_err(failed);
-                }
+            let Some(rows) = rows else {
+                let rest = self.revisions.take().map_or(Ok(None), BarRevisions::finish);
+                return rest.map_err(failed);
             };
+            let decided = revisions.push(rows).map_err(failed)?;
             if decided.is_some() {
                 return Ok(decided);
             }

@@ -62,12 +62,12 @@ fn named_files(warm: &LocalWarm) -> HashSet<PathBuf> {
 #[tokio::test]
 async fn conforms() {
     let dir = || TempDir::new().unwrap();
-    let (a, b, c, d, e) = (dir(), dir(), dir(), dir(), dir());
-    conformance::empty_store_stands_at_zero(&*open(&a)).await;
-    conformance::blocks_follow_on_each_other(&*open(&b)).await;
-    conformance::empty_block_moves_the_mark(&*open(&c)).await;
-    conformance::claim_tells_where_it_stands(&*open(&e)).await;
-    let warm = open(&d);
+    let dirs = [dir(), dir(), dir(), dir(), dir()];
+    conformance::empty_store_stands_at_zero(&*open(&dirs[0])).await;
+    conformance::blocks_follow_on_each_other(&*open(&dirs[1])).await;
+    conformance::empty_block_moves_the_mark(&*open(&dirs[2])).await;
+    conformance::claim_tells_where_it_stands(&*open(&dirs[3])).await;
+    let warm = open(&dirs[4]);
     conformance::bars_keep_their_latest_revision(&*warm).await;
     let before = warm.stats();
     while warm.compact().unwrap() {}
