@@ -85,8 +85,8 @@ pub const SETTINGS: &[Setting] = &[
         key: "feed.sources",
         shape: Shape::List,
         default: "",
-        doc: "Where ticks come from: `sim`, `sim:rate=1000,seed=7,symbols=500`, `iex:FILE`. \
-              Empty: only what `stk replay` brings.",
+        doc: "Where ticks come from: `sim`, `sim:rate=1000,seed=7,symbols=500`, `iex:FILE`, \
+              `kafka:FILE.toml` (see docs/kafka.md). Empty: only what `stk replay` brings.",
     },
     Setting {
         key: "log.partitions",

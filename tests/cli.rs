@@ -15,6 +15,8 @@ mod full;
 mod kill;
 #[path = "cli/memory.rs"]
 mod memory;
+#[path = "cli/scaled.rs"]
+mod scaled;
 #[path = "cli/serve.rs"]
 mod serve;
 #[path = "cli/watch.rs"]

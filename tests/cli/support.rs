@@ -61,7 +61,7 @@ pub(crate) struct Server {
     lines: mpsc::Receiver<String>,
     /// Where clients connect.
     pub(crate) address: String,
-    /// Where ticks are taken.
+    /// Where ticks are taken; empty where none are.
     pub(crate) ingest: String,
 }
 
@@ -92,8 +92,14 @@ impl Server {
         more: &[&str],
         env: &[(&str, &str)],
     ) -> Self {
-        let mut command = serve(home, data, listen, ingest, more, env);
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary runs");
+        Self::run(serve(home, data, listen, ingest, more, env), true)
+    }
+
+    /// Starts `command`, which serves, and waits until it says where it listens and, if it `feeds`,
+    /// where it takes ticks.
+    pub(crate) fn run(mut command: Command, feeds: bool) -> Self {
+        let mut child =
+            command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary runs");
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
@@ -101,10 +107,10 @@ impl Server {
         });
         let mut seen = Vec::new();
         let (mut address, mut ingest) = (None, None);
-        while address.is_none() || ingest.is_none() {
+        while address.is_none() || (feeds && ingest.is_none()) {
             let line =
                 lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("serve did not start: {seen:#?}"));
-            if let Some((_, rest)) = line.split_once("http://") {
+            if let Some((_, rest)) = line.split_once("listening on http://") {
                 address = rest.split_whitespace().next().map(|text| text.trim_end_matches('/').to_owned());
             }
             if let Some((_, rest)) = line.split_once("ws://").filter(|_| line.contains("/ingest")) {
@@ -112,7 +118,7 @@ impl Server {
             }
             seen.push(line);
         }
-        Self { child, lines, address: address.expect("seen"), ingest: ingest.expect("seen") }
+        Self { child, lines, address: address.expect("seen"), ingest: ingest.unwrap_or_default() }
     }
 
     /// Ends it at once, as a power cut would.
@@ -171,4 +177,39 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Where the service `name` (`S3`, `KAFKA`, …) is: what `STK_TEST_<NAME>` says. Where it is not set
+/// the test says so and is skipped; under CI that takes `STK_TEST_<NAME>_SKIP`, the reason.
+pub(crate) fn service(name: &str) -> Option<String> {
+    let variable = format!("STK_TEST_{name}");
+    if let Some(address) = std::env::var(&variable).ok().filter(|address| !address.is_empty()) {
+        return Some(address);
+    }
+    let reason = std::env::var(format!("{variable}_SKIP")).ok();
+    assert!(
+        reason.is_some() || std::env::var_os("CI").is_none(),
+        "{variable} is not set: `scripts/services up` starts the service"
+    );
+    eprintln!("skipped: {}", reason.unwrap_or_else(|| format!("{variable} is not set")));
+    None
+}
+
+/// The real capture, where it is.
+pub(crate) fn iex_capture() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/iex/TOPS16.pcapng.gz");
+    let found = path.is_file().then_some(path);
+    if found.is_none() {
+        eprintln!("skipped: ../shared/data/iex/TOPS16.pcapng.gz is not here");
+    }
+    found
+}
+
+/// The value of a metric without labels, as the server at `address` shows it; 0 where it is not shown.
+pub(crate) fn metric(address: &str, name: &str) -> f64 {
+    let url = format!("http://{address}/metrics");
+    let shown = Command::new("curl").args(["-s", &url]).output().expect("curl is there").stdout;
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    let line = shown.lines().find_map(|line| line.strip_prefix(&format!("stk_{name} ")));
+    line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
 }
