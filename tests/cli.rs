@@ -5,6 +5,8 @@ mod support;
 
 #[path = "cli/alpaca.rs"]
 mod alpaca;
+#[path = "cli/archive.rs"]
+mod archive;
 #[path = "cli/arguments.rs"]
 mod arguments;
 #[path = "cli/bench.rs"]
@@ -15,6 +17,8 @@ mod full;
 mod kill;
 #[path = "cli/memory.rs"]
 mod memory;
+#[path = "cli/restore.rs"]
+mod restore;
 #[path = "cli/scaled.rs"]
 mod scaled;
 #[path = "cli/serve.rs"]

@@ -18,7 +18,7 @@ use super::snapshot;
 use super::subscription::{Channel, Subscription};
 use crate::bus::{BusError, BusReader, Record};
 use crate::market::{Kind, Seq, Symbol, Tick, TickBatch, TimeRange, Timestamp};
-use crate::tiering::history::{History, HistoryError, HistoryQuery};
+use crate::tiering::history::{ArchivedCoverage, History, HistoryError, HistoryQuery};
 use crate::tiering::hot::{Hot, HotEntry, HotError};
 use crate::tiering::state::PartitionState;
 use crate::wire::record::{RecordError, RecordView};
@@ -193,6 +193,21 @@ impl Replay {
         let message =
             json!({ "T": "gap", "kind": kind, "first_token": first_token, "last_token": last_token });
         control_frame(self.framing, &message, Some(last))
+    }
+
+    /// Rows that were asked for are archived where they can't be read before they are restored: how
+    /// much, and by what command.
+    fn archived_gap(&self, archived: &ArchivedCoverage, first: &Token) -> Bytes {
+        let token = self.token();
+        let message = json!({
+            "T": "gap",
+            "kind": "archived",
+            "first_token": first.to_string(),
+            "last_token": token.to_string(),
+            "objects": archived.frozen.len() as u64 + archived.frozen_not_listed,
+            "restore": archived.restore_commands(),
+        });
+        control_frame(self.framing, &message, Some(&token))
     }
 }
 
@@ -463,7 +478,7 @@ async fn from_history(
         if replay.want.any_all() { Vec::new() } else { replay.want.symbols().into_iter().collect() };
     let mut ends: Vec<u64> = hub.positions();
     let mut sources = Vec::new();
-    let mut is_missing = false;
+    let (mut is_missing, mut archived) = (false, ArchivedCoverage::default());
     for (channel, kind) in kinds {
         if !replay.want.wants_any(channel) {
             continue;
@@ -480,6 +495,7 @@ async fn from_history(
             let position = lower.as_ref().and_then(|lower| lower.get(usize::from(missing.partition)));
             position.is_none_or(|position| missing.next_offset > position.offset)
         });
+        archived.add(answer.coverage.archived);
         sources.push(Rows { stream: answer.rows, ticks: VecDeque::new() });
     }
     replay.is_unplaced = true;
@@ -520,6 +536,9 @@ async fn from_history(
     }
     if is_missing {
         attachment.outbox.push_data(&[replay.gap("trimmed", &before, &replay.token())]);
+    }
+    if archived.is_partial() {
+        attachment.outbox.push_data(&[replay.archived_gap(&archived, &before)]);
     }
     Ok(())
 }

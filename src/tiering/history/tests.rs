@@ -778,7 +778,8 @@ async fn without_an_archive_a_dropped_day_is_an_error_and_not_an_answer() {
     let empty = TempDir::new().unwrap();
     let cold = Arc::new(DirCold::open(empty.path()).unwrap());
     let lost = alone.with_archive(Arc::new(ArchiveReader::new(cold)));
-    assert!(matches!(lost.query(of("AAPL")).await, Err(HistoryError::Unsettled)));
+    let error = lost.query(of("AAPL")).await.err().unwrap().to_string();
+    assert!(error.contains(" does not hold them: set archive.url to where they went"), "{error}");
 }
 
 #[tokio::test]
