@@ -258,8 +258,7 @@ impl KafkaBus {
             record_bytes_max: RECORD_BYTES_MAX,
             members: Mutex::default(),
             closed: closed.clone(),
-            // What is acknowledged by all in-sync brokers alone can be read: there is one generation.
-            epoch: LogEpoch::new(xxhash_rust::xxh3::xxh3_64(config.topic.as_bytes())),
+            epoch: LogEpoch::new(0),
             config,
             name,
             metrics,
@@ -268,6 +267,12 @@ impl KafkaBus {
         };
         let found = admin::make_or_check(&shared).await?;
         shared.record_bytes_max = found.record_bytes_max.min(RECORD_BYTES_MAX);
+        // Only what all in-sync brokers have can be read: nothing that was is lost, and there is one
+        // generation. A topic that was deleted and made again under its name passes for the same.
+        let cluster = shared.patiently(ANSWER_WAIT_MAX, || shared.admin.cluster_id()).await?;
+        let cluster = cluster.ok_or_else(|| shared.unavailable())?;
+        let name = format!("{cluster}/{}", shared.config.topic);
+        shared.epoch = LogEpoch::new(xxhash_rust::xxh3::xxh3_64(name.as_bytes()));
         for warning in &found.warnings {
             tracing::warn!(log = shared.name, warning);
         }
