@@ -558,13 +558,17 @@ _stk() {
             return 0
             ;;
         stk__subcmd__serve)
-            opts="-h --feed --data --listen --ingest-listen --config --help"
+            opts="-h --feed --roles --data --listen --ingest-listen --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --feed)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --roles)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -187,7 +187,7 @@ impl KafkaFeed {
                 }
             }
             let looking = self.looking.get_or_insert_with(|| {
-                let consumer = self.reading.consumer.clone();
+                let consumer = self.reading.consumer().clone();
                 let (topics, wanted) = (self.config.file.topics.clone(), self.config.file.partitions.clone());
                 tokio::task::spawn_blocking(move || Reading::look(&consumer, &topics, wanted.as_deref()))
             });
@@ -408,7 +408,7 @@ impl KafkaFeed {
                 let position = line.position(Some(first));
                 let list =
                     self.reading.noted(&[(key, position, note)]).map_err(|error| self.failed(error))?;
-                let consumer = self.reading.consumer.clone();
+                let consumer = self.reading.consumer().clone();
                 let commit = move || Reading::commit_and_wait(&consumer, &list);
                 self.marking = Some((key, note, tokio::task::spawn_blocking(commit)));
             }
@@ -497,7 +497,7 @@ impl Feed for KafkaFeed {
                 self.take(message);
                 continue;
             }
-            let consumer = self.reading.consumer.clone();
+            let consumer = self.reading.consumer().clone();
             let received = if self.batch.is_some() {
                 let Some(received) = consumer.recv().now_or_never() else {
                     self.finish_batch();
@@ -539,15 +539,5 @@ impl Feed for KafkaFeed {
 
     fn register(&self, registry: &mut Registry) {
         self.metrics.register(registry, &self.config.file.group);
-    }
-}
-
-impl Drop for KafkaFeed {
-    fn drop(&mut self) {
-        // Its end may block.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let consumer = self.reading.consumer.clone();
-            drop(runtime.spawn_blocking(move || drop(consumer)));
-        }
     }
 }

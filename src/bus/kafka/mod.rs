@@ -322,7 +322,6 @@ impl KafkaBus {
     pub async fn close(&self, wait_max: Duration) {
         self.appender.close(wait_max).await;
         self.shared.closed.cancel();
-        self.tail.close();
     }
 
     /// Drops what is released and older than the retention, and commits the group's offsets; done
