@@ -12,7 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("backoff", &[]),
     ("feed", &["market", "wire", "backoff", "kafka"]),
     ("bus", &["market", "wire", "backoff", "kafka"]),
-    ("tiering", &["market", "wire", "bus", "fail"]),
+    ("tiering", &["backoff", "market", "wire", "bus", "fail"]),
     ("client", &["market", "wire", "backoff"]),
     ("server", &["backoff", "market", "wire", "feed", "bus", "tiering", "config", "fail"]),
     ("tui", &["market", "wire", "client"]),

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::memory::MemoryHot;
-use super::redis::{Away, Backoff, RedisHot};
+use super::redis::{Away, RedisHot};
 use super::{Hot, HotEntry, HotError, HotUpdates};
+use crate::backoff::{Backoff, jitter_seed};
 use crate::market::{Seq, Symbol, Tick, Timestamp};
 
 /// How often Redis is asked whether it answers.
@@ -111,7 +112,7 @@ impl FallbackHot {
 
 /// Looks after Redis as long as there is somebody to be told.
 async fn watch(hot: Weak<FallbackHot>, stop: CancellationToken) {
-    let mut backoff = Backoff::new();
+    let mut backoff = Backoff::new(jitter_seed());
     let mut is_copied = false;
     loop {
         let Some(hot) = hot.upgrade() else { return };

@@ -29,7 +29,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::format::{FIELDS, Keys, Stored};
 pub use self::metrics::RedisHotMetrics;
-pub(super) use self::writer::Backoff;
 use super::memory::MemoryHot;
 use super::{Hot, HotEntry, HotError, HotUpdates, RECENT_TICKS};
 use crate::bus::Bounds;

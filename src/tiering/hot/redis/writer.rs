@@ -10,8 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rand_xoshiro::Xoshiro256PlusPlus;
-use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use redis::aio::ConnectionManager;
 use redis::{Pipeline, Value};
 use tokio::task::JoinHandle;
@@ -20,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::memory::{Change, Version};
 use super::{Away, CLOSE_MAX, RedisHotConfig, SYMBOLS_PER_TRIP, Shared, WRITE_MAX, format};
+use crate::backoff::{Backoff, jitter_seed};
 use crate::market::{Symbol, Timestamp};
 use crate::tiering::hot::{HotError, RECENT_TICKS};
 
@@ -37,36 +36,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// passed.
 const RECONCILE_PAUSE: Duration = Duration::from_secs(1);
 const RECONCILE_POLL: Duration = Duration::from_millis(50);
-const RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
 
 const PUT: &str = include_str!("put.lua");
 const MARK: &str = include_str!("mark.lua");
-
-/// Waits that double up to a bound, each drawn from its upper half, so that writers do not all come
-/// at once.
-pub(in super::super) struct Backoff {
-    random: Xoshiro256PlusPlus,
-    attempts: u32,
-}
-
-impl Backoff {
-    pub(in super::super) fn new() -> Self {
-        let seed = Timestamp::now().nanos() as u64 ^ u64::from(std::process::id()) << 32;
-        Self { random: Xoshiro256PlusPlus::seed_from_u64(seed), attempts: 0 }
-    }
-
-    pub(in super::super) fn reset(&mut self) {
-        self.attempts = 0;
-    }
-
-    pub(in super::super) fn next(&mut self) -> Duration {
-        let wait = (RETRY_WAIT_MIN * (1 << self.attempts.min(10))).min(RETRY_WAIT_MAX);
-        self.attempts = self.attempts.saturating_add(1);
-        let half_us = (wait.as_micros() as u64 / 2).max(1);
-        Duration::from_micros(half_us + self.random.next_u64() % half_us)
-    }
-}
 
 /// How far a partition has come in Redis, and who said so.
 pub(super) struct Mark {
@@ -205,8 +177,8 @@ struct Writer {
 
 /// Writes until `stop`, and then what is left.
 pub(super) async fn run(shared: Arc<Shared>, connection: ConnectionManager, stop: CancellationToken) {
-    let mut random = Backoff::new();
-    let nonce = format!("{:016x}", random.random.next_u64());
+    let mut backoff = Backoff::new(jitter_seed());
+    let nonce = format!("{:016x}", jitter_seed());
     let mut writer =
         Writer { shared: shared.clone(), connection, nonce, partitions: BTreeMap::new(), scripts: None };
     loop {
@@ -222,7 +194,7 @@ pub(super) async fn run(shared: Arc<Shared>, connection: ConnectionManager, stop
         writer.tell(&outcome, took);
         let rest = match outcome {
             Ok(next) => {
-                random.reset();
+                backoff.reset();
                 if next != Next::Heartbeat {
                     shared.wake.notify_one();
                 }
@@ -231,7 +203,7 @@ pub(super) async fn run(shared: Arc<Shared>, connection: ConnectionManager, stop
             }
             Err(_) => {
                 shared.wake.notify_one();
-                random.next()
+                backoff.next()
             }
         };
         tokio::select! {
