@@ -17,10 +17,10 @@ mod full;
 mod kill;
 #[path = "cli/memory.rs"]
 mod memory;
-#[path = "cli/scaled.rs"]
-mod scaled;
 #[path = "cli/restore.rs"]
 mod restore;
+#[path = "cli/scaled.rs"]
+mod scaled;
 #[path = "cli/serve.rs"]
 mod serve;
 #[path = "cli/watch.rs"]

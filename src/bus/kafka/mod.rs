@@ -136,6 +136,7 @@ struct Shared {
     config: KafkaBusConfig,
     /// How errors name the log.
     name: String,
+    /// Named by the cluster's id and the topic.
     epoch: LogEpoch,
     metrics: KafkaBusMetrics,
     watch: Watch,
@@ -258,8 +259,7 @@ impl KafkaBus {
             record_bytes_max: RECORD_BYTES_MAX,
             members: Mutex::default(),
             closed: closed.clone(),
-            // What is acknowledged by all in-sync brokers alone can be read: there is one generation.
-            epoch: LogEpoch::new(xxhash_rust::xxh3::xxh3_64(config.topic.as_bytes())),
+            epoch: LogEpoch::new(0),
             config,
             name,
             metrics,
@@ -268,6 +268,11 @@ impl KafkaBus {
         };
         let found = admin::make_or_check(&shared).await?;
         shared.record_bytes_max = found.record_bytes_max.min(RECORD_BYTES_MAX);
+        // Only what all in-sync brokers have can be read, so there is one generation. librdkafka
+        // does not tell a topic's own id: one made anew under the same name has the same.
+        let cluster = shared.patiently(shared.config.open_wait_max, || shared.admin.cluster_id()).await?;
+        let log = format!("{cluster}/{}", shared.config.topic);
+        shared.epoch = LogEpoch::new(xxhash_rust::xxh3::xxh3_64(log.as_bytes()));
         for warning in &found.warnings {
             tracing::warn!(log = shared.name, warning);
         }
