@@ -20,7 +20,7 @@ use super::serve::node_error;
 use super::{CliError, Global};
 use crate::config::Config;
 use crate::market::{Kind, TradingDay};
-use crate::server::node::Stores;
+use crate::server::stores::Stores;
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::archive::run::{Archiver, Summary};
 use crate::tiering::archive::snapshot::ReadError;
@@ -173,7 +173,7 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
 
 /// Opens the archive that the configuration names.
 fn open_cold(config: &Config) -> Result<Arc<dyn Cold>, CliError> {
-    crate::server::node::open_cold(config, &ColdMetrics::default()).map_err(|error| cold_error(&error))
+    crate::server::stores::open_cold(config, &ColdMetrics::default()).map_err(|error| cold_error(&error))
 }
 
 /// The archive that the configuration names, as it is read.

@@ -69,17 +69,24 @@ pub struct Stores {
 impl Stores {
     /// Opens what `config` names. The data directory is made where it is needed and missing.
     pub async fn open(config: &Config) -> Result<Self, NodeError> {
-        Self::open_for(config, Access::Write).await
+        Self::open_for(config, Access::Write, true).await
+    }
+
+    /// Opens what `config` names to move days between its tiers: without compaction.
+    ///
+    /// Errors: the data directory holds nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
+    pub async fn open_to_move(config: &Config) -> Result<Self, NodeError> {
+        Self::open_for(config, Access::Write, false).await
     }
 
     /// Opens what `config` names to answer questions: nothing of it is removed, merged or added to.
     ///
     /// Errors: the data directory holds nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
     pub async fn open_existing(config: &Config) -> Result<Self, NodeError> {
-        Self::open_for(config, Access::Read).await
+        Self::open_for(config, Access::Read, false).await
     }
 
-    async fn open_for(config: &Config, access: Access) -> Result<Self, NodeError> {
+    async fn open_for(config: &Config, access: Access, compaction: bool) -> Result<Self, NodeError> {
         let (local_log, local_warm) = (config.kafka.is_none(), config.clickhouse.is_none());
         // A hot store in memory has its checkpoints there.
         let in_dir = local_log || local_warm || config.redis.is_none();
@@ -88,7 +95,7 @@ impl Stores {
             if !in_dir {
                 return Ok((None, None, None));
             }
-            if access == Access::Read
+            if !compaction
                 && (local_log || local_warm)
                 && !dir.join(LOG_DIR).is_dir()
                 && !dir.join(WARM_DIR).is_dir()
@@ -98,7 +105,8 @@ impl Stores {
             std::fs::create_dir_all(&dir).map_err(|error| data_error(&dir, &error))?;
             let lock = lock(&dir)?;
             let bus = local_log.then(|| open_local_bus(&own, access)).transpose()?;
-            let warm = local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), access)).transpose()?;
+            let warm =
+                local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), access, compaction)).transpose()?;
             Ok((Some(lock), bus, warm))
         })
         .await?;
@@ -349,12 +357,12 @@ fn open_local_bus(config: &Config, access: Access) -> Result<Arc<LocalBus>, Node
     })?)
 }
 
-fn open_local_warm(dir: &Path, access: Access) -> Result<Arc<LocalWarm>, WarmError> {
-    match access {
-        Access::Write => LocalWarm::open(dir, LocalWarmOptions::default()),
-        Access::Read if dir.is_dir() => LocalWarm::open_read_only(dir),
-        // A server that ended between the two has a log without days.
-        Access::Read => LocalWarm::open(dir, LocalWarmOptions { compaction: false }),
+fn open_local_warm(dir: &Path, access: Access, compaction: bool) -> Result<Arc<LocalWarm>, WarmError> {
+    // A server that ended between the two has a log without days.
+    if access == Access::Read && dir.is_dir() {
+        LocalWarm::open_read_only(dir)
+    } else {
+        LocalWarm::open(dir, LocalWarmOptions { compaction })
     }
 }
 

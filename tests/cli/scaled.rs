@@ -154,7 +154,7 @@ async fn the_capture_through_kafka_clickhouse_redis_and_s3_is_what_one_machine_g
     let (stored, cost) = digests(&scaled.config()).await;
     assert_eq!(stored, expected, "all in ClickHouse");
     assert_eq!(cost.log_rows, 0, "none of it out of the log");
-    assert_eq!(cost.archive.rows, 0, "none of it out of the archive");
+    assert_eq!(cost.archive.files_read, 0, "none of it out of the archive");
 
     // Into the archive, and out of ClickHouse.
     let archived = home.shown(&mut scaled.stk(&home, &["archive", "run", "--before", "2020-01-01"]));
@@ -163,7 +163,7 @@ async fn the_capture_through_kafka_clickhouse_redis_and_s3_is_what_one_machine_g
     assert!(archived.starts_with("exit: 0\n"), "again: {archived}");
     let (cold, cost) = digests(&scaled.config()).await;
     assert_eq!(cold, expected, "all in S3");
-    assert!(cost.archive.rows >= 27_217 + 6_390, "read from the archive: {cost:?}");
+    assert!(cost.archive.files_read > 0, "read from the archive: {cost:?}");
 
     // Through the server and the command line, to a person.
     let asked = ["history", "AAPL", "--format", "csv"];

@@ -12,7 +12,7 @@ use crate::cli::CliError;
 use crate::cli::serve::node_error;
 use crate::config::Config;
 use crate::market::{Kind, Timestamp, TradingDay};
-use crate::server::node::Stores;
+use crate::server::stores::Stores;
 use crate::telemetry::say;
 use crate::tiering::archive::read::{ArchiveReader, FrozenFile};
 use crate::tiering::archive::restore::{self, Estimate, PRICES_OF, RestoreError, Survey};
