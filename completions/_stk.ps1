@@ -64,7 +64,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             break
         }
         'stk;serve' {
-            [CompletionResult]::new('--feed', '--feed', [CompletionResultType]::ParameterName, 'A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)')
+            [CompletionResult]::new('--feed', '--feed', [CompletionResultType]::ParameterName, 'A feed: sim, sim:rate=1000,seed=7,symbols=500, iex:FILE, or kafka:FILE.toml (may be repeated)')
             [CompletionResult]::new('--roles', '--roles', [CompletionResultType]::ParameterName, 'What this process does: feed, processor, gateway, archiver, separated by commas; all of them if not given. Fewer share Kafka, ClickHouse and Redis with other processes')
             [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Directory that holds everything stored')
             [CompletionResult]::new('--listen', '--listen', [CompletionResultType]::ParameterName, 'Address and port for clients')

@@ -58,7 +58,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'stk;serve'= {
-            cand --feed 'A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)'
+            cand --feed 'A feed: sim, sim:rate=1000,seed=7,symbols=500, iex:FILE, or kafka:FILE.toml (may be repeated)'
             cand --roles 'What this process does: feed, processor, gateway, archiver, separated by commas; all of them if not given. Fewer share Kafka, ClickHouse and Redis with other processes'
             cand --data 'Directory that holds everything stored'
             cand --listen 'Address and port for clients'

@@ -56,7 +56,7 @@ complete -c stk -n "__fish_stk_using_subcommand watch" -l sort -d 'Column to sor
 complete -c stk -n "__fish_stk_using_subcommand watch" -l for -d 'End after this long, such as 10s or 5m' -r
 complete -c stk -n "__fish_stk_using_subcommand watch" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand watch" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c stk -n "__fish_stk_using_subcommand serve" -l feed -d 'A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)' -r
+complete -c stk -n "__fish_stk_using_subcommand serve" -l feed -d 'A feed: sim, sim:rate=1000,seed=7,symbols=500, iex:FILE, or kafka:FILE.toml (may be repeated)' -r
 complete -c stk -n "__fish_stk_using_subcommand serve" -l roles -d 'What this process does: feed, processor, gateway, archiver, separated by commas; all of them if not given. Fewer share Kafka, ClickHouse and Redis with other processes' -r
 complete -c stk -n "__fish_stk_using_subcommand serve" -l data -d 'Directory that holds everything stored' -r -F
 complete -c stk -n "__fish_stk_using_subcommand serve" -l listen -d 'Address and port for clients' -r

@@ -136,6 +136,7 @@ struct Shared {
     config: KafkaBusConfig,
     /// How errors name the log.
     name: String,
+    /// Named by the cluster's id and the topic.
     epoch: LogEpoch,
     metrics: KafkaBusMetrics,
     watch: Watch,
@@ -331,7 +332,6 @@ impl KafkaBus {
     pub async fn close(&self, wait_max: Duration) {
         self.appender.close(wait_max).await;
         self.shared.closed.cancel();
-        self.tail.close();
     }
 
     /// Drops what is released and older than the retention, and commits the group's offsets; done
