@@ -13,7 +13,7 @@ use super::serve::node_error;
 use super::server_args::{ServerArgs, rest_error};
 use super::{CliError, Global};
 use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp};
-use crate::server::node::Stores;
+use crate::server::stores::Stores;
 use crate::telemetry::say;
 use crate::tiering::history::format::{Format, RowWriter, WriteError};
 use crate::tiering::history::{ArchivedCoverage, Coverage, HistoryQuery, HistoryStats};

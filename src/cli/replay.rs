@@ -16,8 +16,8 @@ use crate::feed::iex::{IexFeed, Selection, Speed, Tally};
 use crate::feed::{Feed, FeedError, Pulled};
 use crate::market::{Symbol, Tick, TimeRange, Timestamp};
 use crate::server::intake::{FeedRunError, Intake, IntakeMetrics, run_feed};
-use crate::server::node::Stores;
 use crate::server::processor::ProcessorMetrics;
+use crate::server::stores::Stores;
 use crate::telemetry::say;
 
 #[derive(Args)]
@@ -172,7 +172,7 @@ async fn into_store(
 ) -> Result<u64, CliError> {
     let config = global.resolve(&[("data.dir", dir.display().to_string(), "--data")])?.config();
     let stores = Stores::open(&config).await.map_err(node_error)?;
-    let (processor, _hot) = stores.process(&config, ProcessorMetrics::default()).map_err(node_error)?;
+    let (processor, _hot) = stores.process(&config, ProcessorMetrics::default());
     let metrics = IntakeMetrics::default();
     let fed = {
         let intake = Intake::new(stores.bus.clone(), metrics.clone());

@@ -13,6 +13,10 @@ pub(super) struct ServeArgs {
     /// A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)
     #[arg(long, value_name = "FEED")]
     feed: Vec<String>,
+    /// What this process does: feed, processor, gateway, archiver, separated by commas; all of them
+    /// if not given. Fewer share Kafka, ClickHouse and Redis with other processes
+    #[arg(long, value_name = "ROLES", value_delimiter = ',')]
+    roles: Vec<String>,
     /// Directory that holds everything stored
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -28,6 +32,9 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
     let mut flags = Vec::new();
     if !args.feed.is_empty() {
         flags.push(("feed.sources", args.feed.join("\n"), "--feed"));
+    }
+    if !args.roles.is_empty() {
+        flags.push(("server.roles", args.roles.join("\n"), "--roles"));
     }
     if let Some(dir) = &args.data {
         flags.push(("data.dir", dir.display().to_string(), "--data"));
@@ -93,6 +100,9 @@ pub(super) fn node_error(error: NodeError) -> CliError {
             .hint("go through the server that has it with `--server`, or choose another directory with `--data`"),
         NodeError::NoStore { .. } => {
             CliError::usage(&error).hint("name the directory that `stk serve` or `stk replay --data` wrote")
+        }
+        NodeError::Roles { .. } => {
+            CliError::usage(&error).hint("set them in the configuration file, or let one process have all roles")
         }
         NodeError::Source(_) | NodeError::Feed(_) => CliError::usage(&error),
         _ if error.is_disk_full() => CliError::failed(&error)

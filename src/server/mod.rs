@@ -1,9 +1,12 @@
 //! The server's roles: what runs in a process of `stk serve`.
 
+pub mod archiver;
 pub mod gateway;
 pub mod ingest;
 pub mod intake;
 pub mod metrics;
 pub mod node;
+pub mod operations;
 pub mod processor;
 mod producers;
+pub mod stores;

@@ -1,13 +1,12 @@
-//! One process with every role: feeds, log, processor, hot, warm and gateway, put together, and
-//! taken apart in the order that loses nothing.
+//! One process of `stk serve`: the roles that its configuration names, put together, and taken apart in
+//! the order that loses nothing.
 //!
 //! Started from the stores outwards, so that nothing is taken in or served before it can be kept or
 //! answered; stopped from the feeds inwards, so that each part drains into the next.
 
-use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,26 +16,26 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::archiver::{self, ArchiverRole};
 use super::gateway::{self, ClientKey, GatewayConfig, GatewayError, GatewayState};
 use super::ingest;
 use super::intake::{FeedRunError, Intake, IntakeError, IntakeMetrics, run_feed};
 use super::metrics::{self, GatewayMetrics};
-use super::processor::{self, Processor, ProcessorConfig, ProcessorError, ProcessorMetrics};
-use crate::bus::local::{Durability, LocalBus, LocalBusConfig, Retention};
-use crate::bus::{Bus, BusError};
-use crate::config::Config;
+use super::operations::{self, Operations};
+use super::processor::{Processor, ProcessorError, ProcessorMetrics};
+use super::stores::Stores;
+use crate::bus::BusError;
+use crate::config::{Config, Role};
 use crate::feed::iex::{IexFeed, Selection, Speed};
 use crate::feed::kafka::KafkaFeed;
 use crate::feed::sim::{Pace, SimConfig, SimFeed};
 use crate::feed::source::{Source, SourceError};
 use crate::feed::{Feed, FeedError};
 use crate::market::Timestamp;
-use crate::tiering::archive::read::ArchiveReader;
-use crate::tiering::cold::{self, Cold, ColdError, ColdMetrics};
-use crate::tiering::history::{History, HistoryError};
-use crate::tiering::hot::memory::MemoryHot;
+use crate::tiering::cold::ColdError;
+use crate::tiering::history::HistoryError;
+use crate::tiering::hot::{Hot, HotError};
 use crate::tiering::warm::WarmError;
-use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
 
 /// Why a server did not start, or did not end well. The message names what it is about.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +74,18 @@ pub enum NodeError {
         /// What the system said.
         reason: String,
     },
+    /// Roles that can't be a process of their own with these stores.
+    #[error("{reason}")]
+    Roles {
+        /// What they lack.
+        reason: String,
+    },
     /// The log refuses.
     #[error(transparent)]
     Bus(BusError),
+    /// Hot refuses.
+    #[error(transparent)]
+    Hot(#[from] HotError),
     /// Warm refuses.
     #[error(transparent)]
     Warm(#[from] WarmError),
@@ -147,151 +155,6 @@ impl From<BusError> for NodeError {
     }
 }
 
-/// The file whose lock says that a process has the data directory.
-const LOCK_FILE: &str = "lock";
-const LOG_DIR: &str = "log";
-const WARM_DIR: &str = "warm";
-const HOT_DIR: &str = "hot";
-const COLD_DIR: &str = "cold";
-
-/// The durable stores of a data directory, which one process has at a time.
-pub struct Stores {
-    /// The log.
-    pub bus: Arc<LocalBus>,
-    /// The days.
-    pub warm: Arc<LocalWarm>,
-    /// The archive, as it is read.
-    pub archive: Arc<ArchiveReader>,
-    /// What the archive's store is asked.
-    pub cold_metrics: ColdMetrics,
-    dir: PathBuf,
-    /// Held as long as the stores are open.
-    _lock: File,
-}
-
-impl Stores {
-    /// Opens what is stored in `config.data_dir`, which is made where it is missing.
-    pub async fn open(config: &Config) -> Result<Self, NodeError> {
-        let config = config.clone();
-        blocking(move || {
-            std::fs::create_dir_all(&config.data_dir)
-                .map_err(|error| data_error(&config.data_dir, &error))?;
-            Self::open_in(&config, |dir| LocalWarm::open(dir, LocalWarmOptions::default()))
-        })
-        .await
-    }
-
-    /// Opens what is stored in `config.data_dir` to answer questions: nothing of it is removed,
-    /// merged or added to.
-    ///
-    /// Errors: there is nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
-    pub async fn open_existing(config: &Config) -> Result<Self, NodeError> {
-        let config = config.clone();
-        blocking(move || {
-            if !config.data_dir.join(LOG_DIR).is_dir() {
-                return Err(NodeError::NoStore { path: config.data_dir });
-            }
-            Self::open_in(&config, |dir| {
-                // A server that ended between the two has a log without days.
-                if dir.is_dir() {
-                    LocalWarm::open_read_only(dir)
-                } else {
-                    LocalWarm::open(dir, LocalWarmOptions { compaction: false })
-                }
-            })
-        })
-        .await
-    }
-
-    fn open_in(
-        config: &Config,
-        open_warm: impl FnOnce(&Path) -> Result<Arc<LocalWarm>, WarmError>,
-    ) -> Result<Self, NodeError> {
-        let dir = &config.data_dir;
-        let lock = lock(dir)?;
-        let durability = config.sync_interval.map_or(Durability::Always, Durability::Interval);
-        let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
-        let bus = LocalBus::open(LocalBusConfig {
-            durability,
-            retention,
-            free_bytes_min: config.free_bytes_min,
-            ..LocalBusConfig::new(dir.join(LOG_DIR), config.partitions)
-        })?;
-        let warm = open_warm(&dir.join(WARM_DIR))?;
-        let cold_metrics = ColdMetrics::default();
-        let archive = Arc::new(ArchiveReader::new(open_cold(config, &cold_metrics)?));
-        Ok(Self { bus, warm, archive, cold_metrics, dir: dir.clone(), _lock: lock })
-    }
-
-    /// Starts what brings the log into warm, and into a hot store of this process that it fills.
-    pub fn process(
-        &self,
-        config: &Config,
-        metrics: ProcessorMetrics,
-    ) -> Result<(Processor, Arc<MemoryHot>), NodeError> {
-        let hot = Arc::new(MemoryHot::new(self.bus.partitions()));
-        let into = processor::Stores {
-            bus: self.bus.clone(),
-            hot: hot.clone(),
-            warm: self.warm.clone(),
-            archive: Some(self.archive.clone()),
-            hot_files: Some((hot.clone(), self.dir.join(HOT_DIR))),
-        };
-        let settings = ProcessorConfig {
-            rows_max: config.rows_max,
-            block_age_max: config.block_age_max,
-            ..ProcessorConfig::default()
-        };
-        Ok((Processor::start(into, settings, metrics), hot))
-    }
-
-    /// What answers about the past.
-    pub fn history(&self) -> History {
-        History::new(self.bus.clone(), self.warm.clone()).with_archive(self.archive.clone())
-    }
-
-    /// Makes everything durable and frees the directory.
-    pub async fn close(self) {
-        let Self { bus, warm, archive: _, cold_metrics: _, dir: _, _lock } = self;
-        // Its end waits for a compaction under way.
-        let _ = tokio::task::spawn_blocking(move || drop(warm)).await;
-        bus.close().await;
-    }
-}
-
-/// Opens the store that `config` names for the archive. Blocking.
-pub fn open_cold(config: &Config, metrics: &ColdMetrics) -> Result<Arc<dyn Cold>, ColdError> {
-    let url = config.archive.url.clone();
-    let url = url.unwrap_or_else(|| config.data_dir.join(COLD_DIR).display().to_string());
-    cold::open(&url, config.archive.s3_endpoint.as_deref(), &config.archive.s3_region, metrics)
-}
-
-/// Runs `work`, which blocks, beside the async threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, NodeError> + Send + 'static,
-) -> Result<T, NodeError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
-}
-
-fn data_error(dir: &Path, error: &std::io::Error) -> NodeError {
-    NodeError::Data { path: dir.to_owned(), reason: error.to_string() }
-}
-
-/// Takes the data directory for this process.
-fn lock(dir: &Path) -> Result<File, NodeError> {
-    let mut options = File::options();
-    let file = options.create(true).write(true).truncate(false).open(dir.join(LOCK_FILE));
-    let file = file.map_err(|error| data_error(dir, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(NodeError::DataInUse { path: dir.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(data_error(dir, &error)),
-    }
-}
-
 async fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => NodeError::PortInUse { address },
@@ -330,19 +193,68 @@ pub struct Summary {
     pub ran: Duration,
 }
 
-/// A running server.
-pub struct Node {
-    stores: Stores,
-    processor: Arc<Processor>,
+/// Whether the roles can be a process of their own with the stores that `config` names.
+fn check_roles(config: &Config) -> Result<(), NodeError> {
+    let has = |role: Role| config.roles.contains(&role);
+    let [feed, processor, gateway, archiver] = Role::ALL.map(has);
+    let whole = feed && processor && gateway;
+    let needed = [
+        (
+            config.kafka.is_none() && (feed || processor || gateway) && !whole,
+            "the log in Kafka",
+            "log.kafka_brokers",
+        ),
+        (
+            config.clickhouse.is_none() && (processor || gateway || archiver) && !whole,
+            "warm in ClickHouse",
+            "warm.clickhouse_url",
+        ),
+        (config.redis.is_none() && processor != gateway, "hot in Redis", "hot.redis_url"),
+        (
+            config.archive.url.is_none() && (processor || gateway || archiver) && !whole,
+            "the archive where all can reach it",
+            "archive.url",
+        ),
+    ];
+    let lacking: Vec<_> = needed.iter().filter(|(lacks, ..)| *lacks).collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let roles: Vec<_> = config.roles.iter().map(|role| role.name()).collect();
+    let lacks: Vec<String> = lacking.iter().map(|(_, what, setting)| format!("{what} ({setting})")).collect();
+    let reason = format!(
+        "a process with the roles {} alone shares its stores with others: it needs {}",
+        roles.join(", "),
+        lacks.join(", ")
+    );
+    Err(NodeError::Roles { reason })
+}
+
+/// What clients, or only whoever runs the process, are answered by.
+struct GatewayRole {
+    address: SocketAddr,
+    task: JoinHandle<Result<(), GatewayError>>,
+    stop: CancellationToken,
+}
+
+/// The feeds and the door for programs that bring ticks.
+struct FeedRole {
     feeds: TaskTracker,
     stop_feeds: CancellationToken,
     ingest: Option<JoinHandle<()>>,
     stop_ingest: CancellationToken,
-    gateway: JoinHandle<Result<(), GatewayError>>,
-    stop_gateway: CancellationToken,
-    address: SocketAddr,
     ingest_address: Option<SocketAddr>,
     sources: Vec<Source>,
+}
+
+/// A running server.
+pub struct Node {
+    roles: Vec<Role>,
+    stores: Stores,
+    processor: Option<Arc<Processor>>,
+    feed: Option<FeedRole>,
+    archiver: Option<ArchiverRole>,
+    gateway: GatewayRole,
     intake_metrics: IntakeMetrics,
     processor_metrics: ProcessorMetrics,
     gateway_metrics: GatewayMetrics,
@@ -351,14 +263,22 @@ pub struct Node {
 
 impl Node {
     /// Starts everything that `config` names, and returns once clients are served.
+    ///
+    /// Every process listens, whatever its roles: `/healthz`, `/readyz` and `/metrics` are for whoever
+    /// runs it. Streams and history are for those with the gateway's role.
     pub async fn start(config: &Config) -> Result<Self, NodeError> {
         let started_at = Instant::now();
         // What is cheap to find wrong comes first.
-        let sources: Vec<Source> =
-            config.sources.iter().map(|source| source.parse()).collect::<Result<_, SourceError>>()?;
+        check_roles(config)?;
+        let has = |role: Role| config.roles.contains(&role);
+        let sources: Vec<Source> = if has(Role::Feed) {
+            config.sources.iter().map(|source| source.parse()).collect::<Result<_, SourceError>>()?
+        } else {
+            Vec::new()
+        };
         let feeds = sources.iter().map(open_feed).collect::<Result<Vec<_>, _>>()?;
         let listener = listen(config.listen).await?;
-        let ingest_listener = match config.ingest_listen {
+        let ingest_listener = match config.ingest_listen.filter(|_| has(Role::Feed)) {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
@@ -371,89 +291,116 @@ impl Node {
         let (intake_metrics, processor_metrics) = (IntakeMetrics::default(), ProcessorMetrics::default());
         let gateway_metrics = GatewayMetrics::default();
         let mut registry = metrics::registry();
-        stores.bus.metrics().register(&mut registry);
-        stores.warm.metrics().register(&mut registry);
-        stores.archive.metrics.register(&mut registry);
-        stores.cold_metrics.register(&mut registry);
+        stores.register(&mut registry);
         intake_metrics.register(&mut registry);
         processor_metrics.register(&mut registry);
         gateway_metrics.register(&mut registry);
         feeds.iter().for_each(|feed| feed.register(&mut registry));
 
-        let (processor, hot) = stores.process(config, processor_metrics.clone())?;
-        // A client's first snapshot must not lack what hot is about to know.
-        processor.restored().await;
-        let processor = Arc::new(processor);
+        let mut processor = None;
+        let mut processed_hot: Option<Arc<dyn Hot>> = None;
+        if has(Role::Processor) {
+            let (started, hot) = stores.process(config, processor_metrics.clone());
+            if !stores.is_shared() {
+                // A client's first snapshot must not lack what hot is about to know.
+                started.restored().await;
+            }
+            (processor, processed_hot) = (Some(Arc::new(started)), Some(hot));
+        }
+        let archiver = has(Role::Archiver).then(|| archiver::start(config, &stores, &mut registry)).flatten();
 
-        let feed_failures = Arc::new(Mutex::new(Vec::new()));
-        let stop_gateway = CancellationToken::new();
-        let state = GatewayState {
-            bus: stores.bus.clone(),
-            hot,
-            own_hot: None,
-            warm: Some(stores.warm.clone()),
-            history: Some(stores.history()),
-            config: gateway_config(config),
-            metrics: gateway_metrics.clone(),
+        let failures = Arc::new(Mutex::new(Vec::new()));
+        let fallback = stores.fallback_hot(has(Role::Processor));
+        let (own_hot, redis) = match &fallback {
+            Some((fallback, fills)) => (fills.then(|| fallback.own()), Some(fallback.clone())),
+            None => (None, None),
+        };
+        let hot: Option<Arc<dyn Hot>> = match redis.clone() {
+            Some(redis) => Some(redis),
+            None => processed_hot,
+        };
+        let watched = Arc::new(stores.watch());
+        let stop = CancellationToken::new();
+        let operations = Operations {
             registry: Arc::new(registry),
-            feeds: sources.iter().map(Source::to_string).collect(),
             not_ready: {
-                let (processor, failures) = (Arc::downgrade(&processor), feed_failures.clone());
+                let (processor, failures) = (processor.as_ref().map(Arc::downgrade), failures.clone());
+                let (watched, lone_memory) = (watched.clone(), stores.is_shared() && redis.is_none());
                 Arc::new(move || {
                     let mut reasons = failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    let processor = processor.upgrade().map(|processor| processor.ready());
-                    reasons.extend(processor.and_then(Result::err));
+                    let processor = processor.as_ref().and_then(std::sync::Weak::upgrade);
+                    if let Some(processor) = processor {
+                        reasons.extend(processor.ready().err());
+                        if lone_memory && !processor.has_all() {
+                            reasons.push("hot is this process's memory and lacks what other processes process: set hot.redis_url".to_owned());
+                        }
+                    }
+                    reasons.extend(watched.not_ready());
                     reasons
                 })
             },
-            degraded: Arc::new(Vec::new),
+            degraded: {
+                let (watched, redis) = (watched.clone(), redis.as_ref().map(Arc::downgrade));
+                Arc::new(move || {
+                    let redis = redis.as_ref().and_then(std::sync::Weak::upgrade);
+                    let mut reasons = watched.degraded();
+                    reasons.extend(redis.and_then(|redis| redis.degraded()));
+                    reasons
+                })
+            },
             details: {
-                let (dir, warm) = (stores.dir.display().to_string(), Arc::downgrade(&stores.warm));
-                Arc::new(move || details(&dir, warm.upgrade().as_deref()))
+                let roles: Vec<_> = config.roles.iter().map(|role| role.name()).collect();
+                Arc::new(move || {
+                    let mut details = watched.details();
+                    details["roles"] = roles.clone().into();
+                    details
+                })
             },
         };
-        let gateway = tokio::spawn(gateway::serve(listener, state, stop_gateway.clone().cancelled_owned()));
-
-        let intake = Intake::new(stores.bus.clone(), intake_metrics.clone());
-        let stop_ingest = CancellationToken::new();
-        let ingest = ingest_listener.map(|listener| {
-            let stop = stop_ingest.clone().cancelled_owned();
-            tokio::spawn(ingest::serve(listener, intake.clone(), gateway_metrics.clone(), stop))
-        });
-        let (tracker, stop_feeds) = (TaskTracker::new(), CancellationToken::new());
-        for feed in feeds {
-            let (intake, stop, failures) = (intake.clone(), stop_feeds.clone(), feed_failures.clone());
-            tracker.spawn(async move {
-                let mut feed = feed;
-                let name = feed.name().to_owned();
-                // A panic is an end like others: it is told, and the rest goes on.
-                let ran = AssertUnwindSafe(run_feed(&mut *feed, intake, stop)).catch_unwind().await;
-                let reason = match ran {
-                    Ok(Ok(summary)) => {
-                        tracing::info!(feed = name, ticks = summary.ticks, "the feed has ended");
-                        return;
-                    }
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => format!("feed {name} panicked"),
+        let until = stop.clone().cancelled_owned();
+        let task = match hot.filter(|_| has(Role::Gateway)) {
+            Some(hot) => {
+                let state = GatewayState {
+                    bus: stores.bus.clone(),
+                    hot,
+                    own_hot,
+                    warm: Some(stores.warm.clone()),
+                    history: Some(stores.history()),
+                    config: gateway_config(config),
+                    metrics: gateway_metrics.clone(),
+                    operations,
+                    feeds: sources.iter().map(Source::to_string).collect(),
                 };
-                // What is there is served on: `/readyz` says what is wrong.
-                tracing::error!(reason, "a feed has stopped; what is stored is still served");
-                failures.lock().unwrap_or_else(PoisonError::into_inner).push(reason);
+                tokio::spawn(gateway::serve(listener, state, until))
+            }
+            None => tokio::spawn(async move {
+                let served = operations::serve(listener, operations, until).await;
+                served.map_err(|error| GatewayError::Ended(error.to_string()))
+            }),
+        };
+        let gateway = GatewayRole { address, task, stop };
+
+        let feed = has(Role::Feed).then(|| {
+            let intake = Intake::new(stores.bus.clone(), intake_metrics.clone());
+            let stop_ingest = CancellationToken::new();
+            let ingest = ingest_listener.map(|listener| {
+                let stop = stop_ingest.clone().cancelled_owned();
+                tokio::spawn(ingest::serve(listener, intake.clone(), gateway_metrics.clone(), stop))
             });
-        }
-        tracker.close();
+            let (tracker, stop_feeds) = (TaskTracker::new(), CancellationToken::new());
+            for feed in feeds {
+                tracker.spawn(follow(feed, intake.clone(), stop_feeds.clone(), failures.clone()));
+            }
+            tracker.close();
+            FeedRole { feeds: tracker, stop_feeds, ingest, stop_ingest, ingest_address, sources }
+        });
         Ok(Self {
+            roles: config.roles.clone(),
             stores,
             processor,
-            feeds: tracker,
-            stop_feeds,
-            ingest,
-            stop_ingest,
+            feed,
+            archiver,
             gateway,
-            stop_gateway,
-            address,
-            ingest_address,
-            sources,
             intake_metrics,
             processor_metrics,
             gateway_metrics,
@@ -463,23 +410,32 @@ impl Node {
 
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.gateway.address
     }
 
     /// Where it listens, what it feeds from and where it stores, a line each.
     pub fn describe(&self) -> Vec<String> {
-        let mut lines =
-            vec![format!("listening on http://{} (board, REST, SSE; WebSocket at /v2/stk)", self.address)];
-        if let Some(address) = self.ingest_address {
-            lines.push(format!("taking ticks on ws://{address}/ingest"));
+        let address = self.gateway.address;
+        let mut lines = vec![if self.roles.contains(&Role::Gateway) {
+            format!("listening on http://{address} (board, REST, SSE; WebSocket at /v2/stk)")
+        } else {
+            let roles: Vec<_> = self.roles.iter().map(|role| role.name()).collect();
+            format!("listening on http://{address} (/healthz, /readyz, /metrics) as {}", roles.join(", "))
+        }];
+        if let Some(feed) = &self.feed {
+            lines.extend(feed.ingest_address.map(|address| format!("taking ticks on ws://{address}/ingest")));
+            if feed.sources.is_empty() {
+                lines.push(
+                    "feeding from nothing: `--feed sim` simulates a market, `stk replay` plays one"
+                        .to_owned(),
+                );
+            }
+            lines.extend(feed.sources.iter().map(|source| format!("feeding from {source}")));
         }
-        if self.sources.is_empty() {
-            lines.push(
-                "feeding from nothing: `--feed sim` simulates a market, `stk replay` plays one".to_owned(),
-            );
-        }
-        lines.extend(self.sources.iter().map(|source| format!("feeding from {source}")));
-        lines.push(format!("storing in {}", self.stores.dir.display()));
+        let places: Vec<String> =
+            self.stores.places().into_iter().map(|(tier, place)| format!("{tier} {place}")).collect();
+        lines.push(format!("storing in {}", places.join(", ")));
+        lines.extend(self.archiver.as_ref().map(ArchiverRole::describe));
         lines
     }
 
@@ -490,18 +446,25 @@ impl Node {
 
     /// Resolves, with the reason, when the server can't go on. Cancel-safe.
     pub async fn failed(&mut self) -> String {
-        let processor = self.processor.failed();
+        let processor = self.processor.clone();
+        let processor_failed = async {
+            match &processor {
+                Some(processor) => processor.failed().cancelled_owned().await,
+                None => std::future::pending().await,
+            }
+        };
+        let ingest = self.feed.as_mut().and_then(|feed| feed.ingest.as_mut());
         tokio::select! {
-            () = processor.cancelled() => match self.processor.ready() {
-                Err(reason) => reason,
-                Ok(()) => "the processor has stopped".to_owned(),
+            () = processor_failed => match processor.as_ref().map(|processor| processor.ready()) {
+                Some(Err(reason)) => reason,
+                _ => "the processor has stopped".to_owned(),
             },
-            ended = &mut self.gateway => match ended {
+            ended = &mut self.gateway.task => match ended {
                 Ok(Err(error)) => error.to_string(),
                 Ok(Ok(())) => "the gateway has ended".to_owned(),
                 Err(error) => format!("the gateway has ended: {error}"),
             },
-            ended = ended(self.ingest.as_mut()) => match ended {
+            ended = ended(ingest) => match ended {
                 Ok(()) => "the ingest endpoint has ended".to_owned(),
                 Err(error) => format!("the ingest endpoint has ended: {error}"),
             },
@@ -509,25 +472,33 @@ impl Node {
     }
 
     /// Ends the feeds, drains all that was taken in to warm, tells clients goodbye, and frees the
-    /// data directory. After an error everything that could be done was done.
+    /// stores. After an error everything that could be done was done.
     pub async fn stop(self) -> Result<Summary, NodeError> {
-        self.stop_feeds.cancel();
-        self.stop_ingest.cancel();
-        self.feeds.wait().await;
-        // What ended before has been told of by `failed`.
-        let taken = match self.ingest.filter(|ingest| !ingest.is_finished()) {
-            Some(ingest) => ingest.await.map_err(gateway_ended),
+        let Self { stores, processor, feed, archiver, gateway, .. } = self;
+        let mut taken = Ok(());
+        if let Some(feed) = feed {
+            feed.stop_feeds.cancel();
+            feed.stop_ingest.cancel();
+            feed.feeds.wait().await;
+            // What ended before has been told of by `failed`.
+            if let Some(ingest) = feed.ingest.filter(|ingest| !ingest.is_finished()) {
+                taken = ingest.await.map_err(gateway_ended);
+            }
+        }
+        if let Some(archiver) = archiver {
+            archiver.stop().await;
+        }
+        let drained = match processor {
+            Some(processor) => processor.stop().await,
             None => Ok(()),
         };
-        let drained = self.processor.stop().await;
-        drop(self.processor);
-        self.stop_gateway.cancel();
-        let served = if self.gateway.is_finished() {
+        gateway.stop.cancel();
+        let served = if gateway.task.is_finished() {
             Ok(())
         } else {
-            self.gateway.await.unwrap_or_else(|error| Err(gateway_ended(error)))
+            gateway.task.await.unwrap_or_else(|error| Err(gateway_ended(error)))
         };
-        self.stores.close().await;
+        stores.close().await;
         drained?;
         taken?;
         served?;
@@ -538,6 +509,29 @@ impl Node {
             ran: self.started_at.elapsed(),
         })
     }
+}
+
+/// Runs a feed to its end, which is told where it is not the source's own.
+async fn follow(
+    mut feed: Box<dyn Feed>,
+    intake: Intake,
+    stop: CancellationToken,
+    failures: Arc<Mutex<Vec<String>>>,
+) {
+    let name = feed.name().to_owned();
+    // A panic is an end like others: it is told, and the rest goes on.
+    let ran = AssertUnwindSafe(run_feed(&mut *feed, intake, stop)).catch_unwind().await;
+    let reason = match ran {
+        Ok(Ok(summary)) => {
+            tracing::info!(feed = name, ticks = summary.ticks, "the feed has ended");
+            return;
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("feed {name} panicked"),
+    };
+    // What is there is served on: `/readyz` says what is wrong.
+    tracing::error!(reason, "a feed has stopped; what is stored is still served");
+    failures.lock().unwrap_or_else(PoisonError::into_inner).push(reason);
 }
 
 /// Waits for a task to end; for ever where there is none.
@@ -560,19 +554,4 @@ fn gateway_config(config: &Config) -> GatewayConfig {
         queue_bytes_max: config.queue_bytes_max,
         ..GatewayConfig::default()
     }
-}
-
-/// What the stores add to `/v1/status`.
-fn details(dir: &str, warm: Option<&LocalWarm>) -> serde_json::Value {
-    let kinds: Vec<serde_json::Value> = warm
-        .map(LocalWarm::stats)
-        .unwrap_or_default()
-        .iter()
-        .map(|kind| {
-            serde_json::json!({
-                "kind": kind.kind.name(), "rows": kind.rows, "bytes": kind.bytes, "segments": kind.segments,
-            })
-        })
-        .collect();
-    serde_json::json!({ "data_dir": dir, "warm": kinds })
 }

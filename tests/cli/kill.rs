@@ -18,7 +18,7 @@ use stk::client::ingest::IngestClient;
 use stk::config::Resolved;
 use stk::feed::sim::{Sim, SimConfig};
 use stk::market::{Kind, Tick, TimeRange};
-use stk::server::node::Stores;
+use stk::server::stores::Stores;
 use stk::tiering::history::HistoryQuery;
 
 const KILLS: usize = 32;

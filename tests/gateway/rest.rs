@@ -96,7 +96,7 @@ async fn what_is_wrong_though_all_is_served_stands_beside_a_ready_answer() {
     let own = Arc::new(MemoryHot::new(PARTITIONS));
     let bus = Arc::new(MemoryBus::new(PARTITIONS, 1_000));
     let server = Server::start_on(config(), bus, |state| {
-        state.degraded = Arc::new(move || vec![reason.to_owned()]);
+        state.operations.degraded = Arc::new(move || vec![reason.to_owned()]);
         state.own_hot = Some(own.clone());
     })
     .await;

@@ -10,6 +10,7 @@ use stk::market::{
 };
 use stk::server::gateway::{self, GatewayConfig, GatewayState, MemoryBus};
 use stk::server::metrics::{self, GatewayMetrics};
+use stk::server::operations::Operations;
 use stk::tiering::hot::memory::MemoryHot;
 use stk::tiering::hot::{Hot, HotUpdates};
 use stk::wire::record::{Origin, RecordEncoder};
@@ -63,14 +64,16 @@ impl Server {
             history: None,
             config,
             metrics: metrics.clone(),
-            registry: Arc::new(registry),
-            feeds: vec!["none".to_owned()],
-            not_ready: {
-                let not_ready = not_ready.clone();
-                Arc::new(move || not_ready.lock().unwrap().clone())
+            operations: Operations {
+                registry: Arc::new(registry),
+                not_ready: {
+                    let not_ready = not_ready.clone();
+                    Arc::new(move || not_ready.lock().unwrap().clone())
+                },
+                degraded: Arc::new(Vec::new),
+                details: Arc::new(|| serde_json::json!({ "role": "test" })),
             },
-            degraded: Arc::new(Vec::new),
-            details: Arc::new(|| serde_json::json!({ "role": "test" })),
+            feeds: vec!["none".to_owned()],
         };
         change(&mut state);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

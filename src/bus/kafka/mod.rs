@@ -49,6 +49,7 @@ use self::pool::Pool;
 use self::producer::Appender;
 use self::reader::KafkaReader;
 use self::tail::Tail;
+use super::epoch::LogEpoch;
 use super::local::Retention;
 use super::{Bounds, Bus, BusError, BusReader, Durable, Membership};
 use crate::kafka::{Watch, code_of, is_final};
@@ -135,6 +136,7 @@ struct Shared {
     config: KafkaBusConfig,
     /// How errors name the log.
     name: String,
+    epoch: LogEpoch,
     metrics: KafkaBusMetrics,
     watch: Watch,
     admin: Admin,
@@ -256,6 +258,8 @@ impl KafkaBus {
             record_bytes_max: RECORD_BYTES_MAX,
             members: Mutex::default(),
             closed: closed.clone(),
+            // What is acknowledged by all in-sync brokers alone can be read: there is one generation.
+            epoch: LogEpoch::new(xxhash_rust::xxh3::xxh3_64(config.topic.as_bytes())),
             config,
             name,
             metrics,
@@ -285,6 +289,11 @@ impl KafkaBus {
         }))
     }
 
+    /// The topic and its brokers, for messages.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
     /// Its counters.
     pub fn metrics(&self) -> &KafkaBusMetrics {
         &self.shared.metrics
@@ -304,6 +313,11 @@ impl KafkaBus {
             Some(reason) => Err(format!("the log in {} can't be reached: {reason}", self.shared.name)),
             None => Ok(()),
         }
+    }
+
+    /// Follows why the brokers can't be reached; `None` while they answer.
+    pub fn outages(&self) -> tokio::sync::watch::Receiver<Option<String>> {
+        self.shared.watch.health.changes()
     }
 
     /// Delivers what is queued, for at most `wait_max`, and ends the log: what could not be
@@ -326,6 +340,10 @@ impl KafkaBus {
 impl Bus for KafkaBus {
     fn partitions(&self) -> u16 {
         self.shared.config.partitions
+    }
+
+    fn epoch(&self) -> &LogEpoch {
+        &self.shared.epoch
     }
 
     async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::feed::BATCH_TICKS_MAX;
 use crate::feed::sim::{Sim, SimConfig};
 use crate::market::{Kind, Symbol, TimeRange};
-use crate::server::node::Stores;
+use crate::server::stores::Stores;
 use crate::tiering::history::{HistoryQuery, HistoryStats};
 
 #[derive(Args)]
@@ -82,7 +82,10 @@ pub(super) fn run(args: &HistoryArgs, global: &Global) -> Result<Findings, CliEr
 fn compact(config: &Config) -> Result<(), CliError> {
     crate::cli::runtime()?.block_on(async {
         let stores = Stores::open(config).await.map_err(node_error)?;
-        while stores.warm.compact().map_err(CliError::failed)? {}
+        let Some(warm) = stores.local_warm().cloned() else {
+            return Err(CliError::usage("the bench is of warm in the data directory"));
+        };
+        while warm.compact().map_err(CliError::failed)? {}
         stores.close().await;
         Ok(())
     })

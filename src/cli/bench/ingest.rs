@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::feed::sim::{Pace, SYMBOLS_MAX, Sim, SimConfig, SimFeed};
 use crate::market::Tick;
 use crate::server::intake::{Intake, IntakeMetrics, run_feed};
-use crate::server::node::Stores;
 use crate::server::processor::ProcessorMetrics;
+use crate::server::stores::Stores;
 
 #[derive(Args)]
 pub(super) struct IngestArgs {
@@ -135,7 +135,7 @@ pub(super) fn store(config: &Config, market: SimConfig) -> Result<Stored, CliErr
     crate::cli::runtime()?.block_on(async {
         let stores = Stores::open(config).await.map_err(node_error)?;
         let began = Instant::now();
-        let (processor, _hot) = stores.process(config, ProcessorMetrics::default()).map_err(node_error)?;
+        let (processor, _hot) = stores.process(config, ProcessorMetrics::default());
         let intake = Intake::new(stores.bus.clone(), IntakeMetrics::default());
         // On a thread of its own, as a server's feeds are.
         let mut feed = SimFeed::new(market, Pace::Max);
@@ -144,7 +144,7 @@ pub(super) fn store(config: &Config, market: SimConfig) -> Result<Stored, CliErr
         processor.stop().await.map_err(|error| node_error(error.into()))?;
         let elapsed = began.elapsed();
         drop(processor);
-        let stats = stores.warm.stats();
+        let stats = stores.local_warm().map(|warm| warm.stats()).unwrap_or_default();
         stores.close().await;
         Ok(Stored {
             elapsed,

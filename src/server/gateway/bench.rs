@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{GatewayConfig, GatewayState, MemoryBus};
 use crate::market::{Conditions, Exchange, Price, Quote, Symbol, Tape, Tick, Timestamp};
 use crate::server::metrics::{self, GatewayMetrics};
+use crate::server::operations::Operations;
 use crate::tiering::hot::memory::MemoryHot;
 use crate::wire::json;
 use crate::wire::record::{Origin, RecordEncoder};
@@ -260,11 +261,13 @@ async fn gateway_side(
             ..GatewayConfig::default()
         },
         metrics: metrics.clone(),
-        registry: Arc::new(registry),
+        operations: Operations {
+            registry: Arc::new(registry),
+            not_ready: Arc::new(Vec::new),
+            degraded: Arc::new(Vec::new),
+            details: Arc::new(|| serde_json::Value::Null),
+        },
         feeds: vec!["fanout".to_owned()],
-        not_ready: Arc::new(Vec::new),
-        degraded: Arc::new(Vec::new),
-        details: Arc::new(|| serde_json::Value::Null),
     };
     let listener = TcpListener::from_std(listener)?;
     let serving = super::serve(listener, state, stop.clone().cancelled_owned());

@@ -38,8 +38,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use prometheus_client::registry::Registry;
-use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -54,6 +52,7 @@ use self::protocol::Encoding;
 use self::replay::Past;
 use self::rest::{ApiError, Parameters};
 use super::metrics::GatewayMetrics;
+use super::operations::{self, Operations};
 use crate::bus::Bus;
 use crate::tiering::history::History;
 use crate::tiering::hot::Hot;
@@ -112,16 +111,10 @@ pub struct GatewayState {
     pub config: GatewayConfig,
     /// Counted here, registered by the caller in `registry`.
     pub metrics: GatewayMetrics,
-    /// What `/metrics` shows.
-    pub registry: Arc<Registry>,
+    /// What the process tells of itself beside what it serves.
+    pub operations: Operations,
     /// The feeds of this process, as a person reads them.
     pub feeds: Vec<String>,
-    /// Why the other parts of the process are not ready, if they are not; called by `/readyz`.
-    pub not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-    /// What is wrong though all is served, for people and monitors; called by `/readyz`.
-    pub degraded: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-    /// What other parts of the process add to `/v1/status`: an object.
-    pub details: Arc<dyn Fn() -> Value + Send + Sync>,
 }
 
 /// Why a gateway does not serve.
@@ -158,11 +151,8 @@ struct Shared {
     history: Option<History>,
     config: GatewayConfig,
     metrics: GatewayMetrics,
-    registry: Arc<Registry>,
+    operations: Operations,
     feeds: Vec<String>,
-    not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-    degraded: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-    details: Arc<dyn Fn() -> Value + Send + Sync>,
     handshakes: Handshakes,
     streaming: Arc<AtomicUsize>,
     started_at: Instant,
@@ -232,8 +222,7 @@ pub async fn serve(
     state: GatewayState,
     stop: impl Future<Output = ()>,
 ) -> Result<(), GatewayError> {
-    let GatewayState { bus, hot, own_hot, warm, history, config, metrics, registry, feeds, .. } = state;
-    let (not_ready, degraded, details) = (state.not_ready, state.degraded, state.details);
+    let GatewayState { bus, hot, own_hot, warm, history, config, metrics, operations, feeds } = state;
     let mut stop = std::pin::pin!(stop);
     let limits = HubLimits {
         ring_bytes_max: config.ring_bytes_max,
@@ -265,11 +254,8 @@ pub async fn serve(
         handshakes: Handshakes::new(config.handshakes),
         config,
         metrics,
-        registry,
+        operations,
         feeds,
-        not_ready,
-        degraded,
-        details,
         streaming: Arc::default(),
         started_at: Instant::now(),
         stop: CancellationToken::new(),
@@ -362,7 +348,7 @@ fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v2/{feed}", get(websocket))
         .route("/", get(status::board))
-        .route("/healthz", get(status::healthz))
+        .route("/healthz", get(operations::healthz))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::prometheus))
         .merge(api)

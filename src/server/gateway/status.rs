@@ -4,47 +4,32 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, Response};
 use serde_json::{Value, json};
 
 use super::Shared;
-use crate::server::metrics;
 
-/// `/healthz`: the process answers.
-pub(super) async fn healthz() -> &'static str {
-    "ok\n"
-}
-
+/// Why the gateway itself is not ready.
 fn reasons(shared: &Shared) -> Vec<String> {
-    let mut reasons = (shared.not_ready)();
-    reasons.extend(
-        shared.hub.failure().map(|failure| format!("the gateway does not follow the log: {failure}")),
-    );
+    let failure = shared.hub.failure();
+    let mut reasons: Vec<String> = failure
+        .map(|failure| format!("the gateway does not follow the log: {failure}"))
+        .into_iter()
+        .collect();
     if shared.stop.is_cancelled() {
         reasons.push("the server stops".to_owned());
     }
     reasons
 }
 
-/// `/readyz`: 200, or 503 with the reasons. What is wrong though all is served stands under
-/// `degraded` and leaves the status as it is: a balancer that took this gateway out would take the
-/// others out for the same reason.
+/// `/readyz`.
 pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    let reasons = reasons(&shared);
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut body = json!({ "ready": reasons.is_empty(), "not_ready": reasons });
-    let degraded = (shared.degraded)();
-    if !degraded.is_empty() {
-        body["degraded"] = degraded.into();
-    }
-    (status, Json(body)).into_response()
+    shared.operations.readyz(reasons(&shared))
 }
 
-/// `/metrics`, as Prometheus reads them.
+/// `/metrics`.
 pub(super) async fn prometheus(State(shared): State<Arc<Shared>>) -> Response {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], metrics::text(&shared.registry)).into_response()
+    shared.operations.metrics()
 }
 
 /// `/v1/status`.
@@ -60,6 +45,8 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
             "gateway_next_offset": position,
         }));
     }
+    let mut not_ready = (shared.operations.not_ready)();
+    not_ready.extend(reasons(&shared));
     let mut status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": shared.started_at.elapsed().as_secs(),
@@ -73,9 +60,9 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
             "max": shared.config.connections_max,
             "groups": shared.hub.group_count(),
         },
-        "not_ready": reasons(&shared),
+        "not_ready": not_ready,
     });
-    let more = (shared.details)();
+    let more = (shared.operations.details)();
     if let (Some(status), Value::Object(more)) = (status.as_object_mut(), more) {
         status.extend(more);
     }

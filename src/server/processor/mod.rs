@@ -374,6 +374,11 @@ impl Processor {
         Ok(())
     }
 
+    /// Whether all partitions are this process's.
+    pub fn has_all(&self) -> bool {
+        !self.shared.statuses().iter().any(|status| matches!(status, Status::NotOurs))
+    }
+
     /// Waits until this process has its partitions and hot is restored in each of them, or one has
     /// failed.
     pub async fn restored(&self) {

@@ -185,6 +185,11 @@ impl ClickHouseWarm {
         Ok(Arc::new(Self { inner, held: Mutex::default() }))
     }
 
+    /// The address and database, for messages.
+    pub fn path(&self) -> &str {
+        &self.inner.path
+    }
+
     /// What the store counts.
     pub fn metrics(&self) -> ClickHouseWarmMetrics {
         self.inner.metrics.clone()

@@ -1,0 +1,91 @@
+//! The archiver's role: days move from warm to cold by themselves, every so often.
+//!
+//! Several processes may have it: one at a time works, by the lease in the store. What a run is, and
+//! what is safe about it, is `tiering::archive`'s business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::stores::Stores;
+use crate::config::Config;
+use crate::tiering::archive::run::Archiver;
+use crate::tiering::archive::{ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress};
+
+/// A running archiver.
+pub struct ArchiverRole {
+    every: Duration,
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+/// What `config` says of how days are archived.
+pub fn options(config: &Config) -> ArchiveOptions {
+    ArchiveOptions {
+        after_days: config.archive.after_days,
+        settle: config.archive.settle,
+        keep_days: config.warm_keep_days,
+        grace: config.archive.grace,
+        ..ArchiveOptions::default()
+    }
+}
+
+/// Starts the archiver, unless it is not to run by itself.
+pub(super) fn start(config: &Config, stores: &Stores, registry: &mut Registry) -> Option<ArchiverRole> {
+    let every = config.archive.every?;
+    let metrics = ArchiveMetrics::default();
+    metrics.register(registry);
+    let archiver =
+        Archiver::new(stores.cold(), stores.warm.clone(), options(config), Clock::default(), metrics);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(run(archiver, every, stop.clone()));
+    Some(ArchiverRole { every, task, stop })
+}
+
+async fn run(archiver: Archiver, every: Duration, stop: CancellationToken) {
+    let progress: Progress = Arc::new(|event| match event {
+        Event::Done { planned } => tracing::info!(?planned, "archived"),
+        Event::Failed { unit, error } => tracing::error!(%unit, %error, "a day could not be archived"),
+        _ => {}
+    });
+    let mut turn = tokio::time::interval(every);
+    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = turn.tick() => {}
+        }
+        // Whatever step a stop interrupts is done again by the next run.
+        let ran = tokio::select! {
+            () = stop.cancelled() => return,
+            ran = archiver.run(&progress) => ran,
+        };
+        match ran {
+            Ok(summary) => tracing::info!(
+                commits = summary.commits,
+                rows = summary.rows,
+                drops = summary.drops,
+                failures = summary.failures.len(),
+                "the archive is up to date"
+            ),
+            Err(error @ ArchiveError::Leased { .. }) => tracing::info!(%error, "not archiving now"),
+            Err(error) => tracing::error!(%error, "the archive run has ended; the next goes on from there"),
+        }
+    }
+}
+
+impl ArchiverRole {
+    /// What it does, for a person.
+    pub(super) fn describe(&self) -> String {
+        format!("archiving closed days every {} minutes", self.every.as_secs() / 60)
+    }
+
+    /// Ends it, in the middle of a run if there is one.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+    }
+}

@@ -1,0 +1,403 @@
+//! The stores that a configuration names, opened and closed together.
+//!
+//! On one machine they lie in the data directory, which one process has at a time. Elsewhere they
+//! are servers that processes share; each of the four can be either.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+
+use super::node::NodeError;
+use super::processor::{self, Processor, ProcessorConfig, ProcessorMetrics};
+use crate::bus::Bus;
+use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
+use crate::bus::local::{Durability, LocalBus, LocalBusConfig, Retention};
+use crate::config::Config;
+use crate::tiering::archive::read::ArchiveReader;
+use crate::tiering::cold::{self, Cold, ColdError, ColdMetrics};
+use crate::tiering::history::History;
+use crate::tiering::hot::Hot;
+use crate::tiering::hot::fallback::FallbackHot;
+use crate::tiering::hot::memory::MemoryHot;
+use crate::tiering::hot::redis::{RedisHot, RedisHotConfig};
+use crate::tiering::warm::clickhouse::{ClickHouseOptions, ClickHouseWarm};
+use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
+use crate::tiering::warm::{ArchiveSource, WarmError};
+
+/// The file whose lock says that a process has the data directory.
+const LOCK_FILE: &str = "lock";
+const LOG_DIR: &str = "log";
+const WARM_DIR: &str = "warm";
+const HOT_DIR: &str = "hot";
+const COLD_DIR: &str = "cold";
+
+/// How long a stop waits for what is still on its way to Kafka.
+const KAFKA_CLOSE_MAX: Duration = Duration::from_secs(30);
+
+/// The log, as it is opened and closed.
+enum Log {
+    Local(Arc<LocalBus>),
+    Kafka(Arc<KafkaBus>),
+}
+
+/// Warm, as it is opened and closed.
+enum Days {
+    Local(Arc<LocalWarm>),
+    ClickHouse(Arc<ClickHouseWarm>),
+}
+
+/// The stores of a process.
+pub struct Stores {
+    /// The log.
+    pub bus: Arc<dyn Bus>,
+    /// The days.
+    pub warm: Arc<dyn ArchiveSource>,
+    /// The archive, as it is read.
+    pub archive: Arc<ArchiveReader>,
+    log: Log,
+    days: Days,
+    redis: Option<Arc<RedisHot>>,
+    cold_metrics: ColdMetrics,
+    dir: PathBuf,
+    /// Held as long as the stores are open, where some of them lie in the data directory.
+    _lock: Option<File>,
+}
+
+/// How the data directory is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// To take in what comes.
+    Write,
+    /// To answer questions: nothing of it is removed, merged or added to.
+    Ask,
+}
+
+impl Stores {
+    /// Opens what `config` names. The data directory is made where it is needed and missing.
+    pub async fn open(config: &Config) -> Result<Self, NodeError> {
+        Self::open_for(config, Use::Write).await
+    }
+
+    /// Opens what `config` names to answer questions: nothing of it is removed, merged or added to.
+    ///
+    /// Errors: the data directory holds nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
+    pub async fn open_existing(config: &Config) -> Result<Self, NodeError> {
+        Self::open_for(config, Use::Ask).await
+    }
+
+    async fn open_for(config: &Config, use_: Use) -> Result<Self, NodeError> {
+        let (local_log, local_warm) = (config.kafka.is_none(), config.clickhouse.is_none());
+        // A hot store in memory has its checkpoints there.
+        let in_dir = local_log || local_warm || config.redis.is_none();
+        let (dir, own) = (config.data_dir.clone(), config.clone());
+        let (lock, local_bus, local_days) = blocking(move || {
+            if !in_dir {
+                return Ok((None, None, None));
+            }
+            if use_ == Use::Ask
+                && (local_log || local_warm)
+                && !dir.join(LOG_DIR).is_dir()
+                && !dir.join(WARM_DIR).is_dir()
+            {
+                return Err(NodeError::NoStore { path: dir });
+            }
+            std::fs::create_dir_all(&dir).map_err(|error| data_error(&dir, &error))?;
+            let lock = lock(&dir)?;
+            let bus = local_log.then(|| open_local_bus(&own)).transpose()?;
+            let warm = local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), use_)).transpose()?;
+            Ok((Some(lock), bus, warm))
+        })
+        .await?;
+        let log = match (local_bus, &config.kafka) {
+            (Some(bus), _) => Log::Local(bus),
+            (None, kafka) => {
+                let kafka = kafka.as_ref().expect("the log is local where no brokers are named");
+                let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
+                let settings = KafkaBusConfig::new(&kafka.brokers, &kafka.topic, config.partitions);
+                Log::Kafka(
+                    KafkaBus::open(KafkaBusConfig {
+                        group: kafka.group.clone(),
+                        replication: kafka.replication,
+                        properties: kafka.properties.clone(),
+                        retention,
+                        ..settings
+                    })
+                    .await?,
+                )
+            }
+        };
+        let days = match (local_days, &config.clickhouse) {
+            (Some(warm), _) => Days::Local(warm),
+            (None, clickhouse) => {
+                let clickhouse = clickhouse.as_ref().expect("warm is local where no server is named");
+                Days::ClickHouse(
+                    ClickHouseWarm::open(&ClickHouseOptions {
+                        database: clickhouse.database.clone(),
+                        user: clickhouse.user.clone(),
+                        password: clickhouse.password.clone(),
+                        cluster: clickhouse.cluster.clone(),
+                        replicated: clickhouse.replicated,
+                        ..ClickHouseOptions::new(&clickhouse.url)
+                    })
+                    .await?,
+                )
+            }
+        };
+        let bus: Arc<dyn Bus> = match &log {
+            Log::Local(bus) => bus.clone(),
+            Log::Kafka(bus) => bus.clone(),
+        };
+        let warm: Arc<dyn ArchiveSource> = match &days {
+            Days::Local(warm) => warm.clone(),
+            Days::ClickHouse(warm) => warm.clone(),
+        };
+        let redis = match &config.redis {
+            Some(redis) => {
+                let (url, prefix) = (redis.url.clone(), redis.prefix.clone());
+                // Places in two logs mean different things.
+                let log = match &log {
+                    Log::Local(_) => config.data_dir.display().to_string(),
+                    Log::Kafka(bus) => bus.name().to_owned(),
+                };
+                let settings = RedisHotConfig::new(url, prefix, bus.partitions(), log);
+                Some(RedisHot::connect(settings).await?)
+            }
+            None => None,
+        };
+        let cold_metrics = ColdMetrics::default();
+        let (own, metrics) = (config.clone(), cold_metrics.clone());
+        let cold = blocking(move || Ok(open_cold(&own, &metrics)?)).await?;
+        let archive = Arc::new(ArchiveReader::new(cold));
+        let dir = config.data_dir.clone();
+        Ok(Self { bus, warm, archive, log, days, redis, cold_metrics, dir, _lock: lock })
+    }
+
+    /// Starts what brings the log into warm and hot, and says which hot store it fills.
+    pub fn process(&self, config: &Config, metrics: ProcessorMetrics) -> (Processor, Arc<dyn Hot>) {
+        let (hot, hot_files): (Arc<dyn Hot>, _) = match &self.redis {
+            Some(redis) => (redis.clone(), None),
+            None => {
+                let memory = Arc::new(MemoryHot::new(self.bus.partitions()));
+                (memory.clone(), Some((memory, self.dir.join(HOT_DIR))))
+            }
+        };
+        let into = processor::Stores {
+            bus: self.bus.clone(),
+            hot: hot.clone(),
+            warm: self.warm.clone(),
+            archive: Some(self.archive.clone()),
+            hot_files,
+        };
+        let settings = ProcessorConfig {
+            rows_max: config.rows_max,
+            block_age_max: config.block_age_max,
+            ..ProcessorConfig::default()
+        };
+        (Processor::start(into, settings, metrics), hot)
+    }
+
+    /// Redis as a gateway asks it, where hot is there, with a memory to fall back on; and whether the
+    /// gateway has to fill that memory from the log.
+    pub fn fallback_hot(&self, beside_processor: bool) -> Option<(Arc<FallbackHot>, bool)> {
+        let redis = self.redis.as_ref()?.clone();
+        // Only the processor of a local log has all partitions.
+        Some(if beside_processor && matches!(self.log, Log::Local(_)) {
+            (FallbackHot::beside_processor(redis), false)
+        } else {
+            (FallbackHot::alone(redis, self.bus.partitions()), true)
+        })
+    }
+
+    /// Whether other processes may process a part of the log.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.log, Log::Kafka(_))
+    }
+
+    /// What answers about the past.
+    pub fn history(&self) -> History {
+        History::new(self.bus.clone(), self.warm.clone()).with_archive(self.archive.clone())
+    }
+
+    /// The archive's store.
+    pub fn cold(&self) -> Arc<dyn Cold> {
+        self.archive.cold().clone()
+    }
+
+    /// Warm in the data directory, where that is where it is.
+    pub fn local_warm(&self) -> Option<&Arc<LocalWarm>> {
+        match &self.days {
+            Days::Local(warm) => Some(warm),
+            Days::ClickHouse(_) => None,
+        }
+    }
+
+    /// Registers what each store counts.
+    pub fn register(&self, registry: &mut Registry) {
+        match &self.log {
+            Log::Local(bus) => bus.metrics().register(registry),
+            Log::Kafka(bus) => bus.metrics().register(registry),
+        }
+        match &self.days {
+            Days::Local(warm) => warm.metrics().register(registry),
+            Days::ClickHouse(warm) => warm.metrics().register(registry),
+        }
+        if let Some(redis) = &self.redis {
+            redis.metrics().register(registry);
+        }
+        self.archive.metrics.register(registry);
+        self.cold_metrics.register(registry);
+    }
+
+    /// What a server says of its stores, without keeping any of them open.
+    pub fn watch(&self) -> Watched {
+        Watched {
+            kafka: match &self.log {
+                Log::Kafka(bus) => Some(Arc::downgrade(bus)),
+                Log::Local(_) => None,
+            },
+            redis: self.redis.as_ref().map(Arc::downgrade),
+            local_warm: self.local_warm().map(Arc::downgrade),
+            places: self.places(),
+        }
+    }
+
+    /// Where each store is, for a person: its tier, and its place.
+    pub fn places(&self) -> Vec<(&'static str, String)> {
+        let dir = |name: &str| self.dir.join(name).display().to_string();
+        vec![
+            (
+                "log",
+                match &self.log {
+                    Log::Local(_) => dir(LOG_DIR),
+                    Log::Kafka(bus) => bus.name().to_owned(),
+                },
+            ),
+            (
+                "hot",
+                match &self.redis {
+                    None => "memory".to_owned(),
+                    Some(redis) => format!("redis at {}", redis.address()),
+                },
+            ),
+            (
+                "warm",
+                match &self.days {
+                    Days::Local(_) => dir(WARM_DIR),
+                    Days::ClickHouse(warm) => format!("clickhouse at {}", warm.path()),
+                },
+            ),
+            ("cold", self.archive.cold().name().to_owned()),
+        ]
+    }
+
+    /// Makes everything durable, and frees the data directory and the servers.
+    pub async fn close(self) {
+        let Self { bus, warm, archive, log, days, redis, cold_metrics: _, dir: _, _lock } = self;
+        if let Some(redis) = redis {
+            redis.close().await;
+        }
+        drop((bus, warm, archive));
+        // The end of a local warm waits for a compaction under way.
+        let _ = tokio::task::spawn_blocking(move || drop(days)).await;
+        match log {
+            Log::Local(bus) => bus.close().await,
+            Log::Kafka(bus) => bus.close(KAFKA_CLOSE_MAX).await,
+        }
+    }
+}
+
+/// What a server says of its stores while they are open.
+pub struct Watched {
+    kafka: Option<std::sync::Weak<KafkaBus>>,
+    redis: Option<std::sync::Weak<RedisHot>>,
+    local_warm: Option<std::sync::Weak<LocalWarm>>,
+    places: Vec<(&'static str, String)>,
+}
+
+impl Watched {
+    /// Why the process can't do its work, if it can't.
+    pub fn not_ready(&self) -> Option<String> {
+        self.kafka.as_ref()?.upgrade()?.ready().err()
+    }
+
+    /// What is wrong though all is served.
+    pub fn degraded(&self) -> Vec<String> {
+        let redis = self.redis.as_ref().and_then(std::sync::Weak::upgrade);
+        let kafka = self.kafka.as_ref().and_then(std::sync::Weak::upgrade);
+        let warnings = kafka.map(|kafka| kafka.warnings().to_vec()).unwrap_or_default();
+        redis.and_then(|redis| redis.degraded()).into_iter().chain(warnings).collect()
+    }
+
+    /// What the stores add to `/v1/status`.
+    pub fn details(&self) -> serde_json::Value {
+        let warm = self.local_warm.as_ref().and_then(std::sync::Weak::upgrade);
+        let kinds = warm.map(|warm| warm.stats()).unwrap_or_default();
+        let kinds: Vec<serde_json::Value> = kinds
+            .iter()
+            .map(|kind| {
+                serde_json::json!({
+                    "kind": kind.kind.name(), "rows": kind.rows, "bytes": kind.bytes, "segments": kind.segments,
+                })
+            })
+            .collect();
+        let places: serde_json::Map<String, serde_json::Value> =
+            self.places.iter().map(|(tier, place)| ((*tier).to_owned(), place.clone().into())).collect();
+        serde_json::json!({ "stores": places, "warm": kinds })
+    }
+}
+
+fn open_local_bus(config: &Config) -> Result<Arc<LocalBus>, NodeError> {
+    let durability = config.sync_interval.map_or(Durability::Always, Durability::Interval);
+    let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
+    Ok(LocalBus::open(LocalBusConfig {
+        durability,
+        retention,
+        free_bytes_min: config.free_bytes_min,
+        ..LocalBusConfig::new(config.data_dir.join(LOG_DIR), config.partitions)
+    })?)
+}
+
+fn open_local_warm(dir: &Path, use_: Use) -> Result<Arc<LocalWarm>, WarmError> {
+    match use_ {
+        Use::Write => LocalWarm::open(dir, LocalWarmOptions::default()),
+        Use::Ask if dir.is_dir() => LocalWarm::open_read_only(dir),
+        // A server that ended between the two has a log without days.
+        Use::Ask => LocalWarm::open(dir, LocalWarmOptions { compaction: false }),
+    }
+}
+
+/// Opens the store that `config` names for the archive. Blocking.
+pub fn open_cold(config: &Config, metrics: &ColdMetrics) -> Result<Arc<dyn Cold>, ColdError> {
+    let url = config.archive.url.clone();
+    let url = url.unwrap_or_else(|| config.data_dir.join(COLD_DIR).display().to_string());
+    cold::open(&url, config.archive.s3_endpoint.as_deref(), &config.archive.s3_region, metrics)
+}
+
+/// Runs `work`, which blocks, beside the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NodeError> + Send + 'static,
+) -> Result<T, NodeError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+fn data_error(dir: &Path, error: &std::io::Error) -> NodeError {
+    NodeError::Data { path: dir.to_owned(), reason: error.to_string() }
+}
+
+/// Takes the data directory for this process.
+fn lock(dir: &Path) -> Result<File, NodeError> {
+    let mut options = File::options();
+    let file = options.create(true).write(true).truncate(false).open(dir.join(LOCK_FILE));
+    let file = file.map_err(|error| data_error(dir, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(NodeError::DataInUse { path: dir.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(data_error(dir, &error)),
+    }
+}
