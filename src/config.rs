@@ -85,8 +85,8 @@ pub const SETTINGS: &[Setting] = &[
         key: "feed.sources",
         shape: Shape::List,
         default: "",
-        doc: "Where ticks come from: `sim`, `sim:rate=1000,seed=7,symbols=500`, `iex:FILE`. \
-              Empty: only what `stk replay` brings.",
+        doc: "Where ticks come from: `sim`, `sim:rate=1000,seed=7,symbols=500`, `iex:FILE`, \
+              `kafka:FILE.toml` (see docs/kafka.md). Empty: only what `stk replay` brings.",
     },
     Setting {
         key: "log.partitions",
@@ -188,7 +188,8 @@ pub const SETTINGS: &[Setting] = &[
         key: "warm.clickhouse_url",
         shape: Shape::Text,
         default: "",
-        doc: "Keeps warm in ClickHouse: `http://host:8123`, or https. Empty: as Parquet in the data directory.",
+        doc: "Keeps warm in ClickHouse: `http://host:8123`, or https; of a cluster the addresses of all servers, \
+              separated by commas. Empty: as Parquet in the data directory.",
     },
     Setting {
         key: "warm.clickhouse_database",
@@ -210,6 +211,12 @@ pub const SETTINGS: &[Setting] = &[
         shape: Shape::Choice(&["no", "yes"]),
         default: "no",
         doc: "Whether tables are ReplicatedMergeTree, which needs a keeper.",
+    },
+    Setting {
+        key: "warm.clickhouse_keeper_path",
+        shape: Shape::Text,
+        default: "/clickhouse/tables/{shard}/{database}/{table}",
+        doc: "Where replicated tables lie in the keeper, with ClickHouse's macros.",
     },
     Setting {
         key: "warm.keep_days",
@@ -523,6 +530,7 @@ impl Resolved {
                 password: self.text("warm.clickhouse_password").to_owned(),
                 cluster: self.optional("warm.clickhouse_cluster"),
                 replicated: self.text("warm.clickhouse_replicated") == "yes",
+                keeper_path: self.text("warm.clickhouse_keeper_path").to_owned(),
             }),
             warm_keep_days: self.count("warm.keep_days") as u32,
             archive: ArchiveConfig {
@@ -647,6 +655,8 @@ pub struct ClickHouseConfig {
     pub cluster: Option<String>,
     /// Whether the tables are replicated.
     pub replicated: bool,
+    /// The tables' path in the keeper, with ClickHouse's macros.
+    pub keeper_path: String,
 }
 
 /// The archive.

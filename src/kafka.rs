@@ -3,8 +3,8 @@
 //!
 //! No topic is known here, and no record.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use prometheus_client::metrics::gauge::Gauge;
 use rdkafka::client::ClientContext;
@@ -12,6 +12,7 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
+use tokio::sync::watch;
 
 /// What this build of librdkafka can do: `ssl`, `sasl_plain`, `sasl_scram`, `zstd` and so on.
 pub fn features() -> Vec<String> {
@@ -189,7 +190,7 @@ pub fn is_final(code: RDKafkaErrorCode) -> bool {
 #[derive(Debug, Default)]
 pub struct Health {
     /// Why not, as the client said last.
-    down: Mutex<Option<String>>,
+    down: watch::Sender<Option<String>>,
     /// Brokers with an open connection.
     up: Gauge<i64, AtomicI64>,
 }
@@ -197,7 +198,12 @@ pub struct Health {
 impl Health {
     /// Why the brokers can't be reached, if that is so.
     pub fn down(&self) -> Option<String> {
-        self.down.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.down.borrow().clone()
+    }
+
+    /// Follows [`Health::down`].
+    pub fn changes(&self) -> watch::Receiver<Option<String>> {
+        self.down.subscribe()
     }
 
     /// Brokers with an open connection, as a metric.
@@ -207,19 +213,20 @@ impl Health {
 
     /// Takes note of an answer.
     pub fn answered(&self) {
-        let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(reason) = down.take() {
-            tracing::info!(reason, "Kafka answers again");
-        }
+        self.down.send_if_modified(|down| {
+            let before = down.take();
+            if let Some(reason) = &before {
+                tracing::info!(reason, "Kafka answers again");
+            }
+            before.is_some()
+        });
     }
 
     /// Takes note of what a client could not do.
     pub fn failed(&self, reason: String) {
-        let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
-        if down.is_none() {
+        if self.down.send_replace(Some(reason.clone())).is_none() {
             tracing::warn!(reason, "Kafka does not answer; what needs it waits");
         }
-        *down = Some(reason);
     }
 }
 
@@ -268,11 +275,6 @@ impl ClientContext for Watch {
 }
 
 impl ConsumerContext for Watch {}
-
-/// How many brokers a gauge says are connected.
-pub fn brokers_up(gauge: &Gauge<i64, AtomicI64>) -> i64 {
-    gauge.inner().load(Ordering::Relaxed)
-}
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@ mod support;
 
 #[path = "cli/alpaca.rs"]
 mod alpaca;
+#[path = "cli/archive.rs"]
+mod archive;
 #[path = "cli/arguments.rs"]
 mod arguments;
 #[path = "cli/bench.rs"]
@@ -15,6 +17,10 @@ mod full;
 mod kill;
 #[path = "cli/memory.rs"]
 mod memory;
+#[path = "cli/scaled.rs"]
+mod scaled;
+#[path = "cli/restore.rs"]
+mod restore;
 #[path = "cli/serve.rs"]
 mod serve;
 #[path = "cli/watch.rs"]

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{FutureExt, poll};
 
+use super::epoch::Mismatch;
 use super::{Bounds, Bus, BusError, Record};
+use crate::wire::token::{Position, Token};
 
 /// How many partitions the log under test has.
 pub(crate) const PARTITIONS: u16 = 3;
@@ -60,6 +62,34 @@ where
         assert_eq!(bus.partitions(), PARTITIONS);
         assert!(tokio::time::timeout(PATIENCE, behaviour(bus)).await.is_ok(), "{name} hangs");
     }
+}
+
+/// What a log has to do over its reopening: `open` opens log number `which`, made if it is not there,
+/// and `close` ends it in good order.
+pub(crate) async fn run_reopened<B: Bus>(open: impl AsyncFn(u32) -> Arc<B>, close: impl AsyncFn(Arc<B>)) {
+    let behaviour = async {
+        let bus = open(0).await;
+        append(&*bus, 1, ["a", "b"]).await;
+        let log = bus.epoch().log();
+        let at = |log, offset| {
+            let at = |partition| Position { offset: if partition == 1 { offset } else { 0 }, index: 0 };
+            Token::new(log, (0..PARTITIONS).map(at).collect())
+        };
+        assert_eq!(bus.epoch().check(&at(log, 2), PARTITIONS), Ok(()));
+        close(bus).await;
+        let bus = open(0).await;
+        assert_eq!(bus.epoch().log().id, log.id, "a log keeps its name");
+        for offset in 0..=2 {
+            assert_eq!(bus.epoch().check(&at(log, offset), PARTITIONS), Ok(()), "what was there is there");
+        }
+        assert_eq!(read(&*bus, 1, 0).await, expected(0, ["a", "b"]));
+        let other = open(1).await;
+        assert_ne!(other.epoch().log().id, log.id, "no two logs have the same");
+        assert_eq!(other.epoch().check(&at(log, 0), PARTITIONS), Err(Mismatch::OtherLog));
+        close(bus).await;
+        close(other).await;
+    };
+    assert!(tokio::time::timeout(PATIENCE, behaviour).await.is_ok(), "a reopening hangs");
 }
 
 fn record(text: impl ToString) -> Bytes {

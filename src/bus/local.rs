@@ -9,7 +9,9 @@
 //! One fjall database. The log is cut into segments over all partitions, `segment-<20 digits>`,
 //! each a keyspace. Key: partition (`u16`), offset (`u64`), big-endian; value: the record. After
 //! them a header under `ff ff`: when the segment was begun, where each partition stood, and the
-//! bytes before it (`store.rs`). So opening reads headers and the newest segment, no more.
+//! bytes before it (`store.rs`). So opening reads headers, the journals and, to write, the newest
+//! segment, no more; a log that is closed empties a long journal. Beside the database stands the
+//! log's identity (`epoch.rs`).
 //!
 //! # Why segments, and not fjall's FIFO compaction
 //!
@@ -25,6 +27,7 @@
 //!
 //! What stands in a record, who read how far, and copies on other machines.
 
+mod epoch;
 mod journal;
 mod metrics;
 mod reader;
@@ -47,6 +50,7 @@ pub use self::metrics::LocalBusMetrics;
 use self::reader::LocalReader;
 use self::state::{Queued, State, Status};
 use self::store::{Entry, Opened, Store};
+use super::epoch::LogEpoch;
 use super::{Bounds, Bus, BusError, BusReader, Durable};
 
 /// The most partitions a log can have.
@@ -76,11 +80,23 @@ pub struct Retention {
     pub bytes: u64,
 }
 
+/// What a log is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Appends and reads. The newest segment is read before, record by record.
+    Write,
+    /// Reads alone, for a moment: appends are refused, and a record that is in a table is checked when
+    /// it is read. What the log holds is counted without the newest segment.
+    Read,
+}
+
 /// How a [`LocalBus`] is opened.
 #[derive(Clone, Debug)]
 pub struct LocalBusConfig {
     /// Its directory; made if it is not there.
     pub path: PathBuf,
+    /// What it is opened for; [`Access::Write`] by default.
+    pub access: Access,
     /// Of a log that is made, 1 to [`PARTITIONS_MAX`]. One that exists keeps the number it has.
     pub partitions: u16,
     /// When appends are synced; 50 ms by default.
@@ -100,6 +116,7 @@ impl LocalBusConfig {
     pub fn new(path: impl Into<PathBuf>, partitions: u16) -> Self {
         Self {
             path: path.into(),
+            access: Access::Write,
             partitions,
             durability: Durability::Interval(Duration::from_millis(50)),
             retention: Retention { age: Duration::from_hours(72), bytes: 16 << 30 },
@@ -116,6 +133,7 @@ type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 struct Shared {
     config: LocalBusConfig,
     clock: Clock,
+    epoch: LogEpoch,
     metrics: LocalBusMetrics,
     state: Mutex<State>,
     /// Wakes the writer's thread.
@@ -201,7 +219,7 @@ pub struct LocalBus {
 }
 
 impl LocalBus {
-    /// Opens the log, or makes it. Blocks: it reads the newest segment.
+    /// Opens the log, or makes it. Blocks: it reads the journals, and to write the newest segment.
     pub fn open(config: LocalBusConfig) -> Result<Arc<Self>, BusError> {
         let clock =
             || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
@@ -215,9 +233,7 @@ impl LocalBus {
             return Err(BusError::Failed { path: path(), reason });
         }
         let now_ms = clock();
-        let opened = std::panic::catch_unwind(|| {
-            Store::open(&config.path, config.partitions, config.memory_bytes, config.retention.bytes, now_ms)
-        });
+        let opened = std::panic::catch_unwind(|| Store::open(&config, now_ms));
         let Opened { store, segments, nexts, bytes_total } = opened.map_err(|_| BusError::Failed {
             path: path(),
             reason: "its files are damaged: restore the directory from a copy, or move it away".into(),
@@ -227,6 +243,18 @@ impl LocalBus {
             tracing::info!(path = path(), has, asked, "the log keeps the partitions it was made with");
             config.partitions = has as u16;
         }
+        let cannot = |error: std::io::Error| {
+            let path = config.path.display().to_string();
+            let reason = format!("cannot keep its identity: {error}");
+            match error.kind() {
+                std::io::ErrorKind::StorageFull => BusError::FilledUp { path, reason },
+                _ => BusError::Failed { path, reason },
+            }
+        };
+        let epoch = epoch::open(&config.path, &nexts).map_err(cannot)?;
+        if config.access == Access::Write {
+            epoch::begin(&config.path, &epoch).map_err(cannot)?;
+        }
 
         let metrics = LocalBusMetrics::default();
         let queue_bytes_max = (config.memory_bytes / 6).clamp(1 << 16, 1 << 29) as u32;
@@ -234,6 +262,7 @@ impl LocalBus {
         metrics.held_bytes.set(state.held_bytes() as i64);
         let shared = Arc::new(Shared {
             clock,
+            epoch,
             metrics,
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -315,13 +344,25 @@ impl Bus for LocalBus {
         self.shared.config.partitions
     }
 
+    fn epoch(&self) -> &LogEpoch {
+        &self.shared.epoch
+    }
+
     async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {
         let shared = &self.shared;
         for (partition, _) in &records {
             shared.check_partition(*partition)?;
         }
         let bytes: u64 = records.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-        self.wait_for_release(bytes).await?;
+        // An append of nothing asks whether all before it is durable. Who releases has to know that
+        // above all when there is no room.
+        let is_question = records.is_empty();
+        if !is_question {
+            if shared.config.access == Access::Read {
+                return Err(shared.failed("it is open to be read, and takes nothing"));
+            }
+            self.wait_for_release(bytes).await?;
+        }
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, shared.queue_bytes_max);
         let room = if let Ok(room) = Arc::clone(&shared.queue).try_acquire_many_owned(permits) {
             room
@@ -336,7 +377,9 @@ impl Bus for LocalBus {
         let offsets = {
             let mut state = shared.state();
             state.check_open()?;
-            shared.check_space(&mut state, bytes)?;
+            if !is_question {
+                shared.check_space(&mut state, bytes)?;
+            }
             let mut entries = Vec::with_capacity(records.len());
             for (partition, bytes) in records {
                 let offset = state.push(partition, bytes.clone());

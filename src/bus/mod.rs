@@ -5,11 +5,14 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod epoch;
 pub mod kafka;
 pub mod local;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+
+use self::epoch::LogEpoch;
 
 /// A record as read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +116,10 @@ pub type Durable = BoxFuture<'static, Result<Vec<u64>, BusError>>;
 pub trait Bus: Send + Sync + 'static {
     /// How many partitions there are; fixed for the life of the log.
     fn partitions(&self) -> u16;
+
+    /// Which log this is: by it a place of this log is told from one of another log, and from one
+    /// whose records were handed out and lost. Fixed for as long as the log is open.
+    fn epoch(&self) -> &LogEpoch;
 
     /// Appends `records` (partition, bytes), all or none, in order within each partition.
     ///

@@ -3,10 +3,12 @@
 //! One JSON object a bench: its name, the figures under plain names with units, the parameters,
 //! and the machine.
 
+mod archive;
 mod fanout;
 mod history;
 mod ingest;
 pub(super) mod machine;
+mod warm_insert;
 mod watch;
 
 use std::io::Write;
@@ -44,6 +46,10 @@ enum Bench {
     Fanout(fanout::FanoutArgs),
     /// One symbol of median activity out of many stored rows
     History(history::HistoryArgs),
+    /// Blocks into ClickHouse, beside posting a ready-made file of the same rows
+    WarmInsert(warm_insert::WarmInsertArgs),
+    /// Stored days into an archive, proven equal on the way
+    Archive(archive::ArchiveArgs),
     /// What the board costs under many updates, in a terminal of its own
     Watch(watch::WatchArgs),
 }
@@ -136,6 +142,8 @@ pub(super) fn run(args: BenchArgs, global: &Global) -> Result<(), CliError> {
         Bench::Decode { file, bytes } => decode(file.as_deref(), bytes)?,
         Bench::Fanout(bench) => fanout::run(&bench)?,
         Bench::History(bench) => history::run(&bench, global)?,
+        Bench::WarmInsert(bench) => warm_insert::run(&bench, global)?,
+        Bench::Archive(bench) => archive::run(&bench, global)?,
         Bench::Watch(bench) => watch::run(&bench, global)?,
     };
     findings.print(args.json)

@@ -27,6 +27,8 @@ struct Gathered {
     config_error: Option<String>,
     data: Option<Data>,
     open_files_max: Option<u64>,
+    /// What this build can do towards Kafka.
+    kafka_features: Vec<String>,
     server: String,
     server_status: Option<serde_json::Value>,
     server_error: Option<String>,
@@ -129,6 +131,7 @@ fn gather(args: &DoctorArgs, global: &Global) -> Result<Gathered, CliError> {
         config_error,
         data,
         open_files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+        kafka_features: crate::kafka::features(),
         server: args.server.server.to_string(),
         server_status,
         server_error,
@@ -213,6 +216,7 @@ fn check(gathered: &Gathered) -> Vec<Finding> {
             format!("for many connections raise it before `stk serve`: ulimit -n {OPEN_FILES_WANTED}"),
         ));
     }
+    findings.push(kafka_finding(&gathered.kafka_features));
     match (&gathered.server_status, &gathered.server_error) {
         (Some(status), _) => {
             let version = status.get("version").and_then(serde_json::Value::as_str).unwrap_or("?");
@@ -239,4 +243,37 @@ fn check(gathered: &Gathered) -> Vec<Finding> {
         )),
     }
     findings
+}
+
+/// Which ways of TLS and SASL this build has.
+fn kafka_finding(features: &[String]) -> Finding {
+    let secure = features.iter().filter(|feature| *feature == "ssl" || feature.starts_with("sasl_"));
+    let has = secure.map(|feature| feature.replace('_', " ").to_uppercase()).collect::<Vec<_>>().join(", ");
+    if features.iter().any(|feature| feature == "ssl") {
+        return Finding::good(format!("Kafka: this binary has {has}"));
+    }
+    let has = if has.is_empty() { "neither SSL nor SASL".to_owned() } else { format!("{has}, no SSL") };
+    Finding::note(
+        format!("Kafka: this binary has {has}"),
+        "brokers that ask for TLS, SCRAM or OAUTHBEARER need one built with `--features kafka-tls`",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_kafka_can_be_asked_for_is_told() {
+        let told = |features: &[&str]| {
+            let features: Vec<_> = features.iter().map(|feature| (*feature).to_owned()).collect();
+            let finding = kafka_finding(&features);
+            (finding.what, finding.next.is_some())
+        };
+        let plain = told(&["gzip", "sasl", "sasl_plain", "zstd"]);
+        assert_eq!(plain, ("Kafka: this binary has SASL PLAIN, no SSL".to_owned(), true));
+        let secure = told(&["ssl", "sasl_plain", "sasl_scram"]);
+        assert_eq!(secure, ("Kafka: this binary has SSL, SASL PLAIN, SASL SCRAM".to_owned(), false));
+        assert_eq!(told(&[]).0, "Kafka: this binary has neither SSL nor SASL");
+    }
 }

@@ -3,18 +3,22 @@
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use futures_util::{StreamExt, TryStreamExt};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
+use super::archive::open_reader;
+use super::archive::restore::{self, TierName};
 use super::serve::node_error;
 use super::server_args::{ServerArgs, rest_error};
 use super::{CliError, Global};
-use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp};
+use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp, TradingDay};
 use crate::server::stores::Stores;
 use crate::telemetry::say;
+use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::history::format::{Format, RowWriter, WriteError};
 use crate::tiering::history::{ArchivedCoverage, Coverage, HistoryQuery, HistoryStats};
 
@@ -47,6 +51,18 @@ pub(super) struct HistoryArgs {
     /// Say on stderr what the answer cost: bytes and segments read, time to the first row
     #[arg(long)]
     stats: bool,
+    /// Bring back what of the answer is archived, after a word on cost and time, and wait for it
+    #[arg(long)]
+    restore: bool,
+    /// How quickly: expedited, standard or bulk (see `stk archive restore`)
+    #[arg(long, value_enum, value_name = "TIER", default_value = "standard", requires = "restore")]
+    restore_tier: TierName,
+    /// How many days the copies can be read
+    #[arg(long, value_name = "DAYS", default_value_t = 3, requires = "restore", value_parser = clap::value_parser!(u32).range(1..=365))]
+    restore_days: u32,
+    /// Do not ask before --restore
+    #[arg(long, requires = "restore")]
+    yes: bool,
     /// Read this data directory, which no server may have open, instead of asking a server
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -93,7 +109,7 @@ pub(super) fn run(args: HistoryArgs, global: &Global) -> Result<(), CliError> {
             done = async {
                 match args.data.clone() {
                     Some(dir) => from_data(&args, dir, format, global, &mut output, began).await,
-                    None => from_server(&args, format, &mut output, began).await,
+                    None => from_server(&args, format, global, &mut output, began).await,
                 }
             } => done,
             _ = super::stop_signal() => Err(CliError::interrupted()),
@@ -192,7 +208,14 @@ async fn from_data(
         range: TimeRange { from: args.from.unwrap_or(Timestamp::MIN), to: args.to.unwrap_or(Timestamp::MAX) },
         limit: args.limit,
     };
-    let answer = stores.history().query(query).await.map_err(|error| node_error(error.into()))?;
+    let mut answer = stores.history().query(query.clone()).await.map_err(|error| node_error(error.into()))?;
+    let frozen = &answer.coverage.archived.frozen;
+    if args.restore && !frozen.is_empty() {
+        let keys: Vec<_> =
+            frozen.iter().map(|frozen| (frozen.kind, frozen.day, frozen.key.clone())).collect();
+        args.bring_back(&stores.archive, &keys).await?;
+        answer = stores.history().query(query).await.map_err(|error| node_error(error.into()))?;
+    }
     for line in coverage_in_words(&answer.coverage) {
         say(line);
     }
@@ -222,9 +245,39 @@ fn write_error(error: WriteError) -> CliError {
     CliError::failed(error)
 }
 
+impl HistoryArgs {
+    /// Brings archived objects (kind, day, key) back and waits for them.
+    async fn bring_back(
+        &self,
+        reader: &Arc<ArchiveReader>,
+        keys: &[(Kind, TradingDay, String)],
+    ) -> Result<(), CliError> {
+        let how = restore::How {
+            tier: self.restore_tier.into(),
+            days: self.restore_days,
+            yes: self.yes,
+            dry_run: false,
+            wait: true,
+        };
+        let frozen = restore::named(reader, keys).await?;
+        restore::bring_back(reader, &frozen, how).await.map(drop)
+    }
+}
+
+/// The archived objects that a server's answer names as unreadable: kind, day and key.
+fn served_frozen(coverage: &serde_json::Value) -> Vec<(Kind, TradingDay, String)> {
+    let frozen = coverage["archived"]["frozen"].as_array().cloned().unwrap_or_default();
+    let named = frozen.iter().filter_map(|frozen| {
+        let kind = Kind::from_name(frozen["kind"].as_str()?)?;
+        Some((kind, frozen["date"].as_str()?.parse().ok()?, frozen["key"].as_str()?.to_owned()))
+    });
+    named.collect()
+}
+
 async fn from_server(
     args: &HistoryArgs,
     format: Format,
+    global: &Global,
     output: &mut Output,
     began: Instant,
 ) -> Result<(), CliError> {
@@ -241,7 +294,21 @@ async fn from_server(
     query.extend(args.from.map(|from| ("from", from.to_string())));
     query.extend(args.to.map(|to| ("to", to.to_string())));
     query.extend(args.limit.map(|limit| ("limit", limit.to_string())));
-    let answer = args.server.rest()?.history(&query).await.map_err(rest_error)?;
+    let client = args.server.rest()?;
+    let mut answer = client.history(&query).await.map_err(rest_error)?;
+    // A header names a few at a time: as often as there are new ones.
+    let mut asked_for: Vec<(Kind, TradingDay, String)> = Vec::new();
+    loop {
+        let mut frozen = answer.coverage.as_ref().map(served_frozen).unwrap_or_default();
+        frozen.retain(|named| !asked_for.contains(named));
+        if !args.restore || frozen.is_empty() {
+            break;
+        }
+        let reader = open_reader(&global.resolve(&[])?.config())?;
+        args.bring_back(&reader, &frozen).await?;
+        asked_for.extend(frozen);
+        answer = client.history(&query).await.map_err(rest_error)?;
+    }
     if let Some(coverage) = &answer.coverage {
         for line in served_coverage_in_words(coverage) {
             say(line);

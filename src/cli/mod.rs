@@ -3,6 +3,7 @@
 //! Parsing validates values and touches nothing; each command then resolves the world once.
 //! stdout is data, stderr is talk.
 
+mod archive;
 mod bench;
 mod config;
 mod demo;
@@ -61,6 +62,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// List trades, quotes or bars of the past
     History(history::HistoryArgs),
+    /// Move old days into the archive, see what is there, and bring it back
+    Archive(archive::ArchiveArgs),
     /// Play a capture into a server or a store
     Replay(replay::ReplayArgs),
     /// List the symbols a server knows
@@ -107,6 +110,7 @@ impl Cli {
             Command::Watch(args) => watch::run(args),
             Command::Serve(args) => serve::run(args, &global),
             Command::History(args) => history::run(args, &global),
+            Command::Archive(args) => archive::run(args, &global),
             Command::Replay(args) => replay::run(args, &global),
             Command::Symbols(args) => symbols::run(args),
             Command::Bench(args) => bench::run(args, &global),

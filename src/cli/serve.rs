@@ -10,7 +10,7 @@ use crate::telemetry::say;
 
 #[derive(Args)]
 pub(super) struct ServeArgs {
-    /// A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)
+    /// A feed: sim, sim:rate=1000,seed=7,symbols=500, iex:FILE, or kafka:FILE.toml (may be repeated)
     #[arg(long, value_name = "FEED")]
     feed: Vec<String>,
     /// What this process does: feed, processor, gateway, archiver, separated by commas; all of them

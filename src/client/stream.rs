@@ -1,6 +1,7 @@
 //! The client of a server's stream: connects, subscribes, and after a broken connection resumes
 //! from the last token it was sent. Every frame of data bears one, so that nothing is missed and
-//! nothing comes twice.
+//! nothing comes twice. Where a token says nothing to the server (its log is another one now, or lost
+//! its tail), that is told, the token dropped, and the stream begun anew.
 
 use std::time::Duration;
 
@@ -105,6 +106,17 @@ pub enum StreamError {
         message: String,
     },
 }
+
+/// Why a connection is read no further.
+enum End {
+    /// The link, in words.
+    Link(String),
+    /// The server has nothing of what was resumed from.
+    Reset,
+}
+
+/// Alpaca's code of a request that is not understood.
+const CODE_REQUEST: u64 = 400;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -244,18 +256,32 @@ impl Session {
                         return;
                     }
                     match self.read(socket, &events, &mut backoff).await {
-                        Some(reason) => reason,
+                        Some(End::Link(reason)) => reason,
+                        Some(End::Reset) => {
+                            // At most once for each token: there is none now.
+                            next = self.open().await;
+                            continue;
+                        }
                         None => return,
                     }
                 }
-                Err(error) => error,
+                Err(StreamError::Refused { code: CODE_REQUEST, message, .. }) if self.token.is_some() => {
+                    self.token = None;
+                    let gap = format!("the server can't go on from where this client was: {message}");
+                    if events.send(Event::Gap(gap)).await.is_err() {
+                        return;
+                    }
+                    next = self.open().await;
+                    continue;
+                }
+                Err(error) => error.to_string(),
             };
             let retry_in = backoff.next();
             if events.send(Event::Disconnected { reason, retry_in }).await.is_err() {
                 return;
             }
             tokio::time::sleep(retry_in).await;
-            next = self.open().await.map_err(|error: StreamError| error.to_string());
+            next = self.open().await;
         }
     }
 
@@ -265,29 +291,35 @@ impl Session {
         mut socket: Socket,
         events: &mpsc::Sender<Event>,
         backoff: &mut Backoff,
-    ) -> Option<String> {
+    ) -> Option<End> {
+        let link = |reason: String| Some(End::Link(reason));
         loop {
             let frame = match tokio::time::timeout(MUTE_MAX, socket.next()).await {
-                Err(_) => return Some(format!("nothing was heard for {} s", MUTE_MAX.as_secs())),
-                Ok(None) => return Some("the server closed the connection".to_owned()),
-                Ok(Some(Err(error))) => return Some(error.to_string().to_lowercase()),
+                Err(_) => return link(format!("nothing was heard for {} s", MUTE_MAX.as_secs())),
+                Ok(None) => return link("the server closed the connection".to_owned()),
+                Ok(Some(Err(error))) => return link(error.to_string().to_lowercase()),
                 Ok(Some(Ok(frame))) => frame,
             };
             let text = match frame {
                 Frame::Text(text) => text,
-                Frame::Close(_) => return Some("the server closed the connection".to_owned()),
+                Frame::Close(_) => return link("the server closed the connection".to_owned()),
                 _ => continue,
             };
             let now = Timestamp::now();
             let messages = match json::decode(text.as_bytes(), now) {
                 Ok(messages) => messages,
-                Err(error) => return Some(format!("the server sent what can't be read: {error}")),
+                Err(error) => return link(format!("the server sent what can't be read: {error}")),
             };
             backoff.reset();
             let mut data = Vec::new();
             for message in messages {
                 match message {
                     Message::Control(control) => {
+                        if is_reset(&control) {
+                            self.token = None;
+                            events.send(Event::Gap(gap_in_words(&control))).await.ok()?;
+                            return Some(End::Reset);
+                        }
                         if let Some(event) = self.control(&control) {
                             events.send(event).await.ok()?;
                         }
@@ -320,7 +352,16 @@ impl Session {
     }
 }
 
+/// Whether the server tells that it can't go on from the token it was given.
+fn is_reset(message: &Value) -> bool {
+    message["T"] == "gap" && message["kind"] == "reset"
+}
+
 fn gap_in_words(message: &Value) -> String {
+    if is_reset(message) {
+        let reason = message["msg"].as_str().unwrap_or("the server does not say why");
+        return format!("what came in between is unknown: {reason}");
+    }
     let count = message["count"].as_u64();
     let counted = count.map(|count| format!("{count} messages ")).unwrap_or_default();
     format!("{counted}{}", message["kind"].as_str().unwrap_or("missing"))
@@ -425,6 +466,53 @@ mod tests {
         assert!(matches!(stream.next().await, Some(Event::CaughtUp)));
         drop(stream);
         server.await.unwrap();
+    }
+
+    /// A server whose log is another one says so; an older one refuses the token. Either way the next
+    /// subscription, at once, is that of a new client.
+    #[tokio::test]
+    async fn a_token_that_says_nothing_to_the_server_is_told_and_dropped() {
+        for is_refused in [false, true] {
+            let (listener, endpoint) = listener().await;
+            let server = tokio::spawn(async move {
+                let (mut peer, _) = Peer::accept(&listener).await;
+                peer.say(r#"[{"T":"token","token":"2.a.0.7"}]"#).await;
+                peer.say(r#"[{"T":"heartbeat","n":1}]"#).await;
+                drop(peer);
+                if is_refused {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    let mut peer = Peer(tokio_tungstenite::accept_async(stream).await.unwrap());
+                    peer.say(r#"[{"T":"success","msg":"connected"}]"#).await;
+                    peer.hear().await;
+                    peer.say(r#"[{"T":"success","msg":"authenticated"}]"#).await;
+                    assert_eq!(peer.hear().await["since"], "2.a.0.7");
+                    peer.say(r#"[{"T":"error","code":400,"msg":"invalid syntax: whatever"}]"#).await;
+                } else {
+                    let (mut peer, wanted) = Peer::accept(&listener).await;
+                    assert_eq!(wanted["since"], "2.a.0.7");
+                    let gap = r#"{"T":"gap","kind":"reset","first_token":"2.a.0.7","last_token":"2.b.0.9","msg":"whatever"}"#;
+                    peer.say(&format!(r#"[{gap},{{"T":"token","token":"2.b.0.9"}}]"#)).await;
+                }
+                let (mut peer, wanted) = Peer::accept(&listener).await;
+                assert_eq!((wanted.get("since"), &wanted["snapshot"]), (None, &json!(true)));
+                peer.say(&format!("[{TICK}]")).await;
+                while peer.0.next().await.is_some_and(|frame| frame.is_ok()) {}
+            });
+            let wanted = Wanted { trades: vec!["*".to_owned()], snapshot: true, ..Wanted::default() };
+            let mut stream = Stream::connect(endpoint, None, wanted).await.unwrap();
+            assert!(matches!(stream.next().await, Some(Event::Connected { resumed: false })));
+            assert!(matches!(stream.next().await, Some(Event::Heartbeat)));
+            assert!(matches!(stream.next().await, Some(Event::Disconnected { .. })));
+            if !is_refused {
+                assert!(matches!(stream.next().await, Some(Event::Connected { resumed: true })));
+            }
+            let Some(Event::Gap(gap)) = stream.next().await else { panic!() };
+            assert!(gap.ends_with(": whatever") || gap.ends_with(": invalid syntax: whatever"), "{gap}");
+            assert!(matches!(stream.next().await, Some(Event::Connected { resumed: false })));
+            assert!(matches!(stream.next().await, Some(Event::Messages(..))));
+            drop(stream);
+            server.await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -252,11 +252,13 @@ mod tests {
         batches: VecDeque<usize>,
         end: Option<FeedError>,
         acknowledged: u64,
+        /// For a feed that knows its messages again.
+        origin: Option<Origin>,
     }
 
     impl Scripted {
         fn new(batches: &[usize]) -> Self {
-            Self { batches: batches.iter().copied().collect(), end: None, acknowledged: 0 }
+            Self { batches: batches.iter().copied().collect(), end: None, acknowledged: 0, origin: None }
         }
     }
 
@@ -281,6 +283,10 @@ mod tests {
         fn acknowledge(&mut self, calls: u64) {
             assert!(calls > self.acknowledged);
             self.acknowledged = calls;
+        }
+
+        fn origin(&self) -> Option<Origin> {
+            self.origin
         }
     }
 
@@ -314,6 +320,18 @@ mod tests {
         for sequences in batches {
             assert!(sequences.windows(2).all(|pair| pair[0] < pair[1]), "{sequences:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_feed_that_knows_its_messages_says_under_what_they_go_in() {
+        let bus = Arc::new(MemoryBus::new(1, 10));
+        let mut feed = Scripted::new(&[3]);
+        feed.origin = Some(Origin { producer: 7, sequence: 42 });
+        let intake = Intake::new(bus.clone(), IntakeMetrics::default());
+        run_feed(&mut feed, intake, CancellationToken::new()).await.unwrap();
+        let records = bus.reader(0, 0).await.unwrap().next(1 << 20).await.unwrap();
+        let origin = RecordView::parse(&records[0].bytes).unwrap().origin;
+        assert_eq!(origin, Origin { producer: 7, sequence: 42 });
     }
 
     #[tokio::test]

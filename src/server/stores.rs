@@ -14,7 +14,7 @@ use super::node::NodeError;
 use super::processor::{self, Processor, ProcessorConfig, ProcessorMetrics};
 use crate::bus::Bus;
 use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
-use crate::bus::local::{Durability, LocalBus, LocalBusConfig, Retention};
+use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention};
 use crate::config::Config;
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::cold::{self, Cold, ColdError, ColdMetrics};
@@ -66,29 +66,20 @@ pub struct Stores {
     _lock: Option<File>,
 }
 
-/// How the data directory is opened.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
-    /// To take in what comes.
-    Write,
-    /// To answer questions: nothing of it is removed, merged or added to.
-    Ask,
-}
-
 impl Stores {
     /// Opens what `config` names. The data directory is made where it is needed and missing.
     pub async fn open(config: &Config) -> Result<Self, NodeError> {
-        Self::open_for(config, Use::Write).await
+        Self::open_for(config, Access::Write).await
     }
 
     /// Opens what `config` names to answer questions: nothing of it is removed, merged or added to.
     ///
     /// Errors: the data directory holds nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
     pub async fn open_existing(config: &Config) -> Result<Self, NodeError> {
-        Self::open_for(config, Use::Ask).await
+        Self::open_for(config, Access::Read).await
     }
 
-    async fn open_for(config: &Config, use_: Use) -> Result<Self, NodeError> {
+    async fn open_for(config: &Config, access: Access) -> Result<Self, NodeError> {
         let (local_log, local_warm) = (config.kafka.is_none(), config.clickhouse.is_none());
         // A hot store in memory has its checkpoints there.
         let in_dir = local_log || local_warm || config.redis.is_none();
@@ -97,7 +88,7 @@ impl Stores {
             if !in_dir {
                 return Ok((None, None, None));
             }
-            if use_ == Use::Ask
+            if access == Access::Read
                 && (local_log || local_warm)
                 && !dir.join(LOG_DIR).is_dir()
                 && !dir.join(WARM_DIR).is_dir()
@@ -106,8 +97,8 @@ impl Stores {
             }
             std::fs::create_dir_all(&dir).map_err(|error| data_error(&dir, &error))?;
             let lock = lock(&dir)?;
-            let bus = local_log.then(|| open_local_bus(&own)).transpose()?;
-            let warm = local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), use_)).transpose()?;
+            let bus = local_log.then(|| open_local_bus(&own, access)).transpose()?;
+            let warm = local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), access)).transpose()?;
             Ok((Some(lock), bus, warm))
         })
         .await?;
@@ -158,11 +149,8 @@ impl Stores {
             Some(redis) => {
                 let (url, prefix) = (redis.url.clone(), redis.prefix.clone());
                 // Places in two logs mean different things.
-                let log = match &log {
-                    Log::Local(_) => config.data_dir.display().to_string(),
-                    Log::Kafka(bus) => bus.name().to_owned(),
-                };
-                let settings = RedisHotConfig::new(url, prefix, bus.partitions(), log);
+                let log = bus.epoch().log().id;
+                let settings = RedisHotConfig::new(url, prefix, bus.partitions(), format!("{log:016x}"));
                 Some(RedisHot::connect(settings).await?)
             }
             None => None,
@@ -349,10 +337,11 @@ impl Watched {
     }
 }
 
-fn open_local_bus(config: &Config) -> Result<Arc<LocalBus>, NodeError> {
+fn open_local_bus(config: &Config, access: Access) -> Result<Arc<LocalBus>, NodeError> {
     let durability = config.sync_interval.map_or(Durability::Always, Durability::Interval);
     let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
     Ok(LocalBus::open(LocalBusConfig {
+        access,
         durability,
         retention,
         free_bytes_min: config.free_bytes_min,
@@ -360,12 +349,12 @@ fn open_local_bus(config: &Config) -> Result<Arc<LocalBus>, NodeError> {
     })?)
 }
 
-fn open_local_warm(dir: &Path, use_: Use) -> Result<Arc<LocalWarm>, WarmError> {
-    match use_ {
-        Use::Write => LocalWarm::open(dir, LocalWarmOptions::default()),
-        Use::Ask if dir.is_dir() => LocalWarm::open_read_only(dir),
+fn open_local_warm(dir: &Path, access: Access) -> Result<Arc<LocalWarm>, WarmError> {
+    match access {
+        Access::Write => LocalWarm::open(dir, LocalWarmOptions::default()),
+        Access::Read if dir.is_dir() => LocalWarm::open_read_only(dir),
         // A server that ended between the two has a log without days.
-        Use::Ask => LocalWarm::open(dir, LocalWarmOptions { compaction: false }),
+        Access::Read => LocalWarm::open(dir, LocalWarmOptions { compaction: false }),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::tiering::archive::read::{ArchiveReader, FrozenFile, ReadStats, Shared
 use crate::tiering::archive::snapshot::{ReadError, Snapshot};
 use crate::tiering::warm::{Query, Scan, ScanStats, Warm, WarmError};
 
-/// How often a scan begins anew because days were dropped while it was planned.
+/// How often a scan begins anew because days were dropped or restored while it was planned.
 const TRIES_MAX: usize = 16;
 
 /// Rows of a batch, at most.
@@ -45,12 +45,21 @@ pub enum TiersError {
         /// The first such day.
         day: TradingDay,
     },
+    /// Warm has dropped rows of a day that the archive does not hold, however often it is asked.
+    #[error(
+        "{kind} rows of {day} were dropped from warm, but {store} does not hold them: set archive.url to where they went"
+    )]
+    NotArchived {
+        /// The name of the kind.
+        kind: &'static str,
+        /// The first such day.
+        day: TradingDay,
+        /// The archive's store.
+        store: String,
+    },
     /// Stored rows hold a value that no tick can have.
     #[error(transparent)]
     Rows(#[from] BatchError),
-    /// Days kept being dropped and restored while the scan was planned.
-    #[error("the archive changed {TRIES_MAX} times while the query was planned; ask again")]
-    Unsettled,
 }
 
 impl TiersError {
@@ -59,8 +68,7 @@ impl TiersError {
         match self {
             Self::Warm(error) => error.is_passing(),
             Self::Archive(error) => error.is_passing(),
-            Self::NoArchive { .. } | Self::Rows(_) => false,
-            Self::Unsettled => true,
+            Self::NoArchive { .. } | Self::NotArchived { .. } | Self::Rows(_) => false,
         }
     }
 }
@@ -124,21 +132,27 @@ impl Tiers {
         symbols: Option<&[Symbol]>,
         range: TimeRange,
     ) -> Result<TierScan, TiersError> {
-        for _ in 0..TRIES_MAX {
-            if let Some(scan) = self.try_scan(kind, symbols, range).await? {
-                return Ok(scan);
+        let mut tries = 0;
+        loop {
+            let error = match self.try_scan(kind, symbols, range).await? {
+                Ok(scan) => return Ok(scan),
+                Err(error) => error,
+            };
+            tries += 1;
+            if tries == TRIES_MAX {
+                return Err(error);
             }
         }
-        Err(TiersError::Unsettled)
     }
 
-    /// `None` where the archive went on between the looks at its two sides.
+    /// An error within the answer where the archive went on between the looks at its two sides, or
+    /// is not the one that warm's days went to.
     async fn try_scan(
         &self,
         kind: Kind,
         symbols: Option<&[Symbol]>,
         range: TimeRange,
-    ) -> Result<Option<TierScan>, TiersError> {
+    ) -> Result<Result<TierScan, TiersError>, TiersError> {
         let mut query = Query::new(kind, symbols.map(<[_]>::to_vec), range);
         let near = self.warm.scan(&query).await?;
         let needed = dropped_within(&near, range);
@@ -146,16 +160,16 @@ impl Tiers {
             if let Some(day) = needed.keys().next() {
                 return Err(TiersError::NoArchive { kind: kind.name(), day: *day });
             }
-            return Ok(Some(from_warm(near, ArchivedPart::default())));
+            return Ok(Ok(from_warm(near, ArchivedPart::default())));
         };
         let snapshot = if needed.is_empty() {
             match snapshot_ahead(archive, &near.next_offsets, kind, range).await {
                 Ok(Some(snapshot)) => snapshot,
-                Ok(None) => return Ok(Some(from_warm(near, ArchivedPart::default()))),
+                Ok(None) => return Ok(Ok(from_warm(near, ArchivedPart::default()))),
                 // Warm has all it ever dropped or took in: that much can be answered.
                 Err(error) if error.is_passing() => {
                     let unasked = Some(error.to_string());
-                    return Ok(Some(from_warm(near, ArchivedPart { unasked, ..ArchivedPart::default() })));
+                    return Ok(Ok(from_warm(near, ArchivedPart { unasked, ..ArchivedPart::default() })));
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -164,15 +178,17 @@ impl Tiers {
         };
         query.archived = read_from_archive(&snapshot, &needed, &near.next_offsets);
         let scan = self.warm.scan(&query).await?;
-        let settled = dropped_within(&scan, range)
+        let dropped = dropped_within(&scan, range);
+        let unsettled = dropped
             .iter()
-            .all(|(day, offsets)| query.archived.contains_key(day) && snapshot.covers(*day, offsets));
-        if !settled {
-            return Ok(None);
+            .find(|(day, offsets)| !query.archived.contains_key(day) || !snapshot.covers(**day, offsets));
+        if let Some((day, _)) = unsettled {
+            let store = archive.cold().name().to_owned();
+            return Ok(Err(TiersError::NotArchived { kind: kind.name(), day: *day, store }));
         }
         // What was restored since is in warm's rows, whatever was asked to be left out.
         query.archived.retain(|day, _| !scan.restored.contains(day));
-        merged(archive, &snapshot, &query, scan).await.map(Some)
+        merged(archive, &snapshot, &query, scan).await.map(Ok)
     }
 }
 

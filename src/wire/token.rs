@@ -12,27 +12,53 @@ pub struct Position {
     pub index: u32,
 }
 
-/// One position for each partition of the log. Printed as `1.` and, joined by `_`, the positions as
-/// `offset` or `offset-index`: safe in a URL and in an SSE id.
+/// Which log a token is of, and which generation of it: what was handed out and not yet durable when
+/// one ended may be gone in the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogId {
+    /// Of the log; no other has it.
+    pub id: u64,
+    /// Counted from 0.
+    pub generation: u32,
+}
+
+/// One position for each partition of a log. Printed as `2.`, the log's id in hexadecimal, `.`, the
+/// generation, `.` and, joined by `_`, the positions as `offset` or `offset-index`: safe in a URL
+/// and in an SSE id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Token {
+    log: LogId,
     positions: Vec<Position>,
 }
 
 /// Why a text is no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "\"{0}\" is no resume token: give one as the stream sent it, or an instant such as 2025-01-31T14:30:00Z"
-)]
-pub struct TokenError(String);
+pub enum TokenError {
+    /// It never was one.
+    #[error(
+        "\"{0}\" is no resume token: give one as the stream sent it, or an instant such as 2025-01-31T14:30:00Z"
+    )]
+    NoToken(String),
+    /// It is from before tokens told which log they are of.
+    #[error(
+        "\"{0}\" is a resume token of version 1, which does not tell its log: begin anew with a snapshot, or give an instant such as 2025-01-31T14:30:00Z"
+    )]
+    Version1(String),
+}
 
 /// The most partitions a log has.
 const PARTITIONS_MAX: usize = 64;
+const ID_DIGITS_MAX: usize = 16;
 
 impl Token {
-    /// A token of one position for each partition, in their order.
-    pub fn new(positions: Vec<Position>) -> Self {
-        Self { positions }
+    /// A token of `log` with one position for each partition, in their order.
+    pub fn new(log: LogId, positions: Vec<Position>) -> Self {
+        Self { log, positions }
+    }
+
+    /// Which log it is of.
+    pub fn log(&self) -> LogId {
+        self.log
     }
 
     /// The positions, by partition.
@@ -43,7 +69,7 @@ impl Token {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("1.")?;
+        write!(f, "2.{:x}.{}.", self.log.id, self.log.generation)?;
         for (at, position) in self.positions.iter().enumerate() {
             let separator = if at > 0 { "_" } else { "" };
             write!(f, "{separator}{}", position.offset)?;
@@ -59,21 +85,41 @@ impl FromStr for Token {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refused = || TokenError(text.chars().take(64).collect::<String>().escape_debug().to_string());
-        let parts = text.strip_prefix("1.").ok_or_else(refused)?;
-        let mut positions = Vec::new();
-        for part in parts.split('_') {
-            let (offset, index) = part.split_once('-').unwrap_or((part, "0"));
-            let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            if positions.len() == PARTITIONS_MAX || !digits(offset) || !digits(index) {
-                return Err(refused());
-            }
-            let offset = offset.parse().map_err(|_| refused())?;
-            let index = index.parse().map_err(|_| refused())?;
-            positions.push(Position { offset, index });
-        }
-        Ok(Self { positions })
+        let shown = || text.chars().take(64).collect::<String>().escape_debug().to_string();
+        let parsed = match text.split_once('.') {
+            Some(("1", rest)) if positions(rest).is_some() => return Err(TokenError::Version1(shown())),
+            Some(("2", rest)) => version_2(rest),
+            _ => None,
+        };
+        parsed.ok_or_else(|| TokenError::NoToken(shown()))
     }
+}
+
+fn version_2(text: &str) -> Option<Token> {
+    let (id, rest) = text.split_once('.')?;
+    let (generation, rest) = rest.split_once('.')?;
+    let is_id = (1..=ID_DIGITS_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = is_id.then(|| u64::from_str_radix(id, 16).ok())??;
+    let log = LogId { id, generation: number(generation)? };
+    Some(Token { log, positions: positions(rest)? })
+}
+
+fn positions(text: &str) -> Option<Vec<Position>> {
+    let mut positions = Vec::new();
+    for part in text.split('_') {
+        if positions.len() == PARTITIONS_MAX {
+            return None;
+        }
+        let (offset, index) = part.split_once('-').unwrap_or((part, "0"));
+        positions.push(Position { offset: number(offset)?, index: number(index)? });
+    }
+    Some(positions)
+}
+
+/// Of digits alone: the standard's own parsing takes a sign too.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok())?
 }
 
 #[cfg(test)]
@@ -84,22 +130,56 @@ mod tests {
 
     #[test]
     fn prints_short() {
-        let token = Token::new(vec![Position { offset: 12, index: 0 }, Position { offset: 345, index: 7 }]);
-        assert_eq!(token.to_string(), "1.12_345-7");
-        for text in ["", "1.", "2.1", "1.a", "1.1__2", "1.-1", "1.1-", "1.+1", "1.99999999999999999999"] {
-            assert!(text.parse::<Token>().is_err(), "{text}");
+        let positions = vec![Position { offset: 12, index: 0 }, Position { offset: 345, index: 7 }];
+        let token = Token::new(LogId { id: 0xbeef, generation: 3 }, positions);
+        assert_eq!(token.to_string(), "2.beef.3.12_345-7");
+        for text in [
+            "",
+            "2.",
+            "2.1",
+            "2.1.0",
+            "2.1.0.",
+            "2..0.1",
+            "2.1..1",
+            "3.1.0.1",
+            "2.g.0.1",
+            "2.+1.0.1",
+            "2.1.+0.1",
+            "2.1.0.a",
+            "2.1.0.1__2",
+            "2.1.0.-1",
+            "2.1.0.1-",
+            "2.1.0.+1",
+            "2.1.0.99999999999999999999",
+            "2.1.4294967296.1",
+            "2.00000000000000001.0.1",
+            "1.",
+            "1.a",
+        ] {
+            assert_eq!(text.parse::<Token>(), Err(TokenError::NoToken(text.to_owned())));
         }
+    }
+
+    #[test]
+    fn a_token_of_version_1_is_told_from_what_is_none() {
+        let error = "1.12_345-7".parse::<Token>().unwrap_err();
+        assert_eq!(error, TokenError::Version1("1.12_345-7".to_owned()));
+        assert!(error.to_string().contains("begin anew with a snapshot"), "{error}");
     }
 
     proptest! {
         #[test]
-        fn parse_and_print_are_inverse(positions in prop::collection::vec((any::<u64>(), any::<u32>()), 1..=64)) {
-            let token = Token::new(positions.into_iter().map(|(offset, index)| Position { offset, index }).collect());
+        fn parse_and_print_are_inverse(
+            id in any::<u64>(), generation in any::<u32>(),
+            positions in prop::collection::vec((any::<u64>(), any::<u32>()), 1..=64),
+        ) {
+            let positions = positions.into_iter().map(|(offset, index)| Position { offset, index });
+            let token = Token::new(LogId { id, generation }, positions.collect());
             prop_assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
         }
 
         #[test]
-        fn never_panics(text in "\\PC{0,40}") {
+        fn never_panics(text in "[12]?\\.?\\PC{0,40}") {
             let _ = text.parse::<Token>();
         }
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::serve::write_capture;
-use super::support::Home;
+use super::support::{Home, Server};
 
 /// A small disk, unmounted when dropped.
 struct Disk<'a>(&'a Path);
@@ -59,4 +59,32 @@ fn a_full_disk_is_named_and_what_was_accepted_is_there_once_there_is_room() {
     let mut replay = home.stk(&["replay", &capture, "--speed", "max", "--data", &data]);
     let shown = home.shown(replay.env("STK_LOG_FREE_BYTES_MIN", "0"));
     assert!(shown.starts_with("exit: 0\n") && shown.contains("40000 ticks durable"), "{shown}");
+}
+
+#[test]
+fn below_its_limit_of_free_space_a_server_refuses_ticks_and_goes_on_with_what_it_has() {
+    let home = Home::new();
+    let capture = write_capture(&home, 60).display().to_string();
+    let data = home.path("data");
+    let replay =
+        |server: &Server| home.run(&["replay", &capture, "--speed", "max", "--ingest", &server.ingest]);
+    let server = Server::start(&home, &data, &[]);
+    let taken = replay(&server);
+    assert!(taken.contains("120 ticks durable"), "{taken}");
+    // Its records are in the log alone: a block waits for a minute.
+    server.kill();
+    let env = [("STK_LOG_FREE_BYTES_MIN", "1000000000000000"), ("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "100")];
+    let server = Server::start_with(&home, &data, "127.0.0.1:0", &[], &env);
+    let refused = replay(&server);
+    assert!(refused.starts_with("exit: 1\n"), "{refused}");
+    let reason = "the server refused batch 1: the disk of [HOME]/data/log is full: ";
+    assert!(refused.contains(reason) && refused.contains("at least 1000000000"), "{refused}");
+    let rows = |shown: &str| shown.lines().filter(|line| line.starts_with("AAPL,")).count();
+    let served = home.run(&["history", "AAPL", "--server", &server.address]);
+    assert!(served.starts_with("exit: 0\n") && rows(&served) == 30, "{served}");
+    // All of the log still goes to warm, where it frees space.
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+    let stored = home.run(&["history", "AAPL", "--data", &data.display().to_string()]);
+    assert!(stored.contains("covers warm: nothing is missing") && rows(&stored) == 30, "{stored}");
 }

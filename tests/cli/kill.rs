@@ -1,16 +1,19 @@
 //! What a server said is accepted stands in history exactly once, however often it is killed.
 //!
 //! A producer brings a simulated market, whose seed makes the expected set, while the server is
-//! killed with SIGKILL at random moments and started again. The producer's client resends what was
-//! not acknowledged; the server has to know the repeats, over the kills too.
+//! killed with SIGKILL at random moments and started again: some while it takes ticks, some while it
+//! opens its stores, cuts a torn tail and restores hot. The producer's client resends what was not
+//! acknowledged; the server has to know the repeats, over the kills too.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use super::support::{Home, Server};
+use super::support::{Home, Server, Starting};
 use futures_util::TryStreamExt;
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
@@ -25,6 +28,19 @@ const KILLS: usize = 32;
 const BATCH_TICKS: usize = 200;
 /// The server lives for so many batches, at most.
 const LIFE_BATCHES_MAX: u64 = 60;
+/// One in so many kills comes before the server listens.
+const EARLY_KILLS_ONE_IN: u64 = 3;
+/// Names the seed of the moments to kill at; a new one each time without it.
+const SEED_VARIABLE: &str = "STK_TEST_KILL_SEED";
+
+/// The seed, which is told when the test fails.
+fn seed() -> u64 {
+    let given = std::env::var(SEED_VARIABLE).ok();
+    let seed = given
+        .map_or_else(|| RandomState::new().hash_one(SEED_VARIABLE), |seed| seed.parse().expect("a number"));
+    eprintln!("the moments to kill at are of seed {seed}: {SEED_VARIABLE}={seed} repeats them");
+    seed
+}
 
 fn market() -> Sim {
     let start = "2025-03-07T14:30:00Z".parse().expect("a time");
@@ -66,15 +82,21 @@ async fn nothing_accepted_is_lost_and_nothing_doubled() {
     let data = home.path("data");
     // A port of its own, so that the producer finds the server again.
     let ingest = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").to_string();
-    let start = |life: usize| {
-        let durability = ["interval", "always"][life % 2];
-        let env = [
-            ("STK_LOG_DURABILITY", durability),
+    let env = |life: usize| {
+        [
+            ("STK_LOG_DURABILITY", ["interval", "always"][life % 2]),
             ("STK_PROCESSOR_ROWS_MAX", "8000"),
             ("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "100"),
             ("STK_LOG_FREE_BYTES_MIN", "0"),
-        ];
-        Server::start_with(&home, &data, &ingest, &[], &env)
+        ]
+    };
+    // How long the last start took bounds the moment of the next early kill.
+    let start_us = Cell::new(0);
+    let start = |life: usize| {
+        let began = Instant::now();
+        let server = Server::start_with(&home, &data, &ingest, &[], &env(life));
+        start_us.set(began.elapsed().as_micros() as u64);
+        server
     };
     let mut server = start(0);
     let endpoint = ingest.parse().expect("an address");
@@ -96,11 +118,21 @@ async fn nothing_accepted_is_lost_and_nothing_doubled() {
             ticks
         }
     });
-    let mut random = SplitMix64::seed_from_u64(7);
-    for life in 1..=KILLS {
+    let mut random = SplitMix64::seed_from_u64(seed());
+    let mut early_kills = 0;
+    let mut life = 1;
+    while life <= KILLS {
         let until = *is_sent.borrow() + random.next_u64() % LIFE_BATCHES_MAX;
         is_sent.wait_for(|batches| *batches >= until).await.expect("the producer runs");
         server.kill();
+        life += 1;
+        while life <= KILLS && random.next_u64().is_multiple_of(EARLY_KILLS_ONE_IN) {
+            let starting = Starting::spawn(&home, &data, &ingest, &env(life));
+            tokio::time::sleep(Duration::from_micros(random.next_u64() % start_us.get())).await;
+            drop(starting);
+            early_kills += 1;
+            life += 1;
+        }
         server = start(life);
     }
     enough.store(true, Ordering::Relaxed);
@@ -114,7 +146,9 @@ async fn nothing_accepted_is_lost_and_nothing_doubled() {
     });
     let lost = expected.iter().filter(|(tick, count)| counts.get(tick).unwrap_or(&0) < count).count();
     let doubled = counts.iter().filter(|(tick, count)| expected.get(tick).unwrap_or(&0) < *count).count();
-    eprintln!("{KILLS} kills, {sent} ticks accepted, {lost} lost, {doubled} doubled");
+    eprintln!(
+        "{KILLS} kills, {early_kills} of them early, {sent} ticks accepted, {lost} lost, {doubled} doubled"
+    );
     assert_eq!((lost, doubled), (0, 0), "of {sent} ticks after {KILLS} kills");
     assert!(sent > 10_000, "only {sent} ticks went through");
 }

@@ -61,7 +61,7 @@ pub(crate) struct Server {
     lines: mpsc::Receiver<String>,
     /// Where clients connect.
     pub(crate) address: String,
-    /// Where ticks are taken.
+    /// Where ticks are taken; empty where none are.
     pub(crate) ingest: String,
 }
 
@@ -92,13 +92,14 @@ impl Server {
         more: &[&str],
         env: &[(&str, &str)],
     ) -> Self {
-        let data = data.display().to_string();
-        let mut args = vec!["serve", "--data", &data, "--ingest-listen", ingest];
-        args.extend(listen.into_iter().flat_map(|listen| ["--listen", listen]));
-        args.extend(more);
-        let mut command = home.stk(&args);
-        command.envs(env.iter().copied()).stderr(Stdio::piped()).stdout(Stdio::null());
-        let mut child = command.spawn().expect("the binary runs");
+        Self::run(serve(home, data, listen, ingest, more, env), true)
+    }
+
+    /// Starts `command`, which serves, and waits until it says where it listens and, if it `feeds`,
+    /// where it takes ticks.
+    pub(crate) fn run(mut command: Command, feeds: bool) -> Self {
+        let mut child =
+            command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary runs");
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
@@ -106,10 +107,10 @@ impl Server {
         });
         let mut seen = Vec::new();
         let (mut address, mut ingest) = (None, None);
-        while address.is_none() || ingest.is_none() {
+        while address.is_none() || (feeds && ingest.is_none()) {
             let line =
                 lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("serve did not start: {seen:#?}"));
-            if let Some((_, rest)) = line.split_once("http://") {
+            if let Some((_, rest)) = line.split_once("listening on http://") {
                 address = rest.split_whitespace().next().map(|text| text.trim_end_matches('/').to_owned());
             }
             if let Some((_, rest)) = line.split_once("ws://").filter(|_| line.contains("/ingest")) {
@@ -117,7 +118,7 @@ impl Server {
             }
             seen.push(line);
         }
-        Self { child, lines, address: address.expect("seen"), ingest: ingest.expect("seen") }
+        Self { child, lines, address: address.expect("seen"), ingest: ingest.unwrap_or_default() }
     }
 
     /// Ends it at once, as a power cut would.
@@ -136,9 +137,79 @@ impl Server {
     }
 }
 
+/// `stk serve`, ready to run.
+fn serve(
+    home: &Home,
+    data: &Path,
+    listen: Option<&str>,
+    ingest: &str,
+    more: &[&str],
+    env: &[(&str, &str)],
+) -> Command {
+    let data = data.display().to_string();
+    let mut args = vec!["serve", "--data", &data, "--ingest-listen", ingest];
+    args.extend(listen.into_iter().flat_map(|listen| ["--listen", listen]));
+    args.extend(more);
+    let mut command = home.stk(&args);
+    command.envs(env.iter().copied()).stdout(Stdio::null());
+    command
+}
+
+/// A `stk serve` for whose start nobody waits, killed when dropped.
+pub(crate) struct Starting(Child);
+
+impl Starting {
+    pub(crate) fn spawn(home: &Home, data: &Path, ingest: &str, env: &[(&str, &str)]) -> Self {
+        let mut command = serve(home, data, Some("127.0.0.1:0"), ingest, &[], env);
+        Self(command.stderr(Stdio::null()).spawn().expect("the binary runs"))
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Where the service `name` (`S3`, `KAFKA`, …) is: what `STK_TEST_<NAME>` says. Where it is not set
+/// the test says so and is skipped; under CI that takes `STK_TEST_<NAME>_SKIP`, the reason.
+pub(crate) fn service(name: &str) -> Option<String> {
+    let variable = format!("STK_TEST_{name}");
+    if let Some(address) = std::env::var(&variable).ok().filter(|address| !address.is_empty()) {
+        return Some(address);
+    }
+    let reason = std::env::var(format!("{variable}_SKIP")).ok();
+    assert!(
+        reason.is_some() || std::env::var_os("CI").is_none(),
+        "{variable} is not set: `scripts/services up` starts the service"
+    );
+    eprintln!("skipped: {}", reason.unwrap_or_else(|| format!("{variable} is not set")));
+    None
+}
+
+/// The real capture, where it is.
+pub(crate) fn iex_capture() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/iex/TOPS16.pcapng.gz");
+    let found = path.is_file().then_some(path);
+    if found.is_none() {
+        eprintln!("skipped: ../shared/data/iex/TOPS16.pcapng.gz is not here");
+    }
+    found
+}
+
+/// The value of a metric without labels, as the server at `address` shows it; 0 where it is not shown.
+pub(crate) fn metric(address: &str, name: &str) -> f64 {
+    let url = format!("http://{address}/metrics");
+    let shown = Command::new("curl").args(["-s", &url]).output().expect("curl is there").stdout;
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    let line = shown.lines().find_map(|line| line.strip_prefix(&format!("stk_{name} ")));
+    line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
 }

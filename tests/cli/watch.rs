@@ -253,6 +253,54 @@ fn a_server_that_goes_away_is_shown_and_comes_back_without_a_gap() {
     assert_eq!(screen.ended(), (0, true));
 }
 
+/// Lines as they come, on a thread of their own.
+fn lines_of(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    });
+    lines
+}
+
+#[test]
+fn a_server_with_another_log_is_told_and_followed_at_once() {
+    let home = Home::new();
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let listen = listen.to_string();
+    let start = |data: &str| {
+        let feed = ["--feed", "sim:rate=500,symbols=5"];
+        Server::start_listening(&home, &home.path(data), Some(&listen), "127.0.0.1:0", &feed, &[])
+    };
+    let server = start("data");
+    let mut watch = home
+        .stk(&["watch", "--format", "json", "--server", &server.address])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let (out, talk) =
+        (lines_of(watch.stdout.take().expect("piped")), lines_of(watch.stderr.take().expect("piped")));
+    out.recv_timeout(PATIENCE).expect("a line of the first server");
+    server.kill();
+    let server = start("other");
+    // The new log is far behind the token: the client would wait for it for long, and miss what is
+    // between without a word.
+    let mut said = Vec::new();
+    while !said.last().is_some_and(|line: &String| line.starts_with("stk: gap: ")) {
+        let line = talk.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no gap is told: {said:#?}"));
+        said.push(line);
+    }
+    let gap = said.last().expect("just seen");
+    assert!(gap.ends_with("what came in between is unknown: the token is of another log"), "{gap}");
+    out.try_iter().for_each(drop);
+    let line = out.recv_timeout(PATIENCE).expect("a line of the second server");
+    assert!(serde_json::from_str::<serde_json::Value>(&line).expect("JSON")["T"].is_string());
+    kill_process(Pid::from_child(&watch), Signal::INT).expect("it is ours");
+    watch.wait().expect("it ends");
+    assert_eq!(talk.iter().find(|line| line.contains("no link")), None, "the link was lost once: {said:#?}");
+    server.kill();
+}
+
 #[test]
 fn without_a_terminal_there_are_lines() {
     let home = Home::new();

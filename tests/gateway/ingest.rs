@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use prost::Message as _;
+use stk::bus::epoch::LogEpoch;
 use stk::bus::{Bounds, Bus, BusError, BusReader, Durable};
 use stk::client::ingest::IngestClient;
 use stk::server::gateway::MemoryBus;
@@ -40,6 +41,10 @@ struct FullOnce {
 impl Bus for FullOnce {
     fn partitions(&self) -> u16 {
         self.inner.partitions()
+    }
+
+    fn epoch(&self) -> &LogEpoch {
+        self.inner.epoch()
     }
 
     async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {

@@ -43,7 +43,7 @@ async fn a_client_cut_off_at_any_frame_misses_nothing_and_gets_nothing_twice() {
             })
         };
         let mut got: Vec<u64> = Vec::new();
-        let mut since = r#""1.0_0""#.to_owned();
+        let mut since = r#""2.a.0.0_0""#.to_owned();
         for life in 0_usize.. {
             let request = format!(r#"{{"action":"subscribe","trades":["*"],"token":true,"since":{since}}}"#);
             let mut client = Client::subscribed(server.address, &request).await;
@@ -210,7 +210,7 @@ async fn events_bear_ids_and_resume_where_the_last_one_was() {
         let request = client.get(server.url("/v2/stk/sse?trades=AAPL")).header("last-event-id", last);
         async move { request.send().await.unwrap() }
     };
-    let mut response = events("1.1_0").await;
+    let mut response = events("2.a.0.1_0").await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let mut text = String::new();
     while !text.contains("caught_up") {
@@ -220,12 +220,44 @@ async fn events_bear_ids_and_resume_where_the_last_one_was() {
         !text.contains(r#""i":1,"#) && text.contains(r#""i":2,"#) && text.contains(r#""i":3,"#),
         "{text}"
     );
-    assert!(text.contains("id: 1.3_0\ndata: ["), "{text}");
+    assert!(text.contains("id: 2.a.0.3_0\ndata: ["), "{text}");
     server.publish(&[trade("AAPL", 4)]).await;
-    while !text.contains("id: 1.4_0\n") {
+    while !text.contains("id: 2.a.0.4_0\n") {
         text.push_str(std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
     }
     assert_eq!(text.matches(r#""i":4,"#).count(), 1);
+}
+
+/// An `EventSource` that comes back to a server with another log goes on with that, and is told so;
+/// one whose id is of an older version too, and not refused, which would end it for good.
+#[tokio::test]
+async fn events_of_another_log_begin_anew_with_a_gap() {
+    let server = Server::start(config()).await;
+    server.publish(&[trade("AAPL", 1)]).await;
+    let client = reqwest::Client::new();
+    let events = |last: &'static str| {
+        let request = client.get(server.url("/v2/stk/sse?trades=AAPL")).header("last-event-id", last);
+        async move { request.send().await.unwrap() }
+    };
+    let gap = |first: &str, last: &str| {
+        let message =
+            format!(r#"[{{"T":"gap","first_token":"{first}","kind":"reset","last_token":"{last}","#);
+        format!("id: {last}\ndata: {message}")
+    };
+    let mut response = events("2.b.7.5_5").await;
+    let mut text = String::new();
+    while !text.contains("caught_up") {
+        text.push_str(std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    assert!(text.contains(&gap("2.b.7.5_5", "2.a.0.1_0")) && !text.contains(r#""i":1,"#), "{text}");
+    server.publish(&[trade("AAPL", 2)]).await;
+    while !text.contains(r#""i":2,"#) {
+        text.push_str(std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    let response = events("1.0_0").await;
+    assert_eq!(response.status(), 200);
+    let text = response.text().await.unwrap();
+    assert!(text.starts_with("retry: ") && text.contains(&gap("1.0_0", "2.a.0.2_0")), "{text}");
 }
 
 /// The log has a record that nobody can read: those who asked are told between which places, live
@@ -233,7 +265,7 @@ async fn events_bear_ids_and_resume_where_the_last_one_was() {
 #[tokio::test]
 async fn a_record_that_cannot_be_read_is_a_gap_with_its_places() {
     let server = Server::start(config()).await;
-    let request = r#"{"action":"subscribe","trades":["*"],"gaps":true,"token":true,"since":"1.0_0"}"#;
+    let request = r#"{"action":"subscribe","trades":["*"],"gaps":true,"token":true,"since":"2.a.0.0_0"}"#;
     let mut live = Client::subscribed(server.address, request).await;
     server.publish(&[trade("AAPL", 1)]).await;
     server.bus.push(0, bytes::Bytes::from_static(b"no record")).unwrap();
@@ -248,7 +280,7 @@ async fn a_record_that_cannot_be_read_is_a_gap_with_its_places() {
         }
         assert_eq!(got, [1, 2]);
         let gap = serde_json::json!({
-            "T": "gap", "kind": "unreadable", "first_token": "1.1_0", "last_token": "1.2_0",
+            "T": "gap", "kind": "unreadable", "first_token": "2.a.0.1_0", "last_token": "2.a.0.2_0",
         });
         assert_eq!(gaps, [gap]);
     }

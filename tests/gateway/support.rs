@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::{SinkExt, StreamExt};
 use stk::bus::Bus;
+use stk::bus::epoch::LogEpoch;
 use stk::market::{
     Cancel, Conditions, Exchange, Gap, GapKind, Price, Quote, Seq, Symbol, Tape, Tick, Timestamp, Trade,
 };
@@ -20,6 +21,8 @@ use tokio_tungstenite::tungstenite::{Error, Message, http};
 
 /// Partitions of the log in most tests.
 pub(crate) const PARTITIONS: u16 = 2;
+/// Its identity, `a` in tokens.
+pub(crate) const LOG_ID: u64 = 0xa;
 
 pub(crate) fn config() -> GatewayConfig {
     GatewayConfig::default()
@@ -39,7 +42,8 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(config: GatewayConfig) -> Self {
-        Self::start_on(config, Arc::new(MemoryBus::new(PARTITIONS, 100_000)), |_| {}).await
+        let bus = MemoryBus::new(PARTITIONS, 100_000).with_epoch(LogEpoch::new(LOG_ID));
+        Self::start_on(config, Arc::new(bus), |_| {}).await
     }
 
     pub(crate) async fn start_on(

@@ -107,7 +107,7 @@ impl Context {
         let is_lost = consumer.assignment_lost();
         let mut state = self.state();
         if taken.is_empty() || is_lost || state.is_closing {
-            taken.iter().for_each(|partition| drop(state.held.remove(partition)));
+            state.held.retain(|partition| !taken.contains(partition));
             if is_lost && !taken.is_empty() {
                 self.metrics.lost_partitions.inc_by(taken.len() as u64);
                 self.tell(&mut state, Assignment::Lost(taken));
@@ -133,7 +133,7 @@ impl Context {
             return;
         }
         let Some(Revoked { partitions, left, .. }) = state.revoked.take() else { return };
-        partitions.iter().for_each(|partition| drop(state.held.remove(partition)));
+        state.held.retain(|partition| !partitions.contains(partition));
         if !left.is_empty() {
             self.metrics.lost_partitions.inc_by(left.len() as u64);
             self.tell(&mut state, Assignment::Lost(left.into_iter().collect()));
@@ -193,6 +193,14 @@ impl ConsumerContext for Context {
 /// A process's consumer in the group.
 pub(super) struct Member {
     consumer: StreamConsumer<Context>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // Leaving waits until everything is let go of, and nobody is left to say so.
+        self.context().state().is_closing = true;
+        self.context().let_go(&self.consumer, true);
+    }
 }
 
 impl Member {
@@ -288,10 +296,6 @@ async fn drive(member: Arc<Member>, ended: CancellationToken, closed: Cancellati
             },
         }
     }
-    member.context().state().is_closing = true;
-    // Whatever was revoked is let go of with the group.
-    let is_late = member.context().state().revoked.is_some();
-    member.context().let_go(&member.consumer, is_late);
     drop_aside(member);
 }
 
@@ -317,7 +321,7 @@ impl Membership for KafkaMembership {
     async fn released(&mut self, partitions: &[u16]) {
         let context = self.member.context();
         if let Some(revoked) = &mut context.state().revoked {
-            partitions.iter().for_each(|partition| drop(revoked.left.remove(partition)));
+            revoked.left.retain(|partition| !partitions.contains(partition));
         }
         // What was released of them is told before they are another's.
         self.member.commit(&self.shared);

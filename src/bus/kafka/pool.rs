@@ -124,6 +124,9 @@ impl Pool {
 
     fn make(&self) -> Result<Client, KafkaError> {
         let mut config = consumer_config(&self.client, &self.shared.config.group, QUEUED_KBYTES_MAX);
+        // A fetch that waits at a partition's end would hold up the next reader's first. Nobody
+        // needs it: a reader that catches up knows that there is more.
+        config.set("fetch.wait.max.ms", "20");
         // So that a reader learns of an end behind which only Kafka's own marks stand.
         config.set("enable.partition.eof", "true");
         config.create_with_context(self.shared.watch.clone())

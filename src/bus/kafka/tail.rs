@@ -117,7 +117,9 @@ impl Tail {
             changed: Notify::new(),
             ring_bytes_max: shared.config.tail_bytes_max / partitions,
         });
-        let config = consumer_config(client, &shared.config.group, 16_384);
+        let mut config = consumer_config(client, &shared.config.group, 16_384);
+        // A partition newly followed is first fetched when the fetch that waits has come back.
+        config.set("fetch.wait.max.ms", "100");
         tokio::spawn(follow(config, Arc::downgrade(&tail), Arc::downgrade(shared), shared.closed.clone()));
         tail
     }

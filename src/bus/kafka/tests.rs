@@ -1,1 +1,442 @@
-//! The log in Kafka.
+//! The log in Kafka, on a real one: the suite every log passes, and what only Kafka can do to it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures_util::poll;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::*;
+use crate::bus::Assignment;
+use crate::bus::conformance::{self, PARTITIONS};
+use crate::testing::service;
+
+/// A guard against hanging, not a pause.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A topic that no other test has, of any run.
+fn config(brokers: &str) -> KafkaBusConfig {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    let name = format!("stk-test-{since}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    KafkaBusConfig {
+        group: name.clone(),
+        trim_interval: Duration::from_hours(1),
+        ..KafkaBusConfig::new(brokers, name, PARTITIONS)
+    }
+}
+
+async fn open(config: KafkaBusConfig) -> Arc<KafkaBus> {
+    KafkaBus::open(config).await.unwrap()
+}
+
+async fn within<T>(what: &str, waited: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, waited).await {
+        Ok(done) => done,
+        Err(_) => panic!("{what} hangs"),
+    }
+}
+
+async fn append(bus: &dyn Bus, partition: u16, texts: impl IntoIterator<Item: ToString>) -> Vec<u64> {
+    let record = |text: &dyn ToString| Bytes::from(text.to_string());
+    let records = texts.into_iter().map(|text| (partition, record(&text))).collect();
+    bus.append(records).await.unwrap().await.unwrap()
+}
+
+async fn read_texts(bus: &dyn Bus, partition: u16, from: u64) -> Vec<String> {
+    let end = bus.bounds(partition).await.unwrap().next;
+    let mut reader = bus.reader(partition, from).await.unwrap();
+    let mut texts = Vec::new();
+    while reader.offset() < end {
+        let records = reader.next(1 << 16).await.unwrap();
+        texts.extend(records.iter().map(|record| String::from_utf8(record.bytes.to_vec()).unwrap()));
+    }
+    texts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms() {
+    let Some(brokers) = service("KAFKA") else { return };
+    conformance::run(|| async { open(config(&brokers)).await as Arc<dyn Bus> }).await;
+}
+
+/// With hardly any memory and one consumer, so that readers go to the brokers and share it.
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_from_the_brokers() {
+    let Some(brokers) = service("KAFKA") else { return };
+    conformance::run(|| async {
+        let small = KafkaBusConfig { tail_bytes_max: 0, catch_ups_max: 1, ..config(&brokers) };
+        open(small).await as Arc<dyn Bus>
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_the_same_for_whoever_opens_it() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let config = config(&brokers);
+    let first = open(config.clone()).await;
+    append(&*first, 1, 0..10).await;
+    let second = open(config.clone()).await;
+    let mut reader = second.reader(1, 10).await.unwrap();
+    append(&*first, 1, ["from elsewhere"]).await;
+    assert_eq!(within("the tail", reader.next(100)).await.unwrap()[0].bytes, "from elsewhere");
+    first.close(PATIENCE).await;
+    assert!(matches!(first.append(vec![(0, Bytes::new())]).await.err(), Some(BusError::Closed)));
+    assert_eq!(read_texts(&*second, 1, 0).await.len(), 11);
+    assert_eq!(second.bounds_seen(1).await.unwrap(), Bounds { first: 0, next: 11 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_with_other_partitions_is_refused_by_name() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let config = config(&brokers);
+    open(config.clone()).await;
+    let other = KafkaBusConfig { partitions: PARTITIONS + 1, ..config.clone() };
+    let error = KafkaBus::open(other).await.err().unwrap().to_string();
+    let told = format!("topic {} has 3 partitions, but 4 are configured", config.topic);
+    assert!(error.contains(&told), "{error}");
+}
+
+#[tokio::test]
+async fn brokers_that_are_not_there_are_told_of() {
+    let config = KafkaBusConfig {
+        open_wait_max: Duration::from_millis(300),
+        ..KafkaBusConfig::new("127.0.0.1:1", "ticks", 1)
+    };
+    let error = KafkaBus::open(config).await.err().unwrap();
+    assert!(matches!(error, BusError::Unavailable { .. }), "{error}");
+    let told = "the log in topic ticks at 127.0.0.1:1 can't be reached: ";
+    assert!(error.to_string().starts_with(told), "{error}");
+}
+
+#[tokio::test]
+async fn what_the_build_or_a_promise_does_not_allow_is_refused_before_anything() {
+    for (name, value) in [("acks", "0"), ("sasl.mechanism", "SCRAM-SHA-512"), ("no.such.property", "1")] {
+        if value.starts_with("SCRAM") && cfg!(feature = "kafka-tls") {
+            continue;
+        }
+        let properties = vec![(name.to_owned(), value.to_owned())];
+        let config = KafkaBusConfig { properties, ..KafkaBusConfig::new("127.0.0.1:1", "ticks", 1) };
+        let error = KafkaBus::open(config).await.err().unwrap().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_too_large_is_refused_whole() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let bus = open(config(&brokers)).await;
+    let large = Bytes::from(vec![7; RECORD_BYTES_MAX + 1]);
+    let refused = bus.append(vec![(0, Bytes::new()), (1, large)]).await;
+    assert!(matches!(refused.err(), Some(BusError::TooLarge { .. })));
+    let largest = Bytes::from(vec![7; RECORD_BYTES_MAX]);
+    assert_eq!(bus.append(vec![(0, largest)]).await.unwrap().await.unwrap(), [0]);
+}
+
+/// The queue is smaller than what is appended: appends wait, and all of it arrives in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_makes_appends_wait() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let bus = open(KafkaBusConfig { queue_bytes_max: 4_096, ..config(&brokers) }).await;
+    let mut pending = Vec::new();
+    for i in 0..200 {
+        pending.push(bus.append(vec![(0, Bytes::from(format!("{i:0500}")))]).await.unwrap());
+    }
+    for (offset, durable) in (0..).zip(pending) {
+        assert_eq!(durable.await.unwrap(), [offset]);
+    }
+    assert!(bus.metrics().queue_waits.get() > 0);
+    assert_eq!(bus.metrics().queue_bytes.get(), 0);
+    let expected: Vec<String> = (0..200).map(|i| format!("{i:0500}")).collect();
+    assert_eq!(read_texts(&*bus, 0, 0).await, expected);
+}
+
+/// More readers than consumers, all reading at once in small steps.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_share_few_consumers() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let bus = open(KafkaBusConfig { catch_ups_max: 2, ..config(&brokers) }).await;
+    append(&*bus, 0, (0..300).map(|i| format!("{i:0100}"))).await;
+    let mut readers = Vec::new();
+    for from in 0..8 {
+        readers.push(bus.reader(0, from).await.unwrap());
+    }
+    let mut next: Vec<u64> = (0..8).collect();
+    while next.iter().any(|next| *next < 300) {
+        for (reader, next) in readers.iter_mut().zip(&mut next).filter(|(_, next)| **next < 300) {
+            for record in within("a reader", reader.next(5_000)).await.unwrap() {
+                assert_eq!((record.offset, &*record.bytes), (*next, format!("{next:0100}").as_bytes()));
+                *next += 1;
+            }
+        }
+    }
+    assert!(bus.metrics().catch_up_steals.get() > 0);
+    assert!(bus.metrics().catch_up_consumers.get() <= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_trims_only_what_is_released() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let retention = Retention { age: Duration::ZERO, bytes: 1 << 30 };
+    let bus = open(KafkaBusConfig { retention, ..config(&brokers) }).await;
+    for partition in 0..2 {
+        append(&*bus, partition, 0..10).await;
+    }
+    bus.trim().await.unwrap();
+    assert_eq!(bus.bounds(0).await.unwrap(), Bounds { first: 0, next: 10 }, "nothing is released");
+    let mut late = bus.reader(0, 0).await.unwrap();
+    bus.release(0, 4);
+    // An age of nothing is over with the next millisecond of the brokers' clock.
+    within("trimming", async {
+        while bus.bounds(0).await.unwrap().first < 4 {
+            bus.trim().await.unwrap();
+        }
+    })
+    .await;
+    assert_eq!(bus.bounds(0).await.unwrap(), Bounds { first: 4, next: 10 });
+    assert_eq!(bus.bounds(1).await.unwrap(), Bounds { first: 0, next: 10 });
+    assert_eq!(bus.metrics().trimmed_records.get(), 4);
+    let trimmed = |error: Option<BusError>| {
+        matches!(error, Some(BusError::Trimmed { partition: 0, offset: 0, first: 4 }))
+    };
+    assert!(trimmed(bus.reader(0, 0).await.err()));
+    assert!(trimmed(within("a late reader", late.next(100)).await.err()));
+    assert_eq!(read_texts(&*bus, 0, 4).await, ["4", "5", "6", "7", "8", "9"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_keeps_what_is_young_and_what_fits() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let config = config(&brokers);
+    let retention = Retention { age: Duration::from_hours(1), bytes: 1 << 30 };
+    let bus = open(KafkaBusConfig { retention, ..config.clone() }).await;
+    append(&*bus, 0, (0..100).map(|i| format!("{i:010}"))).await;
+    bus.release(0, 90);
+    bus.trim().await.unwrap();
+    assert_eq!(bus.bounds(0).await.unwrap().first, 0);
+    // A third of it is one partition's share.
+    let small = KafkaBusConfig { retention: Retention { bytes: 3 * 250, ..retention }, ..config };
+    let small = open(small).await;
+    assert_eq!(read_texts(&*small, 0, 0).await.len(), 100, "its records' size is known now");
+    small.release(0, 90);
+    small.trim().await.unwrap();
+    assert_eq!(small.bounds(0).await.unwrap(), Bounds { first: 75, next: 100 });
+}
+
+/// The next change, and whose partitions it leaves with the member.
+async fn next(member: &mut dyn Membership, held: &mut BTreeSet<u16>) -> Assignment {
+    let change = within("a change", member.next()).await.unwrap();
+    match &change {
+        Assignment::Gained(gained) => gained.iter().for_each(|p| assert!(held.insert(*p), "{change:?}")),
+        Assignment::Revoked(lost) | Assignment::Lost(lost) => {
+            lost.iter().for_each(|p| assert!(held.remove(p), "{change:?}"));
+        }
+    }
+    change
+}
+
+/// Takes changes until `held` has `count` partitions, letting go of what is revoked.
+async fn until(member: &mut dyn Membership, held: &mut BTreeSet<u16>, count: usize) {
+    while held.len() != count {
+        if let Assignment::Revoked(revoked) = next(member, held).await {
+            member.released(&revoked).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_share_partitions_and_take_over_both_ways() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let config = config(&brokers);
+    let (bus_a, bus_b) = (open(config.clone()).await, open(config).await);
+    let (mut held_a, mut held_b) = (BTreeSet::new(), BTreeSet::new());
+    let mut a = bus_a.join().await.unwrap();
+    until(&mut *a, &mut held_a, 3).await;
+    let kept_before = held_a.clone();
+
+    let mut b = bus_b.join().await.unwrap();
+    let Assignment::Revoked(revoked) = next(&mut *a, &mut held_a).await else { panic!("not revoked") };
+    {
+        let mut gained = b.next();
+        assert!(poll!(&mut gained).is_pending(), "nobody has it before it is let go of");
+        a.released(&revoked).await;
+        assert_eq!(within("the other", gained).await.unwrap(), Assignment::Gained(revoked.clone()));
+    }
+    held_b.extend(revoked);
+    assert!(held_a.is_subset(&kept_before) && held_a.is_disjoint(&held_b));
+    assert_eq!(held_a.len() + held_b.len(), 3);
+
+    drop(a);
+    until(&mut *b, &mut held_b, 3).await;
+    let mut a = bus_a.join().await.unwrap();
+    held_a.clear();
+    let Assignment::Revoked(revoked) = next(&mut *b, &mut held_b).await else { panic!("not revoked") };
+    b.released(&revoked).await;
+    until(&mut *a, &mut held_a, revoked.len()).await;
+    drop(b);
+    until(&mut *a, &mut held_a, 3).await;
+    assert_eq!(bus_b.metrics().lost_partitions.get(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_let_go_in_time_loses_what_was_revoked() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let config = KafkaBusConfig { revoke_wait_max: Duration::from_millis(200), ..config(&brokers) };
+    let (bus_a, bus_b) = (open(config.clone()).await, open(config).await);
+    let (mut held_a, mut held_b) = (BTreeSet::new(), BTreeSet::new());
+    let mut a = bus_a.join().await.unwrap();
+    until(&mut *a, &mut held_a, 3).await;
+    let mut b = bus_b.join().await.unwrap();
+    let Assignment::Revoked(revoked) = next(&mut *a, &mut held_a).await else { panic!("not revoked") };
+    let lost = within("the loss", a.next()).await.unwrap();
+    assert_eq!(lost, Assignment::Lost(revoked.clone()));
+    until(&mut *b, &mut held_b, revoked.len()).await;
+    assert_eq!(bus_a.metrics().lost_partitions.get(), revoked.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_groups_offsets_are_what_is_released() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let config = config(&brokers);
+    let bus = open(config.clone()).await;
+    append(&*bus, 0, 0..10).await;
+    let mut member = bus.join().await.unwrap();
+    until(&mut *member, &mut BTreeSet::new(), 3).await;
+    bus.release(0, 7);
+    let client = crate::kafka::client_config(&brokers, &[]).unwrap();
+    let mut client = client.clone();
+    let asker: BaseConsumer = client.set("group.id", &config.group).create().unwrap();
+    let asker = Arc::new(asker);
+    let committed = || {
+        let (asker, topic) = (asker.clone(), config.topic.clone());
+        tokio::task::spawn_blocking(move || {
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&topic, 0);
+            let committed = asker.committed_offsets(list, PATIENCE).unwrap();
+            committed.find_partition(&topic, 0).unwrap().offset()
+        })
+    };
+    within("the commit", async {
+        // A commit amid a rebalance is refused; the next one says the same.
+        while committed().await.unwrap() != Offset::Offset(7) {
+            bus.trim().await.unwrap();
+        }
+    })
+    .await;
+}
+
+/// A broker of its own, for a test that kills it.
+struct Broker {
+    _dir: tempfile::TempDir,
+    run: String,
+    address: String,
+}
+
+impl Broker {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run").to_str().unwrap().to_owned();
+        let printed = services(&["up", "--run", &run, "kafka"]);
+        let address = printed
+            .lines()
+            .find_map(|line| {
+                line.split_once("STK_TEST_KAFKA=").map(|(_, address)| address.trim_matches(['"', '\'']))
+            })
+            .unwrap_or_else(|| panic!("no Kafka in {printed}"))
+            .to_owned();
+        Self { _dir: dir, run, address }
+    }
+
+    fn told(&self, verb: &str) {
+        services(&[verb, "kafka", &self.run]);
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        services(&["down", &self.run]);
+    }
+}
+
+fn services(arguments: &[&str]) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
+    let output = Command::new(script).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn told(broker: Broker, verb: &'static str) -> Broker {
+    let tell = move || {
+        broker.told(verb);
+        broker
+    };
+    tokio::task::spawn_blocking(tell).await.unwrap()
+}
+
+/// The broker is killed while appends are under way, and comes back: nothing that was accepted is
+/// lost, nothing is doubled, the order holds, and readers go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_broker_that_is_killed_loses_nothing() {
+    if service("KAFKA").is_none() {
+        return;
+    }
+    let broker = tokio::task::spawn_blocking(Broker::start).await.unwrap();
+    let bus = open(config(&broker.address)).await;
+    let mut tail = bus.reader(0, 0).await.unwrap();
+    let stop = CancellationToken::new();
+    let (accepted, mut accepts) = tokio::sync::watch::channel(0);
+    let appender = {
+        let (bus, stop) = (bus.clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut pending = std::collections::VecDeque::new();
+            let mut count = 0_u64;
+            while !stop.is_cancelled() || !pending.is_empty() {
+                // As a feed does: so many in flight, then it waits for the oldest.
+                while pending.len() < 64 && !stop.is_cancelled() {
+                    let all =
+                        (0..PARTITIONS).map(|partition| (partition, Bytes::from(format!("{count:0200}"))));
+                    pending.push_back(bus.append(all.collect()).await.unwrap());
+                    count += 1;
+                }
+                if let Some(durable) = pending.pop_front() {
+                    durable.await.unwrap();
+                    accepted.send_modify(|accepted| *accepted += 1);
+                }
+            }
+            count
+        })
+    };
+    let mut outages = bus.outages();
+    let mut broker = broker;
+    for round in 1..3 {
+        let enough = |accepted: &u64| *accepted > round * 300;
+        within("appending", accepts.wait_for(enough)).await.unwrap();
+        broker = told(broker, "kill").await;
+        within("noticing", outages.wait_for(Option::is_some)).await.unwrap();
+        assert!(bus.ready().unwrap_err().contains("can't be reached"));
+        broker = told(broker, "start").await;
+        within("recovering", outages.wait_for(Option::is_none)).await.unwrap();
+        bus.ready().unwrap();
+    }
+    within("appending", accepts.wait_for(|accepted| *accepted > 1_500)).await.unwrap();
+    stop.cancel();
+    let count = within("the last appends", appender).await.unwrap();
+    let expected: Vec<String> = (0..count).map(|i| format!("{i:0200}")).collect();
+    for partition in 0..PARTITIONS {
+        let texts = within("reading back", read_texts(&*bus, partition, 0)).await;
+        assert!(texts == expected, "partition {partition}: {} of {count}", texts.len());
+    }
+    let mut followed = Vec::new();
+    while followed.len() < expected.len() {
+        let records = within("the tail", tail.next(1 << 16)).await.unwrap();
+        followed.extend(records.into_iter().map(|record| String::from_utf8(record.bytes.to_vec()).unwrap()));
+    }
+    assert!(followed == expected);
+    drop((tail, bus));
+    tokio::task::spawn_blocking(move || drop(broker)).await.unwrap();
+}

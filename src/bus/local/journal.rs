@@ -19,6 +19,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
@@ -31,6 +32,9 @@ const VERSION_BYTES: u64 = 4;
 const KEYSPACES_FOLDER: &str = "keyspaces";
 const FIRST_JOURNAL: &str = "0.jnl";
 const JOURNAL_EXTENSION: &str = "jnl";
+
+/// The unit in which the system counts what a file takes.
+const BLOCK_BYTES: u64 = 512;
 
 const TAG_START: u8 = 1;
 const TAG_ITEM: u8 = 2;
@@ -121,6 +125,24 @@ pub(super) fn prepare(path: &Path) -> Result<u64, BusError> {
     Ok(last)
 }
 
+/// How much of the disk the journals take: their length says nothing, since they are made long.
+pub(super) fn allocated_bytes(path: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for journal in journals(path)? {
+        bytes += std::fs::metadata(journal)?.blocks() * BLOCK_BYTES;
+    }
+    Ok(bytes)
+}
+
+/// Empties the active journal of `path`, durably; all that it holds has to be in tables, and its
+/// writer must be done.
+pub(super) fn empty(path: &Path) -> io::Result<()> {
+    let Some(active) = journals(path)?.pop() else { return Ok(()) };
+    let file = OpenOptions::new().write(true).open(active)?;
+    file.set_len(0)?;
+    file.sync_all()
+}
+
 /// Oldest first.
 fn journals(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut journals = Vec::new();
@@ -189,24 +211,33 @@ fn is_zero(reader: &mut impl Read) -> io::Result<bool> {
     }
 }
 
-/// Whether a batch after `at` tells that the one at `at` was synced.
+/// Whether a batch after `at` tells that the one at `at` was synced. The next one need not know yet:
+/// batches share a sync, so all of them are asked.
 fn is_synced_after(mut file: &File, at: u64, last: u64) -> io::Result<bool> {
     file.seek(SeekFrom::Start(at))?;
     let mut rest = Vec::new();
     file.read_to_end(&mut rest)?;
     let mut scratch = Vec::new();
-    for from in 1..rest.len() {
-        if rest[from] != TAG_START {
-            continue;
-        }
+    // The broken one comes after `last`. With no batch before it, it can only be told that it comes
+    // before the first whole one.
+    let mut broken = (last > 0).then_some(last + 1);
+    let mut from = 1;
+    while from < rest.len() {
         let left = &rest[from..];
-        let batch = read_batch(&mut Cursor::new(left), left.len() as u64, &mut scratch)?;
-        if let Some(mark) = batch.and_then(|batch| batch.mark) {
-            // The broken one lies between `last` and this one. With no batch before it, it can
-            // only be told that it comes before this one.
-            let broken = if last == 0 { mark.number.saturating_sub(1) } else { last + 1 };
-            return Ok(mark.synced >= broken);
+        let batch = match left[0] {
+            TAG_START => read_batch(&mut Cursor::new(left), left.len() as u64, &mut scratch)?,
+            _ => None,
+        };
+        let Some(Batch { bytes, mark }) = batch else {
+            from += 1;
+            continue;
+        };
+        if let Some(mark) = mark
+            && mark.synced >= *broken.get_or_insert(mark.number.saturating_sub(1))
+        {
+            return Ok(true);
         }
+        from += bytes as usize;
     }
     Ok(false)
 }

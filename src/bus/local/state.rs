@@ -243,6 +243,11 @@ impl State {
         Ok(Lookup::Segment { segment: Arc::clone(&self.segments[after - 1]), to })
     }
 
+    /// Oldest first.
+    pub(super) fn segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.iter().cloned().collect()
+    }
+
     /// Lets go of the files, so that the directory is free.
     pub(super) fn take_segments(&mut self) -> VecDeque<Arc<Segment>> {
         self.firsts = (0u16..).zip(&self.partitions).map(|(partition, _)| self.first(partition)).collect();

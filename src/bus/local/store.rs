@@ -1,16 +1,16 @@
 //! The log on disk: segments, each a fjall keyspace. The only file that names fjall.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fjall::compaction::Leveled;
 use fjall::config::{BlockSizePolicy, CompressionPolicy, FilterPolicy};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 
-use super::LocalBusMetrics;
 use super::journal::{self, Mark};
+use super::{Access, LocalBusConfig, LocalBusMetrics};
 use crate::bus::{BusError, Record};
 
 /// Tables in a segment: a multiple of it must stay under 20, where fjall begins to brake writes.
@@ -23,6 +23,10 @@ const MEMTABLE_BYTES_MIN: u64 = 1 << 20;
 const BLOCK_BYTES: u32 = 32 << 10;
 /// How much fjall's journals may hold before it flushes what keeps the oldest of them.
 const JOURNALS_BYTES: u64 = 64 << 20;
+/// A journal that is read in no time.
+const SHORT_JOURNAL_BYTES: u64 = 4 << 20;
+/// How long a closing log waits for its tables.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
 const HEADER_VERSION: u8 = 1;
 /// After every record of a segment.
 const HEADER_KEY: [u8; 2] = [0xff, 0xff];
@@ -125,6 +129,7 @@ pub(super) struct Opened {
 
 /// Writes the log; owned by the writer's thread.
 pub(super) struct Store {
+    path: PathBuf,
     journal: Journal,
     active: Arc<Segment>,
     active_bytes: u64,
@@ -137,14 +142,10 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens the log in `path`, cutting a torn tail, or creates it with `partitions`.
-    pub(super) fn open(
-        path: &Path,
-        partitions: u16,
-        memory_bytes: u64,
-        retention_bytes: u64,
-        now_ms: u64,
-    ) -> Result<Opened, BusError> {
+    /// Opens the log, cutting a torn tail, or creates it.
+    pub(super) fn open(config: &LocalBusConfig, now_ms: u64) -> Result<Opened, BusError> {
+        let LocalBusConfig { path, memory_bytes, .. } = config;
+        let (memory_bytes, retention_bytes) = (*memory_bytes, config.retention.bytes);
         let failed = |reason: String| BusError::Failed { path: path.display().to_string(), reason };
         let last = journal::prepare(path)?;
         let segment_bytes = (retention_bytes / 8).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
@@ -165,10 +166,11 @@ impl Store {
         // fjall has synced the journal before it read it.
         let mut journal = Journal { db, mark: Mark { number: last, synced: last } };
         let (segments, nexts, bytes_total) =
-            load(&mut journal, partitions, memtable_bytes, now_ms).map_err(failed)?;
+            load(&mut journal, config, memtable_bytes, now_ms).map_err(failed)?;
         let active = Arc::clone(segments.last().expect("there is always a segment"));
         let active_bytes = bytes_total - active.bytes_before;
         let store = Self {
+            path: path.clone(),
             journal,
             active,
             active_bytes,
@@ -216,6 +218,11 @@ impl Store {
         Ok(())
     }
 
+    /// By partition, the offset after the last record committed.
+    pub(super) fn nexts(&self) -> &[u64] {
+        &self.nexts
+    }
+
     /// Makes everything committed durable.
     pub(super) fn sync(&mut self) -> Result<(), String> {
         self.journal.sync()
@@ -225,6 +232,28 @@ impl Store {
     pub(super) fn seal(&mut self) -> Result<(), String> {
         self.journal.commit(&self.active.keyspace, std::iter::empty())?;
         self.journal.sync()
+    }
+
+    /// Puts what is in memory into tables and empties the journal, which the next opening would read
+    /// from end to end, twice. For a log that was sealed: nothing is written after it. A short
+    /// journal is left as it is.
+    pub(super) fn settle(&self, segments: &[Arc<Segment>]) -> Result<(), String> {
+        let long = journal::allocated_bytes(&self.path).map_err(|error| error.to_string())?;
+        if long < SHORT_JOURNAL_BYTES {
+            return Ok(());
+        }
+        for segment in segments {
+            segment.keyspace.rotate_memtable().map_err(text)?;
+        }
+        let until = Instant::now() + SETTLE_MAX;
+        while segments.iter().any(|segment| segment.keyspace.sealed_memtable_count() > 0) {
+            self.journal.check()?;
+            if Instant::now() >= until {
+                return Err(format!("what is in memory is not in tables after {} s", SETTLE_MAX.as_secs()));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        journal::empty(&self.path).map_err(|error| error.to_string())
     }
 
     /// Begins a new segment if the active one is full, or older than `age_ms_max`.
@@ -354,7 +383,12 @@ fn begin(journal: &mut Journal, header: Header, id: u64, memtable_bytes: u64) ->
 
 type Loaded = (Vec<Arc<Segment>>, Vec<u64>, u64);
 
-fn load(journal: &mut Journal, partitions: u16, memtable_bytes: u64, now_ms: u64) -> Result<Loaded, String> {
+fn load(
+    journal: &mut Journal,
+    config: &LocalBusConfig,
+    memtable_bytes: u64,
+    now_ms: u64,
+) -> Result<Loaded, String> {
     let mut ids = Vec::new();
     for name in journal.db.list_keyspace_names() {
         let id = name.strip_prefix(SEGMENT_PREFIX).and_then(|id| id.parse::<u64>().ok());
@@ -383,7 +417,8 @@ fn load(journal: &mut Journal, partitions: u16, memtable_bytes: u64, now_ms: u64
         segments.push(Arc::new(Segment { id, keyspace, starts, created_ms, bytes_before }));
     }
     if segments.is_empty() {
-        let header = Header { created_ms: now_ms, bytes_before: 0, starts: vec![0; usize::from(partitions)] };
+        let starts = vec![0; usize::from(config.partitions)];
+        let header = Header { created_ms: now_ms, bytes_before: 0, starts };
         segments.push(Arc::new(begin(journal, header, ids.last().map_or(0, |id| id + 1), memtable_bytes)?));
         journal.sync()?;
     }
@@ -397,7 +432,12 @@ fn load(journal: &mut Journal, partitions: u16, memtable_bytes: u64, now_ms: u64
     }
     let active = segments.last().expect("pushed above");
     let nexts = active.ends()?;
-    let bytes_total = active.bytes_before + active.check(&nexts)?;
+    // A writer must not go on behind a hole; a reader finds it where it reads.
+    let active_bytes = match config.access {
+        Access::Write => active.check(&nexts)?,
+        Access::Read => 0,
+    };
+    let bytes_total = active.bytes_before + active_bytes;
     Ok((segments, nexts, bytes_total))
 }
 

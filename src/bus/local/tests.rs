@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::bus::conformance::{self, PARTITIONS};
+use crate::bus::epoch::Mismatch;
+use crate::wire::token::{LogId, Position, Token};
 
 fn config(path: &Path) -> LocalBusConfig {
     LocalBusConfig {
@@ -169,6 +171,220 @@ async fn a_flipped_byte_is_never_served_and_never_passed_over() {
     }
 }
 
+/// A log of one partition with a batch for each of its records and a sync after every `group` of
+/// them; then its journal at its real length.
+fn written_in_groups(records: u64, group: u64) -> (tempfile::TempDir, Vec<u8>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let metrics = LocalBusMetrics::default();
+    let mut opened = Store::open(&LocalBusConfig { partitions: 1, ..config(path) }, 0).unwrap();
+    for offset in 0..records {
+        let bytes = Bytes::from(format!("record {offset}, which is whole or not there"));
+        opened.store.commit([Entry { partition: 0, offset, bytes }].iter(), &metrics).unwrap();
+        if (offset + 1) % group == 0 {
+            opened.store.sync().unwrap();
+        }
+    }
+    drop(opened);
+    let mut bytes = std::fs::read(path.join("0.jnl")).unwrap();
+    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1);
+    (directory, bytes)
+}
+
+/// The batches of one sync know nothing of it: only a later one vouches for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_byte_in_any_batch_of_a_sync_is_named_once_a_later_batch_vouches_for_it() {
+    let (directory, bytes) = written_in_groups(9, 3);
+    let ends = batch_ends(&bytes);
+    // The header of the segment, and nine records.
+    assert_eq!(ends.len(), 10);
+    for (number, batch) in ends.windows(2).enumerate() {
+        for at in (batch[0]..batch[1]).step_by(7).filter(|&at| !is_number(batch[0], at)) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            match opened_with(directory.path(), &flipped).await {
+                Err(error) => {
+                    let named =
+                        format!("0.jnl is damaged at byte {}, in records that were durable", batch[0]);
+                    assert!(error.to_string().contains(&named), "byte {at} of record {number}: {error}");
+                    assert!(number < 6, "byte {at} of record {number}: nothing vouches for it");
+                }
+                Ok(records) => assert!(number >= 6 && records.len() == number, "byte {at} of {number}"),
+            }
+        }
+    }
+    // The same where the damaged batch is the first of all.
+    let mut flipped = bytes.clone();
+    flipped[ends[0] / 2] ^= 0x10;
+    let error = opened_with(directory.path(), &flipped).await.unwrap_err().to_string();
+    assert!(error.contains("0.jnl is damaged at byte 0, "), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_when_it_is_opened_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = async |which: u32| open(config(&directory.path().join(which.to_string())));
+    conformance::run_reopened(open, async |bus: Arc<LocalBus>| bus.close().await).await;
+}
+
+/// The token of a reader that has seen everything before `offset` of the only partition.
+fn token(bus: &LocalBus, offset: u64) -> Token {
+    Token::new(bus.epoch().log(), vec![Position { offset, index: 0 }])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sudden_end_begins_a_generation_and_a_good_one_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let of_one = |path: &Path| LocalBusConfig { partitions: 1, ..config(path) };
+    let append = async |bus: &LocalBus| {
+        bus.append(vec![(0, Bytes::from_static(b"a record"))]).await.unwrap().await.unwrap()
+    };
+    let bus = open(of_one(&path));
+    for _ in 0..4 {
+        append(&bus).await;
+    }
+    // Gone without a word, and with the last record.
+    let copy = directory.path().join("copy");
+    copy_directory(&path, &copy);
+    let tokens: Vec<Token> = (0..=4).map(|offset| token(&bus, offset)).collect();
+    bus.close().await;
+    let bytes = std::fs::read(copy.join("0.jnl")).unwrap();
+    let ends = batch_ends(&bytes);
+    std::fs::write(copy.join("0.jnl"), &bytes[..ends[ends.len() - 2]]).unwrap();
+
+    let id = bus.epoch().log().id;
+    let reading = LocalBusConfig { access: Access::Read, ..of_one(&copy) };
+    // Who only reads sees what is so, and changes nothing.
+    for (access, generation) in [(&reading, 1), (&reading, 1), (&of_one(&copy), 1), (&of_one(&copy), 1)] {
+        let bus = open(access.clone());
+        assert_eq!(bus.epoch().log(), LogId { id, generation });
+        for (offset, token) in (0..).zip(&tokens) {
+            let expected = if offset <= 3 { Ok(()) } else { Err(Mismatch::Lost) };
+            assert_eq!(bus.epoch().check(token, 1), expected, "the first generation, offset {offset}");
+        }
+        bus.close().await;
+    }
+    // The offset is given to another record; the old token is not taken for that.
+    let bus = open(of_one(&copy));
+    assert_eq!(append(&bus).await, [3]);
+    assert_eq!(bus.epoch().check(&tokens[4], 1), Err(Mismatch::Lost));
+    assert_eq!(bus.epoch().check(&token(&bus, 4), 1), Ok(()));
+    let of_second = token(&bus, 4);
+    bus.close().await;
+    let bus = open(of_one(&copy));
+    assert_eq!(bus.epoch().log(), LogId { id, generation: 1 }, "it ended in good order");
+    assert_eq!(bus.epoch().check(&of_second, 1), Ok(()));
+    bus.close().await;
+}
+
+#[tokio::test]
+async fn a_damaged_identity_is_another_and_one_that_only_reads_takes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(config(directory.path()));
+    bus.append(vec![(0, Bytes::from_static(b"kept"))]).await.unwrap().await.unwrap();
+    let before = bus.epoch().clone();
+    bus.close().await;
+    let reading = LocalBusConfig { access: Access::Read, ..config(directory.path()) };
+    let bus = open(reading.clone());
+    assert_eq!(*bus.epoch(), before);
+    let refused = bus.append(vec![(0, Bytes::from_static(b"refused"))]).await.err().unwrap();
+    assert!(refused.to_string().contains("it is open to be read"), "{refused}");
+    assert_eq!(bus.reader(0, 0).await.unwrap().next(1).await.unwrap()[0].bytes, "kept");
+    bus.close().await;
+    std::fs::write(directory.path().join("epoch"), "nonsense").unwrap();
+    let bus = open(config(directory.path()));
+    assert_ne!(bus.epoch().log().id, before.log().id);
+    bus.close().await;
+}
+
+/// A table with a byte flipped: who opens the log to write is refused, who opens it to read is told
+/// once the record is read, and is never given it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_damaged_in_a_table_is_found_by_the_writer_at_once_and_by_a_reader_in_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let config = LocalBusConfig { partitions: 1, memory_bytes: 0, ..config(&path) };
+    let bus = open(config.clone());
+    let record = |number: u64| Bytes::from(vec![number as u8; 64 << 10]);
+    // More than is left in a journal, less than a segment.
+    for number in 0..80 {
+        bus.append(vec![(0, record(number))]).await.unwrap().await.unwrap();
+    }
+    bus.close().await;
+    let tables = std::fs::read_dir(path.join("keyspaces"))
+        .unwrap()
+        .filter_map(|keyspace| std::fs::read_dir(keyspace.unwrap().path().join("tables")).ok())
+        .flatten()
+        .map(|table| table.unwrap().path());
+    // In the middle of the first record, whose bytes are 0.
+    let zeroes =
+        |bytes: &[u8]| bytes.windows(1 << 10).position(|window| window.iter().all(|byte| *byte == 0));
+    let mut found = tables.map(|table| (std::fs::read(&table).unwrap(), table));
+    let (at, mut bytes, table) =
+        found.find_map(|(bytes, table)| Some((zeroes(&bytes)? + 99, bytes, table))).unwrap();
+    bytes[at] ^= 0x10;
+    std::fs::write(table, bytes).unwrap();
+
+    let refused = LocalBus::open(config.clone()).err().unwrap();
+    assert!(refused.to_string().contains(&path.display().to_string()), "{refused}");
+    let bus = open(LocalBusConfig { access: Access::Read, ..config });
+    let mut reader = bus.reader(0, 0).await.unwrap();
+    assert!(reader.next(1).await.is_err(), "a flipped byte is never served");
+    bus.close().await;
+}
+
+/// A log that ends in good order leaves no long journal to be read at the next opening, and loses
+/// nothing by it; whatever comes after is numbered and checked as ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_closed_leaves_its_records_in_tables() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let config = LocalBusConfig { partitions: 1, ..config(&path) };
+    let number_of = |record: &[u8]| u64::from_le_bytes(record[..8].try_into().unwrap());
+    let mut count = 0_u64;
+    // 6 MiB, then 64 KiB, which stay where they are.
+    for (life, records) in [96, 1].into_iter().enumerate() {
+        let bus = open(config.clone());
+        assert_eq!(bus.bounds(0).await.unwrap().next, count);
+        for _ in 0..records {
+            let mut record = vec![1; 64 << 10];
+            record[..8].copy_from_slice(&count.to_le_bytes());
+            bus.append(vec![(0, record.into())]).await.unwrap().await.unwrap();
+            count += 1;
+        }
+        bus.close().await;
+        let journal_bytes = journal::allocated_bytes(&path).unwrap();
+        assert_eq!(journal_bytes > 0, life == 1, "{journal_bytes} bytes after life {life}");
+    }
+    // With a journal that begins anew, a tail is torn and damage named as before.
+    let bytes = std::fs::read(path.join("0.jnl")).unwrap();
+    let first = batch_ends(&bytes)[0];
+    for (at, is_durable) in [(first / 2, true), (bytes.len() - 1, false)] {
+        let copy = directory.path().join("copy");
+        copy_directory(&path, &copy);
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x10;
+        std::fs::write(copy.join("0.jnl"), flipped).unwrap();
+        let opened = LocalBus::open(LocalBusConfig { path: copy, ..config.clone() });
+        match opened {
+            Ok(bus) => {
+                assert!(!is_durable);
+                bus.close().await;
+            }
+            Err(error) => assert!(is_durable && error.to_string().contains("damaged at byte 0"), "{error}"),
+        }
+    }
+    let bus = open(LocalBusConfig { access: Access::Read, ..config });
+    let mut reader = bus.reader(0, 0).await.unwrap();
+    while reader.offset() < count {
+        for record in reader.next(1 << 20).await.unwrap() {
+            assert_eq!(number_of(&record.bytes), record.offset);
+        }
+    }
+    bus.close().await;
+}
+
 #[tokio::test]
 async fn a_directory_has_one_log_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
@@ -193,6 +409,8 @@ async fn too_little_space_is_refused_by_name_and_what_is_there_stays() {
     assert_eq!(bus.bounds(0).await.unwrap(), Bounds { first: 0, next: 1 });
     let mut reader = bus.reader(0, 0).await.unwrap();
     assert_eq!(reader.next(1).await.unwrap()[0].bytes, "kept");
+    // Whether what is there is durable can still be asked.
+    assert_eq!(bus.append(Vec::new()).await.unwrap().await.unwrap(), [0; 0]);
     bus.close().await;
 }
 
@@ -211,4 +429,140 @@ async fn a_log_of_version_1_is_read_for_ever() {
     let expected: Vec<_> =
         (0..4).map(|number| format!("record {number}, which is whole or not there")).collect();
     assert_eq!(records, expected);
+}
+
+/// A log of one partition that keeps four segments of four records, each of 256 KiB, at a clock of the
+/// test's: nothing in it happens by itself.
+fn small(path: &Path, clock: &Arc<AtomicU64>) -> Arc<LocalBus> {
+    let retention = Retention { age: Duration::from_secs(80), bytes: 4 << 20 };
+    let config = LocalBusConfig { partitions: 1, durability: Durability::Always, retention, ..config(path) };
+    let clock = Arc::clone(clock);
+    LocalBus::open_with_clock(config, Arc::new(move || clock.load(Ordering::Relaxed))).unwrap()
+}
+
+const LARGE_BYTES: usize = 256 << 10;
+const SEGMENT_RECORDS: u64 = 4;
+
+fn large() -> Vec<(u16, Bytes)> {
+    vec![(0, Bytes::from(vec![7; LARGE_BYTES]))]
+}
+
+async fn fill(bus: &LocalBus, records: u64) {
+    for _ in 0..records {
+        bus.append(large()).await.unwrap().await.unwrap();
+    }
+}
+
+/// Waits until the writer has looked after retention since now: it does before it takes the second.
+async fn looked_after(bus: &LocalBus) -> Bounds {
+    for _ in 0..2 {
+        bus.append(Vec::new()).await.unwrap().await.unwrap();
+    }
+    bus.bounds(0).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn age_drops_what_is_released_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(AtomicU64::new(1_000));
+    let bus = small(directory.path(), &clock);
+    fill(&bus, 2).await;
+    let mut behind = bus.reader(0, 0).await.unwrap();
+    // An eighth of the age later the next record begins a segment.
+    clock.fetch_add(10_000, Ordering::Relaxed);
+    fill(&bus, 2).await;
+    clock.fetch_add(79_999, Ordering::Relaxed);
+    bus.release(0, 2);
+    assert_eq!(looked_after(&bus).await, Bounds { first: 0, next: 4 }, "a millisecond too young");
+    clock.fetch_add(1, Ordering::Relaxed);
+    assert_eq!(looked_after(&bus).await, Bounds { first: 2, next: 4 });
+    assert_eq!(bus.metrics().trimmed_records.get(), 2);
+    // Old as it may be, what is not released stays.
+    clock.fetch_add(1_000_000, Ordering::Relaxed);
+    bus.release(0, 3);
+    assert_eq!(looked_after(&bus).await, Bounds { first: 2, next: 4 });
+
+    for fallen in [behind.next(1).await.err(), bus.reader(0, 1).await.err()] {
+        assert!(
+            matches!(fallen, Some(BusError::Trimmed { partition: 0, offset: 0 | 1, first: 2 })),
+            "{fallen:?}"
+        );
+    }
+    assert_eq!(bus.reader(0, 2).await.unwrap().next(1).await.unwrap()[0].offset, 2);
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn size_drops_what_is_released_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = small(directory.path(), &Arc::new(AtomicU64::new(1_000)));
+    fill(&bus, 4 * SEGMENT_RECORDS).await;
+    bus.release(0, 2 * SEGMENT_RECORDS);
+    assert_eq!(looked_after(&bus).await.first, 0, "all of it fits");
+    let mut behind = bus.reader(0, 0).await.unwrap();
+    fill(&bus, 1).await;
+    assert_eq!(looked_after(&bus).await.first, SEGMENT_RECORDS, "the oldest goes, the next fits again");
+    assert_eq!(bus.metrics().trimmed_records.get(), SEGMENT_RECORDS);
+    assert!(bus.metrics().held_bytes.get() <= 4 << 20);
+    let fallen = behind.next(1).await.err();
+    assert!(
+        matches!(fallen, Some(BusError::Trimmed { offset: 0, first: SEGMENT_RECORDS, .. })),
+        "{fallen:?}"
+    );
+    // Everything from there on is there.
+    let mut reader = bus.reader(0, SEGMENT_RECORDS).await.unwrap();
+    while reader.offset() < 4 * SEGMENT_RECORDS + 1 {
+        assert!(reader.next(1).await.unwrap().iter().all(|record| record.bytes.len() == LARGE_BYTES));
+    }
+    bus.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_waits_for_a_release_when_nothing_may_be_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = small(directory.path(), &Arc::new(AtomicU64::new(1_000)));
+    fill(&bus, 4 * SEGMENT_RECORDS).await;
+    assert_eq!(bus.metrics().release_waits.get(), 0);
+    let mut waiting = bus.append(large());
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    // Not a whole segment: nothing can go.
+    bus.release(0, SEGMENT_RECORDS - 1);
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    bus.release(0, SEGMENT_RECORDS);
+    assert_eq!(waiting.await.unwrap().await.unwrap(), [4 * SEGMENT_RECORDS]);
+    assert_eq!(bus.metrics().release_waits.get(), 1);
+    assert_eq!(looked_after(&bus).await.first, SEGMENT_RECORDS);
+    bus.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_that_waits_too_long_is_refused_and_nothing_of_it_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = small(directory.path(), &Arc::new(AtomicU64::new(1_000)));
+    fill(&bus, 4 * SEGMENT_RECORDS).await;
+    let began = tokio::time::Instant::now();
+    let refused = bus.append(large()).await.err().unwrap();
+    assert_eq!(began.elapsed().as_secs(), RELEASE_WAIT_MAX.as_secs());
+    assert!(matches!(refused, BusError::Full { .. }), "{refused}");
+    assert!(refused.to_string().contains("holds only records not yet released"), "{refused}");
+    // Whether what is there is durable is answered meanwhile: who releases asks that first.
+    assert_eq!(looked_after(&bus).await, Bounds { first: 0, next: 4 * SEGMENT_RECORDS });
+    bus.release(0, 4 * SEGMENT_RECORDS);
+    assert_eq!(bus.append(large()).await.unwrap().await.unwrap(), [4 * SEGMENT_RECORDS]);
+    assert_eq!(bus.metrics().release_waits.get(), 1);
+    bus.close().await;
+}
+
+#[tokio::test]
+async fn an_append_waits_while_the_queue_to_the_disk_is_full() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(config(directory.path()));
+    let shared = &bus.shared;
+    let whole = Arc::clone(&shared.queue).acquire_many_owned(shared.queue_bytes_max).await.unwrap();
+    let mut waiting = bus.append(vec![(0, Bytes::from_static(b"a record"))]);
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    assert_eq!(bus.metrics().queue_waits.get(), 1);
+    drop(whole);
+    assert_eq!(waiting.await.unwrap().await.unwrap(), [0]);
+    bus.close().await;
 }

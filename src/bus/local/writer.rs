@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::state::{Queued, Status};
 use super::store::Store;
-use super::{Durability, Shared, free_bytes};
+use super::{Access, Durability, Shared, epoch, free_bytes};
 use crate::bus::BusError;
 
 /// A batch takes appends until it has so much.
@@ -96,7 +96,7 @@ impl<'a> Writer<'a> {
             }
             self.retain()?;
             if is_stopping && is_idle {
-                return self.store.seal();
+                return self.seal();
             }
         }
     }
@@ -148,6 +148,24 @@ impl<'a> Writer<'a> {
         self.unsynced_bytes = 0;
         // Whoever let go of the future does not want to know.
         self.unsynced.drain(..).for_each(|done| drop(done.send(Ok(()))));
+        Ok(())
+    }
+
+    /// Tells the next one to open the log that nothing is gone that was handed out.
+    fn seal(&mut self) -> Result<(), String> {
+        self.store.seal()?;
+        if self.shared.config.access == Access::Write {
+            let nexts = self.store.nexts().to_vec();
+            // Without it the next one begins a new generation, in which nothing is lost either.
+            if let Err(error) = epoch::seal(&self.shared.config.path, &self.shared.epoch, nexts) {
+                tracing::warn!(path = self.shared.path(), %error, "can't tell that the log ended in good order");
+            }
+            let segments = self.shared.state().segments();
+            // The next opening takes longer, no more.
+            if let Err(reason) = self.store.settle(&segments) {
+                tracing::warn!(path = self.shared.path(), reason, "the journal of the log stays long");
+            }
+        }
         Ok(())
     }
 

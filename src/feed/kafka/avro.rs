@@ -189,8 +189,8 @@ fn unscaled(bytes: &[u8]) -> Option<i128> {
 
 #[cfg(test)]
 mod tests {
-    use apache_avro::to_avro_datum;
     use apache_avro::types::Record;
+    use apache_avro::writer::datum::GenericDatumWriter;
 
     use super::*;
 
@@ -208,7 +208,7 @@ mod tests {
         record.put("p", AvroValue::Union(1, Box::new(decimal)));
         record.put("t", AvroValue::TimestampMicros(1_000_001));
         record.put("n", AvroValue::Record(vec![("x".to_owned(), AvroValue::Double(0.1))]));
-        to_avro_datum(&schema, record).unwrap()
+        GenericDatumWriter::builder(&schema).build().unwrap().write_value_to_vec(record).unwrap()
     }
 
     fn avro(paths: &[&str], is_framed: bool, id: Option<u32>) -> Result<Avro, String> {

@@ -201,7 +201,7 @@ pub(super) async fn make_topic(client: &ClientConfig, topic: &str, watch: &Watch
     // Its end may block.
     drop(tokio::task::spawn_blocking(move || drop(admin)));
     match made?.into_iter().next() {
-        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) | Some(Ok(_)) | None => Ok(()),
+        Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) | None => Ok(()),
         Some(Err((_, code))) => Err(KafkaError::AdminOp(code)),
     }
 }

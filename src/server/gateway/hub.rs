@@ -24,6 +24,7 @@ use super::outbox::Outbox;
 use super::protocol::Framing;
 use super::replay::Replay;
 use super::subscription::{Channel, Subscription};
+use crate::bus::epoch::Mismatch;
 use crate::bus::{Bus, BusError, BusReader, Record};
 use crate::market::{Bar, Quote, Seq, Status, Symbol, Tick, Timestamp, Trade, TradingDay};
 use crate::server::metrics::GatewayMetrics;
@@ -33,7 +34,7 @@ use crate::tiering::state::PartitionState;
 use crate::tiering::warm::Warm;
 use crate::wire::BarChannel;
 use crate::wire::record::{RecordError, RecordView};
-use crate::wire::token::{Position, Token};
+use crate::wire::token::{LogId, Position, Token};
 
 /// How much of one partition is read at a time: bounds how long a round holds the lock.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -77,6 +78,7 @@ pub(super) struct HubLimits {
 }
 
 struct State {
+    log: LogId,
     partitions: Vec<Partition>,
     slot_numbers: HashMap<Symbol, u32>,
     slots: Vec<Slot>,
@@ -146,15 +148,15 @@ impl Slot {
     }
 }
 
-/// A token for a hub's positions, `at` in place of its partition's.
-fn token_of(partitions: &[Partition], at: Option<Seq>) -> Token {
+/// A token of `log` for a hub's positions, `at` in place of its partition's.
+fn token_of(log: LogId, partitions: &[Partition], at: Option<Seq>) -> Token {
     let positions = partitions.iter().enumerate().map(|(number, partition)| match at {
         Some(seq) if usize::from(seq.partition) == number => {
             Position { offset: seq.offset, index: seq.index }
         }
         _ => Position { offset: partition.next, index: 0 },
     });
-    Token::new(positions.collect())
+    Token::new(log, positions.collect())
 }
 
 /// A record from which nothing, or nothing from a tick on, can be read.
@@ -235,7 +237,8 @@ impl State {
         now: Instant,
         metrics: &GatewayMetrics,
     ) -> Result<(), Unreadable> {
-        let State { partitions, slot_numbers, slots, fanout, own, .. } = self;
+        let State { log, partitions, slot_numbers, slots, fanout, own, .. } = self;
+        let log = *log;
         let view = RecordView::parse(&record.bytes).map_err(|reason| Unreadable { from: None, reason })?;
         let partition = &mut partitions[usize::from(number)];
         if !partition.derived.admit(view.origin) {
@@ -266,7 +269,7 @@ impl State {
             let Some(symbol) = symbol else {
                 // It stands in every partition, for whoever reads one alone.
                 if number == 0 {
-                    fanout.emit_to_all(&tick, || token_of(partitions, Some(seq)).to_string());
+                    fanout.emit_to_all(&tick, || token_of(log, partitions, Some(seq)).to_string());
                 }
                 continue;
             };
@@ -278,7 +281,7 @@ impl State {
             }
             slots[slot as usize].apply(seq, &tick, now);
             if !is_idle {
-                let token = || token_of(partitions, Some(seq)).to_string();
+                let token = || token_of(log, partitions, Some(seq)).to_string();
                 fanout.emit(channel, groups, &Outgoing::Tick(&tick), token);
             }
             if let Some((_, updates)) = own {
@@ -304,7 +307,7 @@ impl State {
                 self.tell_own(number as u16);
             }
         }
-        let State { partitions, slot_numbers, slots, fanout, bars, due_bars, limits, .. } = self;
+        let State { log, partitions, slot_numbers, slots, fanout, bars, due_bars, limits, .. } = self;
         let clock = |symbol: Symbol| {
             let slot = &slots[*slot_numbers.get(&symbol)? as usize];
             let (ts, at) = slot.last?;
@@ -322,14 +325,15 @@ impl State {
                 BarChannel::Daily => (Channel::DailyBars, BarChannel::Daily),
             };
             let named = by_symbol.get(&bar.symbol).map_or(&[][..], Vec::as_slice);
-            fanout.emit(way, named, &Outgoing::Bar(name, &bar), || token_of(partitions, None).to_string());
+            let token = || token_of(*log, partitions, None).to_string();
+            fanout.emit(way, named, &Outgoing::Bar(name, &bar), token);
         }
         fanout.give_back(by_symbol);
     }
 
     fn send_tokens(&mut self, round: u64, now: Instant) {
-        let State { partitions, fanout, .. } = self;
-        fanout.send_tokens(round, now, || token_of(partitions, None).to_string());
+        let State { log, partitions, fanout, .. } = self;
+        fanout.send_tokens(round, now, || token_of(*log, partitions, None).to_string());
     }
 
     /// Tells that what lies between here and `next` of a partition, or from `from` on where given, is
@@ -343,9 +347,9 @@ impl State {
         metrics: &GatewayMetrics,
     ) {
         self.deliver(from, round, metrics);
-        let before = token_of(&self.partitions, from);
+        let before = token_of(self.log, &self.partitions, from);
         self.partitions[usize::from(number)].next = next;
-        let after = token_of(&self.partitions, None);
+        let after = token_of(self.log, &self.partitions, None);
         let (first_token, last_token) = (before.to_string(), after.to_string());
         let gap = json!({ "T": "gap", "kind": kind, "first_token": first_token, "last_token": last_token });
         self.fanout.tell_gap(&gap, &after);
@@ -353,8 +357,8 @@ impl State {
 
     /// Hands out what was built, `at` standing for where it ends within a record.
     fn deliver(&mut self, at: Option<Seq>, round: u64, metrics: &GatewayMetrics) {
-        let State { partitions, fanout, .. } = self;
-        let (messages, bytes) = fanout.deliver(round, || token_of(partitions, at).to_string());
+        let State { log, partitions, fanout, .. } = self;
+        let (messages, bytes) = fanout.deliver(round, || token_of(*log, partitions, at).to_string());
         metrics.messages.inc_by(messages);
         metrics.message_bytes.inc_by(bytes);
     }
@@ -398,6 +402,7 @@ impl Hub {
             });
         }
         let state = State {
+            log: bus.epoch().log(),
             partitions,
             slot_numbers: HashMap::new(),
             slots: Vec::new(),
@@ -529,29 +534,31 @@ impl Hub {
         self.state().partitions.iter().map(|partition| partition.ring_first).collect()
     }
 
-    /// Whether a replay from `token` can be: it is of this log, and not of its future.
-    pub(super) fn check(&self, token: &Token) -> Result<(), String> {
-        let positions = self.positions();
-        let theirs = token.positions();
-        if theirs.len() != positions.len() {
-            return Err(format!(
-                "the token has {} partitions, the log {}: it is of another log",
-                theirs.len(),
-                positions.len()
-            ));
+    /// Whether a replay from `token` can be, else why not. Waits where the log has it and the hub is
+    /// not there yet: the client comes from another gateway.
+    pub(super) async fn check(&self, token: &Token) -> Result<Result<(), Mismatch>, BusError> {
+        if let Err(mismatch) = self.bus.epoch().check(token, self.bus.partitions()) {
+            return Ok(Err(mismatch));
         }
-        let is_future = |(their, mine): (&Position, &u64)| {
-            their.offset > *mine || their.offset == *mine && their.index > 0
-        };
-        if theirs.iter().zip(&positions).any(is_future) {
-            return Err("the token is ahead of the log: it is of another log".to_owned());
+        let mut before = Vec::new();
+        for (partition, position) in (0..).zip(token.positions()) {
+            let end = Position { offset: self.bus.bounds(partition).await?.next, index: 0 };
+            if *position > end {
+                return Ok(Err(Mismatch::Lost));
+            }
+            // The last record of which the client has something.
+            let behind =
+                if position.index > 0 { Some(position.offset) } else { position.offset.checked_sub(1) };
+            before.extend(behind.map(|offset| Seq { partition, offset, index: 0 }));
         }
-        Ok(())
+        self.passed(&before).await;
+        Ok(Ok(()))
     }
 
     /// The token of now.
     pub(super) fn token(&self) -> Token {
-        token_of(&self.state().partitions, None)
+        let state = self.state();
+        token_of(state.log, &state.partitions, None)
     }
 
     /// How many groups there are, each with a frame of its own.
@@ -605,7 +612,7 @@ impl Hub {
             entry.status = slot.status.clone().or(entry.status.take());
             entry.seq = slot.seq;
         }
-        token_of(&state.partitions, None)
+        token_of(state.log, &state.partitions, None)
     }
 
     /// Waits until bars are marked to be rebuilt. Cancel-safe.

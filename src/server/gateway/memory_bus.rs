@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::bus::epoch::{self, LogEpoch};
 use crate::bus::{Bounds, Bus, BusError, BusReader, Durable, Record};
 
 /// A log that keeps the last records of every partition in memory.
 pub struct MemoryBus {
+    epoch: LogEpoch,
     partitions: Arc<[Partition]>,
     records_max: usize,
 }
@@ -30,7 +32,14 @@ impl MemoryBus {
     /// An empty log of `partitions` that keeps `records_max` records of each.
     pub fn new(partitions: u16, records_max: usize) -> Self {
         let partition = |_| Partition { records: Mutex::default(), next: watch::Sender::new(0) };
-        Self { partitions: (0..partitions).map(partition).collect(), records_max }
+        let epoch = LogEpoch::new(epoch::random_id());
+        Self { epoch, partitions: (0..partitions).map(partition).collect(), records_max }
+    }
+
+    /// The same under an identity of the caller's choice.
+    #[must_use]
+    pub fn with_epoch(self, epoch: LogEpoch) -> Self {
+        Self { epoch, ..self }
     }
 
     fn partition(&self, partition: u16) -> Result<&Partition, BusError> {
@@ -56,6 +65,10 @@ impl MemoryBus {
 impl Bus for MemoryBus {
     fn partitions(&self) -> u16 {
         self.partitions.len() as u16
+    }
+
+    fn epoch(&self) -> &LogEpoch {
+        &self.epoch
     }
 
     async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::frame::{self, Opcode};
 use super::subscription::{Channel, Subscription, SymbolSet};
 use crate::market::{Bar, Tick, Timestamp};
-use crate::wire::token::Token;
+use crate::wire::token::{Token, TokenError};
 use crate::wire::{BarChannel, json, msgpack};
 
 /// Frames stay below this: clients in Python close on more than 1 MiB.
@@ -224,8 +224,10 @@ pub(super) enum Since {
 
 impl Since {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        if let Ok(token) = text.parse() {
-            return Ok(Self::Token(token));
+        match text.parse() {
+            Ok(token) => return Ok(Self::Token(token)),
+            Err(outdated @ TokenError::Version1(_)) => return Err(outdated.to_string()),
+            Err(TokenError::NoToken(_)) => {}
         }
         match crate::market::parse_from(text) {
             Ok(time) => Ok(Self::Time(time)),

@@ -18,11 +18,11 @@ use super::snapshot;
 use super::subscription::{Channel, Subscription};
 use crate::bus::{BusError, BusReader, Record};
 use crate::market::{Kind, Seq, Symbol, Tick, TickBatch, TimeRange, Timestamp};
-use crate::tiering::history::{History, HistoryError, HistoryQuery};
+use crate::tiering::history::{ArchivedCoverage, History, HistoryError, HistoryQuery};
 use crate::tiering::hot::{Hot, HotEntry, HotError};
 use crate::tiering::state::PartitionState;
 use crate::wire::record::{RecordError, RecordView};
-use crate::wire::token::{Position, Token};
+use crate::wire::token::{LogId, Position, Token};
 
 /// How much of the log is read at a time.
 const READ_BYTES_MAX: usize = 256 * 1024;
@@ -65,6 +65,7 @@ pub(super) enum JoinError {
 
 /// Records on their way to one connection.
 pub(super) struct Replay {
+    log: LogId,
     framing: Framing,
     want: Subscription,
     exclude: Subscription,
@@ -89,7 +90,7 @@ impl Replay {
     }
 
     fn token(&self) -> Token {
-        Token::new(self.positions.clone())
+        Token::new(self.log, self.positions.clone())
     }
 
     /// The next tick wanted of a partition.
@@ -193,6 +194,30 @@ impl Replay {
             json!({ "T": "gap", "kind": kind, "first_token": first_token, "last_token": last_token });
         control_frame(self.framing, &message, Some(last))
     }
+
+    /// Rows that were asked for are archived where they can't be read before they are restored: how
+    /// much, and by what command.
+    fn archived_gap(&self, archived: &ArchivedCoverage, first: &Token) -> Bytes {
+        let token = self.token();
+        let message = json!({
+            "T": "gap",
+            "kind": "archived",
+            "first_token": first.to_string(),
+            "last_token": token.to_string(),
+            "objects": archived.frozen.len() as u64 + archived.frozen_not_listed,
+            "restore": archived.restore_commands(),
+        });
+        control_frame(self.framing, &message, Some(&token))
+    }
+}
+
+/// What tells that the stream begins anew at `last`, and that what came between `first` and there is
+/// unknown: not even how much it was.
+pub(super) fn reset(framing: Framing, first: &str, last: &Token, reason: &str) -> Bytes {
+    let message = json!({
+        "T": "gap", "kind": "reset", "first_token": first, "last_token": last.to_string(), "msg": reason,
+    });
+    control_frame(framing, &message, Some(last))
 }
 
 /// Sends what `join` asks for and goes live; gives the place back.
@@ -208,6 +233,16 @@ pub(super) async fn join(
 async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(), JoinError> {
     let Join { want, exclude, full, token, snapshot, since } = join;
     let hub = attachment.hub().clone();
+    let tells_caught_up = since.is_some();
+    let mut since = since;
+    let mut lost = None;
+    if let Some(Since::Token(token)) = &since
+        && let Err(mismatch) = hub.check(token).await?
+    {
+        // Nothing of it can be made up: on with what is, and no word of less than that.
+        lost = Some((token.clone(), mismatch));
+        since = None;
+    }
     let mut start = None;
     let mut snapshots = None;
     if snapshot {
@@ -224,12 +259,13 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
     let positions = if is_by_time { hub.token().positions().to_vec() } else { positions };
     let framing = attachment.framing;
     let mut replay = Replay {
+        log: hub.bus.epoch().log(),
         framing,
         want,
         exclude,
         positions,
         from,
-        tells_caught_up: since.is_some(),
+        tells_caught_up,
         token,
         is_unplaced: false,
         read: (0..hub.bus.partitions()).map(|_| PartitionState::new()).collect(),
@@ -237,6 +273,14 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
         frames: Vec::new(),
         scratch: Vec::new(),
     };
+    if let Some((first, mismatch)) = lost {
+        attachment.outbox.push_data(&[reset(
+            framing,
+            &first.to_string(),
+            &replay.token(),
+            &mismatch.to_string(),
+        )]);
+    }
     if let Some(entries) = snapshots {
         for (symbol, entry) in &entries {
             attachment.outbox.room().await;
@@ -434,7 +478,7 @@ async fn from_history(
         if replay.want.any_all() { Vec::new() } else { replay.want.symbols().into_iter().collect() };
     let mut ends: Vec<u64> = hub.positions();
     let mut sources = Vec::new();
-    let mut is_missing = false;
+    let (mut is_missing, mut archived) = (false, ArchivedCoverage::default());
     for (channel, kind) in kinds {
         if !replay.want.wants_any(channel) {
             continue;
@@ -451,6 +495,7 @@ async fn from_history(
             let position = lower.as_ref().and_then(|lower| lower.get(usize::from(missing.partition)));
             position.is_none_or(|position| missing.next_offset > position.offset)
         });
+        archived.add(answer.coverage.archived);
         sources.push(Rows { stream: answer.rows, ticks: VecDeque::new() });
     }
     replay.is_unplaced = true;
@@ -491,6 +536,9 @@ async fn from_history(
     }
     if is_missing {
         attachment.outbox.push_data(&[replay.gap("trimmed", &before, &replay.token())]);
+    }
+    if archived.is_partial() {
+        attachment.outbox.push_data(&[replay.archived_gap(&archived, &before)]);
     }
     Ok(())
 }

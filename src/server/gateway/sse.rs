@@ -16,7 +16,6 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +28,7 @@ use super::subscription::{Channel, Subscription, SymbolSet};
 use super::test_feed::fakepaca;
 use super::{Feed, Shared, Streaming};
 use crate::market::Timestamp;
-use crate::wire::token::Token;
+use crate::wire::token::{Token, TokenError};
 
 const COMMENT_PERIOD: Duration = Duration::from_secs(15);
 /// A client that comes back does so within one to three seconds, spread.
@@ -41,6 +40,8 @@ pub(super) struct Asked {
     subscription: Subscription,
     snapshot: bool,
     since: Option<Since>,
+    /// A token of an older version, and what is said of it.
+    outdated: Option<(String, String)>,
 }
 
 impl Asked {
@@ -66,17 +67,28 @@ impl Asked {
         // Where a client goes on: its own memory of the last event before what the page once said.
         let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
         let last = last.or_else(|| parameters.get("last_event_id")).or_else(|| parameters.get("since"));
-        let since = last.filter(|last| !last.is_empty()).map(Since::parse).transpose();
+        let last = last.filter(|last| !last.is_empty());
         let snapshot = parameters.flag("snapshot")?;
-        Ok(Self { subscription, snapshot, since: since.map_err(ApiError::invalid)? })
+        if let Some(last) = last
+            && let Err(outdated @ TokenError::Version1(_)) = last.parse::<Token>()
+        {
+            let outdated = Some((last.to_owned(), outdated.to_string()));
+            return Ok(Self { subscription, snapshot, since: None, outdated });
+        }
+        let since = last.map(Since::parse).transpose().map_err(ApiError::invalid)?;
+        Ok(Self { subscription, snapshot, since, outdated: None })
     }
 }
 
-/// The end of a stream that can't go on: the client comes back by itself.
-fn farewell(message: &serde_json::Value, token: Option<&Token>) -> Bytes {
+/// The end of a stream that can't go on, with the last event: the client comes back by itself.
+fn farewell(event: &Bytes) -> Bytes {
     let retry = retry_ms();
-    let event = control_frame(Framing::Sse, message, token);
-    [format!("retry: {retry}\n\n").as_bytes(), &event].concat().into()
+    [format!("retry: {retry}\n\n").as_bytes(), event].concat().into()
+}
+
+/// The event that says so.
+fn saying(message: &serde_json::Value) -> Bytes {
+    control_frame(Framing::Sse, message, None)
 }
 
 fn retry_ms() -> u64 {
@@ -96,7 +108,7 @@ fn response(body: Body) -> Response {
 
 /// The answer of a server with too many connections.
 pub(super) fn overloaded() -> Response {
-    response(Body::from(farewell(&ErrorCode::Internal.message("too many connections"), None)))
+    response(Body::from(farewell(&saying(&ErrorCode::Internal.message("too many connections")))))
 }
 
 type Joining = Pin<Box<dyn Future<Output = (Attachment, Result<(), JoinError>)> + Send>>;
@@ -119,17 +131,11 @@ pub(super) fn serve(shared: Arc<Shared>, feed: Feed, mut asked: Asked, streaming
     if feed == Feed::Test {
         asked.subscription.restrict_to(fakepaca());
     }
-    if let Some(Since::Token(token)) = &asked.since
-        && let Err(detail) = hub.check(token)
-    {
+    if let Some((token, reason)) = &asked.outdated {
         // A refusal would end the client for good: it is told what it misses, and comes back with
         // the id of that.
-        let now = hub.token();
-        let (first_token, last_token) = (token.to_string(), now.to_string());
-        let gap = json!({
-            "T": "gap", "kind": "trimmed", "first_token": first_token, "last_token": last_token, "msg": detail,
-        });
-        return response(Body::from(farewell(&gap, Some(&now))));
+        let gap = replay::reset(Framing::Sse, token, &hub.token(), reason);
+        return response(Body::from(farewell(&gap)));
     }
     let outbox = Arc::new(Outbox::new(shared.config.queue_bytes_max));
     let head = format!("retry: {}\n\n", retry_ms());
@@ -181,7 +187,7 @@ impl EventStream {
             if self.outbox.is_overflowed() {
                 self.shared.metrics.slow_clients.inc();
                 self.is_over = true;
-                return Some(farewell(&ErrorCode::SlowClient.message(""), None));
+                return Some(farewell(&saying(&ErrorCode::SlowClient.message(""))));
             }
             let mut taken = VecDeque::new();
             self.outbox.take(&mut taken);
@@ -209,14 +215,14 @@ impl EventStream {
                 biased;
                 () = self.stop.cancelled() => {
                     self.is_over = true;
-                    return Some(farewell(&json!({ "T": "success", "msg": "the server stops" }), None));
+                    return Some(farewell(&saying(&success("the server stops"))));
                 }
                 (attachment, result) = joined => {
                     self.joining = None;
                     self.attachment = Some(attachment);
                     if let Err(reason) = result {
                         self.is_over = true;
-                        return Some(farewell(&ErrorCode::Internal.message(&reason.to_string()), None));
+                        return Some(farewell(&saying(&ErrorCode::Internal.message(&reason.to_string()))));
                     }
                 }
                 () = self.outbox.filled() => {}

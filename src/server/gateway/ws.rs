@@ -22,7 +22,7 @@ use super::frame::{self, CloseCode, FrameError, FrameReader, Incoming};
 use super::hub::Attachment;
 use super::limits::{ClientKey, is_allowed};
 use super::outbox::{Outbox, Taken};
-use super::protocol::{ClientMessage, Encoding, ErrorCode, Framing, Request, Since, success};
+use super::protocol::{ClientMessage, Encoding, ErrorCode, Framing, Request, success};
 use super::replay::{self, Join, JoinError};
 use super::subscription::Subscription;
 use super::test_feed::fakepaca;
@@ -365,13 +365,6 @@ impl Session {
         let symbols_max = self.shared.config.symbols_max;
         if full.named_count() > symbols_max {
             self.refuse(ErrorCode::SymbolLimit, &format!("at most {symbols_max} over all channels"));
-            self.attachment = Some(attachment);
-            return;
-        }
-        if let Some(Since::Token(token)) = &request.since
-            && let Err(detail) = attachment.hub().check(token)
-        {
-            self.refuse(ErrorCode::InvalidSyntax, &detail);
             self.attachment = Some(attachment);
             return;
         }

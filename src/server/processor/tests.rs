@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
+use crate::bus::epoch::LogEpoch;
 use crate::bus::local::{LocalBus, LocalBusConfig};
 use crate::bus::{Assignment, Bounds, Bus, BusReader, Durable, Membership};
 use crate::feed::sim::{Sim, SimConfig};
@@ -376,6 +377,10 @@ impl Membership for Assigned {
 impl Bus for SharedBus {
     fn partitions(&self) -> u16 {
         self.bus.partitions()
+    }
+
+    fn epoch(&self) -> &LogEpoch {
+        self.bus.epoch()
     }
 
     async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {

@@ -28,6 +28,7 @@ mod plan;
 mod probe;
 pub mod read;
 mod read_back;
+pub mod restore;
 pub mod run;
 pub mod snapshot;
 pub mod status;
@@ -67,6 +68,9 @@ pub struct ArchiveOptions {
     pub lease: Duration,
     /// Bytes from which on a data object ends with its symbol; it never grows to twice as much.
     pub object_bytes: u64,
+    /// Rows of a row group. Small enough that the columns of the few pages a symbol takes lie near
+    /// each other and are fetched in a request or two; some memory is that of three.
+    pub row_group_rows: usize,
 }
 
 impl Default for ArchiveOptions {
@@ -81,6 +85,7 @@ impl Default for ArchiveOptions {
             bandwidth: None,
             lease: Duration::from_mins(2),
             object_bytes: 256 << 20,
+            row_group_rows: 1 << 18,
         }
     }
 }

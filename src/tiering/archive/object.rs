@@ -4,13 +4,13 @@
 //! ends where a symbol does, so that one symbol's day is seldom in two.
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::manifest::{ManifestFile, data_prefix, manifest_prefix};
 use super::store::Store;
-use super::{ArchiveError, Event, Progress};
+use super::{ArchiveError, ArchiveOptions, Event, Progress};
 use crate::fail;
 use crate::market::{RowDigest, Symbol, TickBatch};
 use crate::tiering::cold::Upload;
@@ -19,10 +19,6 @@ use crate::tiering::warm::{Unit, WarmError};
 
 /// Rows of a page: a reader of one symbol takes in whole pages of each column.
 const PAGE_ROWS: usize = 1 << 14;
-
-/// Rows of a row group. Small enough that the columns of the few pages a symbol takes lie near each
-/// other and are fetched in a request or two.
-const ROW_GROUP_ROWS: usize = 1 << 18;
 
 /// How hard pages are compressed.
 const ZSTD_LEVEL: i32 = 3;
@@ -44,17 +40,18 @@ pub(super) async fn write(
     store: &Store,
     unit: Unit,
     attempt: &str,
-    object_bytes: u64,
-    mut rows: BoxStream<'static, Result<TickBatch, WarmError>>,
+    options: &ArchiveOptions,
+    rows: BoxStream<'static, Result<TickBatch, WarmError>>,
     progress: &Progress,
 ) -> Result<Written, ArchiveError> {
+    let mut rows = rows.fuse();
     let mut objects = Objects { store, unit, attempt, upload: None, files: Vec::new() };
-    let mut encoder = Encoder { object_bytes, layout: None, open: None };
+    let mut encoder = Encoder::new(options);
     let mut encoding: Option<tokio::task::JoinHandle<Result<Encoded, ArchiveError>>> = None;
     let (mut rest, mut ended) = (None, false);
     let written = async {
         while !ended {
-            let (group, left) = gather(unit, &mut rows, rest.take()).await?;
+            let (group, left) = gather(unit, options.row_group_rows, &mut rows, rest.take()).await?;
             (rest, ended) = (left, group.is_none());
             let pieces = match encoding.take() {
                 None => Vec::new(),
@@ -118,12 +115,13 @@ fn joined(
 /// The next row group's rows, and what was read beyond them. `None` after the last.
 async fn gather(
     unit: Unit,
-    rows: &mut BoxStream<'static, Result<TickBatch, WarmError>>,
+    row_group_rows: usize,
+    rows: &mut (impl Stream<Item = Result<TickBatch, WarmError>> + Unpin),
     rest: Option<TickBatch>,
 ) -> Result<(Option<TickBatch>, Option<TickBatch>), ArchiveError> {
     let mut count = rest.as_ref().map_or(0, TickBatch::len);
     let mut batches: Vec<TickBatch> = rest.into_iter().collect();
-    while count < ROW_GROUP_ROWS {
+    while count < row_group_rows {
         let Some(batch) = rows.next().await.transpose()? else { break };
         count += batch.len();
         batches.push(batch);
@@ -131,7 +129,7 @@ async fn gather(
     if count == 0 {
         return Ok((None, None));
     }
-    let over = count.saturating_sub(ROW_GROUP_ROWS);
+    let over = count.saturating_sub(row_group_rows);
     let joined = tokio::task::spawn_blocking(move || {
         let last = batches.len() - 1;
         let end = |at: usize, batch: &TickBatch| batch.len() - if at == last { over } else { 0 };
@@ -222,6 +220,7 @@ impl Objects<'_> {
 #[derive(Default)]
 struct Encoder {
     object_bytes: u64,
+    row_group_rows: usize,
     layout: Option<Layout>,
     open: Option<Open>,
 }
@@ -233,6 +232,11 @@ struct Open {
 }
 
 impl Encoder {
+    fn new(options: &ArchiveOptions) -> Self {
+        let (object_bytes, row_group_rows) = (options.object_bytes, options.row_group_rows);
+        Self { object_bytes, row_group_rows, layout: None, open: None }
+    }
+
     /// Encodes the next rows, a row group at most.
     fn write(&mut self, rows: &TickBatch) -> Result<Vec<Piece>, String> {
         let mut pieces = Vec::new();
@@ -261,7 +265,7 @@ impl Encoder {
             Some(layout) => layout.clone(),
             None => {
                 let sample = rows.slice(0..rows.len().min(SAMPLE_ROWS));
-                let layout = Layout::fitted(&sample, PAGE_ROWS, ROW_GROUP_ROWS, ZSTD_LEVEL);
+                let layout = Layout::fitted(&sample, PAGE_ROWS, self.row_group_rows, ZSTD_LEVEL);
                 self.layout.insert(layout.map_err(|error| error.to_string())?).clone()
             }
         };

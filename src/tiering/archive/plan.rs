@@ -64,6 +64,11 @@ pub(super) fn covers(held: &[u64], offsets: &[u64]) -> bool {
     offsets.iter().enumerate().all(|(at, offset)| held.get(at).copied().unwrap_or(0) >= *offset)
 }
 
+/// Whether they are the same, partitions beyond an end at 0.
+pub(super) fn is_same(offsets: &[u64], others: &[u64]) -> bool {
+    covers(offsets, others) && covers(others, offsets)
+}
+
 /// The manifests of a unit, in the order of their numbers, each beginning where the one before ends.
 pub(super) async fn manifests(store: &Store, unit: Unit) -> Result<Vec<Manifest>, ArchiveError> {
     let objects = store.list(&manifest_prefix(unit), None).await?;
@@ -83,7 +88,7 @@ pub(super) async fn manifests(store: &Store, unit: Unit) -> Result<Vec<Manifest>
             return Err(wrong("it is the manifest of another unit".to_owned()));
         }
         let first = found.last().map_or(&[][..], |before: &Manifest| &before.next_offsets);
-        if !covers(first, &manifest.first_offsets) || !covers(&manifest.first_offsets, first) {
+        if !is_same(first, &manifest.first_offsets) {
             return Err(wrong("it does not begin where the one before it ends".to_owned()));
         }
         found.push(manifest);

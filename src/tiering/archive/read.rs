@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use parquet::errors::ParquetError;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,7 +23,7 @@ use super::manifest::Manifest;
 use super::snapshot::{self, DataFile, ReadError, Snapshot};
 use crate::market::{Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp};
 use crate::tiering::cold::{Availability, Cold, ColdError, StorageClass, ranges};
-use crate::tiering::parquet::{Decoder, Index, Step, Wanted, Window, is_inside};
+use crate::tiering::parquet::{DecodeError, Decoder, Index, Step, Wanted, Window, is_inside};
 
 /// Text of manifests that is kept.
 const MANIFEST_BYTES_MAX: usize = 16 << 20;
@@ -178,7 +177,7 @@ impl ArchiveReader {
         count(stats, files.len() as u64, 0);
         let states: Vec<_> = stream::iter(files.into_iter().map(|file| async move {
             let state = self.cold.state(&file.file.key).await;
-            let (class, availability) = state.map_err(|error| self.missing(error))?;
+            let (class, availability) = state.map_err(missing)?;
             Ok::<_, ReadError>((file, class, availability))
         }))
         .buffered(REQUESTS_MAX)
@@ -194,18 +193,6 @@ impl ArchiveReader {
         }
         self.metrics.frozen.inc_by(frozen.len() as u64);
         Ok((ready, frozen))
-    }
-
-    /// An object that a manifest names must be there.
-    fn missing(&self, error: ColdError) -> ReadError {
-        match error {
-            ColdError::NotFound { store, key } => ReadError::Damaged {
-                store,
-                key,
-                reason: "it is not there, though a manifest names it".to_owned(),
-            },
-            error => error.into(),
-        }
     }
 
     fn damaged(&self, key: &str, reason: impl ToString) -> ReadError {
@@ -247,7 +234,7 @@ impl ArchiveReader {
         if let Some(index) = self.indexes.get(&file.footer_key) {
             return Ok(index);
         }
-        let bytes = self.cold.get(&file.footer_key).await.map_err(|error| self.missing(error))?;
+        let bytes = self.cold.get(&file.footer_key).await.map_err(missing)?;
         count(stats, 1, bytes.len() as u64);
         self.metrics.requests.inc();
         self.metrics.bytes.inc_by(bytes.len() as u64);
@@ -278,7 +265,19 @@ impl ArchiveReader {
         count(stats, requests.len() as u64, bytes);
         self.metrics.requests.inc_by(requests.len() as u64);
         self.metrics.bytes.inc_by(bytes);
-        self.cold.get_ranges(key, ranges).await.map_err(|error| self.missing(error))
+        self.cold.get_ranges(key, ranges).await.map_err(missing)
+    }
+}
+
+/// An object that a manifest names must be there.
+fn missing(error: ColdError) -> ReadError {
+    match error {
+        ColdError::NotFound { store, key } => ReadError::Damaged {
+            store,
+            key,
+            reason: "it is not there, though a manifest names it".to_owned(),
+        },
+        error => error.into(),
     }
 }
 
@@ -430,7 +429,7 @@ async fn plan(
     if files.len() < 2 || largest <= held_bytes_max {
         return Ok(VecDeque::from([wanted.clone()]));
     }
-    let read: Vec<_> = stream::iter(files.to_vec().into_iter().map(|file| async move {
+    let read: Vec<_> = stream::iter(files.iter().cloned().map(|file| async move {
         let index = reader.index(&file, stats).await?;
         let chosen = index.choose(wanted, range);
         Ok::<_, ReadError>((index.held_bytes(&chosen), index.weights(&chosen)))
@@ -537,7 +536,7 @@ impl Open {
                 (decoder, step)
             })
             .await;
-            let named = |error: ParquetError| reader.damaged(&self.key, error);
+            let named = |error: DecodeError| reader.damaged(&self.key, error);
             match step.map_err(named)? {
                 Step::End => return Ok(None),
                 Step::Rows(rows) => {

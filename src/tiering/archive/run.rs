@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::journal::{Journal, Step};
 use super::lease::Lease;
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestFile, manifest_key};
-use super::plan::{Action, Moment, Planned, manifests, offsets};
+use super::plan::{Action, Moment, Planned, is_same, manifests, offsets};
 use super::read_back::read_back;
 use super::store::{Created, Store, json};
 use super::{ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress, garbage, object, probe};
@@ -155,7 +155,8 @@ impl Archiver {
         let number = done.len() as u32;
         let first_offsets = done.last().map_or_else(Vec::new, |last| last.next_offsets.clone());
         let known = Journal::read(&self.store, unit).await?;
-        let known = known.filter(|known| (known.number, &known.first_offsets) == (number, &first_offsets));
+        let known =
+            known.filter(|known| known.number == number && is_same(&known.first_offsets, &first_offsets));
         let mut journal = Journal::new(unit, number, first_offsets);
         // What an earlier attempt has uploaded is taken up; what it left half-done is begun anew.
         if let Some(known) = known
@@ -210,6 +211,7 @@ impl Archiver {
     ) -> Result<bool, ArchiveError> {
         // Before the first row is read: what is stored from here on is late.
         journal.next_offsets = Moment::of(&*self.warm, unit).await?.next_offsets;
+        journal.first_offsets.resize(journal.next_offsets.len().max(journal.first_offsets.len()), 0);
         self.note(lease, unit, journal, Step::Sealed, progress).await?;
         fail::point("archive.sealed");
         let attempt = fresh_id(self.clock.now());
@@ -219,7 +221,7 @@ impl Archiver {
         let offsets = offsets(&journal.first_offsets, &journal.next_offsets);
         let rows = self.warm.export(unit, &offsets).await?;
         let source = async { self.warm.digest(unit, &offsets).await.map_err(ArchiveError::from) };
-        let write = object::write(&self.store, unit, &attempt, self.options.object_bytes, rows, progress);
+        let write = object::write(&self.store, unit, &attempt, &self.options, rows, progress);
         let (source, written) = tokio::try_join!(source, write)?;
         if written.digest != source {
             return Err(ArchiveError::Differs {
@@ -333,7 +335,7 @@ impl Archiver {
         // Once the source was found equal and its rows began to go, it never is again.
         let is_going = known
             .as_ref()
-            .is_some_and(|known| known.step == Step::Dropping && &known.next_offsets == next_offsets);
+            .is_some_and(|known| known.step == Step::Dropping && is_same(&known.next_offsets, next_offsets));
         if !is_going {
             for manifest in &manifests {
                 self.check_covered(unit, manifest, &moment).await?;

@@ -85,6 +85,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The kind of its rows.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// The days that are archived, with the offsets (by partition) below which every row is.
     pub fn days(&self) -> impl Iterator<Item = (TradingDay, &[u64])> {
         self.units.iter().map(|(day, chain)| (*day, chain.next_offsets()))
@@ -204,16 +209,15 @@ async fn read_chain(
         if number != expected {
             return Err(wrong(format!("manifest {expected:04} is missing, though there is {number:04}")));
         }
-        let manifest = match cache.get(&key) {
-            Some(manifest) => manifest,
-            None => {
-                let bytes = cold.get(&key).await?;
-                let manifest: Manifest =
-                    serde_json::from_slice(&bytes).map_err(|error| wrong(format!("{key}: {error}")))?;
-                let manifest = Arc::new(manifest);
-                cache.insert(&key, manifest.clone(), bytes.len());
-                manifest
-            }
+        let manifest = if let Some(manifest) = cache.get(&key) {
+            manifest
+        } else {
+            let bytes = cold.get(&key).await?;
+            let manifest: Manifest =
+                serde_json::from_slice(&bytes).map_err(|error| wrong(format!("{key}: {error}")))?;
+            let manifest = Arc::new(manifest);
+            cache.insert(&key, manifest.clone(), bytes.len());
+            manifest
         };
         if manifest.version != MANIFEST_VERSION {
             return Err(wrong(format!(

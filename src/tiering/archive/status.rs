@@ -1,13 +1,16 @@
 //! What is where: every unit, in warm and in the archive.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::ArchiveError;
 use super::journal::{Journal, Step};
 use super::manifest::Manifest;
 use super::plan::{archived_units, manifests};
 use super::run::Archiver;
 use super::store::Store;
+use super::{ArchiveError, ArchiveMetrics};
+use crate::tiering::cold::Cold;
+use crate::tiering::parquet::{Footer, Window};
 use crate::tiering::warm::Unit;
 
 /// Where a unit stands.
@@ -41,7 +44,10 @@ impl Archiver {
         &self,
         wanted: impl Fn(Unit) -> bool,
     ) -> Result<BTreeMap<Unit, UnitStatus>, ArchiveError> {
-        let mut found: BTreeMap<Unit, UnitStatus> = archived(&self.store, &wanted).await?;
+        let archived = all_manifests(&self.store, &wanted).await?;
+        let status = |manifests| UnitStatus { manifests, ..UnitStatus::default() };
+        let mut found: BTreeMap<Unit, UnitStatus> =
+            archived.into_iter().map(|(unit, manifests)| (unit, status(manifests))).collect();
         for info in self.warm.units().await?.into_iter().filter(|info| wanted(info.unit)) {
             let of = found.entry(info.unit).or_default();
             (of.warm_rows, of.warm_bytes) = (info.rows, info.bytes);
@@ -58,13 +64,44 @@ impl Archiver {
     }
 }
 
-async fn archived(
+/// The manifests of every archived unit that `wanted` holds for, in order.
+pub async fn archived(
+    cold: &Arc<dyn Cold>,
+    wanted: impl Fn(Unit) -> bool,
+) -> Result<BTreeMap<Unit, Vec<Manifest>>, ArchiveError> {
+    all_manifests(&Store::new(cold.clone(), None, ArchiveMetrics::default()), &wanted).await
+}
+
+async fn all_manifests(
     store: &Store,
     wanted: &impl Fn(Unit) -> bool,
-) -> Result<BTreeMap<Unit, UnitStatus>, ArchiveError> {
+) -> Result<BTreeMap<Unit, Vec<Manifest>>, ArchiveError> {
     let mut found = BTreeMap::new();
     for unit in archived_units(store).await?.into_iter().filter(|unit| wanted(*unit)) {
-        found.insert(unit, UnitStatus { manifests: manifests(store, unit).await?, ..UnitStatus::default() });
+        found.insert(unit, manifests(store, unit).await?);
     }
     Ok(found)
+}
+
+/// Bytes of each column in a manifest's objects, as their footers tell.
+pub async fn column_bytes(
+    cold: &Arc<dyn Cold>,
+    unit: Unit,
+    manifest: &Manifest,
+) -> Result<Vec<(String, u64)>, ArchiveError> {
+    let store = Store::new(cold.clone(), None, ArchiveMetrics::default());
+    let mut sums: Vec<(String, u64)> = Vec::new();
+    for file in &manifest.files {
+        let key = &file.footer_key;
+        let bytes = store.get(key).await?.ok_or_else(|| store.damaged(key, "it is missing"))?;
+        let tail = Window { start: file.footer_at, bytes, file_bytes: file.bytes };
+        let footer = Footer::parse(unit.kind, &tail).map_err(|error| store.damaged(key, error))?;
+        for (name, bytes) in footer.column_bytes() {
+            match sums.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += bytes,
+                None => sums.push((name, bytes)),
+            }
+        }
+    }
+    Ok(sums)
 }

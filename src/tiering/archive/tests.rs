@@ -1,1 +1,810 @@
-//! Tests of the archive.
+//! The archive under crashes, lost replies, late rows, rivals and bad stores.
+
+mod memory;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+
+use super::journal::{Journal, Step, journal_key};
+use super::manifest::{Manifest, data_prefix, manifest_key, manifest_prefix};
+use super::plan::archived_units;
+use super::run::{Archiver, Summary};
+use super::store::Store;
+use super::verify::{Bounds, Scrubber};
+use super::*;
+use crate::market::{
+    Bar, Price, Seq, Symbol, SymbolTable, Tick, TickBatch, TickBatchBuilder, TimeRange, Timeframe, Trade,
+};
+use crate::tiering::cold::Cold;
+use crate::tiering::cold::dir::DirCold;
+use crate::tiering::cold::faulty::{Fault, FaultyCold};
+use crate::tiering::parquet::{Footer, Window};
+use crate::tiering::warm::conformance::{self, Case, Row};
+use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
+use crate::tiering::warm::{ArchiveSource, Block, Mark, Query, Scan, UnitInfo, Warm};
+use memory::{MemoryCold, Vice};
+
+const QUIET: LocalWarmOptions = LocalWarmOptions { compaction: false };
+
+const HOUR: i64 = 3_600_000_000_000;
+
+/// A warm store, a clock that is set far ahead, and all rows there are.
+struct World {
+    dir: TempDir,
+    warm: Option<Arc<LocalWarm>>,
+    now: Arc<AtomicI64>,
+    rows: Vec<Row>,
+}
+
+fn nothing() -> Progress {
+    Arc::new(|_| {})
+}
+
+fn options() -> ArchiveOptions {
+    ArchiveOptions {
+        after_days: 1,
+        settle: Duration::ZERO,
+        keep_days: 36_600,
+        // Small, so that a unit is of many objects.
+        object_bytes: 1_500,
+        row_group_rows: 16,
+        ..ArchiveOptions::default()
+    }
+}
+
+fn dropping() -> ArchiveOptions {
+    ArchiveOptions { keep_days: 1, ..options() }
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let warm = Some(LocalWarm::open(dir.path(), QUIET).unwrap());
+        let now: Timestamp = "2101-01-01T12:00:00Z".parse().unwrap();
+        Self { dir, warm, now: Arc::new(AtomicI64::new(now.nanos())), rows: Vec::new() }
+    }
+
+    fn warm(&self) -> Arc<LocalWarm> {
+        self.warm.clone().unwrap()
+    }
+
+    /// A process that dies and is started again, so much later that its lease has run out.
+    fn restart(&mut self) {
+        self.warm = None;
+        self.warm = Some(LocalWarm::open(self.dir.path(), QUIET).unwrap());
+        self.sleep(HOUR);
+    }
+
+    fn sleep(&self, nanos: i64) {
+        self.now.fetch_add(nanos, Ordering::AcqRel);
+    }
+
+    fn clock(&self) -> Clock {
+        let now = self.now.clone();
+        Clock::new(move || Timestamp::from_nanos(now.load(Ordering::Acquire)))
+    }
+
+    fn archiver(&self, cold: Arc<dyn Cold>, options: ArchiveOptions) -> Archiver {
+        Archiver::new(cold, self.warm(), options, self.clock(), ArchiveMetrics::default())
+    }
+
+    async fn run(&self, cold: &MemoryCold, options: ArchiveOptions) -> Result<Summary, ArchiveError> {
+        self.archiver(Arc::new(cold.clone()), options).run(&nothing()).await
+    }
+
+    /// Stores trades of three symbols on two days in `blocks` blocks.
+    async fn trades(&mut self, blocks: u64) {
+        for _ in 0..blocks {
+            for partition in 0..2_u16 {
+                self.store(partition, |offset, index| trade(partition, offset, index)).await;
+            }
+        }
+    }
+
+    async fn store(&mut self, partition: u16, tick: impl Fn(u64, u32) -> Tick) {
+        let warm = self.warm();
+        let first_offset = warm.mark(partition).await.unwrap().next_offset;
+        let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(partition));
+        for offset in first_offset..first_offset + 3 {
+            for index in 0..20 {
+                let (seq, tick) = (Seq { partition, offset, index }, tick(offset, index));
+                let symbol = tick.symbol().unwrap();
+                builder.push(table.intern(symbol), seq, &tick);
+                self.rows.push((Some(symbol), tick.ts(), seq, tick));
+            }
+        }
+        let (batches, checkpoint) = (builder.finish(&table), Bytes::new());
+        let block = Block { partition, first_offset, next_offset: first_offset + 3, batches, checkpoint };
+        warm.commit(block).await.unwrap();
+    }
+
+    /// Every row is read once: from the archive what its manifests cover, the rest from warm.
+    async fn check(&self, cold: &dyn Cold) {
+        let warm = self.warm();
+        for kind in &crate::market::Kind::ALL[..7] {
+            let mut query = Query::new(*kind, None, TimeRange::ALL);
+            let manifests = manifests_of(cold, *kind).await;
+            for manifest in &manifests {
+                query.archived.insert(manifest.date, manifest.next_offsets.clone());
+            }
+            let scan = warm.scan(&query).await.unwrap();
+            for (day, dropped) in &scan.dropped {
+                let held = query.archived.get(day).map_or(&[][..], |held| held);
+                assert!(super::plan::covers(held, dropped), "dropped what is not archived");
+            }
+            assert!(scan.restored.is_empty());
+            drop(scan);
+            let mut found = conformance::scanned(&*warm, &query).await.unwrap();
+            for manifest in &manifests {
+                found.extend(rows_of(cold, manifest).await);
+            }
+            found.sort_by_key(|(symbol, ts, seq, _)| (*symbol, *ts, *seq));
+            let all = Query::new(*kind, None, TimeRange::ALL);
+            assert_eq!(found, conformance::expected(&self.rows, &all), "{}", kind.name());
+        }
+    }
+}
+
+fn trade(partition: u16, offset: u64, index: u32) -> Tick {
+    let symbol: Symbol =
+        [["AAPL", "MSFT"], ["IBM", "IBM"]][usize::from(partition)][index as usize % 2].parse().unwrap();
+    let day: Timestamp =
+        ["2026-11-19T15:00:00Z", "2026-11-20T15:00:00Z"][offset as usize % 2].parse().unwrap();
+    let ts = day.saturating_add_nanos((offset * 1_000 + u64::from(index)) as i64 * 1_000_003);
+    Tick::Trade(Trade {
+        symbol,
+        ts,
+        recv_ts: ts.saturating_add_nanos(7),
+        price: Price::from_ten_thousandths(1_904_500 + i64::from(index)).unwrap(),
+        size: 100,
+        exchange: crate::market::Exchange::IEX,
+        conditions: crate::market::Conditions::NONE,
+        id: offset * 100 + u64::from(index),
+        tape: crate::market::Tape::C,
+    })
+}
+
+async fn manifests_of(cold: &dyn Cold, kind: crate::market::Kind) -> Vec<Manifest> {
+    let mut found = Vec::new();
+    for object in cold.list(&format!("manifest/kind={}/", kind.name()), None).await.unwrap() {
+        if object.key.ends_with(".json") {
+            found.push(serde_json::from_slice(&cold.get(&object.key).await.unwrap()).unwrap());
+        }
+    }
+    found
+}
+
+/// The rows of a manifest's objects, in their order.
+async fn rows_of(cold: &dyn Cold, manifest: &Manifest) -> Vec<Row> {
+    let kind = crate::market::Kind::from_name(&manifest.kind).unwrap();
+    let mut rows = Vec::new();
+    for file in &manifest.files {
+        let whole = cold.get(&file.key).await.unwrap();
+        assert_eq!(whole.len() as u64, file.bytes);
+        let footer = cold.get(&file.footer_key).await.unwrap();
+        assert_eq!(footer, whole.slice(file.footer_at as usize..), "a footer is a copy");
+        let tail = Window { start: file.footer_at, bytes: footer, file_bytes: file.bytes };
+        let footer = Footer::parse(kind, &tail).unwrap();
+        let from = rows.len();
+        for (group, range) in footer.row_groups().unwrap().into_iter().enumerate() {
+            let bytes = whole.slice(range.start as usize..range.end as usize);
+            let window = Window { start: range.start, bytes, file_bytes: file.bytes };
+            for batch in footer.rows(group, window, 1000).unwrap() {
+                rows.extend(rows_in(&batch.unwrap()));
+            }
+        }
+        let symbol = |row: Option<&Row>| row.and_then(|(symbol, ..)| symbol.map(|symbol| symbol.to_string()));
+        assert_eq!(
+            (symbol(rows.get(from)), symbol(rows.last())),
+            (file.symbol_min.clone(), file.symbol_max.clone())
+        );
+        assert_eq!((rows.len() - from) as u64, file.digest.rows);
+    }
+    assert!(rows.is_sorted_by_key(|(symbol, ts, seq, _)| (*symbol, *ts, *seq)));
+    rows
+}
+
+fn rows_in(batch: &TickBatch) -> Vec<Row> {
+    let view = batch.rows().unwrap();
+    let row = |row| (view.symbol(row), view.ts(row), view.seq(row), view.tick(row).unwrap());
+    (0..batch.len()).map(row).collect()
+}
+
+/// Objects that no manifest names.
+async fn unnamed(cold: &dyn Cold) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for prefix in ["ticks/", "manifest/"] {
+        found.extend(cold.list(prefix, None).await.unwrap().into_iter().map(|object| object.key));
+    }
+    for kind in crate::market::Kind::ALL {
+        for manifest in manifests_of(cold, kind).await {
+            let unit = Unit { day: manifest.date, kind };
+            found.remove(&manifest_key(unit, manifest.number));
+            for file in manifest.files {
+                found.remove(&file.key);
+                found.remove(&file.footer_key);
+            }
+        }
+    }
+    found
+}
+
+fn is_send<T: Send>(value: T) -> T {
+    value
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_is_copied_then_dropped_and_every_row_is_read_once() {
+    let mut world = World::new();
+    world.trades(4).await;
+    let cold = MemoryCold::new();
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let heard = steps.clone();
+    let progress: Progress = Arc::new(move |event| {
+        if let Event::Step { unit, step } = event {
+            heard.lock().unwrap().push((unit.day, step));
+        }
+    });
+    let archiver = world.archiver(Arc::new(cold.clone()), options());
+    let planned = archiver.plan().await.unwrap();
+    assert_eq!(
+        planned.iter().map(|planned| planned.action).collect::<Vec<_>>(),
+        [Action::Copy, Action::Copy]
+    );
+    assert!(cold.keys("").is_empty(), "a plan writes nothing");
+    let summary = is_send(archiver.run(&progress)).await.unwrap();
+    assert_eq!((summary.commits, summary.rows, summary.drops), (2, world.rows.len() as u64, 0));
+    let days: Vec<_> = planned.iter().map(|planned| planned.unit.day).collect();
+    let names = ["planned", "sealed", "exporting", "uploaded", "verified", "committed"];
+    let expected: Vec<_> = days.iter().flat_map(|day| names.map(|name| (*day, name))).collect();
+    assert_eq!(*steps.lock().unwrap(), expected);
+    world.check(&cold).await;
+    assert!(unnamed(&cold).await.is_empty());
+    let again = world.run(&cold, options()).await.unwrap();
+    assert_eq!(again, Summary::default(), "nothing is due");
+    let summary = world.run(&cold, dropping()).await.unwrap();
+    assert_eq!((summary.commits, summary.drops), (0, 2));
+    assert!(world.warm().units().await.unwrap().is_empty());
+    world.check(&cold).await;
+    let status = world.archiver(Arc::new(cold.clone()), options()).status(|_| true).await.unwrap();
+    assert!(status.values().all(|unit| unit.step.as_ref().is_some_and(|(step, _)| *step == "dropped")));
+    assert_eq!(status.values().map(status::UnitStatus::archived_rows).sum::<u64>(), world.rows.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_rows_become_a_supplement_also_after_the_drop() {
+    let mut world = World::new();
+    let cold = MemoryCold::new();
+    for round in 0..3_u32 {
+        world.trades(1).await;
+        let options = if round == 1 { dropping() } else { options() };
+        let summary = world.run(&cold, options).await.unwrap();
+        assert_eq!((summary.commits, summary.failures), (2, Vec::new()));
+        world.check(&cold).await;
+    }
+    for unit in
+        archived_units(&Store::new(Arc::new(cold.clone()), None, ArchiveMetrics::default())).await.unwrap()
+    {
+        let keys = cold.keys(&manifest_prefix(unit));
+        assert_eq!(keys.iter().filter(|key| key.ends_with(".json")).count(), 3);
+    }
+    // The late rows of the last round go too, though what came before them is gone already.
+    let summary = world.run(&cold, dropping()).await.unwrap();
+    assert_eq!((summary.drops, summary.failures), (2, Vec::new()));
+    assert!(world.warm().units().await.unwrap().is_empty());
+    world.check(&cold).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn revisions_of_bars_are_archived_by_their_latest() {
+    let mut world = World::new();
+    let cold = MemoryCold::new();
+    let ts: Timestamp = "2026-11-20T15:00:00Z".parse().unwrap();
+    let warm = world.warm();
+    for offset in 0..40_u64 {
+        let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(0));
+        let mut bar = Bar::empty("AAPL".parse().unwrap(), Timeframe::MINUTE, ts);
+        bar.volume = offset;
+        builder.push_bar(table.intern(bar.symbol), Seq { partition: 0, offset, index: 0 }, &bar);
+        let (batches, checkpoint) = (builder.finish(&table), Bytes::new());
+        let block =
+            Block { partition: 0, first_offset: offset, next_offset: offset + 1, batches, checkpoint };
+        warm.commit(block).await.unwrap();
+        if offset % 10 == 9 {
+            let summary = world.run(&cold, options()).await.unwrap();
+            assert_eq!((summary.commits, summary.rows), (1, 1), "{offset}");
+            while warm.compact().unwrap() {}
+        }
+    }
+    let summary = world.run(&cold, dropping()).await.unwrap();
+    assert_eq!((summary.drops, summary.failures), (1, Vec::new()));
+    world.warm = None;
+}
+
+/// The calls that a run of copying and dropping makes.
+async fn calls_of_a_run() -> u64 {
+    let mut world = World::new();
+    world.trades(2).await;
+    let cold = Arc::new(FaultyCold::new(Arc::new(MemoryCold::new()), Fault::Lost, u64::MAX, 0));
+    world.archiver(cold.clone(), dropping()).run(&nothing()).await.unwrap();
+    cold.calls()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_between_any_two_calls_is_made_good_by_the_next_run() {
+    let calls = calls_of_a_run().await;
+    assert!(calls > 60, "{calls}");
+    let mut commits = BTreeSet::new();
+    for first in 1..=calls {
+        for fault in [Fault::Lost, Fault::ReplyLost] {
+            let mut world = World::new();
+            world.trades(2).await;
+            let cold = MemoryCold::new();
+            // Of the call's reply nothing is heard, and of all after it nothing happens.
+            let dead = FaultyCold::new(Arc::new(cold.clone()), Fault::Lost, first + 1, u64::MAX);
+            let crashed = FaultyCold::new(Arc::new(dead), fault, first, u64::MAX);
+            let _ = world.archiver(Arc::new(crashed), dropping()).run(&nothing()).await;
+            world.restart();
+            world.check(&cold).await;
+            world.trades(1).await;
+            let summary = world.run(&cold, dropping()).await.unwrap();
+            assert_eq!(summary.failures, [], "call {first}, {fault:?}");
+            world.check(&cold).await;
+            commits.insert(summary.commits);
+            // An attempt that was taken up covers what was there when it began: the next run has the
+            // rest. What the crash left goes, once it is old enough, in two runs.
+            world.sleep(2 * HOUR);
+            world.run(&cold, dropping()).await.unwrap();
+            assert!(world.warm().units().await.unwrap().is_empty());
+            world.sleep(2 * HOUR);
+            world.run(&cold, dropping()).await.unwrap();
+            assert_eq!(unnamed(&cold).await, BTreeSet::new(), "call {first}, {fault:?}");
+            assert!(cold.keys("lease/").len() <= 2);
+            world.check(&cold).await;
+        }
+    }
+    assert_eq!(commits, BTreeSet::from([2]), "of each day there were rows to be committed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_lost_at_any_call_is_found_out_in_the_same_run() {
+    let calls = calls_of_a_run().await;
+    for first in 1..=calls {
+        for fault in [Fault::Lost, Fault::ReplyLost] {
+            let mut world = World::new();
+            world.trades(2).await;
+            let cold = MemoryCold::new();
+            let faulty = FaultyCold::new(Arc::new(cold.clone()), fault, first, 1);
+            let summary = world.archiver(Arc::new(faulty), dropping()).run(&nothing()).await.unwrap();
+            assert_eq!((summary.commits, summary.drops), (2, 2), "call {first}, {fault:?}");
+            assert_eq!(summary.failures, [], "call {first}, {fault:?}");
+            world.check(&cold).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_archivers_at_once_one_works() {
+    let mut world = World::new();
+    world.trades(2).await;
+    let cold = MemoryCold::new();
+    let (a, b) = tokio::join!(world.run(&cold, options()), world.run(&cold, options()));
+    let (done, refused) = if a.is_ok() { (a, b) } else { (b, a) };
+    assert_eq!(done.unwrap().commits, 2);
+    let refused = refused.unwrap_err();
+    assert!(matches!(refused, ArchiveError::Leased { .. } | ArchiveError::LeaseLost { .. }), "{refused}");
+    world.check(&cold).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_archiver_that_slept_over_its_lease_commits_nothing() {
+    let mut world = World::new();
+    world.trades(2).await;
+    let cold = MemoryCold::new();
+    let gate = Arc::new((Semaphore::new(0), Semaphore::new(0)));
+    let slow = MemoryCold { gate: Some(gate.clone()), ..cold.clone() };
+    let slow = world.archiver(Arc::new(slow), options());
+    let mut asleep = tokio::spawn(async move { slow.run(&nothing()).await });
+    // It stands before its first commit, its request on the way.
+    tokio::select! {
+        permit = gate.0.acquire() => permit.unwrap().forget(),
+        done = &mut asleep => panic!("it did not come so far: {done:?}"),
+    }
+    world.sleep(HOUR);
+    let summary = world.run(&cold, options()).await.unwrap();
+    assert_eq!(summary.commits, 2);
+    let before = cold.keys("manifest/");
+    gate.1.add_permits(100);
+    let error = asleep.await.unwrap().unwrap_err();
+    assert!(matches!(error, ArchiveError::LeaseLost { .. }), "{error}");
+    assert_eq!(cold.keys("manifest/").iter().filter(|key| key.ends_with("json")).count(), 2);
+    assert!(before.iter().all(|key| cold.keys("manifest/").contains(key)));
+    world.check(&cold).await;
+    // What it had proven was taken up by the other, under its nonce; what it began is garbage.
+    for _ in 0..2 {
+        world.sleep(2 * HOUR);
+        world.run(&cold, options()).await.unwrap();
+    }
+    assert_eq!(unnamed(&cold).await, BTreeSet::new());
+    world.check(&cold).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_while_it_is_held_and_kept_from_others() {
+    let world = World::new();
+    let cold = MemoryCold::new();
+    let store = Store::new(Arc::new(cold.clone()), None, ArchiveMetrics::default());
+    let began = tokio::time::Instant::now();
+    let clock = Clock::new(move || Timestamp::from_nanos(began.elapsed().as_nanos() as i64));
+    let lease = lease::Lease::take(&store, &clock, Duration::from_mins(2)).await.unwrap();
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        lease.check().unwrap();
+        let refused = lease::Lease::take(&store, &clock, Duration::from_mins(2)).await.err().unwrap();
+        assert!(matches!(refused, ArchiveError::Leased { .. }), "{refused}");
+    }
+    assert!(cold.keys("lease/").len() <= 2, "old numbers are removed");
+    lease.release().await.unwrap();
+    let next = lease::Lease::take(&store, &clock, Duration::from_mins(2)).await.unwrap();
+    // One whose process is no more need not be waited for.
+    drop(next);
+    let newest = cold.keys("lease/").pop().unwrap();
+    let text = String::from_utf8(cold.get(&newest).await.unwrap().to_vec()).unwrap();
+    let own = format!("\"pid\": {}", std::process::id());
+    assert!(text.contains(&own));
+    let gone =
+        text.replace(&own, &format!("\"pid\": {}", i32::MAX)).replace("\"nonce\": \"", "\"nonce\": \"X");
+    cold.put(&newest, gone.into()).await.unwrap();
+    lease::Lease::take(&store, &clock, Duration::from_mins(2)).await.unwrap();
+    drop(world);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_ignores_conditions_is_refused() {
+    for vice in [Vice::Overwrites, Vice::OverwritesInSecret] {
+        let mut world = World::new();
+        world.trades(1).await;
+        let cold = MemoryCold::with(vice);
+        let error = world.run(&cold, dropping()).await.unwrap_err();
+        assert!(matches!(error, ArchiveError::Unconditional { .. }), "{error}");
+        assert!(cold.keys("ticks/").is_empty() && cold.keys("manifest/").is_empty());
+        world.check(&cold).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_spoilt_on_the_way_is_not_committed() {
+    let mut world = World::new();
+    world.trades(2).await;
+    let cold = MemoryCold::new();
+    *cold.spoil.lock().unwrap() = Some("date=2026-11-19/part-0000".to_owned());
+    let summary = world.run(&cold, dropping()).await.unwrap();
+    assert_eq!((summary.commits, summary.drops, summary.failures.len()), (1, 1, 1));
+    let (unit, error) = &summary.failures[0];
+    assert_eq!(unit.day.to_string(), "2026-11-19");
+    assert!(matches!(error, ArchiveError::Damaged { .. }), "{error}");
+    world.check(&cold).await;
+    *cold.spoil.lock().unwrap() = None;
+    let summary = world.run(&cold, dropping()).await.unwrap();
+    assert_eq!((summary.commits, summary.drops, summary.failures), (1, 1, Vec::new()));
+    world.check(&cold).await;
+}
+
+/// A source whose own digest is another than its rows'.
+struct Liar(Arc<LocalWarm>);
+
+#[async_trait::async_trait]
+impl Warm for Liar {
+    async fn claim(&self, partition: u16) -> Result<Mark, WarmError> {
+        self.0.claim(partition).await
+    }
+    async fn mark(&self, partition: u16) -> Result<Mark, WarmError> {
+        self.0.mark(partition).await
+    }
+    async fn commit(&self, block: Block) -> Result<(), WarmError> {
+        self.0.commit(block).await
+    }
+    async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {
+        self.0.scan(query).await
+    }
+}
+
+#[async_trait::async_trait]
+impl ArchiveSource for Liar {
+    async fn units(&self) -> Result<Vec<UnitInfo>, WarmError> {
+        self.0.units().await
+    }
+    async fn digest(&self, unit: Unit, offsets: &[std::ops::Range<u64>]) -> Result<RowDigest, WarmError> {
+        let mut digest = self.0.digest(unit, offsets).await?;
+        digest.sum ^= 1;
+        Ok(digest)
+    }
+    async fn export(
+        &self,
+        unit: Unit,
+        offsets: &[std::ops::Range<u64>],
+    ) -> Result<BoxStream<'static, Result<TickBatch, WarmError>>, WarmError> {
+        self.0.export(unit, offsets).await
+    }
+    async fn drop_rows(&self, unit: Unit, next_offsets: &[u64]) -> Result<u64, WarmError> {
+        self.0.drop_rows(unit, next_offsets).await
+    }
+    async fn restore(
+        &self,
+        unit: Unit,
+        next_offsets: &[u64],
+        rows: BoxStream<'static, Result<TickBatch, WarmError>>,
+    ) -> Result<(), WarmError> {
+        self.0.restore(unit, next_offsets, rows).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_holds_other_rows_is_neither_committed_nor_dropped() {
+    let mut world = World::new();
+    world.trades(2).await;
+    let cold = MemoryCold::new();
+    let liar = || {
+        let warm = Arc::new(Liar(world.warm()));
+        let cold = Arc::new(cold.clone());
+        Archiver::new(cold, warm, dropping(), world.clock(), ArchiveMetrics::default())
+    };
+    let summary = liar().run(&nothing()).await.unwrap();
+    assert_eq!((summary.commits, summary.drops, summary.failures.len()), (0, 0, 2));
+    assert!(cold.keys("manifest/").is_empty());
+    // Committed by one who tells the truth, it is not dropped by one who does not.
+    world.run(&cold, options()).await.unwrap();
+    let summary = liar().run(&nothing()).await.unwrap();
+    assert_eq!((summary.drops, world.warm().units().await.unwrap().len()), (0, 2));
+    assert!(summary.failures.iter().all(|(_, error)| matches!(error, ArchiveError::Differs { .. })));
+    world.check(&cold).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_never_takes_what_counts_or_may_come_to_count() {
+    let mut world = World::new();
+    world.trades(2).await;
+    let cold = MemoryCold::new();
+    world.run(&cold, options()).await.unwrap();
+    let counts = cold.keys("ticks/").len() + cold.keys("manifest/").len();
+    let unit = world.warm().units().await.unwrap()[0].unit;
+    let orphan = format!("{}part-0000-DEAD.parquet", data_prefix(unit));
+    let alive = format!("{}part-0000-ALIVE.parquet", data_prefix(unit));
+    let footer = format!("{}part-0000-DEAD.footer", manifest_prefix(unit));
+    for key in [&orphan, &alive, &footer] {
+        cold.put(key, "x".into()).await.unwrap();
+    }
+    let elsewhere = Unit { day: unit.day.next(), kind: crate::market::Kind::Gap };
+    let mut journal = Journal::new(elsewhere, 0, Vec::new());
+    journal.step = Step::Exporting { attempt: "ALIVE".to_owned() };
+    cold.put(&journal_key(elsewhere), serde_json::to_vec(&journal).unwrap().into()).await.unwrap();
+    let there = |key: &String| cold.keys("").contains(key);
+    let removed = world.run(&cold, options()).await.unwrap().objects_removed;
+    assert!(removed == 0 && there(&orphan), "condemned first");
+    let removed = world.run(&cold, options()).await.unwrap().objects_removed;
+    assert!(removed == 0 && there(&orphan), "and not removed at once");
+    world.sleep(2 * HOUR);
+    let removed = world.run(&cold, options()).await.unwrap().objects_removed;
+    assert_eq!((removed, there(&orphan), there(&footer), there(&alive)), (2, false, false, true));
+    assert_eq!(cold.keys("ticks/").len() + cold.keys("manifest/").len(), counts + 1);
+    // What is younger than the grace stays, whatever nobody says of it.
+    cold.put(&orphan, "x".into()).await.unwrap();
+    let patient = ArchiveOptions { grace: Duration::from_hours(24 * 366 * 200), ..options() };
+    for _ in 0..3 {
+        world.sleep(2 * HOUR);
+        assert_eq!(world.run(&cold, patient.clone()).await.unwrap().objects_removed, 0);
+    }
+    world.check(&cold).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scrub_goes_on_where_it_stopped_and_finds_every_fault() {
+    let mut world = World::new();
+    world.trades(6).await;
+    let cold = MemoryCold::new();
+    world.run(&cold, options()).await.unwrap();
+    let metrics = ArchiveMetrics::default();
+    let scrubber = || Scrubber::new(Arc::new(cold.clone()), None, world.clock(), metrics.clone());
+    let sound = scrubber().run(Bounds::ALL, false, &nothing()).await.unwrap();
+    assert_eq!((sound.is_finished, sound.faults_found, sound.manifests), (true, 0, 2));
+    assert_eq!(sound.rows, world.rows.len() as u64);
+    let objects = cold.keys("ticks/");
+    assert!(objects.len() > 4, "{objects:?}");
+    assert_eq!(sound.files, objects.len() as u64);
+    // A byte at a time: an object a call, and one call more that finds the end.
+    let mut calls = 0;
+    loop {
+        let scrub = scrubber().run(Bounds { bytes: 1, ..Bounds::ALL }, false, &nothing()).await.unwrap();
+        calls += 1;
+        assert!(scrub.files <= calls);
+        if scrub.is_finished {
+            assert_eq!((scrub.files, scrub.rows), (sound.files, sound.rows));
+            break;
+        }
+    }
+    assert_eq!(calls, objects.len() as u64 + 1);
+    let spoil = |key: &String, at: usize| {
+        let mut all = cold.objects.lock().unwrap();
+        let mut bytes = all[key].to_vec();
+        bytes[at] ^= 0x40;
+        all.insert(key.clone(), bytes.into());
+    };
+    let footers: Vec<_> = cold.keys("manifest/").into_iter().filter(|key| key.ends_with("footer")).collect();
+    spoil(&objects[0], 5);
+    spoil(&objects[1], 200);
+    cold.delete(&objects[2]).await.unwrap();
+    cold.delete(&footers[3]).await.unwrap();
+    let mut expected = BTreeSet::from([&objects[0], &objects[1], &objects[2], &footers[3]]);
+    let scrub = scrubber().run(Bounds::ALL, false, &nothing()).await.unwrap();
+    assert_eq!((scrub.is_finished, scrub.faults_found), (true, 4), "{:?}", scrub.faults);
+    for fault in &scrub.faults {
+        assert!(expected.remove(&fault.key), "{fault:?}");
+    }
+    assert_eq!(metrics.faults.get(), 4);
+    // And nothing is dropped for which there is an object missing.
+    let summary = world.run(&cold, dropping()).await.unwrap();
+    assert_eq!((summary.failures.len(), summary.drops), (2, 0));
+}
+
+#[tokio::test]
+async fn a_directory_holds_an_archive_as_well() {
+    let mut world = World::new();
+    world.trades(3).await;
+    let dir = TempDir::new().unwrap();
+    let cold = Arc::new(DirCold::open(dir.path()).unwrap());
+    let summary = world.archiver(cold.clone(), dropping()).run(&nothing()).await.unwrap();
+    assert_eq!((summary.commits, summary.drops, summary.failures), (2, 2, Vec::new()));
+    world.check(&*cold).await;
+}
+
+/// What may happen, in any order.
+#[derive(Clone, Debug)]
+enum Happening {
+    /// The next block is stored.
+    Commit,
+    /// A run of the archive; with a fault, from that call on.
+    Run {
+        drops: bool,
+        fault: Option<(u64, bool)>,
+    },
+    Compact,
+    Restart,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let fault = prop::option::of((1_u64..120, any::<bool>()));
+    prop_oneof![
+        3 => Just(Happening::Commit),
+        3 => (any::<bool>(), fault).prop_map(|(drops, fault)| Happening::Run { drops, fault }),
+        1 => Just(Happening::Compact),
+        1 => Just(Happening::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn whatever_happens_every_row_is_read_once(
+        case in conformance::case(),
+        happenings in prop::collection::vec(happening(), 1..14),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(whatever_happens(&case, happenings));
+    }
+}
+
+async fn whatever_happens(case: &Case, happenings: Vec<Happening>) {
+    let mut world = World::new();
+    let cold = MemoryCold::new();
+    let (blocks, rows) = case.blocks();
+    let mut blocks = blocks.into_iter();
+    for happening in happenings {
+        match happening {
+            Happening::Commit => {
+                let Some(block) = blocks.next() else { continue };
+                let range = block.first_offset..block.next_offset;
+                world.rows.extend(
+                    rows.iter()
+                        .filter(|(_, _, seq, _)| {
+                            seq.partition == block.partition && range.contains(&seq.offset)
+                        })
+                        .cloned(),
+                );
+                world.warm().commit(block).await.unwrap();
+            }
+            Happening::Run { drops, fault } => {
+                let options = if drops { dropping() } else { options() };
+                match fault {
+                    None => {
+                        world.sleep(HOUR);
+                        let summary = world.run(&cold, options).await.unwrap();
+                        assert_eq!(summary.failures, []);
+                    }
+                    Some((first, reply_lost)) => {
+                        let fault = if reply_lost { Fault::ReplyLost } else { Fault::Lost };
+                        let dead = FaultyCold::new(Arc::new(cold.clone()), Fault::Lost, first + 1, u64::MAX);
+                        let crashed = FaultyCold::new(Arc::new(dead), fault, first, u64::MAX);
+                        let _ = world.archiver(Arc::new(crashed), options).run(&nothing()).await;
+                        world.restart();
+                    }
+                }
+            }
+            Happening::Compact => {
+                let warm = world.warm();
+                while warm.compact().unwrap() {}
+            }
+            Happening::Restart => world.restart(),
+        }
+        world.check(&cold).await;
+    }
+}
+
+fn golden() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archive/v1")
+}
+
+/// Archives that earlier versions wrote are read for ever. `STK_UPDATE=1` writes a new one, where
+/// there is none.
+#[tokio::test]
+async fn archives_of_earlier_versions_are_read() {
+    if std::env::var_os("STK_UPDATE").is_some() && !golden().exists() {
+        let mut world = World::new();
+        world.now.store("2026-12-01T12:00:00Z".parse::<Timestamp>().unwrap().nanos(), Ordering::Release);
+        let cold = Arc::new(DirCold::open(&golden()).unwrap());
+        for _ in 0..2 {
+            world.trades(1).await;
+            world.archiver(cold.clone(), options()).run(&nothing()).await.unwrap();
+        }
+        for other in ["lease", "probe", ".tmp"] {
+            let _ = std::fs::remove_dir_all(golden().join(other));
+        }
+    }
+    // Read from a copy: to open a store makes a directory in it.
+    let dir = TempDir::new().unwrap();
+    copy(&golden(), dir.path());
+    let cold = Arc::new(DirCold::open(dir.path()).unwrap());
+    let mut found = BTreeMap::new();
+    for manifest in manifests_of(&*cold, crate::market::Kind::Trade).await {
+        for row in rows_of(&*cold, &manifest).await {
+            assert!(found.insert(row.2, row.3).is_none());
+        }
+    }
+    let mut expected = BTreeMap::new();
+    for partition in 0..2_u16 {
+        for offset in 0..6 {
+            for index in 0..20 {
+                expected.insert(Seq { partition, offset, index }, trade(partition, offset, index));
+            }
+        }
+    }
+    assert_eq!(found, expected);
+    let scrubber = Scrubber::new(cold.clone(), None, Clock::default(), ArchiveMetrics::default());
+    let scrub = scrubber.run(Bounds::ALL, true, &nothing()).await.unwrap();
+    assert_eq!((scrub.is_finished, scrub.faults, scrub.manifests), (true, Vec::new(), 4));
+    for object in cold.list("journal/", None).await.unwrap() {
+        let journal: Journal = serde_json::from_slice(&cold.get(&object.key).await.unwrap()).unwrap();
+        assert_eq!((journal.step, journal.number), (Step::Committed, 1));
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to)
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}

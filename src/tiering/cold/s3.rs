@@ -40,7 +40,7 @@ const REQUESTS_MAX: usize = 6;
 const RETRIES_MAX: usize = 4;
 
 /// How long a request may take with its retries.
-const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
+const RETRY_TIME_MAX: Duration = Duration::from_mins(1);
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Without a byte of the answer.
@@ -344,7 +344,7 @@ fn encoded(key: &str) -> String {
     for byte in key.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                out.push(byte.into())
+                out.push(byte.into());
             }
             _ => out.push_str(&format!("%{byte:02X}")),
         }
@@ -464,9 +464,10 @@ impl Cold for S3Cold {
         let target = format!("{}?restore=", self.target(key));
         let answer = self.retried(key, "POST", &target, &[], body.into()).await?;
         match (answer.status, answer.code()) {
-            (200 | 202, _) | (409, Some("RestoreAlreadyInProgress")) => Ok(()),
-            // The object is not archived, so that nothing has to be restored.
-            (403, Some("InvalidObjectState")) => Ok(()),
+            // Accepted, there already, on its way; or not archived, so that nothing has to be restored.
+            (200 | 202, _) | (409, Some("RestoreAlreadyInProgress")) | (403, Some("InvalidObjectState")) => {
+                Ok(())
+            }
             _ => Err(self.unexpected(key, &answer)),
         }
     }

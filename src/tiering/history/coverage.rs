@@ -129,7 +129,7 @@ impl ArchivedCoverage {
     }
 
     /// Adds what another answer, or another part of this one, covers: of what both tell, once.
-    pub(super) fn add(&mut self, other: Self) {
+    pub fn add(&mut self, other: Self) {
         self.days.extend(other.days);
         self.days.sort_unstable();
         self.days.dedup();

@@ -34,9 +34,6 @@ use crate::wire::record::RecordError;
 /// How often a query begins anew because rows moved from the log to warm while it was planned.
 const TRIES_MAX: usize = 16;
 
-/// Rows of a batch, at most.
-const BATCH_ROWS: usize = 8192;
-
 /// What is asked of history.
 #[derive(Clone, Debug)]
 pub struct HistoryQuery {
@@ -86,7 +83,7 @@ pub enum HistoryError {
     /// The archive refused.
     #[error(transparent)]
     Archive(#[from] ReadError),
-    /// Rows that warm has dropped are in an archive that is not known.
+    /// Rows that warm has dropped are in no archive that is known.
     #[error("{0}")]
     NoArchive(String),
     /// The log refused.
@@ -129,9 +126,10 @@ impl From<TiersError> for HistoryError {
         match error {
             TiersError::Warm(error) => Self::Warm(error),
             TiersError::Archive(error) => Self::Archive(error),
-            TiersError::NoArchive { .. } => Self::NoArchive(error.to_string()),
+            TiersError::NoArchive { .. } | TiersError::NotArchived { .. } => {
+                Self::NoArchive(error.to_string())
+            }
             TiersError::Rows(error) => Self::Rows(error),
-            TiersError::Unsettled => Self::Unsettled,
         }
     }
 }

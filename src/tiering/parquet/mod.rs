@@ -11,6 +11,8 @@ mod reader;
 mod select;
 mod writer;
 
+/// Why a file can't be read.
+pub(super) use ::parquet::errors::ParquetError as DecodeError;
 pub(super) use reader::{Footer, Window, is_io};
 pub(super) use select::{Decoder, Index, Step, Wanted, is_inside};
 pub(super) use writer::{Layout, Numbers, TickWriter};

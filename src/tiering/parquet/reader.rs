@@ -92,6 +92,13 @@ impl Footer {
         Ok(ranges)
     }
 
+    /// The name and the size in the file of every column of every row group.
+    pub(in crate::tiering) fn column_bytes(&self) -> impl Iterator<Item = (String, u64)> + '_ {
+        let groups = self.metadata.metadata().row_groups().iter();
+        let columns = groups.flat_map(|group| group.columns());
+        columns.map(|column| (column.column_path().string(), column.compressed_size() as u64))
+    }
+
     /// How many rows a row group has.
     pub(in crate::tiering) fn group_rows(&self, group: usize) -> u64 {
         self.metadata.metadata().row_group(group).num_rows() as u64

@@ -427,7 +427,7 @@ pub(crate) async fn bars_have_their_digest(warm: &dyn ArchiveSource, bars: &[Bar
     warm.commit(block).await.unwrap();
     for (day, batch) in &batches {
         let unit = Unit { day: *day, kind: Kind::Bar };
-        assert_eq!(warm.digest(unit, &[0..1]).await.unwrap(), batch.digest());
+        assert_eq!(warm.digest(unit, std::slice::from_ref(&(0..1))).await.unwrap(), batch.digest());
     }
     let stored = scanned_bars(warm, &all(Kind::Bar)).await.unwrap();
     let mut stored: Vec<_> = stored.into_iter().map(|(seq, bar)| (seq.index, bar)).collect();

@@ -1,6 +1,6 @@
 //! What the archive asks: digests by the server, export, and rows that go and come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use arrow_array::RecordBatch;
@@ -262,7 +262,7 @@ fn in_unit(state: &State, unit: Unit, offsets: &[Range<u64>]) -> String {
         "`day` = {} AND {} AND ({})",
         day_literal(unit.day),
         sql::within(offsets),
-        sql::counts(state, &BTreeMap::new())
+        sql::counts(state, &BTreeMap::new(), &BTreeSet::from([unit.day]))
     )
 }
 

@@ -34,9 +34,9 @@ const READER_SECONDS_MAX: u64 = 3_600;
 /// How long a change of stored parts (a mutation) may take.
 const MUTATION_SECONDS_MAX: u64 = 3_600;
 
-/// Rows that are encoded before they are sent: about a megabyte, so that encoding never holds an
-/// async thread for long.
-const SLICE_ROWS: usize = 8_192;
+/// Rows of one message of a stream: some megabytes. The server makes a dictionary anew of every
+/// message's, so that small ones cost it more.
+const SLICE_ROWS: usize = 65_536;
 
 /// More rows and bytes than any block has: one insert becomes one part.
 const INSERT_ROWS_MAX: u64 = 1 << 30;
@@ -272,7 +272,14 @@ impl Node {
         for batch in batches {
             for from in (0..batch.num_rows()).step_by(SLICE_ROWS) {
                 let slice = batch.slice(from, SLICE_ROWS.min(batch.num_rows() - from));
-                let bytes = encoder.encode(&slice).map_err(|error| self.io(error))?;
+                // Some milliseconds of copying: not on an async thread.
+                let encoded = tokio::task::spawn_blocking(move || {
+                    let bytes = encoder.encode(&slice)?;
+                    Ok::<_, arrow_schema::ArrowError>((encoder, bytes))
+                });
+                let encoded = encoded.await.map_err(|error| self.io(error))?;
+                let bytes;
+                (encoder, bytes) = encoded.map_err(|error| self.io(error))?;
                 insert.send(bytes).await.map_err(|error| self.failed(&error))?;
             }
         }
@@ -290,6 +297,9 @@ impl Node {
             ("output_format_arrow_compression_method", "none"),
             ("cancel_http_readonly_queries_on_client_close", "1"),
             ("http_send_timeout", &reader_seconds),
+            // Thousands of symbols may be asked for by name.
+            ("max_query_size", "67108864"),
+            ("max_ast_elements", "1000000"),
         ]
         .iter()
         .chain(settings)
@@ -297,10 +307,15 @@ impl Node {
             query = query.with_setting(*name, *value);
         }
         let cursor = query.fetch_bytes("ArrowStream").map_err(|error| self.failed(&error))?;
-        let decoder = StreamDecoder::new();
-        let mut stream = BatchStream { node: self.clone(), cursor, decoder, left: None, begun: None };
+        let mut stream = BatchStream {
+            node: self.clone(),
+            cursor,
+            decoder: StreamDecoder::new(),
+            left: None,
+            ended: false,
+        };
         // The server takes its snapshot before it answers at all.
-        stream.begun = Some(stream.chunk().await?);
+        stream.fill().await?;
         Ok(stream)
     }
 }
@@ -313,39 +328,37 @@ pub(super) struct BatchStream {
     decoder: StreamDecoder,
     /// What has arrived and is not yet decoded.
     left: Option<Buffer>,
-    /// The first chunk, which was waited for to know that the query runs.
-    begun: Option<Option<Bytes>>,
+    /// Nothing more will arrive.
+    ended: bool,
 }
 
 impl BatchStream {
-    async fn chunk(&mut self) -> Result<Option<Bytes>, WarmError> {
+    /// Waits for what arrives next.
+    async fn fill(&mut self) -> Result<(), WarmError> {
         let node = self.node.clone();
-        node.within(ROWS_SECONDS_MAX, self.cursor.next()).await
+        match node.within(ROWS_SECONDS_MAX, self.cursor.next()).await? {
+            Some(chunk) => self.left = Some(Buffer::from(chunk)),
+            None => self.ended = true,
+        }
+        Ok(())
     }
 
     /// The next batch; `None` after the last. Errors: the server failed or ended before the last.
     pub(super) async fn next(&mut self) -> Result<Option<RecordBatch>, WarmError> {
         loop {
-            let mut buffer = match self.left.take() {
-                Some(buffer) => buffer,
-                None => {
-                    let chunk = match self.begun.take() {
-                        Some(begun) => begun,
-                        None => self.chunk().await?,
-                    };
-                    let Some(chunk) = chunk else {
-                        self.decoder.finish().map_err(|error| self.node.io(error))?;
-                        return Ok(None);
-                    };
-                    Buffer::from(chunk)
+            if let Some(mut buffer) = self.left.take() {
+                let batch = self.decoder.decode(&mut buffer).map_err(|error| self.node.io(error))?;
+                if !buffer.is_empty() {
+                    self.left = Some(buffer);
                 }
-            };
-            let batch = self.decoder.decode(&mut buffer).map_err(|error| self.node.io(error))?;
-            if !buffer.is_empty() {
-                self.left = Some(buffer);
-            }
-            if batch.is_some() {
-                return Ok(batch);
+                if batch.is_some() {
+                    return Ok(batch);
+                }
+            } else if self.ended {
+                self.decoder.finish().map_err(|error| self.node.io(error))?;
+                return Ok(None);
+            } else {
+                self.fill().await?;
             }
         }
     }
@@ -353,7 +366,7 @@ impl BatchStream {
     /// Bytes the server has read for the query, as far as it has told: its own count when it began
     /// to answer, and never less than what it has sent.
     pub(super) fn bytes_read(&self) -> u64 {
-        let told = self.cursor.summary().and_then(|summary| summary.read_bytes());
+        let told = self.cursor.summary().and_then(clickhouse::QuerySummary::read_bytes);
         told.unwrap_or(0).max(self.cursor.decoded_bytes())
     }
 }

@@ -134,6 +134,12 @@ struct StandingRow {
 }
 
 #[derive(Row, Deserialize)]
+struct CountRow {
+    epoch: u32,
+    counts: Vec<u64>,
+}
+
+#[derive(Row, Deserialize)]
 struct TakeoverRow {
     epoch: u32,
     follows: u32,
@@ -302,9 +308,12 @@ impl Inner {
 
     /// How many rows there are of each batch of a block.
     async fn count(&self, block: &BlockRow) -> Result<Vec<u64>, WarmError> {
-        if block.kinds.is_empty() {
-            return Ok(Vec::new());
-        }
+        Ok(self.claimed_and_count(block).await?.1)
+    }
+
+    /// The highest epoch that anybody has claimed, and how many rows there are of each batch of a
+    /// block: in one request.
+    async fn claimed_and_count(&self, block: &BlockRow) -> Result<(u32, Vec<u64>), WarmError> {
         let place = format!(
             "`partition` = {} AND epoch = {} AND block = {}",
             block.partition, block.epoch, block.block
@@ -314,8 +323,14 @@ impl Inner {
             let day = day_literal(TradingDay::from_days_since_epoch(*day));
             format!("assumeNotNull((SELECT count() FROM {table} WHERE `day` = {day} AND {place}))")
         });
-        let sql = format!("SELECT [{}]", counts.collect::<Vec<_>>().join(", "));
-        self.nodes.one(&sql).await
+        let counts = counts.collect::<Vec<_>>().join(", ");
+        let sql = format!(
+            "SELECT max(claims.epoch) AS epoch, CAST([{counts}], 'Array(UInt64)') AS counts FROM claims \
+             WHERE `partition` = {}",
+            block.partition
+        );
+        let row: CountRow = self.nodes.one(&sql).await?;
+        Ok((row.epoch, row.counts))
     }
 
     /// Deletes what takeovers made useless. Nothing depends on it: a failure is told, and it is
@@ -410,7 +425,7 @@ impl Inner {
             })
             .await?;
         // An insert that was acknowledged may have written nothing: what is there is what counts.
-        let found = self.count(&row).await?;
+        let (claimed, found) = self.claimed_and_count(&row).await?;
         if found != row.rows {
             return Err(WarmError::Io {
                 path: self.path.clone(),
@@ -420,7 +435,9 @@ impl Inner {
                 ),
             });
         }
-        self.check_owner(block.partition, held).await?;
+        if claimed > held.epoch {
+            return Err(WarmError::Fenced { partition: block.partition });
+        }
         let mark = MarkRow {
             partition: block.partition,
             epoch: held.epoch,

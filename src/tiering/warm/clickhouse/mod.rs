@@ -30,10 +30,10 @@
 //! 2. The rows, one insert a kind and day, each under the token
 //!    `TABLE:PARTITION:EPOCH:BLOCK:FIRST-NEXT:DAY`, which makes its repetition harmless.
 //! 3. They are counted. An insert has been acknowledged that wrote nothing; `written_rows` of a
-//!    repeated insert says 0 although all is there; only the count tells.
-//! 4. No later epoch is claimed; else the commit is fenced.
-//! 5. `marks`: the block is the partition's last.
-//! 6. No later epoch is claimed, still. A claim whose reading missed the mark came before this look,
+//!    repeated insert says 0 although all is there; only the count tells. The same request looks
+//!    whether a later epoch is claimed: then the commit is fenced.
+//! 4. `marks`: the block is the partition's last.
+//! 5. No later epoch is claimed, still. A claim whose reading missed the mark came before this look,
 //!    so it is seen, and the commit is fenced; a claim that came after has read the mark. What was
 //!    acknowledged is never taken back.
 //!
@@ -70,6 +70,7 @@
 //! keeper and can't name a part.
 
 mod archive;
+mod bench;
 mod client;
 mod commit;
 mod metrics;
@@ -87,6 +88,7 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 
+pub use self::bench::{InsertFound, InsertRound, bench_insert};
 use self::client::Nodes;
 use self::commit::Held;
 pub use self::metrics::ClickHouseWarmMetrics;
@@ -99,7 +101,7 @@ pub const KEEPER_PATH: &str = "/clickhouse/tables/{shard}/{database}/{table}";
 
 /// How long after a takeover an insert of the predecessor may still arrive: longer than any request
 /// lives.
-const GRACE: Duration = Duration::from_secs(3_600);
+const GRACE: Duration = Duration::from_hours(1);
 
 /// Which database, and how it is laid out.
 #[derive(Clone)]

@@ -18,7 +18,7 @@ use super::schema::{literal, rows_table};
 use super::sql;
 use super::state::State;
 use super::{Inner, parts_of};
-use crate::market::{Kind, TickBatch};
+use crate::market::{Kind, TickBatch, TradingDay};
 use crate::tiering::warm::{Query, Scan, ScanStats, WarmError};
 
 /// Rows of a batch, at most.
@@ -30,12 +30,13 @@ const THREADS: &str = "2";
 /// How often a scan is begun anew when days are dropped or restored just then.
 const ATTEMPTS_MAX: u32 = 8;
 
-/// How many parts there are and their bytes.
+/// How many parts there are and their bytes, and the days of the kind's.
 #[derive(Row, Deserialize)]
 struct SizeRow {
     parts: u64,
     of_kind: u64,
     bytes: u64,
+    days: Vec<i32>,
 }
 
 impl Inner {
@@ -65,11 +66,13 @@ impl Inner {
 
     pub(super) async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {
         self.metrics.scans.inc();
-        let stats = Arc::new(Mutex::new(self.size(query.kind).await?));
+        let (size, days) = self.size(query.kind).await?;
+        let stats = Arc::new(Mutex::new(size));
         let (state, rows) = self
             .open(query.kind, |state| {
                 let wanted = sql::wanted(query.symbols.as_deref(), &query.range)?;
-                Some(format!("{wanted} AND ({})", sql::counts(state, &query.archived)))
+                // A day that comes in just now has only rows that the archive has not.
+                Some(format!("{wanted} AND ({})", sql::counts(state, &query.archived, &days)))
             })
             .await?;
         let mut dropped = BTreeMap::new();
@@ -88,24 +91,26 @@ impl Inner {
         Ok(Scan { rows, stats, next_offsets: state.next_offsets(), dropped, restored })
     }
 
-    /// What the store holds: parts are its segments. Those of the kind can't be told apart by more
+    /// What the store holds, and the days of the kind's rows: parts are its segments. Those of the kind can't be told apart by more
     /// than their day before the query runs.
-    async fn size(&self, kind: Kind) -> Result<ScanStats, WarmError> {
+    async fn size(&self, kind: Kind) -> Result<(ScanStats, BTreeSet<TradingDay>), WarmError> {
         let table = literal(&self.names.local(&rows_table(kind)));
-        let mut stats = ScanStats::default();
+        let (mut stats, mut days) = (ScanStats::default(), BTreeSet::new());
         for node in self.nodes.all() {
             let sql = format!(
                 "SELECT count() AS parts, countIf(`table` = {table}) AS of_kind, \
-                 sum(bytes_on_disk) AS bytes {}",
+                 sum(bytes_on_disk) AS bytes, \
+                 groupUniqArrayIf(toInt32(toDate32(`partition`)), `table` = {table}) AS days {}",
                 parts_of(&self.names, None)
             );
             for row in node.rows::<SizeRow>(&sql).await? {
                 stats.segments_total += row.parts;
                 stats.segments_read += row.of_kind;
                 stats.bytes_stored += row.bytes;
+                days.extend(row.days.into_iter().map(TradingDay::from_days_since_epoch));
             }
         }
-        Ok(stats)
+        Ok((stats, days))
     }
 }
 

@@ -15,7 +15,7 @@ use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
 use super::ClickHouseOptions;
-use super::client::Nodes;
+use super::client::{Nodes, code_of};
 use super::sql::RESTORED;
 use crate::market::{Kind, TickBatch};
 use crate::tiering::warm::WarmError;
@@ -27,6 +27,9 @@ const MIGRATIONS: &[fn(&Names) -> Vec<String>] = &[first];
 const DEDUPLICATION_BLOCKS: u32 = 10_000;
 /// The same where tables are replicated, which forget by time as well.
 const DEDUPLICATION_SECONDS: u32 = 7 * 24 * 3_600;
+
+/// The server's codes for a database and a table that are not there.
+const MISSING: &[u32] = &[81, 60];
 
 /// The version of the schema that this program writes.
 pub(super) const fn version() -> u32 {
@@ -84,7 +87,7 @@ impl Names {
         if self.cluster.is_some() { format!("{table}_local") } else { table.to_owned() }
     }
 
-    /// `family` of MergeTree with its arguments, replicated or not.
+    /// The `family` of `MergeTree` with its arguments, replicated or not.
     fn engine(&self, family: &str, arguments: &str) -> String {
         match &self.keeper_path {
             None => format!("{family}MergeTree({arguments})"),
@@ -128,20 +131,21 @@ impl Names {
 /// Errors: its version is a later one; the user may not create what is missing.
 pub(super) async fn migrate(nodes: &mut Nodes, names: &Names) -> Result<(), WarmError> {
     let database = identifier(&names.database);
+    let mut missing = Vec::new();
+    // Without a cluster's Distributed above it: each server tells what was done to itself. Looked at
+    // before anything is made, so that who only reads needs no right to.
     for node in nodes.all() {
-        node.execute(&format!("CREATE DATABASE IF NOT EXISTS {database}")).await?;
-    }
-    nodes.use_database(&names.database);
-    // Without a cluster's Distributed above it: each server tells what was done to itself.
-    let columns = "version UInt32, program String, at DateTime64(3, 'UTC') DEFAULT now64(3)";
-    for node in nodes.all() {
-        let create = format!(
-            "CREATE TABLE IF NOT EXISTS stk_schema ({columns}) ENGINE = MergeTree ORDER BY version \
-             SETTINGS non_replicated_deduplication_window = 1000, fsync_after_insert = 1"
-        );
-        node.execute(&create).await?;
-        let found: Vec<u32> = node.rows("SELECT max(version) FROM stk_schema").await?;
-        let found = found.first().copied().unwrap_or(0);
+        let found: Result<Vec<u32>, WarmError> =
+            node.rows(&format!("SELECT max(version) FROM {database}.stk_schema")).await;
+        let found = match found {
+            Ok(found) => found.first().copied().unwrap_or(0),
+            Err(WarmError::Refused { reason, .. })
+                if code_of(&reason).is_some_and(|code| MISSING.contains(&code)) =>
+            {
+                0
+            }
+            Err(error) => return Err(error),
+        };
         if found > version() {
             let reason = format!(
                 "the database {database} has schema version {found}, and this program knows up to {}; \
@@ -150,6 +154,19 @@ pub(super) async fn migrate(nodes: &mut Nodes, names: &Names) -> Result<(), Warm
             );
             return Err(WarmError::Refused { path: node.url().to_owned(), reason });
         }
+        missing.push(found);
+    }
+    for (node, _) in nodes.all().iter().zip(&missing).filter(|(_, found)| **found == 0) {
+        node.execute(&format!("CREATE DATABASE IF NOT EXISTS {database}")).await?;
+    }
+    nodes.use_database(&names.database);
+    let columns = "version UInt32, program String, at DateTime64(3, 'UTC') DEFAULT now64(3)";
+    for (node, found) in nodes.all().iter().zip(missing).filter(|(_, found)| *found < version()) {
+        let create = format!(
+            "CREATE TABLE IF NOT EXISTS stk_schema ({columns}) ENGINE = MergeTree ORDER BY version \
+             SETTINGS non_replicated_deduplication_window = 1000, fsync_after_insert = 1"
+        );
+        node.execute(&create).await?;
         for (number, migration) in (1..).zip(MIGRATIONS).filter(|(number, _)| *number > found) {
             tracing::info!(url = node.url(), %database, version = number, "making the schema");
             for statement in migration(names) {
@@ -277,7 +294,8 @@ fn view(kind: Kind) -> String {
          SELECT `day`, {columns} FROM {table} WHERE \
          (epoch <= epochs_of[`partition`] AND block <= blocks_of[`partition`] \
          AND NOT arrayExists(t -> t.1 = `partition` AND epoch < t.2 AND (block > t.4 OR epoch > t.3), taken) \
-         AND NOT arrayExists(g -> g.1 = `day` AND `offset` < g.2[toUInt32(`partition`) + 1], gone)) \
+         AND (`day` NOT IN (SELECT `day` FROM dropped WHERE kind = {name}) \
+         OR NOT arrayExists(g -> g.1 = `day` AND `offset` < g.2[toUInt32(`partition`) + 1], gone))) \
          OR (epoch >= {RESTORED} AND arrayExists(g -> g.1 = `day` AND g.3 = epoch, gone))",
         view = view_name(kind),
         columns = columns.join(", "),
@@ -316,7 +334,7 @@ fn columns(kind: Kind) -> String {
         })
         .collect();
     columns.push("`day` Date32 CODEC(ZSTD(1))".to_owned());
-    columns.push("`epoch` UInt32 CODEC(T64, ZSTD(1))".to_owned());
+    columns.push("`epoch` UInt32 CODEC(ZSTD(1))".to_owned());
     columns.push("`block` UInt64 CODEC(Delta, ZSTD(1))".to_owned());
     columns.push("INDEX place (`partition`, `block`, `offset`) TYPE minmax GRANULARITY 4".to_owned());
     columns.join(", ")
@@ -335,15 +353,14 @@ fn type_name(data_type: &DataType) -> &'static str {
     }
 }
 
-/// Chosen by measurement: see docs/clickhouse.md.
+/// Chosen by measurement, on simulated ticks and on a capture of IEX: docs/clickhouse.md has the
+/// figures.
 fn codec(name: &str, data_type: &DataType) -> &'static str {
-    match (name, data_type) {
-        ("ts" | "recv_ts" | "open_ts" | "close_ts", _) => "Delta, ZSTD(1)",
-        ("offset", _) => "Delta, ZSTD(1)",
-        (_, DataType::Decimal64(..)) => "Delta, ZSTD(1)",
-        (_, DataType::UInt64) => "Delta, ZSTD(1)",
-        ("partition", _) => "ZSTD(1)",
-        (_, DataType::UInt32) => "T64, ZSTD(1)",
+    match data_type {
+        DataType::Timestamp(..) | DataType::Decimal64(..) | DataType::UInt64 => "Delta, ZSTD(1)",
+        // Sizes of quotes repeat; those of trades are small and don't.
+        DataType::UInt32 if name.ends_with("_size") => "ZSTD(1)",
+        DataType::UInt32 => "T64, ZSTD(1)",
         _ => "ZSTD(1)",
     }
 }

@@ -1,6 +1,6 @@
 //! The rules as SQL: which rows count, which are asked for, and their digest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::ops::Range;
 
@@ -51,18 +51,24 @@ fn committed(state: &State) -> String {
 
 /// Which rows count: those of [`committed`] blocks that were not dropped, and of restored days the
 /// rows of the restore that counts. Of the days in `floors` also those below the floors are left
-/// out, unless the day is restored.
-pub(super) fn counts(state: &State, floors: &BTreeMap<TradingDay, Vec<u64>>) -> String {
+/// out, unless the day is restored. `days` are all that rows can be of: of years of archived days a
+/// store has few.
+pub(super) fn counts(
+    state: &State,
+    floors: &BTreeMap<TradingDay, Vec<u64>>,
+    days: &BTreeSet<TradingDay>,
+) -> String {
     let mut sql = format!("({}", committed(state));
     let mut least: BTreeMap<TradingDay, Vec<u64>> =
         state.units.iter().map(|(day, unit)| (*day, unit.next_offsets.clone())).collect();
-    for (day, floors) in floors {
+    for (day, floors) in floors.iter().filter(|(day, _)| days.contains(day)) {
         if !state.units.get(day).is_some_and(UnitState::is_restored) {
             let least = least.entry(*day).or_default();
             raise(least, floors);
         }
     }
-    for (day, offsets) in least.iter().filter(|(_, offsets)| offsets.iter().any(|offset| *offset > 0)) {
+    least.retain(|day, offsets| days.contains(day) && offsets.iter().any(|offset| *offset > 0));
+    for (day, offsets) in &least {
         let _ =
             write!(sql, " AND NOT (`day` = {} AND `offset` < {})", day_literal(*day), by_partition(offsets));
     }
@@ -191,17 +197,18 @@ mod tests {
         };
         let floors = BTreeMap::from([(day, vec![9])]);
         assert_eq!(
-            counts(&state, &floors),
+            counts(&state, &floors, &BTreeSet::from([day])),
             "(epoch <= arrayElement([3], toUInt32(`partition`) + 1) \
              AND block <= arrayElement([7], toUInt32(`partition`) + 1) \
              AND NOT (`partition` = 0 AND epoch < 2 AND (block > 5 OR epoch > 1)) \
              AND NOT (`day` = toDate32('2026-11-20') AND `offset` < arrayElement([9], toUInt32(`partition`) + 1)))"
         );
+        assert!(!counts(&state, &floors, &BTreeSet::new()).contains("day"));
         let unit = UnitState { next_offsets: vec![4], restored: RESTORED + 3, ..UnitState::default() };
         state.units.insert(day, unit);
         state.takeovers.clear();
         assert_eq!(
-            counts(&state, &floors),
+            counts(&state, &floors, &BTreeSet::from([day])),
             "(epoch <= arrayElement([3], toUInt32(`partition`) + 1) \
              AND block <= arrayElement([7], toUInt32(`partition`) + 1) \
              AND NOT (`day` = toDate32('2026-11-20') AND `offset` < arrayElement([4], toUInt32(`partition`) + 1))) \

@@ -221,6 +221,9 @@ async fn many_claims_at_once_have_an_epoch_each() {
 const FAULTS: [fn() -> Fault; 4] =
     [|| Fault::Cut, || Fault::CutRequest, || Fault::LoseReply, || Fault::Answer(503)];
 
+/// A block's entry, four inserts, the count, the mark, a look at the claims.
+const COMMIT_REQUESTS: usize = 8;
+
 /// Commits as the processor does: again while the error passes. The errors met.
 async fn commit_again(warm: &ClickHouseWarm, partition: u16, first: u64, next: u64) -> usize {
     for errors in 0..5 {
@@ -253,8 +256,7 @@ async fn a_commit_outlives_the_loss_of_any_request() {
             }
             at += 1;
         }
-        // A block's entry, four inserts, the count, two looks at the claims, the mark.
-        assert_eq!(at, 9);
+        assert_eq!(at, COMMIT_REQUESTS);
     }
     assert_eq!(offsets(&warm, 0).await, (0..next).collect::<Vec<_>>());
 }
@@ -266,7 +268,7 @@ async fn a_successor_goes_on_whatever_request_the_commit_died_at() {
     let other = database.open().await;
     let (mut next, mut confirmed) = (0, 0);
     for fault in FAULTS {
-        for at in 0..9 {
+        for at in 0..COMMIT_REQUESTS {
             let dying = database.open_by(&proxy).await;
             assert_eq!(dying.claim(0).await.unwrap().next_offset, next);
             proxy.fail(at, fault());
@@ -612,6 +614,35 @@ async fn errors_say_whether_a_later_try_may_help() {
 }
 
 #[tokio::test]
+async fn every_insert_of_rows_has_a_token_of_its_own() {
+    let Some(database) = one() else { return };
+    let proxy = Proxy::to(&database.urls[0]).await;
+    let warm = database.open_by(&proxy).await;
+    for first in 0..3 {
+        warm.commit(block(0, first, first + 1)).await.unwrap();
+    }
+    // One that brings no offsets but bars, as a rebuild does, and another one at the same offsets.
+    for _ in 0..2 {
+        let mut empty = block(0, 0, 1);
+        (empty.first_offset, empty.next_offset) = (3, 3);
+        warm.commit(empty).await.unwrap();
+    }
+    let requests = proxy.requests();
+    let inserts: Vec<_> = requests.iter().filter(|request| request.contains("FORMAT ArrowStream")).collect();
+    let token = |request: &&String| {
+        let (_, rest) = request.split_once("insert_deduplication_token=").unwrap();
+        rest.split('&').next().unwrap().to_owned()
+    };
+    let tokens: std::collections::BTreeSet<String> = inserts.iter().map(token).collect();
+    assert_eq!(inserts.len(), 5 * 4);
+    assert_eq!(tokens.len(), inserts.len(), "{tokens:?}");
+    for setting in ["async_insert=0", "insert_deduplicate=1", "max_insert_threads=1"] {
+        assert!(inserts.iter().all(|request| request.contains(setting)), "{setting}");
+    }
+    assert_eq!(conformance::scanned(&*warm, &all(Kind::PrevClose)).await.unwrap().len(), 2 * 5);
+}
+
+#[tokio::test]
 async fn one_insert_is_one_part_and_its_repetition_none() {
     let Some(database) = one() else { return };
     let warm = database.open().await;
@@ -676,7 +707,7 @@ async fn a_cluster_behaves_as_one_server() {
     };
     let warm = ClickHouseWarm::open(&options).await.unwrap();
     let mut next = 0;
-    for at in 0..9 {
+    for at in 0..COMMIT_REQUESTS {
         while warm.inner.nodes.current().url() != proxy.url() {
             warm.inner.nodes.use_next();
         }

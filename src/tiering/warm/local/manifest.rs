@@ -265,11 +265,11 @@ impl Manifest {
     /// earlier rewrite left behind.
     pub(super) fn open(dir: &Path) -> Result<(Self, State), WarmError> {
         let Some((number, path)) = newest(dir)? else {
-            let state = State::default();
+            let state = State { version: VERSION, ..State::default() };
             return Self::begin(dir, 1, &state).map(|manifest| (manifest, state));
         };
         let bytes = fs::read(&path).map_err(|error| io_error(&path, &error))?;
-        let (state, len, edits) = parse(&path, &bytes)?;
+        let (mut state, len, edits) = parse(&path, &bytes)?;
         let file =
             OpenOptions::new().read(true).write(true).open(&path).map_err(|error| io_error(&path, &error))?;
         if len < bytes.len() as u64 {
@@ -278,6 +278,7 @@ impl Manifest {
         }
         if state.version < VERSION {
             // An earlier program would take the first edit it does not know for damage.
+            state.version = VERSION;
             return Self::begin(dir, number + 1, &state).map(|manifest| (manifest, state));
         }
         let edits_max = EDITS_MIN.max(2 * state.segments.len());

@@ -1,0 +1,169 @@
+//! `stk archive` by the real binary: what it says, that it survives being killed at every step, and
+//! that others read what it wrote.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+use stk::fail::FAIL_POINTS;
+
+use super::serve::write_capture;
+use super::support::Home;
+
+/// Ticks of the capture: half of them trades, half quotes.
+const TICKS: u64 = 2_000;
+
+/// A data directory with a day of 2025 in warm.
+fn stored(home: &Home) -> String {
+    let capture = write_capture(home, TICKS as i64 / 2).display().to_string();
+    let data = home.path("data").display().to_string();
+    let replayed = home.run(&["replay", &capture, "--speed", "max", "--data", &data]);
+    assert!(replayed.starts_with("exit: 0\n"), "{replayed}");
+    data
+}
+
+fn json(home: &Home, args: &[&str]) -> Value {
+    let output = home.stk(args).env("STK_ARCHIVE_SETTLE_MINUTES", "0").output().expect("the binary runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {said}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}: {said}"))
+}
+
+/// Rows by kind that the archive holds.
+fn archived(home: &Home, data: &str) -> Vec<(String, u64, u64)> {
+    let status = json(home, &["archive", "status", "--data", data, "--json"]);
+    let units = status.as_array().expect("a list").iter();
+    let count = |unit: &Value, name: &str| unit[name].as_u64().expect("a number");
+    let row = |unit: &Value| {
+        let kind = unit["kind"].as_str().expect("a name").to_owned();
+        (kind, count(unit, "archived_rows"), count(unit, "warm_rows"))
+    };
+    units.map(row).collect()
+}
+
+#[test]
+fn a_day_goes_into_the_archive_and_is_found_there() {
+    let home = Home::new();
+    let data = stored(&home);
+    // Nothing was stored just now that is quiet already.
+    let run = home.run(&["archive", "run", "--data", &data]);
+    assert!(run.contains("0 units archived"), "{run}");
+    let plan = json(&home, &["archive", "run", "--dry-run", "--data", &data, "--json"]);
+    let kinds: Vec<_> = plan.as_array().expect("a list").iter().map(|unit| unit["kind"].clone()).collect();
+    assert!(kinds.contains(&"trade".into()) && kinds.contains(&"quote".into()), "{plan}");
+    assert!(!home.path("data/cold/manifest").exists(), "a dry run does nothing");
+    let summary = json(&home, &["archive", "run", "--kind", "trade,quote", "--data", &data, "--json"]);
+    assert_eq!((&summary["commits"], &summary["rows"]), (&2.into(), &TICKS.into()), "{summary}");
+    // 30 days have long gone: what is archived is dropped at once.
+    assert_eq!(summary["drops"], 2, "{summary}");
+    let half = TICKS / 2;
+    let of: Vec<_> = archived(&home, &data).into_iter().filter(|(_, archived, _)| *archived > 0).collect();
+    assert_eq!(of, [("trade".to_owned(), half, 0), ("quote".to_owned(), half, 0)]);
+    let manifest = json(&home, &["archive", "list", "--kind", "trade", "--data", &data, "--json"]);
+    assert_eq!((&manifest["number"], &manifest["digest"]["rows"]), (&0.into(), &half.into()));
+    let table = home.run(&["archive", "list", "--data", &data]);
+    assert!(table.contains("ticks/kind=quote/date="), "{table}");
+    let scrub = json(&home, &["archive", "verify", "--data", &data, "--json"]);
+    assert_eq!((&scrub["is_finished"], &scrub["rows"]), (&true.into(), &TICKS.into()), "{scrub}");
+    // A flipped bit is found, and told by the exit code.
+    let key = manifest["files"][0]["key"].as_str().expect("a key");
+    let path = home.path("data/cold").join(key);
+    let mut bytes = std::fs::read(&path).expect("an object");
+    bytes[40] ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+    let verify = home.run(&["archive", "verify", "--data", &data]);
+    assert!(verify.starts_with("exit: 1\n") && verify.contains(key), "{verify}");
+    assert!(verify.contains("1 object damaged or missing"), "{verify}");
+}
+
+#[test]
+fn killed_at_any_point_the_next_run_goes_on_from_there() {
+    for point in FAIL_POINTS.iter().filter(|point| point.starts_with("archive.")) {
+        let home = Home::new();
+        let data = stored(&home);
+        let before = archived(&home, &data);
+        let args = match *point {
+            "archive.scrubbed" => {
+                json(&home, &["archive", "run", "--data", &data, "--json"]);
+                vec!["archive", "verify", "--data", &data]
+            }
+            // Something to remove: an object that nothing names, older than the grace.
+            "archive.condemned" | "archive.removed" => {
+                leave_garbage(&home);
+                vec!["archive", "run", "--data", &data]
+            }
+            _ => vec!["archive", "run", "--data", &data],
+        };
+        let status = home
+            .stk(&args)
+            .env("STK_ARCHIVE_SETTLE_MINUTES", "0")
+            .env("STK_FAIL_POINT", point)
+            .status()
+            .expect("the binary runs");
+        assert_eq!(status.signal(), Some(9), "{point} was not reached");
+        // At once: the lease of a process that is no more holds nobody up.
+        json(&home, &["archive", "run", "--data", &data, "--json"]);
+        let after = archived(&home, &data);
+        let moved: Vec<_> = before.iter().map(|(kind, held, warm)| (kind.clone(), held + warm, 0)).collect();
+        assert_eq!(after, moved, "{point}");
+        let scrub = json(&home, &["archive", "verify", "--data", &data, "--json"]);
+        assert_eq!((&scrub["is_finished"], &scrub["faults_found"]), (&true.into(), &0.into()), "{point}");
+    }
+}
+
+/// Two objects that no manifest names, written long ago, and condemned long ago.
+fn leave_garbage(home: &Home) {
+    let dir = home.path("data/cold/ticks/kind=trade/date=2025-01-03");
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let mut since = serde_json::Map::new();
+    for name in ["part-0000-A.parquet", "part-0000-B.parquet"] {
+        let file = std::fs::File::create(dir.join(name)).expect("a file");
+        file.set_modified(std::time::UNIX_EPOCH).expect("set");
+        let key = format!("ticks/kind=trade/date=2025-01-03/{name}");
+        since.insert(key, "2025-01-04T00:00:00Z".into());
+    }
+    // One of them is not condemned yet: the list has to be written anew.
+    since.remove("ticks/kind=trade/date=2025-01-03/part-0000-B.parquet");
+    let condemned = serde_json::json!({ "version": 1, "since": since });
+    std::fs::write(home.path("data/cold/garbage.json"), condemned.to_string()).expect("written");
+}
+
+/// The interpreter with DuckDB and pyarrow that `scripts/test` prepares.
+fn python() -> Option<PathBuf> {
+    let python = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/readers/bin/python");
+    if python.exists() {
+        return Some(python);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{} is missing: scripts/test makes it", python.display());
+    eprintln!("skipped: {} is missing; scripts/test makes it", python.display());
+    None
+}
+
+#[test]
+fn duckdb_and_pyarrow_read_the_archive_as_it_is() {
+    let Some(python) = python() else { return };
+    let home = Home::new();
+    let data = stored(&home);
+    json(&home, &["archive", "run", "--data", &data, "--json"]);
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/readers/read.py");
+    let output = Command::new(python).arg(script).arg(home.path("data/cold/ticks")).output();
+    let output = output.expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let got: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let rows = TICKS / 2;
+    // Each trade is of 100 shares, at a cent more than the one before it.
+    let cents: u64 = (0..rows).map(|second| 19_045 + second).sum();
+    let expected = serde_json::json!({
+        "rows": rows,
+        "size": 100 * rows,
+        "price_nanos": (cents * 10_000_000).to_string(),
+    });
+    for reader in ["duckdb", "pyarrow"] {
+        let of = &got[reader];
+        assert_eq!((&of["trades"], &of["quotes"]), (&rows.into(), &rows.into()), "{reader}: {got}");
+        assert_eq!(of["trade"], expected, "{reader}: {got}");
+        assert_eq!(of["one_symbol"], of["all_symbols"], "{reader}: {got}");
+    }
+}

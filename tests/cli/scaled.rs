@@ -1,0 +1,197 @@
+//! The same binary on Kafka, ClickHouse, Redis and S3, as separate processes: what goes in is what
+//! comes out, and what one process with its own disk gives.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use futures_util::TryStreamExt;
+use stk::config::{Config, Resolved};
+use stk::market::{Kind, RowDigest, TimeRange};
+use stk::server::stores::Stores;
+use stk::tiering::history::{HistoryQuery, HistoryStats};
+
+use super::support::{Home, Server, iex_capture, service};
+
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/scaled.toml");
+
+/// The services of a test, and names in them that no other test has.
+pub(crate) struct Scaled {
+    env: Vec<(String, String)>,
+}
+
+impl Scaled {
+    /// None where a service is not there, which is then said.
+    pub(crate) fn new(partitions: u16) -> Option<Self> {
+        let [kafka, redis, clickhouse, s3] = ["KAFKA", "REDIS", "CLICKHOUSE", "S3"].map(service);
+        let (kafka, redis, clickhouse, s3) = (kafka?, redis?, clickhouse?, s3?);
+        let mut id = String::new();
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        write!(id, "t{:x}", since.as_nanos()).expect("written");
+        let bucket = format!("{s3}/stk-{id}");
+        let made = std::process::Command::new("curl").args(["-sf", "-X", "PUT", &bucket]).status();
+        assert!(made.expect("curl is there").success(), "a bucket is made");
+        let env = [
+            ("STK_LOG_KAFKA_BROKERS", kafka),
+            ("STK_LOG_KAFKA_TOPIC", format!("stk-{id}")),
+            ("STK_LOG_KAFKA_GROUP", format!("stk-{id}")),
+            ("STK_LOG_PARTITIONS", partitions.to_string()),
+            ("STK_HOT_REDIS_URL", redis),
+            ("STK_HOT_REDIS_PREFIX", format!("{id}:")),
+            ("STK_WARM_CLICKHOUSE_URL", clickhouse),
+            ("STK_WARM_CLICKHOUSE_DATABASE", format!("stk_{id}")),
+            ("STK_WARM_KEEP_DAYS", "1".to_owned()),
+            ("STK_ARCHIVE_URL", format!("s3://stk-{id}/days")),
+            ("STK_ARCHIVE_S3_ENDPOINT", s3),
+            ("STK_ARCHIVE_AFTER_DAYS", "1".to_owned()),
+            ("STK_ARCHIVE_SETTLE_MINUTES", "0".to_owned()),
+            ("STK_ARCHIVE_EVERY_MINUTES", "0".to_owned()),
+            ("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "300".to_owned()),
+            ("AWS_ACCESS_KEY_ID", "key".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
+        ];
+        Some(Self { env: env.map(|(name, value)| (name.to_owned(), value)).to_vec() })
+    }
+
+    /// `stk` with `args` and the configuration of `deploy/`.
+    pub(crate) fn stk(&self, home: &Home, args: &[&str]) -> std::process::Command {
+        let mut command = home.stk(args);
+        command.env("STK_CONFIG", DEPLOY).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// A process of its own with `roles`.
+    pub(crate) fn serve(&self, home: &Home, roles: &str) -> Server {
+        let mut args = vec!["serve", "--roles", roles, "--listen", "127.0.0.1:0"];
+        let feeds = roles.contains("feed");
+        if feeds {
+            args.extend(["--ingest-listen", "127.0.0.1:0"]);
+        }
+        Server::run(self.stk(home, &args), feeds)
+    }
+
+    /// The configuration, for calls of the library.
+    pub(crate) fn config(&self) -> Config {
+        let path = std::path::Path::new(DEPLOY);
+        Resolved::new(Some(path), self.env.clone(), &[]).expect("good settings").config()
+    }
+}
+
+/// The digest of all that history holds of each kind, and what it cost.
+async fn digests(config: &Config) -> (BTreeMap<&'static str, RowDigest>, HistoryStats) {
+    let stores = Stores::open_existing(config).await.expect("the stores");
+    let (mut digests, mut cost) = (BTreeMap::new(), HistoryStats::default());
+    for kind in Kind::ALL {
+        let query =
+            HistoryQuery { symbols: Vec::new(), kind, timeframe: None, range: TimeRange::ALL, limit: None };
+        let answer = stores.history().query(query).await.expect("an answer");
+        assert!(answer.coverage.missing.is_empty(), "{:?}", answer.coverage.missing);
+        let mut digest = RowDigest::default();
+        let mut rows = answer.rows;
+        while let Some(batch) = rows.try_next().await.expect("rows") {
+            digest.add(batch.digest());
+        }
+        let stats = *answer.stats.lock().expect("no panic");
+        cost.log_rows += stats.log_rows;
+        cost.archive.add(stats.archive);
+        digests.insert(kind.name(), digest);
+    }
+    stores.close().await;
+    (digests, cost)
+}
+
+/// Waits until `done`, which is asked again and again, for as long as anything may take.
+async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let patience = std::time::Duration::from_secs(60);
+    let waited = tokio::time::timeout(patience, async {
+        while !done().await {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what} did not come");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_capture_through_kafka_clickhouse_redis_and_s3_is_what_one_machine_gives() {
+    let (Some(scaled), Some(capture)) = (Scaled::new(3), iex_capture()) else { return };
+    let home = Home::new();
+    let capture = capture.display().to_string();
+
+    // On one machine.
+    let data = home.path("data");
+    let replayed = home.run(&["replay", &capture, "--speed", "max", "--data", &data.display().to_string()]);
+    assert!(replayed.contains("41422 ticks durable"), "{replayed}");
+    let flags = [("data.dir", data.display().to_string(), "--data")];
+    let embedded = Resolved::new(None, [], &flags).expect("good settings").config();
+    let (expected, _) = digests(&embedded).await;
+    assert_eq!(expected["quote"].rows, 27_217);
+    assert_eq!(expected["trade"].rows, 6_390);
+    assert!(expected["bar"].rows > 100, "{:?}", expected["bar"]);
+
+    // At scale, each role a process, two of them processors.
+    let feed = scaled.serve(&home, "feed");
+    let processors = [scaled.serve(&home, "processor"), scaled.serve(&home, "processor")];
+    let gateway = scaled.serve(&home, "gateway");
+    let mut watch = scaled.stk(&home, &["watch", "AAPL", "--format", "json", "--server", &gateway.address]);
+    let mut watch = watch.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
+    until("the watch's connection", async || {
+        home.run(&["symbols", "--server", &gateway.address]).starts_with("exit: 0")
+            && super::support::metric(&gateway.address, "gateway_websockets") >= 1.0
+    })
+    .await;
+    let replayed = home.run(&["replay", &capture, "--speed", "max", "--ingest", &feed.ingest]);
+    assert!(replayed.contains("41422 ticks durable"), "{replayed}");
+    let (live, _) = digests(&scaled.config()).await;
+    assert_eq!(live, expected, "log and warm together, whatever is where");
+    until("the last of AAPL in Redis", async || {
+        let entry = ureq(&gateway.address, "/v2/stocks/trades/latest?symbols=AAPL");
+        entry.contains("\"AAPL\"")
+    })
+    .await;
+    for processor in processors {
+        let (code, said) = processor.stop();
+        assert_eq!(code, Some(0), "{said:#?}");
+    }
+    let (stored, cost) = digests(&scaled.config()).await;
+    assert_eq!(stored, expected, "all in ClickHouse");
+    assert_eq!(cost.log_rows, 0, "none of it out of the log");
+    assert_eq!(cost.archive.rows, 0, "none of it out of the archive");
+
+    // Into the archive, and out of ClickHouse.
+    let archived = home.shown(&mut scaled.stk(&home, &["archive", "run", "--before", "2020-01-01"]));
+    assert!(archived.starts_with("exit: 0\n"), "{archived}");
+    let archived = home.shown(&mut scaled.stk(&home, &["archive", "run", "--before", "2020-01-01"]));
+    assert!(archived.starts_with("exit: 0\n"), "again: {archived}");
+    let (cold, cost) = digests(&scaled.config()).await;
+    assert_eq!(cold, expected, "all in S3");
+    assert!(cost.archive.rows >= 27_217 + 6_390, "read from the archive: {cost:?}");
+
+    // Through the server and the command line, to a person.
+    let asked = ["history", "AAPL", "--format", "csv"];
+    let served = home.run(&[&asked[..], &["--server", &gateway.address]].concat());
+    let local = home.run(&[&asked[..], &["--data", &data.display().to_string()]].concat());
+    let without_place = |shown: &str| -> Vec<String> {
+        let (_, out) = shown.split_once("--- stdout\n").expect("there is stdout");
+        let out = out.split("--- stderr\n").next().unwrap_or_default();
+        out.lines().map(|line| line.rsplit_once(',').map_or(line, |(row, _)| row).to_owned()).collect()
+    };
+    assert_eq!(without_place(&served), without_place(&local));
+    assert!(served.contains("nothing is missing"), "{served}");
+
+    let pid = rustix::process::Pid::from_child(&watch);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    let seen = watch.wait_with_output().expect("it ended").stdout;
+    let seen = String::from_utf8_lossy(&seen);
+    let trades = seen.lines().filter(|line| line.contains("\"T\":\"t\"")).count();
+    assert_eq!(trades, without_place(&local).len() - 1, "every trade of AAPL was watched once");
+    for server in [feed, gateway] {
+        let (code, said) = server.stop();
+        assert_eq!(code, Some(0), "{said:#?}");
+    }
+}
+
+/// What the server at `address` answers.
+fn ureq(address: &str, path: &str) -> String {
+    let url = format!("http://{address}{path}");
+    let answer = std::process::Command::new("curl").args(["-s", &url]).output().expect("curl is there");
+    String::from_utf8_lossy(&answer.stdout).into_owned()
+}

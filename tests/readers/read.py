@@ -1,0 +1,57 @@
+"""Reads an archive with DuckDB and pyarrow as it lies, and prints what its rows add up to."""
+
+import decimal
+import json
+import sys
+
+import duckdb
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+root = sys.argv[1]
+
+
+def with_duckdb():
+    def table(kind):
+        return f"read_parquet('{root}/kind={kind}/*/*.parquet', hive_partitioning=true)"
+
+    def one(sql):
+        return duckdb.sql(sql).fetchone()
+
+    rows, size, price = one(f"select count(*), sum(size), sum(price) from {table('trade')} where date is not null")
+    symbol, of_symbol = one(f"select symbol, count(*) from {table('trade')} group by symbol order by 2 desc, 1")
+    filtered = one(f"select count(*), min(ts) <= max(ts) from {table('trade')} where symbol = '{symbol}'")
+    assert filtered[1]
+    return {
+        "trades": rows,
+        "quotes": one(f"select count(*) from {table('quote')} where bid <= ask and ts <= recv_ts")[0],
+        "trade": summed(rows, size, price),
+        "one_symbol": filtered[0],
+        "all_symbols": of_symbol,
+    }
+
+
+def with_pyarrow():
+    def table(kind):
+        return ds.dataset(f"{root}/kind={kind}", format="parquet", partitioning="hive")
+
+    trades, quotes = table("trade").to_table(), table("quote").to_table()
+    counts = {entry["values"].as_py(): entry["counts"].as_py() for entry in pc.value_counts(trades["symbol"])}
+    symbol = max(sorted(counts), key=counts.get)
+    filtered = table("trade").to_table(filter=pc.field("symbol") == symbol)
+    sound = pc.and_(pc.less_equal(quotes["bid"], quotes["ask"]), pc.less_equal(quotes["ts"], quotes["recv_ts"]))
+    prices = sum((price.as_py() for price in trades["price"]), decimal.Decimal(0))
+    return {
+        "trades": trades.num_rows,
+        "quotes": quotes.filter(sound).num_rows,
+        "trade": summed(trades.num_rows, pc.sum(trades["size"]).as_py(), prices),
+        "one_symbol": filtered.num_rows,
+        "all_symbols": counts[symbol],
+    }
+
+
+def summed(rows, size, price):
+    return {"rows": rows, "size": int(size), "price_nanos": str(int(price.scaleb(9)))}
+
+
+print(json.dumps({"duckdb": with_duckdb(), "pyarrow": with_pyarrow()}))
