@@ -114,11 +114,6 @@ impl Admin {
         Ok(firsts)
     }
 
-    /// The cluster's own name for itself; `None` where no broker tells in time.
-    pub(super) async fn cluster_id(&self) -> Result<Option<String>, KafkaError> {
-        self.ask(|asker, _| Ok(asker.client().fetch_cluster_id(REQUEST_MAX))).await
-    }
-
     /// Replicas of each partition; `None` where there is no such topic.
     async fn replicas(&self) -> Result<Option<Vec<usize>>, KafkaError> {
         self.ask(|asker, topic| {
