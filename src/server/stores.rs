@@ -116,8 +116,7 @@ impl Stores {
             std::fs::create_dir_all(&dir).map_err(|error| data_error(&dir, &error))?;
             let lock = lock(&dir)?;
             let bus = local_log.then(|| open_local_bus(&own, use_)).transpose()?;
-            let warm =
-                local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), use_)).transpose()?;
+            let warm = local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), use_)).transpose()?;
             Ok((Some(lock), bus, warm))
         })
         .await?;
@@ -185,12 +184,11 @@ impl Stores {
 
     /// Starts what brings the log into warm and hot, and says which hot store it fills.
     pub fn process(&self, config: &Config, metrics: ProcessorMetrics) -> (Processor, Arc<dyn Hot>) {
-        let (hot, hot_files): (Arc<dyn Hot>, _) = match &self.redis {
-            Some(redis) => (redis.clone(), None),
-            None => {
-                let memory = Arc::new(MemoryHot::new(self.bus.partitions()));
-                (memory.clone(), Some((memory, self.dir.join(HOT_DIR))))
-            }
+        let (hot, hot_files): (Arc<dyn Hot>, _) = if let Some(redis) = &self.redis {
+            (redis.clone(), None)
+        } else {
+            let memory = Arc::new(MemoryHot::new(self.bus.partitions()));
+            (memory.clone(), Some((memory, self.dir.join(HOT_DIR))))
         };
         let into = processor::Stores {
             bus: self.bus.clone(),

@@ -35,10 +35,7 @@ async fn open(config: KafkaBusConfig) -> Arc<KafkaBus> {
 }
 
 async fn within<T>(what: &str, waited: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, waited).await {
-        Ok(done) => done,
-        Err(_) => panic!("{what} hangs"),
-    }
+    tokio::time::timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("{what} hangs"))
 }
 
 async fn append(bus: &dyn Bus, partition: u16, texts: impl IntoIterator<Item: ToString>) -> Vec<u64> {
