@@ -64,7 +64,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             break
         }
         'stk;serve' {
-            [CompletionResult]::new('--feed', '--feed', [CompletionResultType]::ParameterName, 'A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)')
+            [CompletionResult]::new('--feed', '--feed', [CompletionResultType]::ParameterName, 'A feed: sim, sim:rate=1000,seed=7,symbols=500, iex:FILE, or kafka:FILE.toml (may be repeated)')
             [CompletionResult]::new('--roles', '--roles', [CompletionResultType]::ParameterName, 'What this process does: feed, processor, gateway, archiver, separated by commas; all of them if not given. Fewer share Kafka, ClickHouse and Redis with other processes')
             [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Directory that holds everything stored')
             [CompletionResult]::new('--listen', '--listen', [CompletionResultType]::ParameterName, 'Address and port for clients')
@@ -225,6 +225,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('decode', 'decode', [CompletionResultType]::ParameterValue, 'How quickly an IEX capture is decoded')
             [CompletionResult]::new('fanout', 'fanout', [CompletionResultType]::ParameterValue, 'Quotes to many WebSocket connections, beside a bare loop in the same run')
             [CompletionResult]::new('history', 'history', [CompletionResultType]::ParameterValue, 'One symbol of median activity out of many stored rows')
+            [CompletionResult]::new('warm-insert', 'warm-insert', [CompletionResultType]::ParameterValue, 'Blocks into ClickHouse, beside posting a ready-made file of the same rows')
             [CompletionResult]::new('archive', 'archive', [CompletionResultType]::ParameterValue, 'Stored days into an archive, proven equal on the way')
             [CompletionResult]::new('watch', 'watch', [CompletionResultType]::ParameterValue, 'What the board costs under many updates, in a terminal of its own')
             break
@@ -272,13 +273,27 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
         }
+        'stk;bench;warm-insert' {
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'ClickHouse''s HTTP address; otherwise the setting `warm.clickhouse_url`')
+            [CompletionResult]::new('--ticks', '--ticks', [CompletionResultType]::ParameterName, 'How many ticks')
+            [CompletionResult]::new('--symbols', '--symbols', [CompletionResultType]::ParameterName, 'How many symbols trade')
+            [CompletionResult]::new('--rate', '--rate', [CompletionResultType]::ParameterName, 'Ticks per second of simulated time: how many days they spread over')
+            [CompletionResult]::new('--seed', '--seed', [CompletionResultType]::ParameterName, 'The same seed gives the same ticks')
+            [CompletionResult]::new('--capture', '--capture', [CompletionResultType]::ParameterName, 'The ticks of an IEX capture (TOPS 1.6) instead of simulated ones')
+            [CompletionResult]::new('--rounds', '--rounds', [CompletionResultType]::ParameterName, 'How often both ways are measured; the figures are of the median round')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
         'stk;bench;archive' {
             [CompletionResult]::new('--ticks', '--ticks', [CompletionResultType]::ParameterName, 'How many ticks')
             [CompletionResult]::new('--symbols', '--symbols', [CompletionResultType]::ParameterName, 'How many symbols trade')
             [CompletionResult]::new('--rate', '--rate', [CompletionResultType]::ParameterName, 'Ticks per second of simulated time: how many days they spread over')
             [CompletionResult]::new('--seed', '--seed', [CompletionResultType]::ParameterName, 'The same seed gives the same ticks')
             [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'A data directory whose closed days are archived, as `stk bench ingest --data` or `stk replay --data` left it (its rows stay); otherwise one is filled, and the memory that took is counted')
-            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Where the archive is written: an empty directory or s3://bucket/prefix; otherwise a directory that is removed')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Where the archive is written: an empty directory or `s3://bucket/prefix`; otherwise a directory that is removed')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')

@@ -58,7 +58,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'stk;serve'= {
-            cand --feed 'A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)'
+            cand --feed 'A feed: sim, sim:rate=1000,seed=7,symbols=500, iex:FILE, or kafka:FILE.toml (may be repeated)'
             cand --roles 'What this process does: feed, processor, gateway, archiver, separated by commas; all of them if not given. Fewer share Kafka, ClickHouse and Redis with other processes'
             cand --data 'Directory that holds everything stored'
             cand --listen 'Address and port for clients'
@@ -208,6 +208,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand decode 'How quickly an IEX capture is decoded'
             cand fanout 'Quotes to many WebSocket connections, beside a bare loop in the same run'
             cand history 'One symbol of median activity out of many stored rows'
+            cand warm-insert 'Blocks into ClickHouse, beside posting a ready-made file of the same rows'
             cand archive 'Stored days into an archive, proven equal on the way'
             cand watch 'What the board costs under many updates, in a terminal of its own'
         }
@@ -250,13 +251,26 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand -h 'Print help'
             cand --help 'Print help'
         }
+        &'stk;bench;warm-insert'= {
+            cand --url 'ClickHouse''s HTTP address; otherwise the setting `warm.clickhouse_url`'
+            cand --ticks 'How many ticks'
+            cand --symbols 'How many symbols trade'
+            cand --rate 'Ticks per second of simulated time: how many days they spread over'
+            cand --seed 'The same seed gives the same ticks'
+            cand --capture 'The ticks of an IEX capture (TOPS 1.6) instead of simulated ones'
+            cand --rounds 'How often both ways are measured; the figures are of the median round'
+            cand --config 'Configuration file'
+            cand --json 'Print one JSON object'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
         &'stk;bench;archive'= {
             cand --ticks 'How many ticks'
             cand --symbols 'How many symbols trade'
             cand --rate 'Ticks per second of simulated time: how many days they spread over'
             cand --seed 'The same seed gives the same ticks'
             cand --data 'A data directory whose closed days are archived, as `stk bench ingest --data` or `stk replay --data` left it (its rows stay); otherwise one is filled, and the memory that took is counted'
-            cand --url 'Where the archive is written: an empty directory or s3://bucket/prefix; otherwise a directory that is removed'
+            cand --url 'Where the archive is written: an empty directory or `s3://bucket/prefix`; otherwise a directory that is removed'
             cand --config 'Configuration file'
             cand --json 'Print one JSON object'
             cand -h 'Print help'

@@ -56,7 +56,7 @@ complete -c stk -n "__fish_stk_using_subcommand watch" -l sort -d 'Column to sor
 complete -c stk -n "__fish_stk_using_subcommand watch" -l for -d 'End after this long, such as 10s or 5m' -r
 complete -c stk -n "__fish_stk_using_subcommand watch" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand watch" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c stk -n "__fish_stk_using_subcommand serve" -l feed -d 'A feed: sim, sim:rate=1000,seed=7,symbols=500, or iex:FILE (may be repeated)' -r
+complete -c stk -n "__fish_stk_using_subcommand serve" -l feed -d 'A feed: sim, sim:rate=1000,seed=7,symbols=500, iex:FILE, or kafka:FILE.toml (may be repeated)' -r
 complete -c stk -n "__fish_stk_using_subcommand serve" -l roles -d 'What this process does: feed, processor, gateway, archiver, separated by commas; all of them if not given. Fewer share Kafka, ClickHouse and Redis with other processes' -r
 complete -c stk -n "__fish_stk_using_subcommand serve" -l data -d 'Directory that holds everything stored' -r -F
 complete -c stk -n "__fish_stk_using_subcommand serve" -l listen -d 'Address and port for clients' -r
@@ -169,15 +169,16 @@ complete -c stk -n "__fish_stk_using_subcommand symbols" -l key-id -d 'Key to sh
 complete -c stk -n "__fish_stk_using_subcommand symbols" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand symbols" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand symbols" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -l config -d 'Configuration file' -r -F
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -l json -d 'Print one JSON object'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "ingest" -d 'Simulated ticks through the log and the processor into hot and warm, end to end'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "decode" -d 'How quickly an IEX capture is decoded'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "fanout" -d 'Quotes to many WebSocket connections, beside a bare loop in the same run'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "history" -d 'One symbol of median activity out of many stored rows'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "archive" -d 'Stored days into an archive, proven equal on the way'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "watch" -d 'What the board costs under many updates, in a terminal of its own'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "ingest" -d 'Simulated ticks through the log and the processor into hot and warm, end to end'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "decode" -d 'How quickly an IEX capture is decoded'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "fanout" -d 'Quotes to many WebSocket connections, beside a bare loop in the same run'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "history" -d 'One symbol of median activity out of many stored rows'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "warm-insert" -d 'Blocks into ClickHouse, beside posting a ready-made file of the same rows'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "archive" -d 'Stored days into an archive, proven equal on the way'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "watch" -d 'What the board costs under many updates, in a terminal of its own'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l ticks -d 'How many ticks' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l symbols -d 'How many symbols trade' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
@@ -205,12 +206,22 @@ complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcomman
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l json -d 'Print one JSON object'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l url -d 'ClickHouse\'s HTTP address; otherwise the setting `warm.clickhouse_url`' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l ticks -d 'How many ticks' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l symbols -d 'How many symbols trade' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l seed -d 'The same seed gives the same ticks' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l capture -d 'The ticks of an IEX capture (TOPS 1.6) instead of simulated ones' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l rounds -d 'How often both ways are measured; the figures are of the median round' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l ticks -d 'How many ticks' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l symbols -d 'How many symbols trade' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l seed -d 'The same seed gives the same ticks' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l data -d 'A data directory whose closed days are archived, as `stk bench ingest --data` or `stk replay --data` left it (its rows stay); otherwise one is filled, and the memory that took is counted' -r -F
-complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l url -d 'Where the archive is written: an empty directory or s3://bucket/prefix; otherwise a directory that is removed' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l url -d 'Where the archive is written: an empty directory or `s3://bucket/prefix`; otherwise a directory that is removed' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l json -d 'Print one JSON object'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -s h -l help -d 'Print help'

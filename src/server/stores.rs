@@ -116,8 +116,7 @@ impl Stores {
             std::fs::create_dir_all(&dir).map_err(|error| data_error(&dir, &error))?;
             let lock = lock(&dir)?;
             let bus = local_log.then(|| open_local_bus(&own, use_)).transpose()?;
-            let warm =
-                local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), use_)).transpose()?;
+            let warm = local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), use_)).transpose()?;
             Ok((Some(lock), bus, warm))
         })
         .await?;
