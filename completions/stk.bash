@@ -85,6 +85,9 @@ _stk() {
             stk__subcmd__bench,ingest)
                 cmd="stk__subcmd__bench__subcmd__ingest"
                 ;;
+            stk__subcmd__bench,warm-insert)
+                cmd="stk__subcmd__bench__subcmd__warm__subcmd__insert"
+                ;;
             stk__subcmd__bench,watch)
                 cmd="stk__subcmd__bench__subcmd__watch"
                 ;;
@@ -380,7 +383,7 @@ _stk() {
             return 0
             ;;
         stk__subcmd__bench)
-            opts="-h --json --config --help ingest decode fanout history archive watch"
+            opts="-h --json --config --help ingest decode fanout history warm-insert archive watch"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -553,6 +556,52 @@ _stk() {
                     return 0
                     ;;
                 --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        stk__subcmd__bench__subcmd__warm__subcmd__insert)
+            opts="-h --url --ticks --symbols --rate --seed --capture --rounds --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ticks)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --symbols)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --seed)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --capture)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rounds)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -86,7 +86,7 @@ complete -c stk -n "__fish_stk_using_subcommand history" -l restore -d 'Bring ba
 complete -c stk -n "__fish_stk_using_subcommand history" -l yes -d 'Do not ask before --restore'
 complete -c stk -n "__fish_stk_using_subcommand history" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -s h -l help -d 'Print help'
@@ -100,7 +100,7 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l kind -d 'Copy and drop these kinds alone' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l limit-bandwidth -d 'Bytes a second to and from the archive, at most: 20MB' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l dry-run -d 'Show what would be done, and do nothing'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l json -d 'Print JSON'
@@ -109,7 +109,7 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l from -d 'Days from this one on' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l to -d 'Days up to this one' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -s h -l help -d 'Print help'
@@ -117,7 +117,7 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l from -d 'Days from this one on' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l to -d 'Days up to this one' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
@@ -125,7 +125,7 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l time -d 'End after so long, with the object in which it is reached: 30m' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l limit-bandwidth -d 'Bytes a second from the archive, at most: 20MB' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l restart -d 'Begin anew'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l json -d 'Print JSON'
@@ -138,7 +138,7 @@ standard\t''
 bulk\t''"
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l days -d 'How many days the copies can be read' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l wait -d 'Wait until all can be read, and show how far it is'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l into-warm -d 'Take the rows back into warm, proven equal to what was archived. No server may run'
@@ -149,7 +149,7 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l glacier-after -d 'Move data objects to Glacier (minutes to hours to read) at this age' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l deep-archive-after -d 'Move data objects to Deep Archive (hours to days to read) at this age' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l none -d 'Keep all data objects where they can be read at once: removes the rule'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l dry-run -d 'Show the plan, and change nothing'
@@ -169,15 +169,16 @@ complete -c stk -n "__fish_stk_using_subcommand symbols" -l key-id -d 'Key to sh
 complete -c stk -n "__fish_stk_using_subcommand symbols" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand symbols" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand symbols" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -l config -d 'Configuration file' -r -F
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -l json -d 'Print one JSON object'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "ingest" -d 'Simulated ticks through the log and the processor into hot and warm, end to end'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "decode" -d 'How quickly an IEX capture is decoded'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "fanout" -d 'Quotes to many WebSocket connections, beside a bare loop in the same run'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "history" -d 'One symbol of median activity out of many stored rows'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "archive" -d 'Stored days into an archive, proven equal on the way'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history archive watch" -f -a "watch" -d 'What the board costs under many updates, in a terminal of its own'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "ingest" -d 'Simulated ticks through the log and the processor into hot and warm, end to end'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "decode" -d 'How quickly an IEX capture is decoded'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "fanout" -d 'Quotes to many WebSocket connections, beside a bare loop in the same run'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "history" -d 'One symbol of median activity out of many stored rows'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "warm-insert" -d 'Blocks into ClickHouse, beside posting a ready-made file of the same rows'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "archive" -d 'Stored days into an archive, proven equal on the way'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "watch" -d 'What the board costs under many updates, in a terminal of its own'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l ticks -d 'How many ticks' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l symbols -d 'How many symbols trade' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
@@ -205,12 +206,22 @@ complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcomman
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -l json -d 'Print one JSON object'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from history" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l url -d 'ClickHouse\'s HTTP address; otherwise the setting `warm.clickhouse_url`' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l ticks -d 'How many ticks' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l symbols -d 'How many symbols trade' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l seed -d 'The same seed gives the same ticks' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l capture -d 'The ticks of an IEX capture (TOPS 1.6) instead of simulated ones' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l rounds -d 'How often both ways are measured; the figures are of the median round' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from warm-insert" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l ticks -d 'How many ticks' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l symbols -d 'How many symbols trade' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l seed -d 'The same seed gives the same ticks' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l data -d 'A data directory whose closed days are archived, as `stk bench ingest --data` or `stk replay --data` left it (its rows stay); otherwise one is filled, and the memory that took is counted' -r -F
-complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l url -d 'Where the archive is written: an empty directory or s3://bucket/prefix; otherwise a directory that is removed' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l url -d 'Where the archive is written: an empty directory or `s3://bucket/prefix`; otherwise a directory that is removed' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l json -d 'Print one JSON object'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -s h -l help -d 'Print help'

@@ -21,6 +21,7 @@ use super::{CliError, Global};
 use crate::config::Config;
 use crate::market::{Kind, TradingDay};
 use crate::server::stores::Stores;
+use crate::telemetry::say;
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::archive::run::{Archiver, Summary};
 use crate::tiering::archive::snapshot::ReadError;
@@ -286,7 +287,7 @@ fn print_plan(planned: &[Planned], json: bool) -> Result<(), CliError> {
         return print(&format!("{}\n", units.collect::<Value>()));
     }
     if planned.is_empty() {
-        eprintln!("nothing is due");
+        say("nothing is due");
         return Ok(());
     }
     let rows = planned.iter().map(|planned| {
@@ -324,18 +325,18 @@ fn print_summary(summary: &Summary, json: bool) -> Result<(), CliError> {
             })
         ))?;
     } else {
-        eprintln!(
+        say(format_args!(
             "{} archived: {} rows, {} bytes; {} dropped from warm",
             counted(summary.commits, "unit"),
             grouped(summary.rows),
             grouped(summary.bytes),
             counted(summary.drops, "unit"),
-        );
+        ));
         if summary.drops_pending > 0 {
-            eprintln!("{} to be dropped by a later run", counted(summary.drops_pending, "unit"));
+            say(format_args!("{} to be dropped by a later run", counted(summary.drops_pending, "unit")));
         }
         if summary.objects_removed > 0 {
-            eprintln!("{} of interrupted runs removed", counted(summary.objects_removed, "object"));
+            say(format_args!("{} of interrupted runs removed", counted(summary.objects_removed, "object")));
         }
     }
     match &summary.failures[..] {
@@ -343,7 +344,7 @@ fn print_summary(summary: &Summary, json: bool) -> Result<(), CliError> {
         [(_, error)] => Err(archive_error(error.clone())),
         [(_, first), rest @ ..] => {
             for (_, error) in rest {
-                eprintln!("error: {error}");
+                say(format_args!("error: {error}"));
             }
             Err(archive_error(first.clone()))
         }
@@ -426,7 +427,7 @@ async fn status(args: &SelectArgs, config: &Config, json: bool) -> Result<(), Cl
         return print(&format!("{}\n", units.collect::<Value>()));
     }
     if units.is_empty() {
-        eprintln!("neither warm nor the archive holds anything of that");
+        say("neither warm nor the archive holds anything of that");
         return Ok(());
     }
     let rows = units.iter().map(|(unit, of)| {
@@ -476,7 +477,7 @@ async fn list(args: &SelectArgs, config: &Config, json: bool) -> Result<(), CliE
     });
     let text = table(["day", "kind", "manifest", "symbols", "rows", "bytes", "object"], files, 4);
     if text.lines().count() == 1 {
-        eprintln!("the archive holds nothing of that");
+        say("the archive holds nothing of that");
         return Ok(());
     }
     print(&text)
@@ -504,23 +505,23 @@ async fn scrub(args: &VerifyArgs, config: &Config, json: bool) -> Result<(), Cli
 }
 
 fn print_scrub(scrub: &Scrub) {
-    eprintln!(
+    say(format_args!(
         "{} of {} read: {} rows, {} bytes; {}",
         counted(scrub.files, "object"),
         counted(scrub.manifests, "manifest"),
         grouped(scrub.rows),
         grouped(scrub.bytes),
         if scrub.is_finished { "that is all" } else { "the next call goes on from here" },
-    );
+    ));
     if scrub.frozen > 0 {
-        eprintln!("{} frozen: restore them to have them read", counted(scrub.frozen, "object"));
+        say(format_args!("{} frozen: restore them to have them read", counted(scrub.frozen, "object")));
     }
     for fault in &scrub.faults {
-        eprintln!("{}: {}", fault.key, fault.reason);
+        say(format_args!("{}: {}", fault.key, fault.reason));
     }
     let more = scrub.faults_found.saturating_sub(scrub.faults.len() as u64);
     if more > 0 {
-        eprintln!("and {more} more");
+        say(format_args!("and {more} more"));
     }
 }
 

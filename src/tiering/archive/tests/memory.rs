@@ -42,7 +42,13 @@ impl MemoryCold {
     }
 
     pub(super) fn keys(&self, prefix: &str) -> Vec<String> {
-        self.objects.lock().unwrap().keys().filter(|key| key.starts_with(prefix)).cloned().collect()
+        self.objects
+            .lock()
+            .expect("not poisoned")
+            .keys()
+            .filter(|key| key.starts_with(prefix))
+            .cloned()
+            .collect()
     }
 
     fn not_found(&self, key: &str) -> ColdError {
@@ -64,12 +70,12 @@ impl Upload for MemoryUpload {
     }
 
     async fn finish(mut self: Box<Self>) -> Result<(), ColdError> {
-        let spoil = self.cold.spoil.lock().unwrap().clone();
+        let spoil = self.cold.spoil.lock().expect("not poisoned").clone();
         if spoil.is_some_and(|part| self.key.contains(&part)) {
             let middle = self.bytes.len() / 2;
             self.bytes[middle] ^= 1;
         }
-        self.cold.objects.lock().unwrap().insert(self.key, self.bytes.into());
+        self.cold.objects.lock().expect("not poisoned").insert(self.key, self.bytes.into());
         Ok(())
     }
 
@@ -87,9 +93,9 @@ impl Cold for MemoryCold {
     async fn create(&self, key: &str, bytes: Bytes) -> Result<bool, ColdError> {
         if let Some(gate) = self.gate.as_ref().filter(|_| key.starts_with("manifest/")) {
             gate.0.add_permits(1);
-            gate.1.acquire().await.unwrap().forget();
+            gate.1.acquire().await.expect("never closed").forget();
         }
-        let mut objects = self.objects.lock().unwrap();
+        let mut objects = self.objects.lock().expect("not poisoned");
         let is_there = objects.contains_key(key);
         if !is_there || self.vice != Vice::None {
             objects.insert(key.to_owned(), bytes);
@@ -98,7 +104,7 @@ impl Cold for MemoryCold {
     }
 
     async fn put(&self, key: &str, bytes: Bytes) -> Result<(), ColdError> {
-        self.objects.lock().unwrap().insert(key.to_owned(), bytes);
+        self.objects.lock().expect("not poisoned").insert(key.to_owned(), bytes);
         Ok(())
     }
 
@@ -107,7 +113,7 @@ impl Cold for MemoryCold {
     }
 
     async fn get(&self, key: &str) -> Result<Bytes, ColdError> {
-        self.objects.lock().unwrap().get(key).cloned().ok_or_else(|| self.not_found(key))
+        self.objects.lock().expect("not poisoned").get(key).cloned().ok_or_else(|| self.not_found(key))
     }
 
     async fn get_ranges(&self, key: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, ColdError> {
@@ -123,7 +129,7 @@ impl Cold for MemoryCold {
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectInfo>, ColdError> {
-        let objects = self.objects.lock().unwrap();
+        let objects = self.objects.lock().expect("not poisoned");
         let found = objects
             .iter()
             .filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after));
@@ -136,7 +142,7 @@ impl Cold for MemoryCold {
     }
 
     async fn delete(&self, key: &str) -> Result<(), ColdError> {
-        self.objects.lock().unwrap().remove(key);
+        self.objects.lock().expect("not poisoned").remove(key);
         Ok(())
     }
 
