@@ -86,7 +86,7 @@ complete -c stk -n "__fish_stk_using_subcommand history" -l restore -d 'Bring ba
 complete -c stk -n "__fish_stk_using_subcommand history" -l yes -d 'Do not ask before --restore'
 complete -c stk -n "__fish_stk_using_subcommand history" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -s h -l help -d 'Print help'
@@ -100,7 +100,7 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l kind -d 'Copy and drop these kinds alone' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l limit-bandwidth -d 'Bytes a second to and from the archive, at most: 20MB' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l dry-run -d 'Show what would be done, and do nothing'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l json -d 'Print JSON'
@@ -109,7 +109,7 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l from -d 'Days from this one on' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l to -d 'Days up to this one' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -s h -l help -d 'Print help'
@@ -117,7 +117,7 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l from -d 'Days from this one on' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l to -d 'Days up to this one' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
@@ -125,7 +125,7 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l time -d 'End after so long, with the object in which it is reached: 30m' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l limit-bandwidth -d 'Bytes a second from the archive, at most: 20MB' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l restart -d 'Begin anew'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l json -d 'Print JSON'
@@ -138,7 +138,7 @@ standard\t''
 bulk\t''"
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l days -d 'How many days the copies can be read' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l wait -d 'Wait until all can be read, and show how far it is'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l into-warm -d 'Take the rows back into warm, proven equal to what was archived. No server may run'
@@ -149,7 +149,7 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l glacier-after -d 'Move data objects to Glacier (minutes to hours to read) at this age' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l deep-archive-after -d 'Move data objects to Deep Archive (hours to days to read) at this age' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l url -d 'Directory or s3://bucket/prefix that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l none -d 'Keep all data objects where they can be read at once: removes the rule'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l dry-run -d 'Show the plan, and change nothing'

@@ -265,11 +265,11 @@ impl ClientContext for Watch {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match code_of(&error) {
-            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication) => {
-                self.health.failed(reason.to_owned());
-            }
-            _ => tracing::debug!(target: "librdkafka", %error, "{reason}"),
+        let away = [RDKafkaErrorCode::AllBrokersDown, RDKafkaErrorCode::Authentication];
+        if code_of(&error).is_some_and(|code| away.contains(&code)) {
+            self.health.failed(reason.to_owned());
+        } else {
+            tracing::debug!(target: "librdkafka", %error, "{reason}");
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct ArchiveArgs {
     /// Data directory, which no server may have open
     #[arg(long, global = true, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Directory or s3://bucket/prefix that is the archive
+    /// Directory or `s3://bucket/prefix` that is the archive
     #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
     /// Print JSON
@@ -284,7 +284,7 @@ fn print_plan(planned: &[Planned], json: bool) -> Result<(), CliError> {
                 "warm_bytes": planned.bytes,
             })
         });
-        return print(&format!("{}\n", Value::from_iter(units)));
+        return print(&format!("{}\n", units.collect::<Value>()));
     }
     if planned.is_empty() {
         say("nothing is due");
@@ -321,7 +321,7 @@ fn print_summary(summary: &Summary, json: bool) -> Result<(), CliError> {
                 "drops": summary.drops,
                 "drops_pending": summary.drops_pending,
                 "objects_removed": summary.objects_removed,
-                "failures": Value::from_iter(failures),
+                "failures": failures.collect::<Value>(),
             })
         ))?;
     } else {
@@ -424,7 +424,7 @@ async fn status(args: &SelectArgs, config: &Config, json: bool) -> Result<(), Cl
                 "updated_at": of.step.as_ref().map(|(_, at)| at),
             })
         });
-        return print(&format!("{}\n", Value::from_iter(units)));
+        return print(&format!("{}\n", units.collect::<Value>()));
     }
     if units.is_empty() {
         say("neither warm nor the archive holds anything of that");

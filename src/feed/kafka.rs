@@ -44,6 +44,7 @@ pub use self::metrics::KafkaFeedMetrics;
 use self::source::{Found, Look, LookError, Reading, make_topic};
 use super::gaps::{Event, SequenceTracker, Verdict};
 use super::{BATCH_TICKS_MAX, Feed, FeedError, Pulled};
+use crate::backoff::{Backoff, jitter_seed};
 use crate::kafka::{Watch, code_of, is_final, is_out_of_range};
 use crate::market::{Gap, GapKind, Symbol, Tick, Timestamp};
 use crate::wire::record::Origin;
@@ -52,9 +53,6 @@ use crate::wire::record::Origin;
 const LOOK_INTERVAL: Duration = Duration::from_mins(1);
 /// How often the brokers are told how far reading has come, while there is more under way.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// The waits between two attempts, before jitter.
-const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
-const RETRY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The most lines whose sequence numbers are followed; further ones are not.
 const TRACKERS_MAX: usize = 100_000;
 
@@ -102,7 +100,7 @@ pub struct KafkaFeed {
     looking: Option<JoinHandle<Result<Look, LookError>>>,
     look_at: Instant,
     marking: Option<Marking>,
-    retry_wait: Duration,
+    backoff: Backoff,
     retry_at: Option<Instant>,
     committed_at: Instant,
 }
@@ -145,7 +143,7 @@ impl KafkaFeed {
             looking: None,
             look_at: Instant::now(),
             marking: None,
-            retry_wait: RETRY_WAIT_MIN,
+            backoff: Backoff::new(jitter_seed()),
             retry_at: None,
             committed_at: Instant::now(),
         })
@@ -166,14 +164,12 @@ impl KafkaFeed {
 
     /// Waits before another attempt, longer each time and never as long as others wait.
     async fn pause(&mut self, what: &str, error: &(dyn std::fmt::Display + Sync)) {
-        let wait = self.retry_wait;
-        let jitter = Timestamp::now().nanos().rem_euclid(1_000) as f64 / 1_000.0;
-        let at = *self.retry_at.get_or_insert_with(|| Instant::now() + wait.mul_f64(0.5 + jitter));
+        let backoff = &mut self.backoff;
+        let at = *self.retry_at.get_or_insert_with(|| Instant::now() + backoff.next());
         tracing::warn!(feed = self.subject, what, %error, "trying again");
         tokio::time::sleep_until(at).await;
         self.metrics.retries.inc();
         self.retry_at = None;
-        self.retry_wait = (wait * 2).min(RETRY_WAIT_MAX);
     }
 
     /// Looks at the topics and reads what is not read yet.
@@ -191,7 +187,7 @@ impl KafkaFeed {
                 }
             }
             let looking = self.looking.get_or_insert_with(|| {
-                let consumer = self.reading.consumer.clone();
+                let consumer = self.reading.consumer().clone();
                 let (topics, wanted) = (self.config.file.topics.clone(), self.config.file.partitions.clone());
                 tokio::task::spawn_blocking(move || Reading::look(&consumer, &topics, wanted.as_deref()))
             });
@@ -200,7 +196,7 @@ impl KafkaFeed {
             match found {
                 Ok(Ok(look)) => {
                     self.take_look(look)?;
-                    self.retry_wait = RETRY_WAIT_MIN;
+                    self.backoff.reset();
                     self.look_at = Instant::now() + LOOK_INTERVAL;
                     return Ok(());
                 }
@@ -412,7 +408,7 @@ impl KafkaFeed {
                 let position = line.position(Some(first));
                 let list =
                     self.reading.noted(&[(key, position, note)]).map_err(|error| self.failed(error))?;
-                let consumer = self.reading.consumer.clone();
+                let consumer = self.reading.consumer().clone();
                 let commit = move || Reading::commit_and_wait(&consumer, &list);
                 self.marking = Some((key, note, tokio::task::spawn_blocking(commit)));
             }
@@ -423,7 +419,7 @@ impl KafkaFeed {
             self.marking = None;
             match marked {
                 Ok(Ok(())) => {
-                    self.retry_wait = RETRY_WAIT_MIN;
+                    self.backoff.reset();
                     if let Some(line) = self.lines.get_mut(&key) {
                         line.marked(note);
                     }
@@ -501,7 +497,7 @@ impl Feed for KafkaFeed {
                 self.take(message);
                 continue;
             }
-            let consumer = self.reading.consumer.clone();
+            let consumer = self.reading.consumer().clone();
             let received = if self.batch.is_some() {
                 let Some(received) = consumer.recv().now_or_never() else {
                     self.finish_batch();
@@ -543,15 +539,5 @@ impl Feed for KafkaFeed {
 
     fn register(&self, registry: &mut Registry) {
         self.metrics.register(registry, &self.config.file.group);
-    }
-}
-
-impl Drop for KafkaFeed {
-    fn drop(&mut self) {
-        // Its end may block.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let consumer = self.reading.consumer.clone();
-            drop(runtime.spawn_blocking(move || drop(consumer)));
-        }
     }
 }

@@ -184,12 +184,11 @@ impl Stores {
 
     /// Starts what brings the log into warm and hot, and says which hot store it fills.
     pub fn process(&self, config: &Config, metrics: ProcessorMetrics) -> (Processor, Arc<dyn Hot>) {
-        let (hot, hot_files): (Arc<dyn Hot>, _) = match &self.redis {
-            Some(redis) => (redis.clone(), None),
-            None => {
-                let memory = Arc::new(MemoryHot::new(self.bus.partitions()));
-                (memory.clone(), Some((memory, self.dir.join(HOT_DIR))))
-            }
+        let (hot, hot_files): (Arc<dyn Hot>, _) = if let Some(redis) = &self.redis {
+            (redis.clone(), None)
+        } else {
+            let memory = Arc::new(MemoryHot::new(self.bus.partitions()));
+            (memory.clone(), Some((memory, self.dir.join(HOT_DIR))))
         };
         let into = processor::Stores {
             bus: self.bus.clone(),

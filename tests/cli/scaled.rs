@@ -101,7 +101,7 @@ async fn digests(config: &Config) -> (BTreeMap<&'static str, RowDigest>, History
 
 /// Waits until `done`, which is asked again and again, for as long as anything may take.
 async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let patience = std::time::Duration::from_secs(60);
+    let patience = std::time::Duration::from_mins(1);
     let waited = tokio::time::timeout(patience, async {
         while !done().await {
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
@@ -132,7 +132,7 @@ async fn the_capture_through_kafka_clickhouse_redis_and_s3_is_what_one_machine_g
     let processors = [scaled.serve(&home, "processor"), scaled.serve(&home, "processor")];
     let gateway = scaled.serve(&home, "gateway");
     let mut watch = scaled.stk(&home, &["watch", "AAPL", "--format", "json", "--server", &gateway.address]);
-    let mut watch = watch.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
+    let watch = watch.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
     until("the watch's connection", async || {
         home.run(&["symbols", "--server", &gateway.address]).starts_with("exit: 0")
             && super::support::metric(&gateway.address, "gateway_websockets") >= 1.0

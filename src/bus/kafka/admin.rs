@@ -53,6 +53,15 @@ impl Admin {
         asked.await.unwrap_or(Err(KafkaError::Canceled))
     }
 
+    /// The cluster's id.
+    pub(super) async fn cluster_id(&self) -> Result<String, KafkaError> {
+        self.ask(|asker, _| {
+            let unknown = KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
+            asker.client().fetch_cluster_id(REQUEST_MAX).ok_or(unknown)
+        })
+        .await
+    }
+
     pub(super) async fn bounds(&self, partition: u16) -> Result<Bounds, KafkaError> {
         let ask = move |asker: &BaseConsumer<Watch>, topic: &str| {
             asker.fetch_watermarks(topic, i32::from(partition), REQUEST_MAX)
@@ -103,11 +112,6 @@ impl Admin {
             }
         }
         Ok(firsts)
-    }
-
-    /// The cluster's own name for itself; `None` where no broker tells in time.
-    pub(super) async fn cluster_id(&self) -> Result<Option<String>, KafkaError> {
-        self.ask(|asker, _| Ok(asker.client().fetch_cluster_id(REQUEST_MAX))).await
     }
 
     /// Replicas of each partition; `None` where there is no such topic.

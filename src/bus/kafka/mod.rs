@@ -136,6 +136,7 @@ struct Shared {
     config: KafkaBusConfig,
     /// How errors name the log.
     name: String,
+    /// Named by the cluster's id and the topic.
     epoch: LogEpoch,
     metrics: KafkaBusMetrics,
     watch: Watch,
@@ -267,12 +268,11 @@ impl KafkaBus {
         };
         let found = admin::make_or_check(&shared).await?;
         shared.record_bytes_max = found.record_bytes_max.min(RECORD_BYTES_MAX);
-        // Only what all in-sync brokers have can be read: nothing that was is lost, and there is one
-        // generation. A topic that was deleted and made again under its name passes for the same.
-        let cluster = shared.patiently(ANSWER_WAIT_MAX, || shared.admin.cluster_id()).await?;
-        let cluster = cluster.ok_or_else(|| shared.unavailable())?;
-        let name = format!("{cluster}/{}", shared.config.topic);
-        shared.epoch = LogEpoch::new(xxhash_rust::xxh3::xxh3_64(name.as_bytes()));
+        // Only what all in-sync brokers have can be read, so there is one generation. librdkafka
+        // does not tell a topic's own id: one made anew under the same name has the same.
+        let cluster = shared.patiently(shared.config.open_wait_max, || shared.admin.cluster_id()).await?;
+        let log = format!("{cluster}/{}", shared.config.topic);
+        shared.epoch = LogEpoch::new(xxhash_rust::xxh3::xxh3_64(log.as_bytes()));
         for warning in &found.warnings {
             tracing::warn!(log = shared.name, warning);
         }
@@ -331,7 +331,6 @@ impl KafkaBus {
     pub async fn close(&self, wait_max: Duration) {
         self.appender.close(wait_max).await;
         self.shared.closed.cancel();
-        self.tail.close();
     }
 
     /// Drops what is released and older than the retention, and commits the group's offsets; done

@@ -28,13 +28,16 @@ use crate::kafka::{Watch, code_of};
 /// What a record costs beside its bytes, about; it bounds the number of small ones.
 const RECORD_OVERHEAD_BYTES: usize = 256;
 
+/// What came of an append: its records' offsets, in their order.
+type Outcome = Result<Vec<u64>, BusError>;
+
 /// An append under way.
 struct Pending {
     left: AtomicUsize,
     /// In the order of the records; complete when none is left.
     offsets: Vec<AtomicU64>,
     error: OnceLock<BusError>,
-    done: Mutex<Option<oneshot::Sender<Result<Vec<u64>, BusError>>>>,
+    done: Mutex<Option<oneshot::Sender<Outcome>>>,
     since: Instant,
     bytes: u64,
     /// Its room in the queue, whether anybody waits for it or not.

@@ -141,9 +141,6 @@ impl KafkaReader {
 impl BusReader for KafkaReader {
     async fn next(&mut self, bytes_max: usize) -> Result<Vec<Record>, BusError> {
         let records = loop {
-            if self.shared.closed.is_cancelled() {
-                return Err(BusError::Closed);
-            }
             if !self.fetched.is_empty() {
                 break self.take_fetched(bytes_max);
             }
@@ -151,6 +148,9 @@ impl BusReader for KafkaReader {
             let appended = tail.appended(self.partition);
             tokio::pin!(appended);
             appended.as_mut().enable();
+            if self.shared.closed.is_cancelled() {
+                return Err(BusError::Closed);
+            }
             match tail.lookup(self.partition, self.offset, bytes_max) {
                 Lookup::Records(records) => break records,
                 Lookup::Wait => appended.await,

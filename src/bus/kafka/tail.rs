@@ -192,7 +192,8 @@ impl Tail {
         }
     }
 
-    pub(super) fn close(&self) {
+    /// Wakes every reader, to find the log closed.
+    fn close(&self) {
         self.appended.iter().for_each(Notify::notify_waiters);
     }
 
@@ -243,6 +244,7 @@ pub(super) fn at_offsets(
 
 /// Follows what is wanted until the log is closed or gone.
 async fn follow(config: ClientConfig, tail: Weak<Tail>, shared: Weak<Shared>, closed: CancellationToken) {
+    let rings = tail.clone();
     let mut consumer: Option<StreamConsumer<Watch>> = None;
     // By partition, the generation that is followed.
     let mut assigned: Vec<Option<u64>> = Vec::new();
@@ -294,6 +296,9 @@ async fn follow(config: ClientConfig, tail: Weak<Tail>, shared: Weak<Shared>, cl
             tail.reset(partition);
             shared.metrics.tail_resets.inc();
         }
+    }
+    if let Some(tail) = rings.upgrade() {
+        tail.close();
     }
     if let Some(consumer) = consumer {
         drop_aside(consumer);

@@ -35,10 +35,7 @@ async fn open(config: KafkaBusConfig) -> Arc<KafkaBus> {
 }
 
 async fn within<T>(what: &str, waited: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, waited).await {
-        Ok(done) => done,
-        Err(_) => panic!("{what} hangs"),
-    }
+    tokio::time::timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("{what} hangs"))
 }
 
 async fn append(bus: &dyn Bus, partition: u16, texts: impl IntoIterator<Item: ToString>) -> Vec<u64> {
@@ -85,7 +82,11 @@ async fn a_log_is_the_same_for_whoever_opens_it() {
     let mut reader = second.reader(1, 10).await.unwrap();
     append(&*first, 1, ["from elsewhere"]).await;
     assert_eq!(within("the tail", reader.next(100)).await.unwrap()[0].bytes, "from elsewhere");
+    let mut waiting = first.reader(0, 0).await.unwrap();
+    let mut read = waiting.next(100);
+    assert!(poll!(&mut read).is_pending());
     first.close(PATIENCE).await;
+    assert!(matches!(within("a reader of a closed log", read).await, Err(BusError::Closed)));
     assert!(matches!(first.append(vec![(0, Bytes::new())]).await.err(), Some(BusError::Closed)));
     assert_eq!(read_texts(&*second, 1, 0).await.len(), 11);
     assert_eq!(second.bounds_seen(1).await.unwrap(), Bounds { first: 0, next: 11 });

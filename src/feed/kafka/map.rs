@@ -310,7 +310,7 @@ impl Mapping {
                 price: row.price("price")?.unwrap_or(Price::ZERO),
                 size: row.number("size")?.unwrap_or(0),
                 exchange: exchange("exchange")?.unwrap_or(Exchange::NONE),
-                action: row.code("action", |code| Ok::<_, String>(code))?.unwrap_or(b'C'),
+                action: row.code("action", Ok::<_, String>)?.unwrap_or(b'C'),
                 tape,
             })),
             Kind::PrevClose => Tick::PrevClose(PrevClose {

@@ -171,7 +171,7 @@ mod tests {
         Protobuf::new(&paths, &file, &[dir.path()], message, is_framed)
     }
 
-    /// `s` = "AAPL", `p` = 1904500, `t` = 2.5 s, `side` = BUY, `c` = ["@", "T"], `more.x` = 0.5.
+    /// `s` = `AAPL`, `p` = 1904500, `t` = 2.5 s, `side` = BUY, `c` = `@`, `T`, `more.x` = 0.5.
     const TRADE: &[u8] =
         b"\x0a\x04AAPL\x10\xe8\xbd\xe8\x01\x22\x08\x08\x02\x10\x80\xca\xb5\xee\x01\x28\x01\x32\x01@\x32\x01T\x3a\x09\x09\0\0\0\0\0\0\xe0\x3f";
 

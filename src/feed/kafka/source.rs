@@ -20,8 +20,18 @@ const REQUEST_MAX: Duration = Duration::from_secs(10);
 /// Reads the topics. It belongs to no group: which partitions it reads is configured, and the
 /// group's name is only where the brokers keep how far it has come.
 pub(super) struct Reading {
-    pub(super) consumer: Arc<StreamConsumer<Watch>>,
+    /// Taken out when this is dropped.
+    consumer: Option<Arc<StreamConsumer<Watch>>>,
     topics: Vec<String>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        // Its end may block.
+        if let (Some(consumer), Ok(runtime)) = (self.consumer.take(), tokio::runtime::Handle::try_current()) {
+            drop(runtime.spawn_blocking(move || drop(consumer)));
+        }
+    }
 }
 
 /// A partition as it was found.
@@ -98,7 +108,11 @@ impl Reading {
             config.set("queued.max.messages.kbytes", "16384");
         }
         let consumer = config.create_with_context(watch.clone())?;
-        Ok(Self { consumer: Arc::new(consumer), topics: topics.to_vec() })
+        Ok(Self { consumer: Some(Arc::new(consumer)), topics: topics.to_vec() })
+    }
+
+    pub(super) fn consumer(&self) -> &Arc<StreamConsumer<Watch>> {
+        self.consumer.as_ref().expect("it is taken out only at the end")
     }
 
     /// Looks at the partitions that are wanted. Blocks.
@@ -159,15 +173,15 @@ impl Reading {
     /// Reads partitions from these offsets on, whatever was read of them before.
     pub(super) fn assign(&self, offsets: &[(Key, u64)], again: &[(Key, u64)]) -> Result<(), KafkaError> {
         if !again.is_empty() {
-            self.consumer.incremental_unassign(&self.list(again)?)?;
+            self.consumer().incremental_unassign(&self.list(again)?)?;
         }
         let all: Vec<_> = offsets.iter().chain(again).copied().collect();
-        self.consumer.incremental_assign(&self.list(&all)?)
+        self.consumer().incremental_assign(&self.list(&all)?)
     }
 
     /// Tells the brokers how far reading has come, without waiting for them.
     pub(super) fn commit(&self, done: &[(Key, u64, Note)]) -> Result<(), KafkaError> {
-        self.consumer.commit(&self.noted(done)?, CommitMode::Async)
+        self.consumer().commit(&self.noted(done)?, CommitMode::Async)
     }
 
     /// The same for one partition, waiting until the brokers keep it. Blocks.
@@ -202,6 +216,14 @@ pub(super) async fn make_topic(client: &ClientConfig, topic: &str, watch: &Watch
     drop(tokio::task::spawn_blocking(move || drop(admin)));
     match made?.into_iter().next() {
         Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) | None => Ok(()),
+        // It may be there all the same; if it is not, the first dead letter says so.
+        Some(Err((
+            _,
+            RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed,
+        ))) => {
+            tracing::warn!(topic, "the dead-letter topic may not be made; it has to be there");
+            Ok(())
+        }
         Some(Err((_, code))) => Err(KafkaError::AdminOp(code)),
     }
 }

@@ -19,10 +19,7 @@ use crate::testing::service;
 const PATIENCE: Duration = Duration::from_mins(2);
 
 async fn within<T>(what: &str, waited: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, waited).await {
-        Ok(done) => done,
-        Err(_) => panic!("{what} hangs"),
-    }
+    tokio::time::timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("{what} hangs"))
 }
 
 /// A topic that no other test has, and the feed's file beside it.

@@ -343,14 +343,17 @@ async fn a_log_that_lost_what_warm_has_is_refused() {
     life.end().await;
 }
 
+/// What the test tells a member, and by whose end it knows that it was carried out.
+type Told = mpsc::UnboundedReceiver<(Assignment, oneshot::Sender<()>)>;
+
 /// A log whose partitions are assigned by the test: one half of a channel for each member.
 struct SharedBus {
     bus: Arc<LocalBus>,
-    members: Mutex<Vec<mpsc::UnboundedReceiver<(Assignment, oneshot::Sender<()>)>>>,
+    members: Mutex<Vec<Told>>,
 }
 
 struct Assigned {
-    changes: mpsc::UnboundedReceiver<(Assignment, oneshot::Sender<()>)>,
+    changes: Told,
     /// Told once the last change is carried out: of what was revoked, or by the next call.
     done: Option<oneshot::Sender<()>>,
 }
