@@ -16,7 +16,7 @@ def with_duckdb():
         return f"read_parquet('{root}/kind={kind}/*/*.parquet', hive_partitioning=true)"
 
     def one(sql):
-        return duckdb.sql(sql).fetchone()
+        return duckdb.sql(sql).fetchall()[0]
 
     rows, size, price = one(f"select count(*), sum(size), sum(price) from {table('trade')} where date is not null")
     symbol, of_symbol = one(f"select symbol, count(*) from {table('trade')} group by symbol order by 2 desc, 1")
