@@ -192,19 +192,16 @@ pub(super) async fn run(shared: Arc<Shared>, connection: ConnectionManager, stop
         let outcome = writer.round().await;
         let took = began.elapsed();
         writer.tell(&outcome, took);
-        let rest = match outcome {
-            Ok(next) => {
-                backoff.reset();
-                if next != Next::Heartbeat {
-                    shared.wake.notify_one();
-                }
-                let rest = took.min(REST_MAX).max(shared.config.round_interval);
-                if next == Next::Later { rest.max(RECONCILE_POLL) } else { rest }
-            }
-            Err(_) => {
+        let rest = if let Ok(next) = outcome {
+            backoff.reset();
+            if next != Next::Heartbeat {
                 shared.wake.notify_one();
-                backoff.next()
             }
+            let rest = took.min(REST_MAX).max(shared.config.round_interval);
+            if next == Next::Later { rest.max(RECONCILE_POLL) } else { rest }
+        } else {
+            shared.wake.notify_one();
+            backoff.next()
         };
         tokio::select! {
             biased;
