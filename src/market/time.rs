@@ -199,7 +199,8 @@ impl TradingDay {
             .compatible()
             .ok()
             .and_then(|instant| i64::try_from(instant.as_nanosecond()).ok())
-            .map_or(Timestamp::MAX, Timestamp)
+            // Beyond what a timestamp holds lies its nearest end.
+            .map_or(if self.0 < 0 { Timestamp::MIN } else { Timestamp::MAX }, Timestamp)
     }
 
     /// The next day.
@@ -335,6 +336,12 @@ mod tests {
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn days_at_the_ends_of_time_hold_all_of_it() {
+        assert_eq!(Timestamp::MIN.trading_day().start(), Timestamp::MIN);
+        assert_eq!(Timestamp::MAX.trading_day().end(), Timestamp::MAX);
     }
 
     #[test]
