@@ -1,6 +1,6 @@
 //! Fail points: where a crash test has the process die.
 //!
-//! A point stands behind every durable step of the processor and the archive. Off unless
+//! A point stands behind every durable step of warm in ClickHouse and of the archive. Off unless
 //! `STK_FAIL_POINT` names it: `name`, or `name:3` for the third time it is reached. The process then
 //! ends as by SIGKILL, with nothing flushed and no destructor run. In every build, so that anyone
 //! can run the crash matrix on the binary they have.

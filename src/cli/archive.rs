@@ -225,8 +225,9 @@ fn archive_error(error: ArchiveError) -> CliError {
         }
         ArchiveError::Unconditional { .. } => CliError::failed(&error)
             .hint("use a store that knows conditional writes (`If-None-Match: *`), or a directory"),
-        ArchiveError::Differs { .. } | ArchiveError::Damaged { .. } => CliError::failed(&error)
-            .hint("`stk archive verify` and `stk audit` tell what is whole; nothing was dropped"),
+        ArchiveError::Differs { .. } | ArchiveError::Damaged { .. } => {
+            CliError::failed(&error).hint("`stk archive verify` tells what is whole; nothing was dropped")
+        }
         _ => CliError::failed(error),
     }
 }

@@ -38,7 +38,15 @@ pub(super) fn run(args: ConfigArgs, global: &Global) -> Result<(), CliError> {
             let resolved = global.resolve(&[])?;
             // Secrets are shown to nobody: only that there are some.
             let shown = |key: &str, value: &str| match key {
-                "server.keys" if !value.is_empty() => format!("{} keys", value.lines().count()),
+                _ if value.is_empty() => String::new(),
+                "server.keys" => format!("{} keys", value.lines().count()),
+                "warm.clickhouse_password" => "set".to_owned(),
+                "log.kafka_properties" => format!("{} properties", value.lines().count()),
+                // What stands before the host.
+                "hot.redis_url" => match value.split_once("://").zip(value.rsplit_once('@')) {
+                    Some(((scheme, _), (_, place))) => format!("{scheme}://…@{place}"),
+                    None => value.to_owned(),
+                },
                 _ => value.replace('\n', " "),
             };
             let mut out = String::new();

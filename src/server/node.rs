@@ -341,10 +341,13 @@ impl Node {
             },
             degraded: {
                 let (watched, redis) = (watched.clone(), redis.as_ref().map(Arc::downgrade));
+                let processor = processor.as_ref().map(Arc::downgrade);
                 Arc::new(move || {
+                    let processor = processor.as_ref().and_then(std::sync::Weak::upgrade);
                     let redis = redis.as_ref().and_then(std::sync::Weak::upgrade);
                     let mut reasons = watched.degraded();
                     reasons.extend(redis.and_then(|redis| redis.degraded()));
+                    reasons.extend(processor.and_then(|processor| processor.degraded()));
                     reasons
                 })
             },

@@ -200,6 +200,7 @@ impl Stores {
         let settings = ProcessorConfig {
             rows_max: config.rows_max,
             block_age_max: config.block_age_max,
+            outlasts_warm: self.local_warm().is_none(),
             ..ProcessorConfig::default()
         };
         (Processor::start(into, settings, metrics), hot)

@@ -85,6 +85,11 @@ fn secrets_are_not_shown() {
     let home = Home::new();
     let mut command = home.stk(&["config", "show"]);
     command.env("STK_SERVER_KEYS", "me:sesame you:mellon");
-    let shown = home.shown(&mut command);
-    assert!(shown.contains("2 keys") && !shown.contains("sesame"), "{shown}");
+    command.env("STK_WARM_CLICKHOUSE_PASSWORD", "sesame");
+    command.env("STK_HOT_REDIS_URL", "rediss://me:sesame@redis.example:6380/1");
+    command.env("STK_LOG_KAFKA_PROPERTIES", "sasl.username=me sasl.password=sesame");
+    for shown in [home.shown(&mut command), home.shown(command.arg("--json"))] {
+        assert!(shown.contains("2 keys") && !shown.contains("sesame"), "{shown}");
+        assert!(shown.contains("rediss://…@redis.example:6380/1"), "{shown}");
+    }
 }

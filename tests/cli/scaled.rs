@@ -46,8 +46,6 @@ impl Scaled {
             ("STK_ARCHIVE_SETTLE_MINUTES", "0".to_owned()),
             ("STK_ARCHIVE_EVERY_MINUTES", "0".to_owned()),
             ("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "300".to_owned()),
-            ("AWS_ACCESS_KEY_ID", "key".to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
         ];
         Some(Self { env: env.map(|(name, value)| (name.to_owned(), value)).to_vec() })
     }
@@ -56,6 +54,10 @@ impl Scaled {
     pub(crate) fn stk(&self, home: &Home, args: &[&str]) -> std::process::Command {
         let mut command = home.stk(args);
         command.env("STK_CONFIG", DEPLOY).envs(self.env.iter().map(|(name, value)| (name, value)));
+        // `scripts/services env` says them, for this process too.
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+            command.env(name, std::env::var_os(name).unwrap_or_default());
+        }
         command
     }
 

@@ -100,15 +100,16 @@ impl Writer {
                 batches: batches.to_vec(),
                 checkpoint: checkpoint.clone(),
             };
-            let Err(source) = warm.commit(block).await else { return Ok(()) };
+            let Err(source) = warm.commit(block).await else {
+                self.shared.warm_is_back();
+                return Ok(());
+            };
             match source {
                 // An attempt that seemed to fail had been stored.
                 WarmError::NotNext { next_offset: mark, .. } if attempt > 0 && mark == next_offset => {
                     return Ok(());
                 }
-                _ if source.is_passing() && self.shared.may_retry(partition, attempt, &source).await => {
-                    attempt += 1;
-                }
+                _ if self.shared.may_retry_warm(partition, attempt, &source).await => attempt += 1,
                 _ => return Err(failed(source)),
             }
         }

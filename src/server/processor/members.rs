@@ -1,15 +1,21 @@
 //! Which partitions are this process's, and the threads that process them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::{ProcessorError, Shared, Status, worker};
 use crate::bus::Assignment;
+
+/// How long a fenced partition rests before it is claimed again: longer than the log takes to say
+/// that it is another process's.
+const FENCED_REST: Duration = Duration::from_secs(15);
 
 /// What a worker is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +36,12 @@ struct Worker {
 }
 
 /// Follows the log's word on whose partitions are whose, until told to stop.
-pub(super) async fn run(shared: Arc<Shared>) -> Result<(), ProcessorError> {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut fenced: mpsc::UnboundedReceiver<u16>,
+) -> Result<(), ProcessorError> {
     let mut workers: BTreeMap<u16, Worker> = BTreeMap::new();
-    let outcome = follow(&shared, &mut workers).await;
+    let outcome = follow(&shared, &mut workers, &mut fenced).await;
     if let Err(error) = &outcome {
         tracing::error!(%error, "the processor has stopped");
         shared.failed.cancel();
@@ -43,7 +52,11 @@ pub(super) async fn run(shared: Arc<Shared>) -> Result<(), ProcessorError> {
 
 /// Returns when told to stop, with the workers that are left. The membership ends with it only where
 /// it failed: workers drain first, so that nobody is given their partitions meanwhile.
-async fn follow(shared: &Arc<Shared>, workers: &mut BTreeMap<u16, Worker>) -> Result<(), ProcessorError> {
+async fn follow(
+    shared: &Arc<Shared>,
+    workers: &mut BTreeMap<u16, Worker>,
+    fenced: &mut mpsc::UnboundedReceiver<u16>,
+) -> Result<(), ProcessorError> {
     let failed = |source| ProcessorError::Membership { source };
     // What the log says comes before a stop: a processor that is stopped at once drains all the same.
     let mut membership = tokio::select! {
@@ -51,11 +64,29 @@ async fn follow(shared: &Arc<Shared>, workers: &mut BTreeMap<u16, Worker>) -> Re
         joined = shared.stores.bus.join() => joined.map_err(failed)?,
         () = shared.stop.cancelled() => return Ok(()),
     };
+    // Partitions that were fenced and are this process's by the log's word, and when they are tried again.
+    let mut again: VecDeque<(Instant, u16)> = VecDeque::new();
     loop {
+        let due = again.front().map(|(at, _)| *at);
         let change = tokio::select! {
             biased;
             change = membership.next() => change.map_err(failed)?,
             () = shared.stop.cancelled() => break,
+            Some(partition) = fenced.recv() => {
+                again.push_back((Instant::now() + FENCED_REST, partition));
+                continue;
+            }
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                // The log's word may still be on its way; by now it would have come.
+                if let Some((_, partition)) = again.pop_front()
+                    && workers.get(&partition).is_some_and(|worker| worker.thread.is_finished())
+                {
+                    tracing::info!(partition, "the partition is claimed again");
+                    shared.set_status(partition, Status::Restoring);
+                    workers.insert(partition, spawn(shared, partition)?);
+                }
+                continue;
+            }
         };
         match change {
             Assignment::Gained(partitions) => {

@@ -31,7 +31,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -62,8 +62,12 @@ pub struct ProcessorConfig {
     pub rebuild_interval: Duration,
     /// The least time between two checkpoints of hot.
     pub hot_checkpoint_interval: Duration,
-    /// How often a store is tried again before the partition stops.
+    /// How often a store is tried again before the partition stops; once the processor is to stop,
+    /// in any case.
     pub retries_max: u32,
+    /// Whether warm is waited for as long as it takes: a server that others bring back, not a disk of
+    /// this machine.
+    pub outlasts_warm: bool,
     /// The wait before the first retry; it doubles from one to the next.
     pub retry_wait_min: Duration,
 }
@@ -78,6 +82,7 @@ impl Default for ProcessorConfig {
             rebuild_interval: Duration::from_secs(10),
             hot_checkpoint_interval: Duration::from_mins(1),
             retries_max: 8,
+            outlasts_warm: false,
             retry_wait_min: Duration::from_millis(100),
         }
     }
@@ -289,6 +294,10 @@ struct Shared {
     /// Rebuilds read a day's trades from all of its segments, for which each takes memory: one
     /// partition at a time.
     rebuilding: tokio::sync::Mutex<()>,
+    /// What warm said, while it is tried again.
+    warm_away: Mutex<Option<String>>,
+    /// Partitions whose worker was fenced.
+    fenced: mpsc::UnboundedSender<u16>,
     stop: CancellationToken,
     failed: CancellationToken,
 }
@@ -321,11 +330,36 @@ impl Shared {
         if attempt >= self.config.retries_max {
             return false;
         }
+        self.wait_to_retry(partition, attempt, error).await;
+        true
+    }
+
+    /// As [`Shared::may_retry`], for warm, which may be waited for until the processor is to stop.
+    async fn may_retry_warm(&self, partition: u16, attempt: u32, error: &WarmError) -> bool {
+        let may = error.is_passing()
+            && (attempt < self.config.retries_max
+                || (self.config.outlasts_warm && !self.stop.is_cancelled()));
+        if may {
+            *self.warm_away.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+            self.wait_to_retry(partition, attempt, error).await;
+        }
+        may
+    }
+
+    /// Warm has answered.
+    fn warm_is_back(&self) {
+        *self.warm_away.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    async fn wait_to_retry(&self, partition: u16, attempt: u32, error: &(dyn std::fmt::Display + Sync)) {
         let wait = self.config.retry_wait_min * (1 << attempt.min(6));
         tracing::warn!(partition, attempt, wait_ms = wait.as_millis() as u64, %error, "trying again");
         self.metrics.retries.inc();
-        tokio::time::sleep(wait).await;
-        true
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            // What is asked for once more is asked for at once.
+            () = self.stop.cancelled(), if attempt >= self.config.retries_max => {}
+        }
     }
 }
 
@@ -343,6 +377,7 @@ impl Processor {
     /// returned.
     pub fn start(stores: Stores, config: ProcessorConfig, metrics: ProcessorMetrics) -> Self {
         let partitions = stores.bus.partitions();
+        let (fenced, is_fenced) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             stores,
             config,
@@ -351,10 +386,12 @@ impl Processor {
             assigned: AtomicBool::new(false),
             status_changes: watch::Sender::new(()),
             rebuilding: tokio::sync::Mutex::default(),
+            warm_away: Mutex::default(),
+            fenced,
             stop: CancellationToken::new(),
             failed: CancellationToken::new(),
         });
-        let members = tokio::spawn(members::run(shared.clone()));
+        let members = tokio::spawn(members::run(shared.clone(), is_fenced));
         Self { shared, members: Mutex::new(Some(members)) }
     }
 
@@ -372,6 +409,13 @@ impl Processor {
             }
         }
         Ok(())
+    }
+
+    /// What is wrong though ticks are taken in and served: warm can't be reached, and rows wait for it
+    /// in the log.
+    pub fn degraded(&self) -> Option<String> {
+        let away = self.shared.warm_away.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        Some(format!("warm: {away}; rows wait for it in the log"))
     }
 
     /// Whether all partitions are this process's.

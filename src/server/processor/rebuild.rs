@@ -37,8 +37,7 @@ impl Worker {
                 match self.rebuild_day(day, &symbols, &mut log).await {
                     Ok(()) => break,
                     Err(Failed::Warm(source)) => {
-                        let again = source.is_passing()
-                            && self.shared.may_retry(self.partition, attempt, &source).await;
+                        let again = self.shared.may_retry_warm(self.partition, attempt, &source).await;
                         if !again {
                             return Err(ProcessorError::Warm { partition: self.partition, source });
                         }

@@ -15,6 +15,7 @@ use crate::bus::{BusError, Record};
 use crate::market::{Bar, NO_SYMBOL, Seq, Symbol, TickBatchBuilder, Timeframe, Timestamp};
 use crate::tiering::hot::HotUpdates;
 use crate::tiering::state::PartitionState;
+use crate::tiering::warm::Mark;
 use crate::wire::record::{RecordError, RecordView};
 
 /// Whose bar of which span.
@@ -68,6 +69,8 @@ pub(super) async fn run(
         Err(error) if error.is_fenced() => {
             tracing::warn!(partition, %error, "the partition is processed elsewhere");
             shared.set_status(partition, Status::Failed(error.to_string()));
+            // Nobody hears it once the processor stops.
+            let _ = shared.fenced.send(partition);
             return Ok(());
         }
         Err(error) => {
@@ -85,8 +88,12 @@ async fn live(
     mut goal: watch::Receiver<Goal>,
 ) -> Result<(), ProcessorError> {
     let bus_error = |source| ProcessorError::Bus { partition, source };
-    let warm_error = |source| ProcessorError::Warm { partition, source };
-    let mark = shared.stores.warm.claim(partition).await.map_err(warm_error)?;
+    // A claim that comes late would fence the rightful owner.
+    let mark = tokio::select! {
+        biased;
+        _ = goal.wait_for(|goal| matches!(goal, Goal::HandOver | Goal::Abandon)) => return Ok(()),
+        mark = claim(&shared, partition) => mark?,
+    };
     let bounds = shared.stores.bus.bounds(partition).await.map_err(bus_error)?;
     if mark.next_offset > bounds.next {
         let (warm_offset, log_offset) = (mark.next_offset, bounds.next);
@@ -103,6 +110,21 @@ async fn live(
     shared.set_status(partition, Status::Running);
     tracing::info!(partition, offset = mark.next_offset, log_next = bounds.next, "processing");
     Worker::new(shared, partition, goal, state, mark.next_offset).run().await
+}
+
+/// Claims the partition in warm, which may be away for a while.
+async fn claim(shared: &Shared, partition: u16) -> Result<Mark, ProcessorError> {
+    let mut attempt = 0;
+    loop {
+        match shared.stores.warm.claim(partition).await {
+            Ok(mark) => {
+                shared.warm_is_back();
+                return Ok(mark);
+            }
+            Err(error) if shared.may_retry_warm(partition, attempt, &error).await => attempt += 1,
+            Err(source) => return Err(ProcessorError::Warm { partition, source }),
+        }
+    }
 }
 
 impl Worker {

@@ -45,6 +45,7 @@ pub use self::metrics::ArchiveMetrics;
 pub use self::plan::{Action, Planned};
 use crate::market::{Kind, RowDigest, Timestamp, TradingDay};
 use crate::tiering::cold::ColdError;
+use crate::tiering::state::StateError;
 use crate::tiering::warm::{Unit, WarmError};
 
 /// What runs of the archive do, and how.
@@ -243,6 +244,11 @@ impl ArchiveError {
             Self::Taken { .. } => true,
             _ => false,
         }
+    }
+
+    /// What the processor keeps with a mark can't be read.
+    fn state(partition: u16, error: &StateError) -> Self {
+        Self::Warm { reason: format!("the state of partition {partition}: {error}"), is_passing: false }
     }
 
     /// Whether nothing more can be done with the store.

@@ -5,6 +5,7 @@ use super::run::Archiver;
 use super::store::Store;
 use super::{ArchiveError, ArchiveOptions};
 use crate::market::{Kind, TimeRange, Timestamp, TradingDay};
+use crate::tiering::state::PartitionState;
 use crate::tiering::warm::{ArchiveSource, Query, Unit, UnitInfo};
 
 /// What is to be done with a unit.
@@ -35,6 +36,8 @@ pub struct Planned {
 pub(super) struct Moment {
     /// Of each partition the offset after the last row.
     pub(super) next_offsets: Vec<u64>,
+    /// Whether bars of the day are still to be rebuilt after a correction: they can't be sealed yet.
+    pub(super) is_rebuilding: bool,
     /// The offsets below which the unit's rows were dropped.
     pub(super) dropped: Vec<u64>,
     /// Whether they were restored.
@@ -47,13 +50,22 @@ impl Moment {
         let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
         let scan = warm.scan(&Query::new(unit.kind, Some(Vec::new()), nothing)).await?;
         let mut next_offsets = scan.next_offsets;
+        let mut is_rebuilding = false;
         if unit.kind == Kind::Bar {
             // A bar that is rebuilt after a correction stands at the last record taken in, and its block
-            // may yet come: rows of that offset are not sealed before a later one is there.
-            next_offsets.iter_mut().for_each(|next| *next = next.saturating_sub(1));
+            // may yet come. What is still to be rebuilt is told by the state that comes with a mark: a
+            // seal at marks without any has all bars below it.
+            for (partition, next) in (0_u16..).zip(&mut next_offsets) {
+                let mark = warm.mark(partition).await?;
+                *next = mark.next_offset;
+                let state = PartitionState::restore(&mark.checkpoint);
+                let mut state = state.map_err(|error| ArchiveError::state(partition, &error))?;
+                is_rebuilding |= state.take_rebuilds().iter().any(|(_, day)| *day == unit.day);
+            }
         }
         Ok(Self {
             next_offsets,
+            is_rebuilding,
             dropped: scan.dropped.get(&unit.day).cloned().unwrap_or_default(),
             is_restored: scan.restored.contains(&unit.day),
         })
@@ -146,7 +158,7 @@ impl Archiver {
             let manifests = manifests(&self.store, unit).await?;
             let is_due = self.options.is_due(&info, now);
             match manifests.last() {
-                _ if !is_due => {}
+                _ if !is_due || Moment::of(&*self.warm, unit).await?.is_rebuilding => {}
                 None => copies.push(planned(Action::Copy, info.rows)),
                 Some(last) => {
                     let moment = Moment::of(&*self.warm, unit).await?;

@@ -211,7 +211,12 @@ impl Archiver {
         progress: &Progress,
     ) -> Result<bool, ArchiveError> {
         // Before the first row is read: what is stored from here on is late.
-        journal.next_offsets = Moment::of(&*self.warm, unit).await?.next_offsets;
+        let moment = Moment::of(&*self.warm, unit).await?;
+        if moment.is_rebuilding {
+            // A correction came meanwhile; a later run seals the bars that it makes.
+            return Ok(false);
+        }
+        journal.next_offsets = moment.next_offsets;
         journal.first_offsets.resize(journal.next_offsets.len().max(journal.first_offsets.len()), 0);
         self.note(lease, unit, journal, Step::Sealed, progress).await?;
         fail::point("archive.sealed");
