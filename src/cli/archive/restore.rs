@@ -7,15 +7,19 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use super::{kind, open_reader, read_error};
+use super::{archive_error, kind, open_reader, read_error};
 use crate::cli::CliError;
 use crate::cli::serve::node_error;
 use crate::config::Config;
 use crate::market::{Kind, Timestamp, TradingDay};
+use crate::server::archiver;
 use crate::server::stores::Stores;
 use crate::telemetry::say;
+use crate::tiering::archive::lease::Lease;
 use crate::tiering::archive::read::{ArchiveReader, FrozenFile};
 use crate::tiering::archive::restore::{self, Estimate, PRICES_OF, RestoreError, Survey};
+use crate::tiering::archive::run::Archiver;
+use crate::tiering::archive::{ArchiveMetrics, Clock};
 use crate::tiering::cold::RestoreTier;
 use crate::tiering::warm::Unit;
 
@@ -135,7 +139,7 @@ async fn restore(args: &RestoreArgs, config: &Config) -> Result<(), CliError> {
         return Err(CliError::failed("the rows can't be taken into warm before they can be read")
             .hint("run it again once they can, or with --wait"));
     }
-    let taken = into_warm(&reader, &stores, &survey, &args.days).await;
+    let taken = into_warm(&reader, &stores, config, &kinds, first..=last, &args.days).await;
     stores.close().await;
     taken
 }
@@ -255,15 +259,42 @@ fn restore_error(error: RestoreError) -> CliError {
     }
 }
 
+/// Takes the days back into warm, while nobody archives or drops: by the lease, and by the manifests as
+/// they are under it, which may be more than when the restore was asked for.
 async fn into_warm(
     reader: &Arc<ArchiveReader>,
     stores: &Stores,
-    survey: &Survey,
+    config: &Config,
+    kinds: &[Kind],
+    span: std::ops::RangeInclusive<TradingDay>,
     days: &[TradingDay],
 ) -> Result<(), CliError> {
+    let archiver = Archiver::new(
+        stores.cold(),
+        stores.warm.clone(),
+        archiver::options(config),
+        Clock::default(),
+        ArchiveMetrics::default(),
+    );
+    let lease = archiver.hold().await.map_err(archive_error)?;
+    let taken = into_warm_leased(reader, stores, &lease, kinds, span, days).await;
+    let released = lease.release().await.map_err(archive_error);
+    taken.and(released)
+}
+
+async fn into_warm_leased(
+    reader: &Arc<ArchiveReader>,
+    stores: &Stores,
+    lease: &Lease,
+    kinds: &[Kind],
+    span: std::ops::RangeInclusive<TradingDay>,
+    days: &[TradingDay],
+) -> Result<(), CliError> {
+    let survey = restore::survey(reader, kinds, span).await.map_err(|error| read_error(&error))?;
     for snapshot in &survey.snapshots {
         for (day, _) in snapshot.days().filter(|(day, _)| days.is_empty() || days.contains(day)) {
             let unit = Unit { day, kind: snapshot.kind() };
+            lease.check().map_err(archive_error)?;
             let rows = restore::into_warm(reader, snapshot, &*stores.warm, unit).await;
             let rows = rows.map_err(restore_error)?;
             say(format!("{unit}: {rows} rows are in warm again, equal to what was archived"));

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 
 use super::rebuild::for_rows;
 use super::{ProcessorError, Shared};
-use crate::bus::Bounds;
+use crate::bus::{Bounds, BusError, BusReader};
 use crate::market::{Kind, Seq, Symbol, Tick, TimeRange, Timestamp};
 use crate::tiering::hot::{HotUpdates, RECENT_TICKS};
 use crate::tiering::state::PartitionState;
@@ -79,10 +79,19 @@ async fn replay(
     mut state: PartitionState,
 ) -> Result<(), ProcessorError> {
     let bus_error = |source| ProcessorError::Bus { partition, source };
-    let mut reader = shared.stores.bus.reader(partition, from).await.map_err(bus_error)?;
+    let mut reader = reader_from(shared, partition, from, to).await?;
     let mut updates = HotUpdates::default();
     while reader.offset() < to {
-        for record in reader.next(shared.config.read_bytes_max).await.map_err(bus_error)? {
+        let records = match reader.next(shared.config.read_bytes_max).await {
+            Ok(records) => records,
+            // What retention took meanwhile is in warm, and too old for hot.
+            Err(BusError::Trimmed { first, .. }) => {
+                reader = reader_from(shared, partition, first, to).await?;
+                continue;
+            }
+            Err(source) => return Err(bus_error(source)),
+        };
+        for record in records {
             if record.offset >= to {
                 break;
             }
@@ -100,6 +109,22 @@ async fn replay(
         updates.ticks.clear();
     }
     Ok(())
+}
+
+/// A reader from `from` on, or from where the log begins by now; `to` is never trimmed.
+async fn reader_from(
+    shared: &Shared,
+    partition: u16,
+    mut from: u64,
+    to: u64,
+) -> Result<Box<dyn BusReader>, ProcessorError> {
+    loop {
+        match shared.stores.bus.reader(partition, from).await {
+            Ok(reader) => return Ok(reader),
+            Err(BusError::Trimmed { first, .. }) if first > from && from < to => from = first.min(to),
+            Err(source) => return Err(ProcessorError::Bus { partition, source }),
+        }
+    }
 }
 
 /// Fills hot with the last ticks of the newest day in warm.

@@ -195,6 +195,10 @@ impl Worker {
                 () = tokio::time::sleep_until(rebuild_at.unwrap_or_else(Instant::now)), if rebuild_at.is_some() => {
                     self.rebuild().await?;
                     self.tell_hot().await?;
+                    if !self.block_bars.is_empty() {
+                        // They go to warm though no record may come for long.
+                        self.block_since.get_or_insert_with(Instant::now);
+                    }
                 }
                 stored = finished(self.partition, &mut self.storing), if self.storing.is_some() => self.stored(stored)?,
                 records = reader.next(shared.config.read_bytes_max) => {

@@ -151,12 +151,12 @@ impl Lease {
     }
 
     /// Whether it is still held: to be asked before every step that another's would contradict.
-    pub(super) fn check(&self) -> Result<(), ArchiveError> {
+    pub fn check(&self) -> Result<(), ArchiveError> {
         self.shared.check()
     }
 
     /// Gives it back.
-    pub(super) async fn release(self) -> Result<(), ArchiveError> {
+    pub async fn release(self) -> Result<(), ArchiveError> {
         drop(self.keeper);
         self.shared.check()?;
         self.shared.advance(true).await

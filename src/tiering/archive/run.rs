@@ -79,6 +79,11 @@ impl Archiver {
         Ok(summary)
     }
 
+    /// Takes the lease alone, so that nothing is archived or dropped while it is held.
+    pub async fn hold(&self) -> Result<Lease, ArchiveError> {
+        Lease::take(&self.store, &self.clock, self.options.lease).await
+    }
+
     async fn run_leased(&self, lease: &Lease, progress: &Progress) -> Result<Summary, ArchiveError> {
         probe::probe(&self.store, &fresh_id(self.clock.now())).await?;
         let mut summary = Summary::default();

@@ -270,6 +270,32 @@ pub(crate) async fn bars_keep_their_latest_revision(warm: &dyn Warm) {
     assert_eq!(found, latest);
 }
 
+/// A bar that is rebuilt after a correction stands at the last record before its block: that is where
+/// the archive finds it, and what it is dropped by.
+pub(crate) async fn a_rebuilt_bar_is_archived_by_its_place(warm: &dyn ArchiveSource) {
+    let ts: Timestamp = "2026-11-20T05:00:00Z".parse().unwrap();
+    let unit = Unit { day: ts.trading_day(), kind: Kind::Bar };
+    let block = |first_offset, next_offset, bar: Option<Seq>| {
+        let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(0));
+        if let Some(seq) = bar {
+            let bar = Bar::empty("AAPL".parse().unwrap(), crate::market::Timeframe::MINUTE, ts);
+            builder.push_bar(table.intern(bar.symbol), seq, &bar);
+        }
+        let batches = builder.finish(&table);
+        Block { partition: 0, first_offset, next_offset, batches, checkpoint: Bytes::new() }
+    };
+    warm.commit(block(0, 4, None)).await.unwrap();
+    let rebuilt = Seq { partition: 0, offset: 3, index: u32::MAX };
+    warm.commit(block(4, 4, Some(rebuilt))).await.unwrap();
+    warm.commit(block(4, 9, None)).await.unwrap();
+    assert_eq!(warm.digest(unit, &[4..9]).await.unwrap().rows, 0);
+    assert_eq!(warm.digest(unit, &[0..4]).await.unwrap().rows, 1);
+    let exported: Vec<TickBatch> = warm.export(unit, &[0..4]).await.unwrap().try_collect().await.unwrap();
+    assert_eq!(exported.iter().map(TickBatch::len).sum::<usize>(), 1);
+    assert_eq!(warm.drop_rows(unit, &[4]).await.unwrap(), 0);
+    assert_eq!(warm.units().await.unwrap(), []);
+}
+
 /// A claim tells where the partition stands, and commits go on from there.
 pub(crate) async fn claim_tells_where_it_stands(warm: &dyn Warm) {
     let block = |first_offset, next_offset, state: &'static str| Block {

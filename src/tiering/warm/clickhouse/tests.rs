@@ -149,6 +149,8 @@ async fn passes_the_suite_of_warm_stores() {
     conformance::empty_block_moves_the_mark(&*database.open().await).await;
     let database = own();
     conformance::bars_keep_their_latest_revision(&*database.open().await).await;
+    let database = own();
+    conformance::a_rebuilt_bar_is_archived_by_its_place(&*database.open().await).await;
 }
 
 #[tokio::test]

@@ -307,9 +307,26 @@ impl Manifest {
         self.edits += 1;
         state.apply(edit).map_err(|reason| damaged(&self.path, reason))?;
         if self.edits > self.edits_max {
-            *self = Self::begin(&self.dir, self.number + 1, state)?;
+            self.rewrite(state);
         }
         Ok(())
+    }
+
+    /// Begins a manifest anew, so that it does not grow for ever. The edit before is durable, whatever
+    /// comes of this: a failure must not read as that of the edit, which would be done again.
+    fn rewrite(&mut self, state: &State) {
+        match Self::begin(&self.dir, self.number + 1, state) {
+            Ok(rewritten) => *self = rewritten,
+            Err(error) => match newest(&self.dir) {
+                // Nothing of it is to be seen: this file goes on, for as many edits more.
+                Ok(Some((number, _))) if number == self.number => {
+                    tracing::warn!(%error, "the manifest could not be rewritten; it is tried again later");
+                    self.edits_max *= 2;
+                }
+                // The next start reads the new one, so nothing may be added to this.
+                _ => self.failed = Some(error),
+            },
+        }
     }
 
     /// The file's bytes.

@@ -174,6 +174,8 @@ struct Shared {
     wake: Condvar,
     /// Held while a merge is under way: one at a time.
     compacting: Mutex<()>,
+    /// The lock of the directory lasts as long as anything is under way in it.
+    _lock: File,
     #[cfg(test)]
     crash: tests::Crash,
 }
@@ -182,8 +184,6 @@ struct Shared {
 pub struct LocalWarm {
     shared: Arc<Shared>,
     compactor: Option<JoinHandle<()>>,
-    /// The lock lasts as long as this is open.
-    _lock: File,
 }
 
 /// How a store is opened.
@@ -249,11 +249,12 @@ impl LocalWarm {
             idle: Mutex::new(()),
             wake: Condvar::new(),
             compacting: Mutex::new(()),
+            _lock: lock,
             #[cfg(test)]
             crash: tests::Crash::default(),
         };
         shared.note_size(&shared.live());
-        Self { shared: Arc::new(shared), compactor: None, _lock: lock }
+        Self { shared: Arc::new(shared), compactor: None }
     }
 
     /// What the store counts.
@@ -301,6 +302,11 @@ impl Drop for LocalWarm {
         self.shared.notify();
         if let Some(compactor) = self.compactor.take() {
             let _ = compactor.join();
+        }
+        // What a caller no longer waits for is still done, and must be before another has the store.
+        let mut idle = self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.shared.commits.load(Ordering::Acquire) > 0 {
+            idle = self.shared.wake.wait(idle).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -491,13 +497,20 @@ impl Shared {
         segments: &mut Vec<SegmentInfo>,
     ) -> Result<Option<CheckpointFile>, WarmError> {
         for (day, batch) in block.batches.iter().filter(|(_, batch)| !batch.is_empty()) {
+            let keys = batch.keys().map_err(|error| WarmError::Io {
+                path: self.root.display().to_string(),
+                reason: error.to_string(),
+            })?;
+            // A bar that was rebuilt stands at the last record before its block.
+            let offsets = keys.offsets();
+            let (first, last) = (offsets.iter().min().copied(), offsets.iter().max().copied());
             let info = SegmentInfo {
                 id: self.new_id()?,
                 kind: batch.kind(),
                 day: *day,
                 partition: block.partition,
-                first_offset: block.first_offset,
-                next_offset: block.next_offset,
+                first_offset: first.map_or(block.first_offset, |first| first.min(block.first_offset)),
+                next_offset: last.map_or(block.next_offset, |last| block.next_offset.max(last + 1)),
                 level: 0,
                 rows: 0,
                 bytes: 0,
@@ -508,10 +521,6 @@ impl Shared {
                 symbol_max: None,
                 written_at: Timestamp::now().nanos(),
             };
-            let keys = batch.keys().map_err(|error| WarmError::Io {
-                path: self.root.join(info.path()).display().to_string(),
-                reason: error.to_string(),
-            })?;
             let mut writer = SegmentWriter::create(&self.root, info, segment::ROW_GROUP_ROWS)?;
             writer.write_whole(batch, &keys)?;
             self.step()?;
@@ -683,17 +692,18 @@ impl Shared {
     }
 }
 
-/// Counts a commit for as long as it lives.
-struct CommitGuard<'a>(&'a Shared);
+/// Counts what changes the store for as long as it lives: from before the work is handed to another
+/// thread until it is done there, whether or not anybody waits for it still.
+struct CommitGuard(Arc<Shared>);
 
-impl<'a> CommitGuard<'a> {
-    fn new(shared: &'a Shared) -> Self {
+impl CommitGuard {
+    fn new(shared: &Arc<Shared>) -> Self {
         shared.commits.fetch_add(1, Ordering::AcqRel);
-        Self(shared)
+        Self(shared.clone())
     }
 }
 
-impl Drop for CommitGuard<'_> {
+impl Drop for CommitGuard {
     fn drop(&mut self) {
         self.0.commits.fetch_sub(1, Ordering::AcqRel);
         self.0.notify();
@@ -725,9 +735,9 @@ impl Warm for LocalWarm {
     }
 
     async fn commit(&self, block: Block) -> Result<(), WarmError> {
-        let shared = self.shared.clone();
+        let (shared, counted) = (self.shared.clone(), CommitGuard::new(&self.shared));
         blocking(self.shared.root.clone(), move || {
-            let _counted = CommitGuard::new(&shared);
+            let _counted = counted;
             shared.commit(&block)
         })
         .await

@@ -14,7 +14,7 @@ use super::read::{Cursor, Within};
 use super::revisions::BarRevisions;
 use super::scan::{BATCH_ROWS, Part, Scanner};
 use super::segment::{RESTORED_LEVEL, ROW_GROUP_ROWS, SegmentInfo, SegmentWriter};
-use super::{LocalWarm, Segment, Shared, Writer, blocking};
+use super::{CommitGuard, LocalWarm, Segment, Shared, Writer, blocking};
 use crate::market::{Kind, RowDigest, TickBatch, TimeRange, Timestamp};
 use crate::tiering::warm::{ArchiveSource, Unit, UnitInfo, WarmError};
 
@@ -384,7 +384,11 @@ impl ArchiveSource for LocalWarm {
 
     async fn drop_rows(&self, unit: Unit, next_offsets: &[u64]) -> Result<u64, WarmError> {
         let (shared, next_offsets) = (self.shared.clone(), next_offsets.to_vec());
-        let dropped = blocking(self.shared.root.clone(), move || shared.drop_rows(unit, &next_offsets));
+        let counted = CommitGuard::new(&self.shared);
+        let dropped = blocking(self.shared.root.clone(), move || {
+            let _counted = counted;
+            shared.drop_rows(unit, &next_offsets)
+        });
         dropped.await.map(|()| 0)
     }
 
@@ -403,7 +407,9 @@ impl ArchiveSource for LocalWarm {
             let write = move || restore.lock().unwrap_or_else(PoisonError::into_inner).write(&batch);
             blocking(root.clone(), write).await?;
         }
+        let counted = CommitGuard::new(&self.shared);
         blocking(root.clone(), move || {
+            let _counted = counted;
             let restore = Arc::into_inner(restore).ok_or_else(|| WarmError::Io {
                 path: unit.to_string(),
                 reason: "rows are still being written".to_owned(),

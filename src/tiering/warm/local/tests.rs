@@ -62,11 +62,12 @@ fn named_files(warm: &LocalWarm) -> HashSet<PathBuf> {
 #[tokio::test]
 async fn conforms() {
     let dir = || TempDir::new().unwrap();
-    let dirs = [dir(), dir(), dir(), dir(), dir()];
+    let dirs = [dir(), dir(), dir(), dir(), dir(), dir()];
     conformance::empty_store_stands_at_zero(&*open(&dirs[0])).await;
     conformance::blocks_follow_on_each_other(&*open(&dirs[1])).await;
     conformance::empty_block_moves_the_mark(&*open(&dirs[2])).await;
     conformance::claim_tells_where_it_stands(&*open(&dirs[3])).await;
+    conformance::a_rebuilt_bar_is_archived_by_its_place(&*open(&dirs[5])).await;
     let warm = open(&dirs[4]);
     conformance::bars_keep_their_latest_revision(&*warm).await;
     let before = warm.stats();
@@ -550,4 +551,32 @@ async fn a_store_of_the_first_version_is_gone_on_with() {
     drop(warm);
     let warm = open(&dir);
     assert_eq!(seqs(&warm, &all_quotes()).await.unwrap().len(), 200);
+}
+
+#[tokio::test]
+async fn a_manifest_that_cannot_be_rewritten_fails_no_commit() {
+    let dir = TempDir::new().unwrap();
+    let warm = open(&dir);
+    // Where the rewrite would be written.
+    let in_the_way = dir.path().join("manifest-0000000002.tmp");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let commits = 1_100;
+    for offset in 0..commits {
+        let empty = Block {
+            partition: 0,
+            first_offset: offset,
+            next_offset: offset + 1,
+            batches: Vec::new(),
+            checkpoint: bytes::Bytes::new(),
+        };
+        warm.commit(empty).await.unwrap();
+    }
+    warm.commit(quotes(1, 0, 1, 10)).await.unwrap();
+    drop(warm);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    let warm = open(&dir);
+    assert_eq!(warm.mark(0).await.unwrap().next_offset, commits);
+    let rows = conformance::scanned(&*warm, &all_quotes()).await.unwrap();
+    let places: std::collections::BTreeSet<_> = rows.iter().map(|(_, _, seq, _)| *seq).collect();
+    assert_eq!((rows.len(), places.len()), (100, 100), "each row once");
 }
