@@ -82,7 +82,10 @@ async fn replay(
     let mut reader = shared.stores.bus.reader(partition, from).await.map_err(bus_error)?;
     let mut updates = HotUpdates::default();
     while reader.offset() < to {
-        for record in reader.next(shared.config.read_bytes_max).await.map_err(bus_error)? {
+        let next = reader.offset();
+        let records = reader.next(shared.config.read_bytes_max).await.map_err(bus_error)?;
+        reader.check_follows(next, &records).map_err(ProcessorError::hole(partition))?;
+        for record in records {
             if record.offset >= to {
                 break;
             }
