@@ -17,7 +17,8 @@ use self::epoch::LogEpoch;
 /// A record as read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its place in the partition, from 0, without holes.
+    /// Its place in the partition, from 0. Records follow on each other without holes, but for
+    /// those that [`BusReader::is_hole`] vouches for.
     pub offset: u64,
     /// What was appended.
     pub bytes: Bytes,
@@ -162,6 +163,25 @@ pub trait BusReader: Send {
 
     /// The offset of the next record this reader will return.
     fn offset(&self) -> u64;
+
+    /// Whether this reader has made sure where the log lies that there are no records in
+    /// `from..to`, just before one of those that [`BusReader::next`] returned last. Any other hole
+    /// is a loss, and who takes records in must not pass over it.
+    fn is_hole(&self, _from: u64, _to: u64) -> bool {
+        false
+    }
+
+    /// Whether `records`, which [`BusReader::next`] returned last, follow on `next`; otherwise
+    /// (offset missed, offset found instead).
+    fn check_follows(&self, mut next: u64, records: &[Record]) -> Result<(), (u64, u64)> {
+        for Record { offset, .. } in records {
+            if *offset < next || (*offset > next && !self.is_hole(next, *offset)) {
+                return Err((next, *offset));
+            }
+            next = offset + 1;
+        }
+        Ok(())
+    }
 }
 
 /// What happened to the partitions of a process that has joined.

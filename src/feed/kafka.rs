@@ -68,8 +68,8 @@ struct Batch {
     key: Key,
     /// The first message's offset.
     first: u64,
-    /// The offset behind the last message.
-    next: u64,
+    /// Under what it goes into the log: its number is the offset behind the last message.
+    origin: Origin,
     ticks: Vec<Tick>,
 }
 
@@ -87,7 +87,8 @@ pub struct KafkaFeed {
     dead: DeadLetters,
     lines: BTreeMap<Key, Line>,
     trackers: HashMap<String, SequenceTracker>,
-    /// Batches that are whole, to be handed out before anything else.
+    /// Batches that are whole, to be handed out before anything else. Only
+    /// [`KafkaFeed::finish_batch`] adds to them, so that nothing overtakes.
     whole: VecDeque<Batch>,
     /// The batch being filled.
     batch: Option<Batch>,
@@ -257,6 +258,12 @@ impl KafkaFeed {
 
     /// Goes on where a partition begins now, and tells what that leaves out.
     fn catch_up(&mut self, found: &Found) {
+        // What was read before comes before the gap, and under the producer of before.
+        self.finish_batch();
+        if let Some(message) = self.held.take() {
+            self.take(message);
+            self.finish_batch();
+        }
         let key = found.key;
         let source = format!("kafka/{}/{}", self.topic(key), key.partition);
         let Some(line) = self.lines.get_mut(&key) else { return };
@@ -265,15 +272,18 @@ impl KafkaFeed {
             line.read_up_to(found.first);
             self.metrics.trimmed.inc_by(found.first - at);
             (GapKind::Missed, at, found.first - 1)
-        } else {
+        } else if at > found.next {
             line.begin_anew(found.first);
             (GapKind::Reset, found.first, 0)
+        } else {
+            return;
         };
         tracing::warn!(feed = self.subject, source, at, first = found.first, next = found.next, "a gap");
         let now = Timestamp::now();
         let gap = Gap { symbol: None, ts: now, recv_ts: now, kind, source: source.into(), first, last };
-        let first = at.min(found.first);
-        self.whole.push_back(Batch { key, first, next: found.first, ticks: vec![Tick::Gap(Box::new(gap))] });
+        let (first, origin) = (at.min(found.first), line.origin(found.first));
+        self.batch = Some(Batch { key, first, origin, ticks: vec![Tick::Gap(Box::new(gap))] });
+        self.finish_batch();
     }
 
     /// Takes a message in: into the batch, to the dead letters, or aside where it does not go into
@@ -344,11 +354,13 @@ impl KafkaFeed {
         if self.batch.as_ref().is_some_and(|batch| batch.ticks.len() + ticks.len() > BATCH_TICKS_MAX) {
             self.finish_batch();
         }
-        let empty = || Batch { key, first: offset, next: offset, ticks: Vec::new() };
+        let Some(line) = self.lines.get(&key) else { return };
+        let origin = line.origin(offset + 1);
+        let empty = || Batch { key, first: offset, origin, ticks: Vec::new() };
         let batch = self.batch.get_or_insert_with(empty);
         batch.ticks.append(&mut ticks);
-        batch.next = offset + 1;
-        if self.lines.get(&key).is_some_and(|line| line.is_alone(offset + 1)) {
+        batch.origin = origin;
+        if line.is_alone(offset + 1) {
             self.finish_batch();
         }
     }
@@ -392,8 +404,13 @@ impl KafkaFeed {
         verdict != Verdict::Stale
     }
 
+    /// Has the batch being filled handed out.
     fn finish_batch(&mut self) {
-        self.whole.extend(self.batch.take());
+        let Some(batch) = self.batch.take() else { return };
+        if let Some(line) = self.lines.get_mut(&batch.key) {
+            line.queue(batch.origin);
+        }
+        self.whole.push_back(batch);
     }
 
     /// Makes sure that the brokers keep a mark ahead of the batch that is to be handed out, so that
@@ -404,7 +421,11 @@ impl KafkaFeed {
                 let Some(batch) = self.whole.front() else { return Ok(()) };
                 let (key, first) = (batch.key, batch.first);
                 let Some(line) = self.lines.get(&key) else { return Ok(()) };
-                let Some(note) = line.mark_for(batch.next) else { return Ok(()) };
+                // What is left of a topic that is gone can't be read again.
+                if !line.is_of(batch.origin) {
+                    return Ok(());
+                }
+                let Some(note) = line.mark_for(batch.origin.sequence) else { return Ok(()) };
                 let position = line.position(Some(first));
                 let list =
                     self.reading.noted(&[(key, position, note)]).map_err(|error| self.failed(error))?;
@@ -440,7 +461,8 @@ impl KafkaFeed {
         let mut done = Vec::new();
         for (key, line) in &mut self.lines {
             let batches = self.whole.iter().chain(&self.batch);
-            let first = batches.filter(|batch| batch.key == *key).map(|batch| batch.first).min();
+            let of_line = |batch: &&Batch| batch.key == *key && line.is_of(batch.origin);
+            let first = batches.filter(of_line).map(|batch| batch.first).min();
             let position = line.position(first);
             if line.is_news(position) {
                 line.told(position);
@@ -483,8 +505,11 @@ impl Feed for KafkaFeed {
                 let Some(batch) = self.whole.pop_front() else { continue };
                 let Some(line) = self.lines.get_mut(&batch.key) else { continue };
                 self.calls += 1;
-                line.handed_out(batch.first, self.calls);
-                self.origin = Some(line.origin(batch.next));
+                // Offsets of a topic that is gone are none of the one that is there.
+                if line.is_of(batch.origin) {
+                    line.handed_out(batch.first, self.calls);
+                }
+                self.origin = Some(batch.origin);
                 ticks.extend(batch.ticks);
                 return Ok(Pulled::Ticks);
             }

@@ -26,6 +26,13 @@ pub(super) struct KafkaReader {
     /// Where the log ended when it was asked last; the brokers have at least what is before.
     known_next: Option<u64>,
     lease: Arc<Lease>,
+    /// What the client in the lease was borrowed for. The log reached up to there by then, so an
+    /// end that it tells of lies there or behind; of what was appended since, it says nothing.
+    lent_until: u64,
+    /// The client has told of a trouble that may have cost it a record.
+    is_doubtful: bool,
+    /// Where the brokers have no records (from, to), in order; those not yet passed.
+    holes: Vec<(u64, u64)>,
 }
 
 impl KafkaReader {
@@ -37,8 +44,19 @@ impl KafkaReader {
         offset: u64,
     ) -> Self {
         tail.enter(partition);
-        let fetched = VecDeque::new();
-        Self { shared, tail, pool, partition, offset, fetched, known_next: None, lease: Arc::default() }
+        Self {
+            shared,
+            tail,
+            pool,
+            partition,
+            offset,
+            fetched: VecDeque::new(),
+            known_next: None,
+            lease: Arc::default(),
+            lent_until: 0,
+            is_doubtful: false,
+            holes: Vec::new(),
+        }
     }
 
     /// The offset of the next record to be fetched.
@@ -57,14 +75,24 @@ impl KafkaReader {
         self.fetched.drain(..count).collect()
     }
 
-    /// Fetches about `bytes_max` bytes of what is before `until`, at least one record, unless there
-    /// turns out to be none.
+    /// The brokers have no records from `from` to `to`.
+    fn hole(&mut self, from: u64, to: u64) {
+        tracing::debug!(log = self.shared.name, partition = self.partition, from, to, "no records");
+        match self.holes.last_mut() {
+            Some(last) if last.1 == from => last.1 = to,
+            _ => self.holes.push((from, to)),
+        }
+    }
+
+    /// Fetches about `bytes_max` bytes of what is before `until`, where the log reaches by now: at
+    /// least one record, unless there turns out to be none or it has to be tried again.
     async fn catch_up(&mut self, until: u64, bytes_max: usize) -> Result<(), BusError> {
         let lease = self.lease.clone();
         let mut client = lease.client.lock().await;
         self.pool.touch(&lease);
         if client.is_none() {
             *client = Some(self.pool.borrow(&lease, self.partition, self.position()).await?);
+            (self.lent_until, self.is_doubtful) = (until, false);
         }
         let Some(consumer) = client.as_ref() else { return Ok(()) };
         let mut bytes = 0;
@@ -86,6 +114,16 @@ impl KafkaReader {
                     if offset < self.position() {
                         continue;
                     }
+                    // A client reads all that there is: what it leaves out are Kafka's own marks.
+                    if offset > self.position() {
+                        if self.is_doubtful {
+                            tracing::warn!(log = self.shared.name, offset, "a hole; reading it again");
+                            drop(message);
+                            self.pool.give_back_of(&mut client);
+                            break;
+                        }
+                        self.hole(self.position(), offset);
+                    }
                     let payload = message.payload().unwrap_or_default();
                     bytes += payload.len();
                     self.shared.metrics.catch_up_records.inc();
@@ -93,9 +131,13 @@ impl KafkaReader {
                     self.fetched.push_back(Record { offset, bytes: Bytes::copy_from_slice(payload) });
                 }
                 Err(KafkaError::PartitionEOF(_)) => {
-                    // All that there is has come: what is left before `until` are Kafka's own marks.
-                    if self.fetched.is_empty() {
-                        self.offset = self.offset.max(until);
+                    // All that there was has come. A client tells of an end once, so who has to
+                    // know whether it is one still asks with another.
+                    self.pool.give_back_of(&mut client);
+                    // What is left before `until` are Kafka's own marks.
+                    if self.fetched.is_empty() && self.lent_until >= until && !self.is_doubtful {
+                        self.hole(self.offset, until);
+                        self.offset = until;
                     }
                     break;
                 }
@@ -109,7 +151,10 @@ impl KafkaReader {
                     return Err(self.shared.error(&error));
                 }
                 // The brokers are away; librdkafka comes back to them by itself.
-                Err(error) => tracing::debug!(log = self.shared.name, %error, "catching up"),
+                Err(error) => {
+                    tracing::debug!(log = self.shared.name, %error, "catching up");
+                    self.is_doubtful = true;
+                }
             }
         }
         if self.position() >= until {
@@ -140,6 +185,8 @@ impl KafkaReader {
 #[async_trait::async_trait]
 impl BusReader for KafkaReader {
     async fn next(&mut self, bytes_max: usize) -> Result<Vec<Record>, BusError> {
+        let offset = self.offset;
+        self.holes.retain(|(_, to)| *to >= offset);
         let records = loop {
             if !self.fetched.is_empty() {
                 break self.take_fetched(bytes_max);
@@ -178,6 +225,10 @@ impl BusReader for KafkaReader {
 
     fn offset(&self) -> u64 {
         self.offset
+    }
+
+    fn is_hole(&self, from: u64, to: u64) -> bool {
+        self.holes.iter().any(|hole| hole.0 <= from && to <= hole.1)
     }
 }
 

@@ -180,6 +180,82 @@ async fn readers_share_few_consumers() {
     assert!(bus.metrics().catch_up_consumers.get() <= 2);
 }
 
+/// A reader that lags pauses where the log ended when its consumer looked; the log goes on, and the
+/// ring has turned over when the reader does.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_of_before_is_none_of_now() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let bus = open(KafkaBusConfig { tail_bytes_max: 0, ..config(&brokers) }).await;
+    let texts = |range: std::ops::Range<u64>| range.map(|i| format!("{i:0100}"));
+    append(&*bus, 0, texts(0..10)).await;
+    let mut tail = bus.reader(0, 10).await.unwrap();
+    let following = tokio::spawn(async move {
+        while tail.offset() < 20 {
+            tail.next(1 << 16).await.unwrap();
+        }
+        tail
+    });
+    within("following", async {
+        while !matches!(bus.tail.lookup(0, 10, 1), tail::Lookup::Wait) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut lagging = bus.reader(0, 0).await.unwrap();
+    let mut offsets = Vec::new();
+    let mut read = async |reader: &mut Box<dyn BusReader>| {
+        let records = within("the lagging reader", reader.next(500)).await.unwrap();
+        reader.check_follows(offsets.len() as u64, &records).unwrap();
+        offsets.extend(records.iter().map(|record| record.offset));
+        offsets.len()
+    };
+    while read(&mut lagging).await < 5 {}
+    // Its consumer fetches ahead, which nothing tells of: to the end, and that it is the end.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    append(&*bus, 0, texts(10..20)).await;
+    let _tail = within("the tail", following).await.unwrap();
+    while read(&mut lagging).await < 20 {}
+    assert_eq!(offsets, (0..20).collect::<Vec<u64>>());
+}
+
+/// Kafka's own marks take offsets: the reader goes over them, and only over them.
+#[tokio::test(flavor = "multi_thread")]
+async fn marks_are_holes_that_the_reader_vouches_for() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let config = config(&brokers);
+    let bus = open(config.clone()).await;
+    let (topic, client) = (config.topic.clone(), crate::kafka::client_config(&brokers, &[]).unwrap());
+    let transact = move || {
+        use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+        let mut client = client.clone();
+        let producer: BaseProducer = client.set("transactional.id", &topic).create().unwrap();
+        producer.init_transactions(PATIENCE).unwrap();
+        for _ in 0..2 {
+            producer.begin_transaction().unwrap();
+            for _ in 0..2 {
+                producer.send(BaseRecord::<[u8], [u8]>::to(&topic).partition(0).payload(b"x")).unwrap();
+            }
+            producer.commit_transaction(PATIENCE).unwrap();
+        }
+    };
+    tokio::task::spawn_blocking(transact).await.unwrap();
+    let mut reader = bus.reader(0, 0).await.unwrap();
+    let mut offsets: Vec<u64> = Vec::new();
+    while offsets.len() < 4 {
+        let records = within("the records", reader.next(1)).await.unwrap();
+        reader.check_follows(offsets.last().map_or(0, |last| last + 1), &records).unwrap();
+        offsets.extend(records.iter().map(|record| record.offset));
+    }
+    assert_eq!(offsets, [0, 1, 3, 4]);
+    let waiting = tokio::time::timeout(Duration::from_secs(1), reader.next(1)).await;
+    assert!(waiting.is_err(), "there is no more");
+    assert_eq!(reader.offset(), 6, "behind the last mark");
+    append(&*bus, 0, ["after"]).await;
+    let records = within("the record after", reader.next(1)).await.unwrap();
+    assert_eq!((records[0].offset, reader.check_follows(5, &records)), (6, Ok(())));
+    assert_eq!(reader.check_follows(4, &records), Err((4, 6)), "there was a record");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn retention_trims_only_what_is_released() {
     let Some(brokers) = service("KAFKA") else { return };

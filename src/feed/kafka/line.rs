@@ -74,6 +74,8 @@ pub(super) struct Line {
     /// What is not done, at most some hundred.
     open: Vec<Open>,
     committed: Option<u64>,
+    /// Under what its last batch is to be handed out.
+    queued: Option<Origin>,
 }
 
 impl Line {
@@ -81,7 +83,7 @@ impl Line {
     pub(super) fn new(seed: u64, next: u64, note: Option<Note>, committed: Option<u64>) -> Self {
         let alone_until = note.map_or(next, |note| note.ahead);
         let note = note.unwrap_or(Note { generation: 0, ahead: next });
-        Self { seed, note, next, alone_until, open: Vec::new(), committed }
+        Self { seed, note, next, alone_until, open: Vec::new(), committed, queued: None }
     }
 
     /// The topic was made anew, and begins at `next`: its messages are no repeats of earlier ones.
@@ -109,6 +111,25 @@ impl Line {
     pub(super) fn origin(&self, next: u64) -> Origin {
         let mixed = (self.seed ^ u64::from(self.note.generation)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Origin { producer: mixed ^ (mixed >> 32), sequence: next }
+    }
+
+    /// Whether `origin` is this producer's, not that of the topic before it was made anew.
+    pub(super) fn is_of(&self, origin: Origin) -> bool {
+        self.origin(0).producer == origin.producer
+    }
+
+    /// A batch of `origin` is whole, to be handed out after all that are whole already. Readers of
+    /// the log drop what does not rise, so its number has to; and no batch of before comes once
+    /// the topic was made anew.
+    pub(super) fn queue(&mut self, origin: Origin) {
+        debug_assert!(self.is_of(origin), "a batch of a topic that is gone comes late");
+        debug_assert!(
+            self.queued
+                .is_none_or(|last| last.producer != origin.producer || last.sequence < origin.sequence),
+            "{origin:?} after {:?}",
+            self.queued
+        );
+        self.queued = Some(origin);
     }
 
     /// The mark that has to be kept before a batch that ends before `next` may be handed out, where

@@ -327,6 +327,75 @@ async fn what_the_topic_dropped_is_a_gap() {
     assert_eq!(feed.metrics().trimmed.get(), 3);
 }
 
+/// Whatever is read, trimmed and made anew, in any order: what is handed out rises for each
+/// producer, and every message and gap is in it, under the producer of its time.
+#[tokio::test]
+async fn nothing_overtakes_a_batch() {
+    const KEYS: u16 = 2;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("feed.toml");
+    let text = format!(
+        "brokers = \"127.0.0.1:1\"\ntopics = [\"t\"]\ngroup = \"g\"\ndead_letter_topic = \"d\"\n{JSON}"
+    );
+    std::fs::write(&path, text).unwrap();
+    let mut feed = KafkaFeed::open(&path).unwrap();
+    let keys = (0..KEYS).map(|partition| Key { topic: 0, partition });
+    for key in keys.clone() {
+        feed.lines.insert(key, Line::new(u64::from(key.partition) << 40, 100, None, None));
+    }
+    let mut producers: Vec<Vec<u64>> = keys.map(|key| vec![feed.lines[&key].origin(0).producer]).collect();
+    let (mut taken, mut gaps, mut random) = (Vec::new(), 0, 7_u64);
+    let mut expected: Vec<(u64, u64)> = Vec::new();
+    for id in 1..=3_000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let (what, key) = ((random >> 33) % 16, Key { topic: 0, partition: (random >> 60) as u16 % KEYS });
+        let at = feed.held.as_ref().filter(|held| held.partition() == i32::from(key.partition));
+        let at = at.map_or(feed.lines[&key].next(), |held| held.offset() as u64 + 1);
+        match what {
+            0 => feed.catch_up(&Found { key, first: at + 3, next: at + 9, committed: None }),
+            1 if at > 0 => {
+                feed.catch_up(&Found { key, first: at / 4, next: at / 2, committed: None });
+                producers[usize::from(key.partition)].push(feed.lines[&key].origin(0).producer);
+            }
+            _ => {
+                // As `next` does.
+                if let Some(held) = feed.held.take() {
+                    feed.take(held);
+                }
+                let at = feed.lines[&key].next();
+                let (payload, partition) = (json(id).into_bytes(), i32::from(key.partition));
+                let time = MessageTime::NotAvailable;
+                let (topic, offset) = ("t".to_owned(), at as i64);
+                feed.take(OwnedMessage::new(Some(payload), None, topic, time, partition, offset, None));
+                expected.push((*producers[usize::from(key.partition)].last().unwrap(), id));
+            }
+        }
+        gaps += usize::from(what == 0 || (what == 1 && at > 0));
+        if what > 12 {
+            taken.extend(feed.whole.drain(..));
+        }
+    }
+    if let Some(held) = feed.held.take() {
+        feed.take(held);
+    }
+    feed.finish_batch();
+    taken.extend(feed.whole.drain(..));
+    let mut heard: HashMap<u64, u64> = HashMap::new();
+    let mut found = Vec::new();
+    for Batch { origin, ticks, .. } in taken {
+        let last = heard.insert(origin.producer, origin.sequence);
+        assert!(last.is_none_or(|last| last < origin.sequence), "{origin:?} after {last:?}");
+        for tick in ticks {
+            match tick {
+                Tick::Gap(_) => gaps -= 1,
+                tick => found.push((origin.producer, ids(&[tick])[0])),
+            }
+        }
+    }
+    assert_eq!(gaps, 0);
+    assert_eq!(found, expected);
+}
+
 /// A feed that ends at any moment, with anything accepted or not, repeats nothing in the log and
 /// leaves nothing out.
 #[tokio::test(flavor = "multi_thread")]

@@ -215,6 +215,18 @@ pub enum ProcessorError {
         /// What the log said.
         source: BusError,
     },
+    /// Records are missing from what the log's reader returned.
+    #[error(
+        "partition {partition}: offset {expected} of the log was to come, but {found} came; nothing from it on was taken in"
+    )]
+    Hole {
+        /// The partition.
+        partition: u16,
+        /// The offset of the first record missing.
+        expected: u64,
+        /// The offset of the record that came instead.
+        found: u64,
+    },
     /// Warm can't be read or written, after all retries.
     #[error("partition {partition}: {source}")]
     Warm {
@@ -263,6 +275,11 @@ pub enum ProcessorError {
 }
 
 impl ProcessorError {
+    /// What `BusReader::check_follows` found.
+    fn hole(partition: u16) -> impl Fn((u64, u64)) -> Self {
+        move |(expected, found)| Self::Hole { partition, expected, found }
+    }
+
     /// Whether another process has the partition: nothing is wrong with this one.
     fn is_fenced(&self) -> bool {
         matches!(self, Self::Warm { source: WarmError::Fenced { .. }, .. })

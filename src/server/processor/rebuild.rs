@@ -117,8 +117,11 @@ impl Worker {
         let reader = shared.stores.bus.reader(self.partition, self.stored).await;
         let mut reader = reader.map_err(|error| self.bus_error(error))?;
         while reader.offset() < self.next {
+            let next = reader.offset();
             let records = reader.next(shared.config.read_bytes_max).await;
-            for record in records.map_err(|error| self.bus_error(error))? {
+            let records = records.map_err(|error| self.bus_error(error))?;
+            reader.check_follows(next, &records).map_err(ProcessorError::hole(self.partition))?;
+            for record in records {
                 if record.offset >= self.next {
                     break;
                 }

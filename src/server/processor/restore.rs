@@ -82,6 +82,7 @@ async fn replay(
     let mut reader = reader_from(shared, partition, from, to).await?;
     let mut updates = HotUpdates::default();
     while reader.offset() < to {
+        let next = reader.offset();
         let records = match reader.next(shared.config.read_bytes_max).await {
             Ok(records) => records,
             // What retention took meanwhile is in warm, and too old for hot.
@@ -91,6 +92,7 @@ async fn replay(
             }
             Err(source) => return Err(bus_error(source)),
         };
+        reader.check_follows(next, &records).map_err(ProcessorError::hole(partition))?;
         for record in records {
             if record.offset >= to {
                 break;

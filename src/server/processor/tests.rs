@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::*;
 use crate::bus::epoch::LogEpoch;
 use crate::bus::local::{LocalBus, LocalBusConfig};
-use crate::bus::{Assignment, Bounds, Bus, BusReader, Durable, Membership};
+use crate::bus::{Assignment, Bounds, Bus, BusReader, Durable, Membership, Record};
 use crate::feed::sim::{Sim, SimConfig};
 use crate::market::{Kind, Symbol, Tick, TimeRange, Timeframe, Timestamp};
 use crate::server::intake::{Intake, IntakeMetrics};
@@ -349,6 +349,8 @@ type Told = mpsc::UnboundedReceiver<(Assignment, oneshot::Sender<()>)>;
 /// A log whose partitions are assigned by the test: one half of a channel for each member.
 struct SharedBus {
     bus: Arc<LocalBus>,
+    /// An offset that its readers leave out.
+    lost: Option<u64>,
     members: Mutex<Vec<Told>>,
 }
 
@@ -376,6 +378,24 @@ impl Membership for Assigned {
     }
 }
 
+struct Leaky {
+    reader: Box<dyn BusReader>,
+    lost: Option<u64>,
+}
+
+#[async_trait::async_trait]
+impl BusReader for Leaky {
+    async fn next(&mut self, bytes_max: usize) -> Result<Vec<Record>, BusError> {
+        let mut records = self.reader.next(bytes_max).await?;
+        records.retain(|record| Some(record.offset) != self.lost);
+        Ok(records)
+    }
+
+    fn offset(&self) -> u64 {
+        self.reader.offset()
+    }
+}
+
 #[async_trait::async_trait]
 impl Bus for SharedBus {
     fn partitions(&self) -> u16 {
@@ -395,7 +415,7 @@ impl Bus for SharedBus {
     }
 
     async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError> {
-        self.bus.reader(partition, from).await
+        Ok(Box::new(Leaky { reader: self.bus.reader(partition, from).await?, lost: self.lost }))
     }
 
     async fn join(&self) -> Result<Box<dyn Membership>, BusError> {
@@ -408,6 +428,28 @@ impl Bus for SharedBus {
     }
 }
 
+/// A record that the log's reader leaves out without saying that there is none is missed, and
+/// nothing is stored over it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hole_that_the_log_does_not_vouch_for_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let life = Life::begin(dir.path());
+    for sequence in 1..=10 {
+        life.append(&market(2_000), sequence).await;
+    }
+    let (first, told) = mpsc::unbounded_channel();
+    let bus = SharedBus { bus: life.bus.clone(), lost: Some(3), members: Mutex::new(vec![told]) };
+    let stores = Stores { bus: Arc::new(bus), hot_files: None, ..life.stores.clone() };
+    let processor = Processor::start(stores, small(), ProcessorMetrics::default());
+    first.send((Assignment::Gained(vec![0]), oneshot::channel().0)).unwrap();
+    processor.failed().cancelled().await;
+    let error = processor.stop().await.unwrap_err();
+    assert!(matches!(error, ProcessorError::Hole { partition: 0, expected: 3, found: 4 }), "{error}");
+    let mark = life.stores.warm.claim(0).await.unwrap();
+    assert!(mark.next_offset <= 3, "{}", mark.next_offset);
+    life.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_that_move_between_processes_keep_every_tick_once() {
     let dir = TempDir::new().unwrap();
@@ -415,8 +457,11 @@ async fn partitions_that_move_between_processes_keep_every_tick_once() {
     let ticks = market(12_000);
     let (first, first_told) = mpsc::unbounded_channel();
     let (second, second_told) = mpsc::unbounded_channel();
-    let bus =
-        Arc::new(SharedBus { bus: life.bus.clone(), members: Mutex::new(vec![first_told, second_told]) });
+    let bus = Arc::new(SharedBus {
+        bus: life.bus.clone(),
+        lost: None,
+        members: Mutex::new(vec![first_told, second_told]),
+    });
     let start = || {
         let stores = Stores { bus: bus.clone(), hot_files: None, ..life.stores.clone() };
         Processor::start(stores, small(), ProcessorMetrics::default())

@@ -202,7 +202,9 @@ impl Worker {
                 }
                 stored = finished(self.partition, &mut self.storing), if self.storing.is_some() => self.stored(stored)?,
                 records = reader.next(shared.config.read_bytes_max) => {
-                    self.take(&records.map_err(|error| self.bus_error(error))?).await?;
+                    let records = records.map_err(|error| self.bus_error(error))?;
+                    reader.check_follows(self.next, &records).map_err(ProcessorError::hole(self.partition))?;
+                    self.take(&records).await?;
                 }
             }
         }
@@ -227,7 +229,7 @@ impl Worker {
         ProcessorError::Bus { partition: self.partition, source }
     }
 
-    /// Takes in records that follow on each other.
+    /// Takes in records that follow on each other and on `next`, which is the caller's to check.
     async fn take(&mut self, records: &[Record]) -> Result<(), ProcessorError> {
         let rows_max = self.shared.block_rows_max();
         for record in records {
