@@ -288,9 +288,11 @@ pub(crate) async fn a_rebuilt_bar_is_archived_by_its_place(warm: &dyn ArchiveSou
     let rebuilt = Seq { partition: 0, offset: 3, index: u32::MAX };
     warm.commit(block(4, 4, Some(rebuilt))).await.unwrap();
     warm.commit(block(4, 9, None)).await.unwrap();
-    assert_eq!(warm.digest(unit, &[4..9]).await.unwrap().rows, 0);
-    assert_eq!(warm.digest(unit, &[0..4]).await.unwrap().rows, 1);
-    let exported: Vec<TickBatch> = warm.export(unit, &[0..4]).await.unwrap().try_collect().await.unwrap();
+    let of_partition = |offsets: std::ops::Range<u64>| vec![offsets];
+    assert_eq!(warm.digest(unit, &of_partition(4..9)).await.unwrap().rows, 0);
+    assert_eq!(warm.digest(unit, &of_partition(0..4)).await.unwrap().rows, 1);
+    let exported: Vec<TickBatch> =
+        warm.export(unit, &of_partition(0..4)).await.unwrap().try_collect().await.unwrap();
     assert_eq!(exported.iter().map(TickBatch::len).sum::<usize>(), 1);
     assert_eq!(warm.drop_rows(unit, &[4]).await.unwrap(), 0);
     assert_eq!(warm.units().await.unwrap(), []);

@@ -207,7 +207,7 @@ pub trait ArchiveSource: Warm {
     async fn units(&self) -> Result<Vec<UnitInfo>, WarmError>;
 
     /// The digest of the unit's rows at `offsets` (by partition; none beyond its end), computed by
-    /// the store itself out of what it holds, not by way of [`Warm::export`].
+    /// the store itself out of what it holds, not by way of [`ArchiveSource::export`].
     async fn digest(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<RowDigest, WarmError>;
 
     /// The unit's rows at `offsets`, in batches ordered by symbol, ts, seq within and across, each
@@ -224,7 +224,7 @@ pub trait ArchiveSource: Warm {
     /// the rows. How many rows below the offsets are left; to be called again later.
     async fn drop_rows(&self, unit: Unit, next_offsets: &[u64]) -> Result<u64, WarmError>;
 
-    /// Stores `rows` of the unit that [`Warm::drop_rows`] had dropped, as one: scans see none of
+    /// Stores `rows` of the unit that [`ArchiveSource::drop_rows`] had dropped, as one: scans see none of
     /// them before it returns, and all of them, with the unit in [`Scan::restored`], after. Rows
     /// of the unit that lie below `next_offsets` already are replaced.
     async fn restore(

@@ -65,7 +65,7 @@
 //!
 //! # Clusters
 //!
-//! See [`schema`]: rows are spread by symbol, the books lie on the first shard. Give the address of
+//! See `schema`: rows are spread by symbol, the books lie on the first shard. Give the address of
 //! every server: tables are made, and parts dropped, on each by itself, since `ON CLUSTER` needs a
 //! keeper and can't name a part.
 
