@@ -11,6 +11,8 @@ mod archive;
 mod arguments;
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/crash.rs"]
+mod crash;
 #[path = "cli/full.rs"]
 mod full;
 #[path = "cli/kill.rs"]

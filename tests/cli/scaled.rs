@@ -71,6 +71,13 @@ impl Scaled {
         Server::run(self.stk(home, &args), feeds)
     }
 
+    /// The same, to die at the fail point.
+    pub(crate) fn serve_until(&self, home: &Home, roles: &str, point: &str) -> Server {
+        let mut command = self.stk(home, &["serve", "--roles", roles, "--listen", "127.0.0.1:0"]);
+        command.env("STK_FAIL_POINT", point);
+        Server::run(command, false)
+    }
+
     /// The configuration, for calls of the library.
     pub(crate) fn config(&self) -> Config {
         let path = std::path::Path::new(DEPLOY);
@@ -79,7 +86,7 @@ impl Scaled {
 }
 
 /// The digest of all that history holds of each kind, and what it cost.
-async fn digests(config: &Config) -> (BTreeMap<&'static str, RowDigest>, HistoryStats) {
+pub(crate) async fn digests(config: &Config) -> (BTreeMap<&'static str, RowDigest>, HistoryStats) {
     let stores = Stores::open_existing(config).await.expect("the stores");
     let (mut digests, mut cost) = (BTreeMap::new(), HistoryStats::default());
     for kind in Kind::ALL {

@@ -127,6 +127,33 @@ impl Server {
         self.child.wait().expect("the server is ours");
     }
 
+    /// Waits until it dies by a signal: which.
+    pub(crate) fn killed(mut self) -> Option<i32> {
+        // Its stderr ends with it.
+        let silent = loop {
+            if let Err(silent) = self.lines.recv_timeout(2 * PATIENCE) {
+                break silent;
+            }
+        };
+        assert_eq!(silent, mpsc::RecvTimeoutError::Disconnected, "the server lives on");
+        let status = self.child.wait().expect("the server is ours");
+        std::os::unix::process::ExitStatusExt::signal(&status)
+    }
+
+    /// Waits until it is ready, asks it to end and waits: the exit code, and what it said last.
+    pub(crate) fn drained(self) -> (Option<i32>, Vec<String>) {
+        let url = format!("http://{}/readyz", self.address);
+        let is_ready = || {
+            let asked = Command::new("curl").args(["-sf", &url]).output().expect("curl is there");
+            asked.status.success()
+        };
+        let since = std::time::Instant::now();
+        while !is_ready() {
+            assert!(since.elapsed() < 2 * PATIENCE, "the server did not become ready");
+        }
+        self.stop()
+    }
+
     /// Asks it to end and waits: the exit code, and what it said last.
     pub(crate) fn stop(mut self) -> (Option<i32>, Vec<String>) {
         let pid = rustix::process::Pid::from_child(&self.child);
