@@ -401,7 +401,7 @@ _stk() {
             return 0
             ;;
         stk__subcmd__bench__subcmd__archive)
-            opts="-h --ticks --symbols --rate --seed --data --url --json --config --help"
+            opts="-h --ticks --symbols --rate --seed --data --url --symbol --json --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -428,6 +428,10 @@ _stk() {
                     return 0
                     ;;
                 --url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --symbol)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -183,7 +183,7 @@ complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcomman
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l symbols -d 'How many symbols trade' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l seed -d 'The same seed gives the same ticks' -r
-complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l data -d 'Keep what is stored in this directory, which must be empty; otherwise it is removed' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l data -d 'Keep what is stored in this directory, which must be empty; otherwise it is removed. What goes into servers that the configuration names stays there' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l json -d 'Print one JSON object'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -s h -l help -d 'Print help'
@@ -222,6 +222,7 @@ complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcomman
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l seed -d 'The same seed gives the same ticks' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l data -d 'A data directory whose closed days are archived, as `stk bench ingest --data` or `stk replay --data` left it (its rows stay); otherwise one is filled, and the memory that took is counted' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l url -d 'Where the archive is written: an empty directory or `s3://bucket/prefix`; otherwise a directory that is removed' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l symbol -d 'Whose quotes of the first day are read again; otherwise those of the simulated market\'s symbol of median activity' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l json -d 'Print one JSON object'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -s h -l help -d 'Print help'

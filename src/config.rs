@@ -160,9 +160,10 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "processor.rows_max",
-        shape: Shape::Count(1_000, 100_000_000),
-        default: "500000",
-        doc: "Rows held in memory, all partitions together, before they go to warm.",
+        shape: Shape::Count(0, 100_000_000),
+        default: "0",
+        doc: "Rows held in memory, all partitions together, before they go to warm. 0: 500000, and 2000000 \
+              where warm is ClickHouse, which takes few large inserts better than many small ones.",
     },
     Setting {
         key: "processor.block_age_ms_max",
@@ -543,7 +544,11 @@ impl Resolved {
                 settle: Duration::from_mins(self.count("archive.settle_minutes")),
                 grace: Duration::from_hours(self.count("archive.grace_hours")),
             },
-            rows_max: self.count("processor.rows_max") as usize,
+            rows_max: match self.count("processor.rows_max") as usize {
+                0 if self.optional("warm.clickhouse_url").is_some() => 2_000_000,
+                0 => 500_000,
+                rows => rows,
+            },
             block_age_max: Duration::from_millis(self.count("processor.block_age_ms_max")),
         }
     }

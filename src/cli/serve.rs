@@ -47,7 +47,8 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
     }
     let config = global.resolve(&flags)?.config();
     crate::telemetry::init("warn,stk=info", super::colour());
-    super::runtime()?.block_on(async {
+    let runtime = super::runtime()?;
+    let outcome = runtime.block_on(async {
         let mut node = tokio::select! {
             started = Node::start(&config) => started.map_err(node_error)?,
             signal = super::stop_signal() => return Err(interrupted_start(signal)),
@@ -74,7 +75,12 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
                 Ok(())
             }
         }
-    })
+    });
+    if outcome.is_err() {
+        // What is still at work after a second signal has threads of its own: they would find the runtime gone.
+        std::mem::forget(runtime);
+    }
+    outcome
 }
 
 fn interrupted_start(signal: &str) -> CliError {

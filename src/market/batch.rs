@@ -775,6 +775,15 @@ impl TickBatch {
         Self { kind, rows }
     }
 
+    /// Column number `at` of `batches`, which are of one kind and at least one, one after the other. A
+    /// dictionary holds only what the rows use.
+    pub fn concat_column(batches: &[Self], at: usize) -> ArrayRef {
+        let columns: Vec<_> = batches.iter().map(|batch| batch.rows.column(at)).collect();
+        let whole: Vec<_> =
+            columns.iter().enumerate().map(|(batch, column)| (batch, 0..column.len())).collect();
+        concat_column(columns[0].data_type(), &columns, &whole)
+    }
+
     /// The rows of `range`, without a copy.
     pub fn slice(&self, range: Range<usize>) -> Self {
         Self { kind: self.kind, rows: self.rows.slice(range.start, range.len()) }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::scaled::Scaled;
 use super::support::Home;
 
 /// Runs a bench; its object.
@@ -18,7 +19,7 @@ fn bench(home: &Home, args: &[&str]) -> Value {
 fn every_bench_prints_its_figures_its_parameters_and_the_machine() {
     let home = Home::new();
     let market = ["--ticks", "20000", "--symbols", "40", "--seed", "7"];
-    let cases: [(Vec<&str>, &[&str], &[&str]); 5] = [
+    let cases: [(Vec<&str>, &[&str], &[&str]); 6] = [
         (
             [&["ingest"], &market[..]].concat(),
             &["ticks_per_s", "rss_peak_bytes", "bytes_stored", "bytes_per_tick", "generator_ns_per_tick"],
@@ -40,29 +41,64 @@ fn every_bench_prints_its_figures_its_parameters_and_the_machine() {
             &["ticks_of_symbol", "ticks"],
         ),
         (
+            [&["archive"], &market[..]].concat(),
+            &["rows_per_s_core", "rss_peak_bytes", "bytes", "quote_bytes_per_row", "trade_bytes_per_row"],
+            &["ticks", "symbols", "seed"],
+        ),
+        (
             vec!["watch", "--rate", "200", "--symbols", "10", "--seconds", "1"],
             &["messages_per_s", "terminal_bytes_per_s", "rss_peak_bytes"],
             &["rate", "symbols", "seconds"],
         ),
     ];
     for (args, figures, parameters) in cases {
-        let found = bench(&home, &args);
-        assert_eq!(found["bench"], args[0]);
-        for name in figures {
-            assert!(found[name].as_f64().is_some_and(|figure| figure > 0.0), "{name} of {found}");
-        }
-        for name in parameters {
-            assert!(found["parameters"][name].as_f64().is_some_and(|value| value > 0.0), "{name} of {found}");
-        }
-        let machine = &found["machine"];
-        assert!(machine["cpu"].is_string() && machine["os"].is_string(), "{machine}");
-        assert!(
-            machine["cores"].as_u64() > Some(0) && machine["memory_bytes"].as_u64() > Some(0),
-            "{machine}"
-        );
-        for (name, value) in found.as_object().expect("an object") {
-            let is_told_apart = ["bench", "parameters", "machine"].contains(&name.as_str());
-            assert!(is_told_apart || value.is_number(), "{name} is a figure: {value}");
-        }
+        check(&bench(&home, &args), args[0], figures, parameters);
     }
+}
+
+/// Whether an object has what is expected of it, each more than nothing.
+fn check(found: &Value, bench: &str, figures: &[&str], parameters: &[&str]) {
+    assert_eq!(found["bench"], bench);
+    for name in figures {
+        assert!(found[name].as_f64().is_some_and(|figure| figure > 0.0), "{name} of {found}");
+    }
+    for name in parameters {
+        assert!(found["parameters"][name].as_f64().is_some_and(|value| value > 0.0), "{name} of {found}");
+    }
+    let machine = &found["machine"];
+    assert!(machine["cpu"].is_string() && machine["os"].is_string(), "{machine}");
+    assert!(machine["cores"].as_u64() > Some(0) && machine["memory_bytes"].as_u64() > Some(0), "{machine}");
+    for (name, value) in found.as_object().expect("an object") {
+        let is_told_apart = ["bench", "parameters", "machine"].contains(&name.as_str());
+        assert!(is_told_apart || value.is_number(), "{name} is a figure: {value}");
+    }
+}
+
+#[test]
+fn benches_of_servers_print_theirs() {
+    let Some(scaled) = Scaled::new(2) else { return };
+    let home = Home::new();
+    let run = |args: &[&str]| {
+        let market = ["--ticks", "20000", "--symbols", "40", "--seed", "7"];
+        scaled.stk(&home, &[&["bench", "--json"], args, &market].concat()).output().expect("the binary runs")
+    };
+    let found = |args: &[&str]| -> Value {
+        let output = run(args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let ingest = found(&["ingest"]);
+    let figures = ["ticks_per_s", "rss_peak_bytes", "bytes_stored", "bytes_per_tick", "rows_stored"];
+    check(&ingest, "ingest", &figures, &["ticks", "log.partitions", "processor.rows_max"]);
+    assert!(ingest["rows_stored"].as_u64() > Some(20_000), "bars too: {ingest}");
+    let warm = ingest["parameters"]["warm"].as_str();
+    assert!(warm.is_some_and(|place| place.starts_with("clickhouse at ")), "{ingest}");
+    // Nothing is added to what somebody else has.
+    let again = run(&["ingest"]);
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert_eq!(again.status.code(), Some(2), "{said}");
+    assert!(said.contains("holds records already"), "{said}");
+    let insert = found(&["warm-insert", "--rounds", "1"]);
+    let figures = ["rows_per_s", "posted_rows_per_s", "ratio", "stored_bytes_per_row"];
+    check(&insert, "warm-insert", &figures, &["rounds", "block_rows_max"]);
 }

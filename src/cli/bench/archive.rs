@@ -1,5 +1,5 @@
 //! Warm days into an archive: rows a second of processor time, memory, and bytes a row, column by
-//! column.
+//! column; then one symbol's day out of it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use futures_util::TryStreamExt;
 
+use super::history::median;
 use super::ingest::{MarketArgs, config, store};
 use super::{CliError, Findings, Global, machine, rounded};
-use crate::market::{Kind, TradingDay};
+use crate::market::{Kind, Symbol, TimeRange, TradingDay};
+use crate::tiering::archive::read::{ArchiveReader, SharedReadStats};
 use crate::tiering::archive::run::Archiver;
 use crate::tiering::archive::status::{archived, column_bytes};
 use crate::tiering::archive::{ArchiveMetrics, ArchiveOptions, Clock};
@@ -30,6 +33,10 @@ pub(super) struct ArchiveArgs {
     /// directory that is removed
     #[arg(long, value_name = "URL")]
     url: Option<String>,
+    /// Whose quotes of the first day are read again; otherwise those of the simulated market's
+    /// symbol of median activity
+    #[arg(long, value_name = "SYMBOL")]
+    symbol: Option<Symbol>,
 }
 
 pub(super) fn run(args: &ArchiveArgs, global: &Global) -> Result<Findings, CliError> {
@@ -44,8 +51,8 @@ pub(super) fn run(args: &ArchiveArgs, global: &Global) -> Result<Findings, CliEr
     let config = config(global, &dir)?;
     let url = args.url.clone().unwrap_or_else(|| temporary.path().join("cold").display().to_string());
     let endpoint = config.archive.s3_endpoint.as_deref();
-    let cold = cold::open(&url, endpoint, &config.archive.s3_region, &ColdMetrics::default())
-        .map_err(CliError::failed)?;
+    let asked = ColdMetrics::default();
+    let cold = cold::open(&url, endpoint, &config.archive.s3_region, &asked).map_err(CliError::failed)?;
     let warm = LocalWarm::open(&dir.join("warm"), LocalWarmOptions { compaction: false })
         .map_err(CliError::failed)?;
     while warm.compact().map_err(CliError::failed)? {}
@@ -75,12 +82,59 @@ pub(super) fn run(args: &ArchiveArgs, global: &Global) -> Result<Findings, CliEr
     findings.figure("processor_s", rounded(cpu));
     findings.figure("warm_bytes", warm_bytes);
     runtime.block_on(by_column(&cold, &mut findings))?;
+    let symbol = match args.symbol {
+        Some(symbol) => Some(symbol),
+        None => median(args.market.market()?).map(|(symbol, _)| symbol),
+    };
+    if let Some(symbol) = symbol {
+        runtime.block_on(symbols_day(&cold, &asked, symbol, &mut findings))?;
+    }
     match &args.data {
         Some(data) => findings.parameter("data", data.display().to_string()),
         None => args.market.tell(&mut findings),
     }
     findings.parameter("proof", "source digested, written, read back");
     Ok(findings)
+}
+
+/// Reads the quotes of `symbol` on the archive's first day, with nothing in memory from before.
+async fn symbols_day(
+    cold: &Arc<dyn Cold>,
+    asked: &ColdMetrics,
+    symbol: Symbol,
+    findings: &mut Findings,
+) -> Result<(), CliError> {
+    let (requests, received) = (asked.requests_sent(), asked.bytes_received.get());
+    let began = Instant::now();
+    let (symbols, range) = ([Some(symbol)], TimeRange::ALL);
+    let reader = Arc::new(ArchiveReader::new(cold.clone()));
+    let snapshot = reader.snapshot(Kind::Quote, range).await.map_err(CliError::failed)?;
+    let Some((day, _)) = snapshot.days().next() else { return Ok(()) };
+    let files = snapshot.files(day).map_err(CliError::failed)?;
+    let stored: u64 = files.iter().map(|file| file.file.bytes).sum();
+    let files = files.into_iter().filter(|file| file.may_hold_any(Some(&symbols), range)).collect();
+    let stats = SharedReadStats::default();
+    let (ready, _) = reader.availability(files, &stats).await.map_err(CliError::failed)?;
+    let mut batches = reader.scan(Kind::Quote, ready, Some(&symbols), range, stats.clone());
+    let mut rows = 0;
+    while let Some(batch) = batches.try_next().await.map_err(CliError::failed)? {
+        rows += batch.len();
+    }
+    let ms = began.elapsed().as_secs_f64() * 1000.0;
+    findings.figure("symbol_day_rows", rows);
+    findings.figure("symbol_day_ms", rounded(ms));
+    // A directory is not asked by requests: what is read of it is what the scan says.
+    let sent = asked.requests_sent() - requests;
+    let read = if sent > 0 {
+        findings.figure("symbol_day_requests", sent);
+        asked.bytes_received.get() - received
+    } else {
+        stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner).bytes_read
+    };
+    findings.figure("symbol_day_bytes", read);
+    findings.figure("symbol_day_share_percent", rounded(read as f64 * 100.0 / stored.max(1) as f64));
+    findings.parameter("symbol", symbol.as_str());
+    Ok(())
 }
 
 /// What a kind takes.

@@ -92,7 +92,7 @@ fn compact(config: &Config) -> Result<(), CliError> {
 }
 
 /// The symbol of median activity among those with ticks, and how many it has.
-fn median(market: SimConfig) -> Option<(Symbol, u64)> {
+pub(super) fn median(market: SimConfig) -> Option<(Symbol, u64)> {
     let mut counts: HashMap<Symbol, u64> = HashMap::new();
     let mut sim = Sim::new(market);
     let mut ticks = Vec::with_capacity(BATCH_TICKS_MAX);

@@ -1,4 +1,5 @@
-//! Simulated ticks, encoded, durable in the log, processed, in hot and in warm, end to end.
+//! Simulated ticks, encoded, durable in the log, processed, in hot and in warm, end to end: in a
+//! data directory, or in the services that the configuration names.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,7 +20,8 @@ use crate::server::stores::Stores;
 pub(super) struct IngestArgs {
     #[command(flatten)]
     market: MarketArgs,
-    /// Keep what is stored in this directory, which must be empty; otherwise it is removed
+    /// Keep what is stored in this directory, which must be empty; otherwise it is removed. What goes
+    /// into servers that the configuration names stays there
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
@@ -72,7 +74,10 @@ pub(super) struct Stored {
     pub(super) ticks: u64,
     pub(super) rows: u64,
     pub(super) bytes: u64,
-    pub(super) segments: u64,
+    /// Where warm is in the data directory.
+    pub(super) segments: Option<u64>,
+    /// Each tier, and where it is.
+    pub(super) places: Vec<(&'static str, String)>,
 }
 
 pub(super) fn run(args: &IngestArgs, global: &Global) -> Result<Findings, CliError> {
@@ -99,16 +104,19 @@ pub(super) fn run(args: &IngestArgs, global: &Global) -> Result<Findings, CliErr
     findings.figure("bytes_stored", stored.bytes);
     findings.figure("bytes_per_tick", rounded(stored.bytes as f64 / stored.ticks as f64));
     findings.figure("rows_stored", stored.rows);
-    findings.figure("segments", stored.segments);
+    if let Some(segments) = stored.segments {
+        findings.figure("segments", segments);
+    }
     args.market.tell(&mut findings);
     findings.parameter("processor.rows_max", config.rows_max);
     findings.parameter("log.partitions", config.partitions);
-    findings.parameter(
-        "log.durability",
-        config
-            .sync_interval
-            .map_or("always".to_owned(), |every| format!("interval {} ms", every.as_millis())),
-    );
+    if config.kafka.is_none() {
+        let every = config.sync_interval.map(|every| format!("interval {} ms", every.as_millis()));
+        findings.parameter("log.durability", every.unwrap_or("always".to_owned()));
+    }
+    for (tier, place) in stored.places {
+        findings.parameter(tier, place);
+    }
     Ok(findings)
 }
 
@@ -134,8 +142,19 @@ pub(super) fn config(global: &Global, dir: &Path) -> Result<Config, CliError> {
 pub(super) fn store(config: &Config, market: SimConfig) -> Result<Stored, CliError> {
     crate::cli::runtime()?.block_on(async {
         let stores = Stores::open(config).await.map_err(node_error)?;
-        let began = Instant::now();
+        for partition in 0..stores.bus.partitions() {
+            let bounds = stores.bus.bounds(partition).await.map_err(CliError::failed)?;
+            if bounds.next > 0 {
+                let [(_, log), ..] = &stores.places()[..] else { continue };
+                return Err(CliError::usage(format!(
+                    "{log} holds records already, and a bench fills stores of its own: name others for it by \
+                     log.kafka_topic, warm.clickhouse_database and hot.redis_prefix"
+                )));
+            }
+        }
         let (processor, _hot) = stores.process(config, ProcessorMetrics::default());
+        processor.restored().await;
+        let began = Instant::now();
         let intake = Intake::new(stores.bus.clone(), IntakeMetrics::default());
         // On a thread of its own, as a server's feeds are.
         let mut feed = SimFeed::new(market, Pace::Max);
@@ -144,14 +163,17 @@ pub(super) fn store(config: &Config, market: SimConfig) -> Result<Stored, CliErr
         processor.stop().await.map_err(|error| node_error(error.into()))?;
         let elapsed = began.elapsed();
         drop(processor);
-        let stats = stores.local_warm().map(|warm| warm.stats()).unwrap_or_default();
+        let units = stores.warm.units().await.map_err(CliError::failed)?;
+        let local = stores.local_warm().map(|warm| warm.stats());
+        let places = stores.places();
         stores.close().await;
         Ok(Stored {
             elapsed,
             ticks: fed.ticks,
-            rows: stats.iter().map(|kind| kind.rows).sum(),
-            bytes: stats.iter().map(|kind| kind.bytes).sum(),
-            segments: stats.iter().map(|kind| kind.segments).sum(),
+            rows: units.iter().map(|unit| unit.rows).sum(),
+            bytes: units.iter().map(|unit| unit.bytes).sum(),
+            segments: local.map(|kinds| kinds.iter().map(|kind| kind.segments).sum()),
+            places,
         })
     })
 }

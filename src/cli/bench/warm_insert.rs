@@ -12,6 +12,7 @@ use crate::feed::BATCH_TICKS_MAX;
 use crate::feed::iex::{IexReader, Selection};
 use crate::feed::sim::Sim;
 use crate::market::{NO_SYMBOL, Seq, SymbolTable, Tick, TickBatchBuilder};
+use crate::server::processor::ProcessorConfig;
 use crate::tiering::warm::Block;
 use crate::tiering::warm::clickhouse::{ClickHouseOptions, InsertFound, InsertRound, bench_insert};
 
@@ -31,16 +32,16 @@ pub(super) struct WarmInsertArgs {
 }
 
 pub(super) fn run(args: &WarmInsertArgs, global: &Global) -> Result<Findings, CliError> {
-    let config = global.resolve(&[])?.config();
-    let set = config.clickhouse.as_ref();
-    let url = args.url.as_deref().or(set.map(|set| set.url.as_str())).ok_or_else(|| {
+    let url = args.url.iter().map(|url| ("warm.clickhouse_url", url.clone(), "--url"));
+    let config = global.resolve(&url.collect::<Vec<_>>())?.config();
+    let set = config.clickhouse.as_ref().ok_or_else(|| {
         CliError::usage("no ClickHouse to measure: give --url, or set `warm.clickhouse_url`")
     })?;
-    let mut options = ClickHouseOptions::new(url);
-    if let Some(set) = set {
-        (options.user, options.password) = (set.user.clone(), set.password.clone());
-    }
-    let (partitions, rows_max) = (config.partitions, config.rows_max / usize::from(config.partitions));
+    let mut options = ClickHouseOptions::new(&set.url);
+    (options.user, options.password) = (set.user.clone(), set.password.clone());
+    let processor = ProcessorConfig { rows_max: config.rows_max, ..ProcessorConfig::default() };
+    let partitions = config.partitions;
+    let rows_max = processor.block_rows_max(partitions);
     // Made once: the same rows in every round, and no part of what is measured.
     let mut cutter = Cutter::new(partitions, rows_max);
     if let Some(file) = &args.capture {
@@ -70,6 +71,7 @@ pub(super) fn run(args: &WarmInsertArgs, global: &Global) -> Result<Findings, Cl
     findings.parameter("rounds", args.rounds);
     findings.parameter("log.partitions", partitions);
     findings.parameter("processor.rows_max", config.rows_max);
+    findings.parameter("block_rows_max", rows_max);
     Ok(findings)
 }
 

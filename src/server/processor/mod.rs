@@ -72,6 +72,13 @@ pub struct ProcessorConfig {
     pub retry_wait_min: Duration,
 }
 
+impl ProcessorConfig {
+    /// Rows of one block of one of `partitions`: each fills one and stores one.
+    pub fn block_rows_max(&self, partitions: u16) -> usize {
+        (self.rows_max / (2 * usize::from(partitions.max(1)))).max(1)
+    }
+}
+
 impl Default for ProcessorConfig {
     fn default() -> Self {
         Self {
@@ -329,10 +336,8 @@ impl Shared {
         self.status_changes.send_replace(());
     }
 
-    /// Rows of one block: each partition fills one and stores one.
     fn block_rows_max(&self) -> usize {
-        let partitions = usize::from(self.stores.bus.partitions()).max(1);
-        (self.config.rows_max / (2 * partitions)).max(1)
+        self.config.block_rows_max(self.stores.bus.partitions())
     }
 
     /// Waits until all that was appended to the log up to now is durable: readers see records

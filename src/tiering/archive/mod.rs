@@ -69,8 +69,9 @@ pub struct ArchiveOptions {
     pub lease: Duration,
     /// Bytes from which on a data object ends with its symbol; it never grows to twice as much.
     pub object_bytes: u64,
-    /// Rows of a row group. Small enough that the columns of the few pages a symbol takes lie near
-    /// each other and are fetched in a request or two; some memory is that of three.
+    /// Rows of a row group of ticks, and twice those of bars. Small enough that the columns of the few
+    /// pages a symbol takes lie near each other and are fetched in a request or two; some memory is
+    /// that of two.
     pub row_group_rows: usize,
 }
 
@@ -86,7 +87,7 @@ impl Default for ArchiveOptions {
             bandwidth: None,
             lease: Duration::from_mins(2),
             object_bytes: 256 << 20,
-            row_group_rows: 1 << 18,
+            row_group_rows: 1 << 17,
         }
     }
 }

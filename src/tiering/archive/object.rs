@@ -12,7 +12,7 @@ use super::manifest::{ManifestFile, data_prefix, manifest_prefix};
 use super::store::Store;
 use super::{ArchiveError, ArchiveOptions, Event, Progress};
 use crate::fail;
-use crate::market::{RowDigest, Symbol, TickBatch};
+use crate::market::{Kind, RowDigest, Symbol, TickBatch};
 use crate::tiering::cold::Upload;
 use crate::tiering::parquet::{Layout, TickWriter};
 use crate::tiering::warm::{Unit, WarmError};
@@ -45,13 +45,15 @@ pub(super) async fn write(
     progress: &Progress,
 ) -> Result<Written, ArchiveError> {
     let mut rows = rows.fuse();
+    // A bar is twice as wide as a tick.
+    let row_group_rows = options.row_group_rows / if unit.kind == Kind::Bar { 2 } else { 1 };
     let mut objects = Objects { store, unit, attempt, upload: None, files: Vec::new() };
-    let mut encoder = Encoder::new(options);
+    let mut encoder = Encoder::new(options.object_bytes);
     let mut encoding: Option<tokio::task::JoinHandle<Result<Encoded, ArchiveError>>> = None;
-    let (mut rest, mut ended) = (None, false);
+    let (mut rest, mut ended) = (Vec::new(), false);
     let written = async {
         while !ended {
-            let (group, left) = gather(unit, options.row_group_rows, &mut rows, rest.take()).await?;
+            let (group, left) = gather(row_group_rows, &mut rows, rest).await?;
             (rest, ended) = (left, group.is_none());
             let pieces = match encoding.take() {
                 None => Vec::new(),
@@ -63,10 +65,10 @@ pub(super) async fn write(
             };
             let mut taken = std::mem::take(&mut encoder);
             let damaged = damaged(store, unit, attempt);
-            let rows = group.as_ref().map_or(0, TickBatch::len) as u64;
+            let rows = group.as_deref().map_or(0, rows_of) as u64;
             encoding = Some(tokio::task::spawn_blocking(move || {
                 let pieces = match group {
-                    Some(group) => taken.write(&group),
+                    Some(group) => taken.write(group),
                     None => taken.end(),
                 };
                 Ok((taken, pieces.map_err(damaged)?))
@@ -114,34 +116,42 @@ fn joined(
 
 /// The next row group's rows, and what was read beyond them. `None` after the last.
 async fn gather(
-    unit: Unit,
     row_group_rows: usize,
     rows: &mut (impl Stream<Item = Result<TickBatch, WarmError>> + Unpin),
-    rest: Option<TickBatch>,
-) -> Result<(Option<TickBatch>, Option<TickBatch>), ArchiveError> {
-    let mut count = rest.as_ref().map_or(0, TickBatch::len);
-    let mut batches: Vec<TickBatch> = rest.into_iter().collect();
+    rest: Vec<TickBatch>,
+) -> Result<(Option<Vec<TickBatch>>, Vec<TickBatch>), ArchiveError> {
+    let (mut count, mut group) = (rows_of(&rest), rest);
     while count < row_group_rows {
         let Some(batch) = rows.next().await.transpose()? else { break };
         count += batch.len();
-        batches.push(batch);
+        group.push(batch);
     }
     if count == 0 {
-        return Ok((None, None));
+        return Ok((None, Vec::new()));
     }
-    let over = count.saturating_sub(row_group_rows);
-    let joined = tokio::task::spawn_blocking(move || {
-        let last = batches.len() - 1;
-        let end = |at: usize, batch: &TickBatch| batch.len() - if at == last { over } else { 0 };
-        let parts: Vec<_> = batches.iter().enumerate().map(|(at, batch)| (at, 0..end(at, batch))).collect();
-        let group = TickBatch::concat(unit.kind, &batches, &parts);
-        let left = batches.last().filter(|_| over > 0).map(|last| last.slice(last.len() - over..last.len()));
-        (Some(group), left)
+    let rest = split_off(&mut group, row_group_rows);
+    Ok((Some(group), rest))
+}
+
+fn rows_of(batches: &[TickBatch]) -> usize {
+    batches.iter().map(TickBatch::len).sum()
+}
+
+/// Leaves the first `rows` in `batches`, at most, and gives out the others.
+fn split_off(batches: &mut Vec<TickBatch>, rows: usize) -> Vec<TickBatch> {
+    let mut before = 0;
+    let last = batches.iter().position(|batch| {
+        before += batch.len();
+        before > rows
     });
-    joined.await.map_err(|error| ArchiveError::Warm {
-        reason: format!("{unit}: rows can't be joined: {error}"),
-        is_passing: false,
-    })
+    let Some(last) = last else { return Vec::new() };
+    let mut rest = batches.split_off(last);
+    let cut = rest[0].len() - (before - rows);
+    if cut > 0 {
+        batches.push(rest[0].slice(0..cut));
+        rest[0] = rest[0].slice(cut..rest[0].len());
+    }
+    rest
 }
 
 /// What comes out of the encoder.
@@ -220,7 +230,6 @@ impl Objects<'_> {
 #[derive(Default)]
 struct Encoder {
     object_bytes: u64,
-    row_group_rows: usize,
     layout: Option<Layout>,
     open: Option<Open>,
 }
@@ -232,40 +241,45 @@ struct Open {
 }
 
 impl Encoder {
-    fn new(options: &ArchiveOptions) -> Self {
-        let (object_bytes, row_group_rows) = (options.object_bytes, options.row_group_rows);
-        Self { object_bytes, row_group_rows, layout: None, open: None }
+    fn new(object_bytes: u64) -> Self {
+        Self { object_bytes, layout: None, open: None }
     }
 
-    /// Encodes the next rows, a row group at most.
-    fn write(&mut self, rows: &TickBatch) -> Result<Vec<Piece>, String> {
+    /// Encodes the next row group: as one, or as two where an object ends within.
+    fn write(&mut self, mut rows: Vec<TickBatch>) -> Result<Vec<Piece>, String> {
         let mut pieces = Vec::new();
-        let keys = rows.keys().map_err(|error| error.to_string())?;
         let written = self.open.as_ref().map_or(0, |open| open.facts.bytes);
-        let mut start = 0;
         if let Some(open) = self.open.as_ref().filter(|_| written >= self.object_bytes) {
-            let same = (0..keys.len()).find(|&row| keys.symbol(row) != open.facts.symbol_max);
+            let same = rows_of_symbol(&rows, open.facts.symbol_max)?;
             let is_full = written >= self.object_bytes + self.object_bytes / 4 * 3;
-            start = same.unwrap_or(if is_full { 0 } else { keys.len() });
-            if start > 0 {
-                self.append(&rows.slice(0..start), &mut pieces)?;
-            }
-            if same.is_some() || is_full {
+            let ends = same < rows_of(&rows) || is_full;
+            let rest = if ends {
+                // Without an end of the symbol in sight the object ends at once.
+                let first = if same < rows_of(&rows) { same } else { 0 };
+                split_off(&mut rows, first)
+            } else {
+                Vec::new()
+            };
+            self.append(&rows, &mut pieces)?;
+            if ends {
                 pieces.extend(self.end()?);
             }
+            rows = rest;
         }
-        if start < rows.len() {
-            self.append(&rows.slice(start..rows.len()), &mut pieces)?;
-        }
+        self.append(&rows, &mut pieces)?;
         Ok(pieces)
     }
 
-    fn append(&mut self, rows: &TickBatch, pieces: &mut Vec<Piece>) -> Result<(), String> {
+    fn append(&mut self, rows: &[TickBatch], pieces: &mut Vec<Piece>) -> Result<(), String> {
+        let Some((first, last)) = rows.first().zip(rows.last()) else { return Ok(()) };
         let layout = if let Some(layout) = &self.layout {
             layout.clone()
         } else {
-            let sample = rows.slice(0..rows.len().min(SAMPLE_ROWS));
-            let layout = Layout::fitted(&sample, PAGE_ROWS, self.row_group_rows, ZSTD_LEVEL);
+            let mut sample = rows.to_vec();
+            split_off(&mut sample, SAMPLE_ROWS);
+            let whole: Vec<_> = sample.iter().enumerate().map(|(at, batch)| (at, 0..batch.len())).collect();
+            let sample = TickBatch::concat(first.kind(), &sample, &whole);
+            let layout = Layout::fitted(&sample, PAGE_ROWS, SAMPLE_ROWS, ZSTD_LEVEL);
             self.layout.insert(layout.map_err(|error| error.to_string())?).clone()
         };
         let mut open = match self.open.take() {
@@ -275,19 +289,21 @@ impl Encoder {
                 facts: Facts::default(),
             },
         };
-        let keys = rows.keys().map_err(|error| error.to_string())?;
         let facts = &mut open.facts;
+        let keys = |batch: &TickBatch| batch.keys().map_err(|error| error.to_string());
         if facts.digest.rows == 0 {
-            facts.symbol_min = keys.symbol(0);
+            facts.symbol_min = keys(first)?.symbol(0);
         }
-        facts.symbol_max = keys.symbol(keys.len() - 1);
-        let mut at = 0;
-        while at < rows.len() {
-            let end = rows.len().min(at + DIGEST_ROWS);
-            facts.digest.add(rows.slice(at..end).digest());
-            at = end;
+        facts.symbol_max = keys(last)?.symbol(last.len() - 1);
+        for batch in rows {
+            let mut at = 0;
+            while at < batch.len() {
+                let end = batch.len().min(at + DIGEST_ROWS);
+                facts.digest.add(batch.slice(at..end).digest());
+                at = end;
+            }
         }
-        open.writer.write_whole(rows).map_err(|error| error.to_string())?;
+        open.writer.write_group(rows).map_err(|error| error.to_string())?;
         let bytes = std::mem::take(open.writer.sink_mut());
         open.facts.take(bytes, pieces);
         self.open = Some(open);
@@ -303,6 +319,19 @@ impl Encoder {
         pieces.push(Piece::End(Box::new(facts)));
         Ok(pieces)
     }
+}
+
+/// How many of the first rows are of `symbol`.
+fn rows_of_symbol(batches: &[TickBatch], symbol: Option<Symbol>) -> Result<usize, String> {
+    let mut before = 0;
+    for batch in batches {
+        let keys = batch.keys().map_err(|error| error.to_string())?;
+        if let Some(other) = (0..keys.len()).find(|&row| keys.symbol(row) != symbol) {
+            return Ok(before + other);
+        }
+        before += batch.len();
+    }
+    Ok(before)
 }
 
 impl Facts {

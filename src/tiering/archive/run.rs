@@ -13,7 +13,7 @@ use super::store::{Created, Store, json};
 use super::verify::{Fault, SCRUB_KEY, Scrub};
 use super::{ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress, garbage, object, probe};
 use crate::fail;
-use crate::market::{RowDigest, Timestamp};
+use crate::market::{Kind, RowDigest, Timestamp};
 use crate::tiering::cold::Cold;
 use crate::tiering::warm::{ArchiveSource, Unit};
 
@@ -230,10 +230,17 @@ impl Archiver {
         self.note(lease, unit, journal, step, progress).await?;
         fail::point("archive.exporting");
         let offsets = offsets(&journal.first_offsets, &journal.next_offsets);
-        let rows = self.warm.export(unit, &offsets).await?;
         let source = async { self.warm.digest(unit, &offsets).await.map_err(ArchiveError::from) };
-        let write = object::write(&self.store, unit, &attempt, &self.options, rows, progress);
-        let (source, written) = tokio::try_join!(source, write)?;
+        let write = async {
+            let rows = self.warm.export(unit, &offsets).await?;
+            object::write(&self.store, unit, &attempt, &self.options, rows, progress).await
+        };
+        let (source, written) = if unit.kind == Kind::Bar {
+            // Either merges all of the day's revisions of bars: side by side they take twice the memory.
+            (source.await?, write.await?)
+        } else {
+            tokio::try_join!(source, write)?
+        };
         if written.digest != source {
             return Err(ArchiveError::Differs {
                 unit,

@@ -20,6 +20,12 @@ pub struct ColdMetrics {
 }
 
 impl ColdMetrics {
+    /// Requests sent so far, of all methods.
+    pub fn requests_sent(&self) -> u64 {
+        let of = |method: &&str| self.requests.get_or_create(&vec![("method", (*method).to_owned())]).get();
+        ["GET", "HEAD", "PUT", "POST", "DELETE"].iter().map(of).sum()
+    }
+
     /// Adds all to `registry`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("cold_requests", "Requests to the object store, by method", self.requests.clone());

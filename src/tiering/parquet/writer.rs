@@ -130,6 +130,22 @@ impl Layout {
     }
 }
 
+/// The rows of `batches` in pieces that end where pages of `page_rows` end: a column's writer ends a
+/// page only behind what it was given at once.
+fn pieces(batches: &[TickBatch], page_rows: usize) -> Vec<RecordBatch> {
+    let (mut pieces, mut in_page) = (Vec::new(), 0);
+    for batch in batches {
+        let mut start = 0;
+        while start < batch.len() {
+            let end = batch.len().min(start + page_rows - in_page);
+            pieces.push(batch.slice(start..end).record_batch().clone());
+            in_page = (in_page + end - start) % page_rows;
+            start = end;
+        }
+    }
+    pieces
+}
+
 fn sorting(kind: Kind) -> Vec<SortingColumn> {
     let schema = TickBatch::schema(kind);
     let columns = ["symbol", "ts", "partition", "offset", "index"];
@@ -175,32 +191,41 @@ impl<W: Write + Send> TickWriter<W> {
     /// Writes all of `batch` as row groups, column by column, so that only one column's pages are in
     /// memory.
     pub(in crate::tiering) fn write_whole(&mut self, batch: &TickBatch) -> Result<(), ParquetError> {
-        self.close_row_group()?;
         let mut start = 0;
         while start < batch.len() {
             let end = batch.len().min(start + self.layout.row_group_rows);
-            self.write_row_group(batch.slice(start..end).record_batch())?;
+            self.write_group(&[batch.slice(start..end)])?;
             start = end;
         }
         Ok(())
     }
 
-    fn write_row_group(&mut self, rows: &RecordBatch) -> Result<(), ParquetError> {
+    /// Writes the rows of all `batches` as one row group, whatever its size, column by column.
+    pub(in crate::tiering) fn write_group(&mut self, batches: &[TickBatch]) -> Result<(), ParquetError> {
+        self.close_row_group()?;
+        if batches.is_empty() {
+            return Ok(());
+        }
         let number = self.writer.flushed_row_groups().len();
         let columns = self.factory.create_column_writers(number)?;
         let mut row_group = self.writer.next_row_group()?;
-        let schema = rows.schema_ref();
+        let (page_rows, level) = (self.layout.page_rows, self.layout.zstd_level);
+        let pieces = pieces(batches, page_rows);
+        let schema = TickBatch::schema(self.layout.kind);
         let fields = schema.fields().iter().zip(self.descriptors.iter());
-        for ((mut column, (field, descriptor)), array) in columns.into_iter().zip(fields).zip(rows.columns())
-        {
-            if dictionary::can_append(array, descriptor) {
-                let index = field.name() == "symbol";
-                let (page_rows, level) = (self.layout.page_rows, self.layout.zstd_level);
-                dictionary::append(&mut row_group, descriptor.clone(), array, index, page_rows, level)?;
-                continue;
+        for (at, (mut column, (field, descriptor))) in columns.into_iter().zip(fields).enumerate() {
+            if matches!(field.data_type(), DataType::Dictionary(..)) {
+                let whole = TickBatch::concat_column(batches, at);
+                if dictionary::can_append(&whole, descriptor) {
+                    let index = field.name() == "symbol";
+                    dictionary::append(&mut row_group, descriptor.clone(), &whole, index, page_rows, level)?;
+                    continue;
+                }
             }
-            for leaf in compute_leaves(field, array)? {
-                column.write(&leaf)?;
+            for piece in &pieces {
+                for leaf in compute_leaves(field, piece.column(at))? {
+                    column.write(&leaf)?;
+                }
             }
             column.close()?.append_to_row_group(&mut row_group)?;
         }
@@ -240,5 +265,44 @@ impl<W: Write + Send> TickWriter<W> {
     pub(in crate::tiering) fn finish(mut self) -> Result<W, ParquetError> {
         self.close_row_group()?;
         self.writer.into_inner()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::market::{NO_SYMBOL, Seq, SymbolTable, TickBatchBuilder, arbitrary};
+
+    const PAGE_ROWS: usize = 8;
+
+    fn file(kind: Kind, batches: &[TickBatch]) -> Vec<u8> {
+        let layout = Layout::new(kind, PAGE_ROWS, 1_000, 1, |_| Numbers::Delta);
+        let mut writer = TickWriter::new(layout, Vec::new()).unwrap();
+        writer.write_group(batches).unwrap();
+        writer.finish().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_row_group_is_the_same_however_its_rows_are_cut(
+            ticks in prop::collection::vec(arbitrary::tick(), 1..100),
+            cut in 1_usize..30,
+        ) {
+            let (mut builder, mut table) = (TickBatchBuilder::new(3), SymbolTable::default());
+            for (offset, tick) in (0..).zip(&ticks) {
+                let symbol = tick.symbol().map_or(NO_SYMBOL, |symbol| table.intern(symbol));
+                builder.push(symbol, Seq { partition: 3, offset, index: 0 }, tick);
+            }
+            for (_, batch) in builder.finish(&table) {
+                let whole = (0, 0..batch.len());
+                let batch = TickBatch::concat(batch.kind(), &[batch], &[whole]);
+                let starts = (0..batch.len()).step_by(cut);
+                let parts: Vec<_> =
+                    starts.map(|start| batch.slice(start..batch.len().min(start + cut))).collect();
+                prop_assert_eq!(file(batch.kind(), &parts), file(batch.kind(), &[batch]));
+            }
+        }
     }
 }

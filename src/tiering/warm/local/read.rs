@@ -54,8 +54,9 @@ struct Opened {
     file: File,
     len: u64,
     stats: SharedStats,
-    /// What was read while the rows were looked up, and will be read again with them.
-    kept: Mutex<HashMap<(u64, usize), Bytes>>,
+    /// What was read while the rows were looked up, and will be read again with them. None where no
+    /// row is looked up: then nothing is read twice.
+    kept: Mutex<Option<HashMap<(u64, usize), Bytes>>>,
 }
 
 impl SegmentFile {
@@ -71,6 +72,11 @@ impl SegmentFile {
         }
         let kept = Mutex::default();
         Ok(Self(Arc::new(Opened { file, len, stats, kept })))
+    }
+
+    /// Keeps what is read from here on.
+    fn keep(&self) {
+        *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(HashMap::default());
     }
 
     fn count(&self, bytes: usize) {
@@ -93,7 +99,7 @@ impl ChunkReader for SegmentFile {
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bytes) = kept.get(&(start, length)) {
+        if let Some(bytes) = kept.as_ref().and_then(|kept| kept.get(&(start, length))) {
             return Ok(bytes.clone());
         }
         if start.checked_add(length as u64).is_none_or(|end| end > self.0.len) {
@@ -103,7 +109,7 @@ impl ChunkReader for SegmentFile {
         self.0.file.read_exact_at(&mut bytes, start)?;
         self.count(length);
         let bytes = Bytes::from(bytes);
-        if kept.len() < KEPT_MAX {
+        if let Some(kept) = kept.as_mut().filter(|kept| kept.len() < KEPT_MAX) {
             kept.insert((start, length), bytes.clone());
         }
         Ok(bytes)
@@ -237,6 +243,7 @@ impl Cursor {
         let builder = if wanted.is_none() && covers(segment, range) {
             builder
         } else {
+            file.keep();
             let plan = plan(segment.info.kind, &file, &metadata, wanted.as_deref(), range).map_err(named)?;
             if plan.groups.is_empty() {
                 return Ok(None);

@@ -18,7 +18,7 @@ pub(super) const BATCH_ROWS: usize = 8192;
 const SEGMENTS_OPEN_MAX: usize = 256;
 
 /// Rows that the segments read side by side hold decoded, about.
-const ROWS_OPEN_MAX: usize = 256 * 1024;
+const ROWS_OPEN_MAX: usize = 128 * 1024;
 
 /// Symbols up to which each is read by itself, whatever the number of segments.
 const SYMBOLS_ALONE_MAX: usize = 4;
