@@ -502,7 +502,7 @@ pub(super) struct Differing {
     pub(super) warm: RowDigest,
 }
 
-fn unit_of(tick: &Tick) -> Unit {
+pub(super) fn unit_of(tick: &Tick) -> Unit {
     Unit { day: tick.ts().trading_day(), kind: tick.kind() }
 }
 
