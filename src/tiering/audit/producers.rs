@@ -113,10 +113,9 @@ impl Producers {
             numbers: (self.chunks < CHUNKS_MAX).then(Numbers::default),
             ..Seen::default()
         });
-        let numbers = seen.numbers.as_mut();
-        let is_lost = !is_new
-            && !(is_trimmed && sequence < seen.first)
-            && numbers.is_some_and(|numbers| !numbers.has(sequence));
+        let may_be_known = is_trimmed && sequence < seen.first;
+        let was_heard = seen.numbers.as_ref().is_none_or(|numbers| numbers.has(sequence));
+        let is_lost = !(is_new || may_be_known || was_heard);
         seen.records += 1;
         seen.repeats += u64::from(!is_new);
         (seen.first, seen.last) = (seen.first.min(sequence), seen.last.max(sequence));

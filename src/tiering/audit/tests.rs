@@ -33,10 +33,6 @@ struct World {
     warm: Arc<LocalWarm>,
 }
 
-fn kept(_: Seq, tick: Tick) -> Option<Tick> {
-    Some(tick)
-}
-
 impl World {
     fn new() -> Self {
         let dir = TempDir::new().unwrap();
@@ -92,9 +88,13 @@ impl World {
         }
     }
 
+    async fn store_whole(&self, partition: u16) {
+        self.store(partition, &|_, tick| Some(tick)).await;
+    }
+
     async fn store_all(&self) {
         for partition in 0..PARTITIONS {
-            self.store(partition, &kept).await;
+            self.store_whole(partition).await;
         }
     }
 
@@ -197,14 +197,14 @@ async fn a_chain_that_holds_is_counted_on_every_side() {
 
     world.archive(false).await;
     let report = world.audit().await;
-    assert_eq!(broken(&report), [""; 0]);
+    assert!(broken(&report).is_empty());
     let manifest = &report.units[0].manifests[0];
     assert_eq!((manifest.warm, manifest.log, manifest.digest.rows), (Some(true), Some(true), 40));
     assert_eq!(report.units[0].warm.unwrap().rows, 40);
 
     world.archive(true).await;
     let report = world.audit().await;
-    assert_eq!(broken(&report), [""; 0]);
+    assert!(broken(&report).is_empty());
     let trades = &report.units[0];
     let manifest = &trades.manifests[0];
     assert_eq!((manifest.warm, manifest.log, trades.warm.unwrap().rows), (None, Some(true), 0));
@@ -212,7 +212,7 @@ async fn a_chain_that_holds_is_counted_on_every_side() {
     // Once the log has gone too, the archive has the only copy.
     (0..PARTITIONS).for_each(|partition| world.bus.trim(partition, 5));
     let report = world.audit().await;
-    assert_eq!(broken(&report), [""; 0]);
+    assert!(broken(&report).is_empty());
     assert_eq!(report.units[0].verdict, Verdict::Alone);
 }
 
@@ -273,7 +273,7 @@ proptest! {
             let first = if trims { trimmed.index(next as usize + 1) as u64 } else { 0 };
             robbed.bus.trim(0, first);
             let report = whole.audit().await;
-            prop_assert_eq!(broken(&report), vec![String::new(); 0]);
+            prop_assert!(broken(&report).is_empty(), "{:?}", report.findings);
             let report = robbed.audit().await;
             let Some((offset, _, unit)) = lost else { return Ok(()) };
             let told: Vec<_> = report.findings.iter().map(|of| (of.unit, of.partition, of.offsets.clone())).collect();
@@ -304,7 +304,7 @@ async fn a_changed_row_is_named_and_what_to_do() {
         }
         tick => Some(tick),
     };
-    world.store(0, &kept).await;
+    world.store_whole(0).await;
     world.store(1, &cheaper).await;
     let report = world.audit().await;
     let [finding] = &report.findings[..] else { panic!("{:?}", report.findings) };
@@ -342,7 +342,7 @@ async fn rows_that_the_log_never_had_are_named() {
         }
         doubled.push(0, 7, sequence + 1, &ticks);
     }
-    doubled.store(0, &kept).await;
+    doubled.store_whole(0).await;
     let report = doubled.audit_of(world.bus.clone(), Selection::default()).await;
     assert_eq!(
         broken(&report),
@@ -358,7 +358,7 @@ async fn a_log_that_lost_its_beginning_too_early_or_its_end_is_named() {
     let world = World::new();
     world.trades();
     world.bus.trim(0, 3);
-    world.store(1, &kept).await;
+    world.store_whole(1).await;
     let report = world.audit().await;
     assert_eq!(
         broken(&report),
@@ -503,7 +503,7 @@ async fn what_the_archive_lacks_is_named() {
     let chain = "manifest/kind=trade/date=2017-07-10";
     let world = archived_in_three().await;
     let report = world.audit().await;
-    assert_eq!(broken(&report), [""; 0]);
+    assert!(broken(&report).is_empty());
     assert_eq!(report.units[0].manifests.len(), 3);
 
     // The one in the middle.
@@ -536,7 +536,7 @@ async fn what_the_archive_lacks_is_named() {
     );
     std::fs::write(&last, own).unwrap();
     world.archive(true).await;
-    assert_eq!(broken(&world.audit().await), [""; 0]);
+    assert!(broken(&world.audit().await).is_empty());
 
     // And once warm has dropped what it covers, so does warm.
     removed(&last);
