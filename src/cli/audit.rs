@@ -15,6 +15,7 @@ use super::archive::{archive_error, counted, grouped, kind, print, table};
 use super::serve::node_error;
 use super::{CliError, Global};
 use crate::market::{Kind, RowDigest, TradingDay};
+use crate::server::node::NodeError;
 use crate::server::stores::Stores;
 use crate::telemetry::say;
 use crate::tiering::audit::{
@@ -62,7 +63,7 @@ pub(super) fn run(args: AuditArgs, global: &Global) -> Result<(), CliError> {
     let selection = Selection { kinds: args.kind, from: args.day.or(args.from), to: args.day.or(args.to) };
     super::runtime()?.block_on(async {
         let work = async {
-            let stores = Stores::open_existing(&config).await.map_err(node_error)?;
+            let stores = Stores::open_existing(&config).await.map_err(open_error)?;
             let (shown, progress) = shown();
             let auditor =
                 Auditor::new(stores.bus.clone(), stores.warm.clone(), stores.cold(), selection, progress);
@@ -78,6 +79,14 @@ pub(super) fn run(args: AuditArgs, global: &Global) -> Result<(), CliError> {
             _ = super::stop_signal() => Err(CliError::interrupted()),
         }
     })
+}
+
+fn open_error(error: NodeError) -> CliError {
+    match error {
+        NodeError::DataInUse { .. } => CliError::in_use(&error)
+            .hint("stop the server that has it: an audit of a data directory needs it for itself"),
+        error => node_error(error),
+    }
 }
 
 fn audit_error(error: AuditError) -> CliError {
@@ -346,7 +355,7 @@ fn unit_lines(of: &UnitReport) -> Vec<Value> {
     let unit = json!({
         "line": "unit", "date": date, "kind": kind, "warm": of.warm, "dropped_below": of.dropped,
         "is_restored": of.is_restored, "archived_rows": of.archived_rows(),
-        "manifests": manifests.collect::<Value>(), "frozen": of.frozen, "verdict": of.verdict.name(),
+        "manifests": manifests.collect::<Value>(), "verdict": of.verdict.name(),
     });
     rows.chain(std::iter::once(unit)).collect()
 }

@@ -133,7 +133,7 @@ fn a_running_server_has_the_directory() {
     let home = Home::new();
     let server = Server::start(&home, &home.path("data"), &[]);
     let shown = audit(&home);
-    assert!(shown.starts_with("exit: 4\n"), "{shown}");
+    assert!(shown.starts_with("exit: 4\n") && shown.contains("hint: stop the server"), "{shown}");
     assert_eq!(server.stop().0, Some(0));
     let shown = home.run(&["audit", "--data", &home.path("none").display().to_string()]);
     assert!(shown.starts_with("exit: 2\n"), "{shown}");

@@ -1,16 +1,18 @@
 //! The manifests of a unit as they are, with all that is wrong with them: where every other reader stops
 //! at the first fault, an audit names each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::journal::{Journal, Step};
-use super::manifest::{MANIFEST_VERSION, Manifest, manifest_key, manifest_prefix, parse_manifest_key};
+use super::manifest::{
+    MANIFEST_VERSION, Manifest, data_prefix, manifest_key, manifest_prefix, parse_manifest_key,
+};
 use super::plan;
 use super::store::Store;
 use super::verify::Fault;
 use super::{ArchiveError, ArchiveMetrics};
-use crate::tiering::cold::{Availability, Cold};
+use crate::tiering::cold::Cold;
 use crate::tiering::warm::Unit;
 
 /// What there is of a unit.
@@ -19,10 +21,8 @@ pub struct Chain {
     /// The manifests that can be read, in the order of their numbers.
     pub manifests: Vec<Manifest>,
     /// What is wrong: manifests that are missing, do not meet or do not add up, and objects they
-    /// name that are not there. What the objects hold is not looked at.
+    /// name that are not there or of another size. What the objects hold is not looked at.
     pub faults: Vec<Fault>,
-    /// Data objects that can't be read before they are restored.
-    pub frozen: u64,
 }
 
 impl Chain {
@@ -62,9 +62,12 @@ impl Chains {
     /// Errors: the store can't be read. What is wrong with what it holds is in the chain.
     pub async fn read(&self, unit: Unit) -> Result<Chain, ArchiveError> {
         let mut chain = Chain::default();
-        let objects = self.store.list(&manifest_prefix(unit), None).await?;
-        let found = objects.iter().filter_map(|object| parse_manifest_key(&object.key));
+        let mut sizes = self.sizes(&manifest_prefix(unit)).await?;
+        let found = sizes.keys().filter_map(|key| parse_manifest_key(key));
         let numbers: BTreeSet<u32> = found.map(|(_, number)| number).collect();
+        if !numbers.is_empty() {
+            sizes.extend(self.sizes(&data_prefix(unit)).await?);
+        }
         let mut expected = 0;
         for number in numbers {
             for missing in expected..number {
@@ -72,12 +75,18 @@ impl Chains {
             }
             expected = number + 1;
             if let Some(manifest) = self.manifest(unit, number, &mut chain).await? {
-                self.objects(&manifest, &mut chain).await?;
+                chain.objects(&manifest, &sizes);
                 chain.manifests.push(manifest);
             }
         }
         self.journal(unit, expected, &mut chain).await?;
         Ok(chain)
+    }
+
+    /// The objects below `prefix`, with their bytes. One answer tells of a thousand.
+    async fn sizes(&self, prefix: &str) -> Result<BTreeMap<String, u64>, ArchiveError> {
+        let objects = self.store.list(prefix, None).await?;
+        Ok(objects.into_iter().map(|object| (object.key, object.bytes)).collect())
     }
 
     /// The manifest of that number, its faults noted; `None` where it can't be read.
@@ -118,20 +127,6 @@ impl Chains {
         Ok(is_own.then_some(manifest))
     }
 
-    async fn objects(&self, manifest: &Manifest, chain: &mut Chain) -> Result<(), ArchiveError> {
-        for file in &manifest.files {
-            for key in [&file.key, &file.footer_key] {
-                match self.store.availability(key).await? {
-                    None => chain
-                        .fault(key, format!("manifest {:04} names it, and it is not there", manifest.number)),
-                    Some(Availability::Frozen | Availability::Restoring) => chain.frozen += 1,
-                    Some(Availability::Ready | Availability::Restored { .. }) => {}
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// A manifest that the journal says was committed must be there: without it the last of a chain
     /// could be lost and nobody would know.
     async fn journal(&self, unit: Unit, found: u32, chain: &mut Chain) -> Result<(), ArchiveError> {
@@ -158,6 +153,24 @@ impl Chains {
 }
 
 impl Chain {
+    /// Notes which of the objects that a manifest names are not among those there are.
+    fn objects(&mut self, manifest: &Manifest, sizes: &BTreeMap<String, u64>) {
+        for file in &manifest.files {
+            for key in [&file.key, &file.footer_key] {
+                match sizes.get(key) {
+                    None => {
+                        let number = manifest.number;
+                        self.fault(key, format!("manifest {number:04} names it, and it is not there"));
+                    }
+                    Some(bytes) if key == &file.key && *bytes != file.bytes => {
+                        self.fault(key, format!("it is of {bytes} bytes, not {}", file.bytes));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+
     fn fault(&mut self, key: impl Into<String>, reason: impl Into<String>) {
         self.faults.push(Fault { key: key.into(), reason: reason.into() });
     }

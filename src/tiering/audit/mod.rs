@@ -30,6 +30,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
+
 use self::log::{Feeds, LogRead, of_partition};
 pub use self::producers::Producer;
 use crate::bus::{Bus, BusError};
@@ -42,6 +44,9 @@ use crate::tiering::warm::{ArchiveSource, Mark, Query, Unit, WarmError};
 
 /// Findings that are told one by one.
 const FINDINGS_MAX: usize = 1_000;
+
+/// Units whose manifests are read at once.
+const READS_MAX: usize = 8;
 
 /// How often a unit is compared anew because warm dropped rows of it meanwhile.
 const TRIES_MAX: usize = 8;
@@ -261,8 +266,6 @@ pub struct UnitReport {
     pub is_restored: bool,
     /// Its manifests.
     pub manifests: Vec<ManifestReport>,
-    /// Data objects that can't be read before they are restored.
-    pub frozen: u64,
     /// What is said of it.
     pub verdict: Verdict,
 }
@@ -376,10 +379,11 @@ impl Auditor {
             self.facts.insert(kind, Facts::of(&*self.warm, kind).await?);
         }
         // After what warm has dropped, so that the manifests that cover it are among these.
-        let mut chains: BTreeMap<Unit, Chain> = BTreeMap::new();
-        for unit in self.units().await? {
-            chains.insert(unit, self.chains.read(unit).await?);
-        }
+        let reads = stream::iter(self.units().await?).map(|unit| {
+            let chain = self.chains.read(unit);
+            async move { Ok::<_, AuditError>((unit, chain.await?)) }
+        });
+        let mut chains: BTreeMap<Unit, Chain> = reads.buffered(READS_MAX).try_collect().await?;
         let mut feeds = Feeds::default();
         let mut logs = Vec::new();
         for (partition, mark) in (0_u16..).zip(&marks) {
@@ -542,7 +546,6 @@ impl Auditor {
             dropped: facts.dropped.get(&unit.day).cloned().unwrap_or_default(),
             is_restored: facts.restored.contains(&unit.day),
             manifests,
-            frozen: chain.frozen,
             verdict: found.unwrap_or(if compared { Verdict::Holds } else { Verdict::Alone }),
         })
     }

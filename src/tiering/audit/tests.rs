@@ -153,6 +153,10 @@ fn broken(report: &Report) -> Vec<String> {
     broken.map(ToString::to_string).collect()
 }
 
+fn assert_whole(report: &Report) {
+    assert_eq!(broken(report), Vec::<String>::new());
+}
+
 fn verdicts(report: &Report) -> Vec<(Kind, Verdict)> {
     report.units.iter().map(|unit| (unit.unit.kind, unit.verdict)).collect()
 }
@@ -197,14 +201,14 @@ async fn a_chain_that_holds_is_counted_on_every_side() {
 
     world.archive(false).await;
     let report = world.audit().await;
-    assert!(broken(&report).is_empty());
+    assert_whole(&report);
     let manifest = &report.units[0].manifests[0];
     assert_eq!((manifest.warm, manifest.log, manifest.digest.rows), (Some(true), Some(true), 40));
     assert_eq!(report.units[0].warm.unwrap().rows, 40);
 
     world.archive(true).await;
     let report = world.audit().await;
-    assert!(broken(&report).is_empty());
+    assert_whole(&report);
     let trades = &report.units[0];
     let manifest = &trades.manifests[0];
     assert_eq!((manifest.warm, manifest.log, trades.warm.unwrap().rows), (None, Some(true), 0));
@@ -212,7 +216,7 @@ async fn a_chain_that_holds_is_counted_on_every_side() {
     // Once the log has gone too, the archive has the only copy.
     (0..PARTITIONS).for_each(|partition| world.bus.trim(partition, 5));
     let report = world.audit().await;
-    assert!(broken(&report).is_empty());
+    assert_whole(&report);
     assert_eq!(report.units[0].verdict, Verdict::Alone);
 }
 
@@ -503,7 +507,7 @@ async fn what_the_archive_lacks_is_named() {
     let chain = "manifest/kind=trade/date=2017-07-10";
     let world = archived_in_three().await;
     let report = world.audit().await;
-    assert!(broken(&report).is_empty());
+    assert_whole(&report);
     assert_eq!(report.units[0].manifests.len(), 3);
 
     // The one in the middle.
@@ -536,7 +540,7 @@ async fn what_the_archive_lacks_is_named() {
     );
     std::fs::write(&last, own).unwrap();
     world.archive(true).await;
-    assert!(broken(&world.audit().await).is_empty());
+    assert_whole(&world.audit().await);
 
     // And once warm has dropped what it covers, so does warm.
     removed(&last);
@@ -557,6 +561,14 @@ async fn a_missing_object_and_a_damaged_segment_are_named() {
     let data = world.cold().join("ticks/kind=trade/date=2017-07-10");
     let object = std::fs::read_dir(&data).unwrap().next().unwrap().unwrap().path();
     let name = object.file_name().unwrap().to_string_lossy().into_owned();
+    let bytes = std::fs::read(&object).unwrap();
+    std::fs::write(&object, &bytes[1..]).unwrap();
+    let found = broken(&world.audit().await);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        found[0].ends_with(&format!("it is of {} bytes, not {}", bytes.len() - 1, bytes.len())),
+        "{found:?}"
+    );
     removed(&object);
     let found = broken(&world.audit().await);
     assert_eq!(found.len(), 1, "{found:#?}");
