@@ -143,6 +143,14 @@ pub(super) struct LogRead {
     pub(super) doubts: BTreeMap<Unit, (Range<u64>, u64)>,
 }
 
+impl LogRead {
+    /// The units that the log has anything of, some more than once.
+    pub(super) fn units(&self) -> impl Iterator<Item = Unit> {
+        let others = self.pending.keys().chain(self.doubts.keys()).copied();
+        self.digests.units().chain(others)
+    }
+}
+
 /// Gaps that feeds announced, each once though it may stand in every partition.
 #[derive(Default)]
 pub(super) struct Gaps {

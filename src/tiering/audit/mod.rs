@@ -389,7 +389,7 @@ impl Auditor {
         for (partition, mark) in (0_u16..).zip(&marks) {
             logs.push(self.partition(partition, mark, &chains, &mut feeds).await?);
         }
-        for unit in logs.iter().flat_map(|log| log.digests.units().chain(log.pending.keys().copied())) {
+        for unit in logs.iter().flat_map(LogRead::units) {
             if self.selection.takes(unit) {
                 chains.entry(unit).or_default();
             }

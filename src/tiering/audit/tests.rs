@@ -485,6 +485,20 @@ async fn repeats_of_what_was_trimmed_are_told_from_losses() {
     );
 }
 
+/// A record that warm has nothing of, of a day that is nowhere else.
+#[tokio::test]
+async fn doubtful_rows_are_told_though_no_store_has_their_day() {
+    let world = World::new();
+    world.push(0, 7, 1, &[trade(0, 1)]);
+    world.push(0, 7, 2, &[trade(0, 2)]);
+    world.store(0, &|_, _| None).await;
+    world.bus.trim(0, 1);
+    let report = world.audit().await;
+    let found: Vec<_> = report.findings.iter().map(|of| (of.severity, of.offsets.clone())).collect();
+    assert_eq!(found, [(Severity::Unknown, Some(1..2))]);
+    assert_eq!(verdicts(&report), [(Kind::Trade, Verdict::Unknown)]);
+}
+
 /// Three manifests of one day: two of them are supplements.
 async fn archived_in_three() -> World {
     let world = World::new();
