@@ -31,6 +31,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('serve', 'serve', [CompletionResultType]::ParameterValue, 'Take ticks in, store them, serve them')
             [CompletionResult]::new('history', 'history', [CompletionResultType]::ParameterValue, 'List trades, quotes or bars of the past')
             [CompletionResult]::new('archive', 'archive', [CompletionResultType]::ParameterValue, 'Move old days into the archive, see what is there, and bring it back')
+            [CompletionResult]::new('audit', 'audit', [CompletionResultType]::ParameterValue, 'Say where the chain from feed to log to warm to archive holds, and where it does not')
             [CompletionResult]::new('replay', 'replay', [CompletionResultType]::ParameterValue, 'Play a capture into a server or a store')
             [CompletionResult]::new('symbols', 'symbols', [CompletionResultType]::ParameterValue, 'List the symbols a server knows')
             [CompletionResult]::new('bench', 'bench', [CompletionResultType]::ParameterValue, 'Measure what the README states, on this machine')
@@ -192,6 +193,19 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;audit' {
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or `s3://bucket/prefix` that is the archive')
+            [CompletionResult]::new('--day', '--day', [CompletionResultType]::ParameterName, 'This day alone')
+            [CompletionResult]::new('--from', '--from', [CompletionResultType]::ParameterName, 'Days from this one on')
+            [CompletionResult]::new('--to', '--to', [CompletionResultType]::ParameterName, 'Days up to this one')
+            [CompletionResult]::new('--kind', '--kind', [CompletionResultType]::ParameterName, 'These kinds alone')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON, one object a line: partitions, producers, gaps, units, their rows, findings, the total')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'stk;replay' {

@@ -28,6 +28,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand serve 'Take ticks in, store them, serve them'
             cand history 'List trades, quotes or bars of the past'
             cand archive 'Move old days into the archive, see what is there, and bring it back'
+            cand audit 'Say where the chain from feed to log to warm to archive holds, and where it does not'
             cand replay 'Play a capture into a server or a store'
             cand symbols 'List the symbols a server knows'
             cand bench 'Measure what the README states, on this machine'
@@ -178,6 +179,18 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --json 'Print JSON'
             cand -h 'Print help'
             cand --help 'Print help'
+        }
+        &'stk;audit'= {
+            cand --data 'Data directory, which no server may have open'
+            cand --url 'Directory or `s3://bucket/prefix` that is the archive'
+            cand --day 'This day alone'
+            cand --from 'Days from this one on'
+            cand --to 'Days up to this one'
+            cand --kind 'These kinds alone'
+            cand --config 'Configuration file'
+            cand --json 'Print JSON, one object a line: partitions, producers, gaps, units, their rows, findings, the total'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
         }
         &'stk;replay'= {
             cand --speed '1 keeps the capture''s own timing, 10 is ten times as fast, max does not wait at all'

@@ -32,6 +32,7 @@ complete -c stk -n "__fish_stk_needs_command" -f -a "watch" -d 'Watch live price
 complete -c stk -n "__fish_stk_needs_command" -f -a "serve" -d 'Take ticks in, store them, serve them'
 complete -c stk -n "__fish_stk_needs_command" -f -a "history" -d 'List trades, quotes or bars of the past'
 complete -c stk -n "__fish_stk_needs_command" -f -a "archive" -d 'Move old days into the archive, see what is there, and bring it back'
+complete -c stk -n "__fish_stk_needs_command" -f -a "audit" -d 'Say where the chain from feed to log to warm to archive holds, and where it does not'
 complete -c stk -n "__fish_stk_needs_command" -f -a "replay" -d 'Play a capture into a server or a store'
 complete -c stk -n "__fish_stk_needs_command" -f -a "symbols" -d 'List the symbols a server knows'
 complete -c stk -n "__fish_stk_needs_command" -f -a "bench" -d 'Measure what the README states, on this machine'
@@ -155,6 +156,15 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l dry-run -d 'Show the plan, and change nothing'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand audit" -l data -d 'Data directory, which no server may have open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand audit" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand audit" -l day -d 'This day alone' -r
+complete -c stk -n "__fish_stk_using_subcommand audit" -l from -d 'Days from this one on' -r
+complete -c stk -n "__fish_stk_using_subcommand audit" -l to -d 'Days up to this one' -r
+complete -c stk -n "__fish_stk_using_subcommand audit" -l kind -d 'These kinds alone' -r
+complete -c stk -n "__fish_stk_using_subcommand audit" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand audit" -l json -d 'Print JSON, one object a line: partitions, producers, gaps, units, their rows, findings, the total'
+complete -c stk -n "__fish_stk_using_subcommand audit" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c stk -n "__fish_stk_using_subcommand replay" -l speed -d '1 keeps the capture\'s own timing, 10 is ten times as fast, max does not wait at all' -r
 complete -c stk -n "__fish_stk_using_subcommand replay" -l from -d 'Skip what is before: a day (in New York) or an instant (RFC 3339)' -r
 complete -c stk -n "__fish_stk_using_subcommand replay" -l to -d 'Stop at: a day, whole, or an instant' -r

@@ -9,6 +9,8 @@ mod alpaca;
 mod archive;
 #[path = "cli/arguments.rs"]
 mod arguments;
+#[path = "cli/audit.rs"]
+mod audit;
 #[path = "cli/bench.rs"]
 mod bench;
 #[path = "cli/crash.rs"]

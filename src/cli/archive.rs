@@ -117,7 +117,7 @@ struct VerifyArgs {
     limit_bandwidth: Option<u64>,
 }
 
-fn kind(text: &str) -> Result<Kind, String> {
+pub(super) fn kind(text: &str) -> Result<Kind, String> {
     Kind::from_name(text).ok_or_else(|| {
         let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
         format!("a kind is one of {}", names.join(", "))
@@ -215,7 +215,7 @@ fn options(config: &Config) -> ArchiveOptions {
     }
 }
 
-fn archive_error(error: ArchiveError) -> CliError {
+pub(super) fn archive_error(error: ArchiveError) -> CliError {
     match &error {
         ArchiveError::Leased { .. } => {
             CliError::in_use(&error).hint("one archiver at a time works on an archive; run it again later")
@@ -262,7 +262,7 @@ async fn archive(args: &RunArgs, config: &Config, json: bool) -> Result<(), CliE
     done
 }
 
-fn print(text: &str) -> Result<(), CliError> {
+pub(super) fn print(text: &str) -> Result<(), CliError> {
     std::io::stdout().write_all(text.as_bytes()).map_err(|error| CliError::stdout(&error))
 }
 
@@ -352,12 +352,12 @@ fn print_summary(summary: &Summary, json: bool) -> Result<(), CliError> {
     }
 }
 
-fn counted(count: u64, what: &str) -> String {
+pub(super) fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A number in groups of three digits.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -370,7 +370,11 @@ fn grouped(number: u64) -> String {
 }
 
 /// Columns of equal width; from the `numbers`-th on they are right-aligned.
-fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>, numbers: usize) -> String {
+pub(super) fn table<const N: usize>(
+    head: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+    numbers: usize,
+) -> String {
     let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let mut out = String::new();

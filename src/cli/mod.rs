@@ -4,6 +4,7 @@
 //! stdout is data, stderr is talk.
 
 mod archive;
+mod audit;
 mod bench;
 mod config;
 mod demo;
@@ -64,6 +65,11 @@ enum Command {
     History(history::HistoryArgs),
     /// Move old days into the archive, see what is there, and bring it back
     Archive(archive::ArchiveArgs),
+    /// Say where the chain from feed to log to warm to archive holds, and where it does not
+    ///
+    /// Everything is counted and digested on both sides of each link, by day and partition. Exits with 1
+    /// where it does not hold. Nothing is changed.
+    Audit(audit::AuditArgs),
     /// Play a capture into a server or a store
     Replay(replay::ReplayArgs),
     /// List the symbols a server knows
@@ -111,6 +117,7 @@ impl Cli {
             Command::Serve(args) => serve::run(args, &global),
             Command::History(args) => history::run(args, &global),
             Command::Archive(args) => archive::run(args, &global),
+            Command::Audit(args) => audit::run(args, &global),
             Command::Replay(args) => replay::run(args, &global),
             Command::Symbols(args) => symbols::run(args),
             Command::Bench(args) => bench::run(args, &global),

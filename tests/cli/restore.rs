@@ -26,7 +26,8 @@ struct Archived {
     runtime: tokio::runtime::Runtime,
 }
 
-const AUTHORIZATION: &str =
+/// What a request to the S3 of the tests carries, which asks who it is and does not check it.
+pub(crate) const AUTHORIZATION: &str =
     "AWS4-HMAC-SHA256 Credential=stk/20250307/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=00";
 const DAY: &str = "2025-03-07";
 const ROWS: usize = 40;

@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::is_same;
 use crate::market::{Kind, RowDigest, TradingDay};
 use crate::tiering::warm::Unit;
 
@@ -81,6 +82,20 @@ impl Manifest {
     /// The offsets of each partition that the rows come from.
     pub fn offsets(&self) -> Vec<Range<u64>> {
         self.first_offsets.iter().zip(&self.next_offsets).map(|(first, next)| *first..*next).collect()
+    }
+
+    /// What is wrong with it as the manifest of `unit` and `number`, which must begin at the offsets
+    /// `first`, where they are known: those where the one before it ends.
+    pub(super) fn fault(&self, unit: Unit, number: u32, first: Option<&[u64]>) -> Option<&'static str> {
+        if (self.date, self.kind.as_str(), self.number) != (unit.day, unit.kind.name(), number) {
+            return Some("it is the manifest of another unit");
+        }
+        if first.is_some_and(|first| !is_same(first, &self.first_offsets)) {
+            return Some("it does not begin where the one before it ends");
+        }
+        let mut sum = RowDigest::default();
+        self.files.iter().for_each(|file| sum.add(file.digest));
+        (sum != self.digest).then_some("its objects do not add up to its rows")
     }
 }
 

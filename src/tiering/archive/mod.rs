@@ -18,6 +18,7 @@
 //! archiver at a time works on a store, by a [`lease`] in it. What a crash leaves is [`garbage`].
 
 mod cache;
+pub mod chain;
 pub mod garbage;
 pub mod journal;
 pub mod lease;

@@ -12,12 +12,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::manifest::{MANIFEST_PREFIX, Manifest, manifest_key, parse_manifest_key};
-use super::plan::is_same;
 use super::read_back::read_back;
 use super::store::Store;
 use super::{ArchiveError, ArchiveMetrics, Clock, Progress};
 use crate::fail;
-use crate::market::RowDigest;
 use crate::tiering::cold::{Availability, Cold};
 use crate::tiering::warm::Unit;
 
@@ -168,18 +166,9 @@ impl Scrubber {
     /// A manifest that follows on the one before it and adds up.
     async fn manifest(&self, unit: Unit, number: u32) -> Result<Manifest, ArchiveError> {
         let manifest = self.read(unit, number).await?;
-        let wrong = |reason: &str| self.store.damaged(&manifest_key(unit, number), reason);
-        if (manifest.date, manifest.kind.as_str(), manifest.number) != (unit.day, unit.kind.name(), number) {
-            return Err(wrong("it is the manifest of another unit"));
-        }
         let first = if number == 0 { Vec::new() } else { self.read(unit, number - 1).await?.next_offsets };
-        if !is_same(&first, &manifest.first_offsets) {
-            return Err(wrong("it does not begin where the one before it ends"));
-        }
-        let mut sum = RowDigest::default();
-        manifest.files.iter().for_each(|file| sum.add(file.digest));
-        if sum != manifest.digest {
-            return Err(wrong("its objects do not add up to its rows"));
+        if let Some(reason) = manifest.fault(unit, number, Some(&first)) {
+            return Err(self.store.damaged(&manifest_key(unit, number), reason));
         }
         Ok(manifest)
     }

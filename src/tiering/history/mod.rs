@@ -10,7 +10,7 @@ mod bars;
 mod coverage;
 mod tail;
 #[cfg(test)]
-mod tests;
+pub(in crate::tiering) mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -28,29 +28,29 @@ use crate::wire::record::{Origin, RecordEncoder, RecordView};
 
 /// A log in memory, of which the oldest records can be dropped.
 #[derive(Default)]
-struct FakeBus {
+pub(in crate::tiering) struct FakeBus {
     partitions: Mutex<Vec<(u64, Vec<Bytes>)>>,
 }
 
 impl FakeBus {
-    fn new() -> Arc<Self> {
+    pub(in crate::tiering) fn new() -> Arc<Self> {
         Arc::new(Self { partitions: Mutex::new(vec![(0, Vec::new()); usize::from(PARTITIONS)]) })
     }
 
-    fn push(&self, partition: u16, bytes: Bytes) -> u64 {
+    pub(in crate::tiering) fn push(&self, partition: u16, bytes: Bytes) -> u64 {
         let mut partitions = self.partitions.lock().unwrap();
         let (first, records) = &mut partitions[usize::from(partition)];
         records.push(bytes);
         *first + records.len() as u64 - 1
     }
 
-    fn trim(&self, partition: u16, offset: u64) {
+    pub(in crate::tiering) fn trim(&self, partition: u16, offset: u64) {
         let (first, records) = &mut self.partitions.lock().unwrap()[usize::from(partition)];
         records.drain(..(offset - *first) as usize);
         *first = offset;
     }
 
-    fn from(&self, partition: u16, from: u64) -> Result<Vec<Record>, BusError> {
+    pub(in crate::tiering) fn from(&self, partition: u16, from: u64) -> Result<Vec<Record>, BusError> {
         let (first, records) = &self.partitions.lock().unwrap()[usize::from(partition)];
         if from < *first {
             return Err(BusError::Trimmed { partition, offset: from, first: *first });
@@ -67,7 +67,7 @@ impl Bus for FakeBus {
     }
 
     fn epoch(&self) -> &LogEpoch {
-        unreachable!("history asks for offsets alone")
+        unreachable!("who reads asks for offsets alone")
     }
 
     async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {

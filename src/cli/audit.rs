@@ -1,0 +1,379 @@
+//! `stk audit`: where the chain from feed to log to warm to the archive holds, and where it does not.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::archive::{archive_error, counted, grouped, kind, print, table};
+use super::serve::node_error;
+use super::{CliError, Global};
+use crate::market::{Kind, RowDigest, TradingDay};
+use crate::server::node::NodeError;
+use crate::server::stores::Stores;
+use crate::telemetry::say;
+use crate::tiering::audit::{
+    AuditError, Auditor, Event, Finding, Progress, Report, Selection, Severity, UnitReport, Verdict,
+};
+
+/// Producers and gaps that are listed for a person.
+const LISTED_MAX: usize = 20;
+
+#[derive(Args)]
+pub(super) struct AuditArgs {
+    /// Data directory, which no server may have open
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Directory or `s3://bucket/prefix` that is the archive
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// This day alone
+    #[arg(long, value_name = "DAY", conflicts_with_all = ["from", "to"])]
+    day: Option<TradingDay>,
+    /// Days from this one on
+    #[arg(long, value_name = "DAY")]
+    from: Option<TradingDay>,
+    /// Days up to this one
+    #[arg(long, value_name = "DAY")]
+    to: Option<TradingDay>,
+    /// These kinds alone
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
+    kind: Vec<Kind>,
+    /// Print JSON, one object a line: partitions, producers, gaps, units, their rows, findings, the total
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: AuditArgs, global: &Global) -> Result<(), CliError> {
+    crate::telemetry::init("warn", super::colour());
+    let mut flags = Vec::new();
+    if let Some(dir) = &args.data {
+        flags.push(("data.dir", dir.display().to_string(), "--data"));
+    }
+    if let Some(url) = &args.url {
+        flags.push(("archive.url", url.clone(), "--url"));
+    }
+    let config = global.resolve(&flags)?.config();
+    let selection = Selection { kinds: args.kind, from: args.day.or(args.from), to: args.day.or(args.to) };
+    super::runtime()?.block_on(async {
+        let work = async {
+            let stores = Stores::open_existing(&config).await.map_err(open_error)?;
+            let (shown, progress) = shown();
+            let auditor =
+                Auditor::new(stores.bus.clone(), stores.warm.clone(), stores.cold(), selection, progress);
+            let done = auditor.run().await;
+            shown.finish_and_clear();
+            stores.close().await;
+            let report = done.map_err(audit_error)?;
+            print(&if args.json { lines(&report) } else { text(&report) })?;
+            conclude(&report)
+        };
+        tokio::select! {
+            done = work => done,
+            _ = super::stop_signal() => Err(CliError::interrupted()),
+        }
+    })
+}
+
+fn open_error(error: NodeError) -> CliError {
+    match error {
+        NodeError::DataInUse { .. } => CliError::in_use(&error)
+            .hint("stop the server that has it: an audit of a data directory needs it for itself"),
+        error => node_error(error),
+    }
+}
+
+fn audit_error(error: AuditError) -> CliError {
+    match error {
+        AuditError::Archive(error) => archive_error(error),
+        AuditError::Bus(error) => CliError::failed(error),
+        AuditError::Warm(error) => CliError::failed(error),
+    }
+}
+
+/// Progress on a terminal; elsewhere nothing.
+fn shown() -> (ProgressBar, Progress) {
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(None, target);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
+    let told = bar.clone();
+    let progress = Arc::new(move |event| {
+        told.set_message(match event {
+            Event::Log { partition, offset, next } => {
+                format!("log: partition {partition}, offset {} of {}", grouped(offset), grouped(next))
+            }
+            Event::Unit(unit) => unit.to_string(),
+        });
+        told.tick();
+    });
+    (bar, progress)
+}
+
+/// The last word, on stderr.
+fn conclude(report: &Report) -> Result<(), CliError> {
+    let breaks = report.breaks();
+    if breaks > 0 {
+        let places = counted(breaks, "place");
+        return Err(CliError::failed(format!("the chain is broken in {places}"))
+            .hint("each is named, with what to do next; nothing was changed"));
+    }
+    let unknown = report.findings.len() as u64;
+    let days = report.units.iter().map(|unit| unit.unit.day).collect::<std::collections::BTreeSet<_>>();
+    say(match (days.len() as u64, unknown) {
+        (0, 0) => "there is nothing of that in any store".to_owned(),
+        (days, 0) => format!("the chain holds: {}", counted(days, "day")),
+        (days, unknown) => format!(
+            "the chain holds as far as can be told: {}, {} that can't be told",
+            counted(days, "day"),
+            counted(unknown, "place")
+        ),
+    });
+    Ok(())
+}
+
+/// What a line of the table says of rows of a day.
+#[derive(Default)]
+struct Line {
+    offsets: Option<Range<u64>>,
+    log: Option<u64>,
+    warm: Option<u64>,
+    /// Whether what warm holds can't be read.
+    is_unread: bool,
+    pending: u64,
+    archived: Option<u64>,
+    verdict: Option<Verdict>,
+}
+
+impl Line {
+    fn add(count: &mut Option<u64>, rows: u64) {
+        *count.get_or_insert(0) += rows;
+    }
+
+    fn add_warm(&mut self, warm: Option<RowDigest>) {
+        match warm {
+            Some(warm) => Self::add(&mut self.warm, warm.rows),
+            None => self.is_unread = true,
+        }
+    }
+
+    /// Adds a unit, all partitions together.
+    fn add_unit(&mut self, unit: &UnitReport) {
+        for of in &unit.partitions {
+            Self::add(&mut self.log, of.log_rows);
+            self.pending += of.pending;
+        }
+        self.add_warm(unit.warm);
+        if !unit.manifests.is_empty() {
+            Self::add(&mut self.archived, unit.archived_rows());
+        }
+        self.verdict = self.verdict.max(Some(unit.verdict));
+    }
+
+    fn cells(&self, day: TradingDay, name: String) -> [String; 8] {
+        let count = |count: Option<u64>| count.map(grouped).unwrap_or_default();
+        [
+            day.to_string(),
+            name,
+            self.verdict.map_or("", Verdict::name).to_owned(),
+            self.offsets
+                .as_ref()
+                .map(|offsets| format!("{}..{}", offsets.start, offsets.end))
+                .unwrap_or_default(),
+            count(self.log),
+            if self.is_unread { "?".to_owned() } else { count(self.warm) },
+            if self.pending > 0 { grouped(self.pending) } else { String::new() },
+            count(self.archived),
+        ]
+    }
+}
+
+fn text(report: &Report) -> String {
+    let mut days: BTreeMap<TradingDay, (BTreeMap<u16, Line>, Line, Line)> = BTreeMap::new();
+    for unit in &report.units {
+        let (partitions, all, bars) = days.entry(unit.unit.day).or_default();
+        if unit.unit.kind == Kind::Bar {
+            bars.add_unit(unit);
+            continue;
+        }
+        all.add_unit(unit);
+        for of in &unit.partitions {
+            let line = partitions.entry(of.partition).or_default();
+            line.offsets = report
+                .partitions
+                .iter()
+                .find(|log| log.partition == of.partition)
+                .map(|log| log.first..log.mark.clamp(log.first, log.next));
+            Line::add(&mut line.log, of.log_rows);
+            line.add_warm(of.warm);
+            line.pending += of.pending;
+            line.verdict = line.verdict.max(Some(of.verdict));
+        }
+    }
+    let rows = days.into_iter().flat_map(|(day, (partitions, all, bars))| {
+        let partitions = partitions.into_iter().map(|(partition, line)| (partition.to_string(), line));
+        let sums = [("all".to_owned(), all), ("bars".to_owned(), bars)];
+        let sums = sums.into_iter().filter(|(_, line)| line.verdict.is_some());
+        let lines: Vec<_> = partitions.chain(sums).map(|(name, line)| line.cells(day, name)).collect();
+        lines
+    });
+    let head = [
+        "day",
+        "partition",
+        "chain",
+        "log offsets",
+        "log rows",
+        "warm rows",
+        "not in warm yet",
+        "archived rows",
+    ];
+    let mut out = if report.units.is_empty() { String::new() } else { table(head, rows, 3) };
+    add_feeds(&mut out, report);
+    for finding in &report.findings {
+        let severity = match finding.severity {
+            Severity::Broken => "broken",
+            Severity::Unknown => "unknown",
+        };
+        let _ = write!(out, "\n{severity}: {}: {finding}\n  next: {}\n", finding.link.name(), finding.next);
+    }
+    if report.findings_untold > 0 {
+        let _ = write!(out, "\nand {} more\n", counted(report.findings_untold, "place"));
+    }
+    out
+}
+
+/// What the log says of the feeds.
+fn add_feeds(out: &mut String, report: &Report) {
+    let more = |out: &mut String, count: usize| {
+        if count > LISTED_MAX {
+            let _ = writeln!(out, "and {} more: --json lists them", count - LISTED_MAX);
+        }
+    };
+    if !report.producers.is_empty() {
+        let rows = report.producers.iter().take(LISTED_MAX).map(|producer| {
+            let unknown = || "?".to_owned();
+            [
+                format!("{:016x}", producer.producer),
+                format!("{} to {}", producer.first, producer.last),
+                producer.batches.map_or_else(unknown, grouped),
+                producer.batches.map_or_else(unknown, |_| grouped(producer.missing())),
+                grouped(producer.records),
+                grouped(producer.repeats),
+            ]
+        });
+        let head = ["producer", "batches", "in the log", "not in the log", "records", "repeats"];
+        let _ = write!(out, "\n{}", table(head, rows, 2));
+        more(out, report.producers.len());
+    }
+    if !report.gaps.is_empty() {
+        let rows = report.gaps.iter().take(LISTED_MAX).map(|(day, gap)| {
+            [
+                day.to_string(),
+                gap.source.to_string(),
+                gap.kind.name().to_owned(),
+                gap.symbol.map_or_else(String::new, |symbol| symbol.to_string()),
+                messages(gap.first, gap.last).map_or_else(|| "?".to_owned(), grouped),
+            ]
+        });
+        let _ = write!(out, "\n{}", table(["day", "gap of", "kind", "symbol", "messages"], rows, 4));
+        more(out, report.gaps.len() + usize::from(report.has_more_gaps));
+    }
+}
+
+/// How many messages were missed, where the feed knows it.
+fn messages(first: u64, last: u64) -> Option<u64> {
+    (0 < first && first <= last).then(|| last - first + 1)
+}
+
+fn lines(report: &Report) -> String {
+    let partitions = report.partitions.iter().map(|of| {
+        json!({
+            "line": "partition", "partition": of.partition, "log_first": of.first, "warm_next": of.mark,
+            "log_next": of.next, "records": of.records, "repeats": of.repeats,
+        })
+    });
+    let producers = report.producers.iter().map(|of| {
+        json!({
+            "line": "producer", "producer": format!("{:016x}", of.producer), "first": of.first, "last": of.last,
+            "batches": of.batches, "missing": of.batches.map(|_| of.missing()), "first_missing": of.first_missing,
+            "records": of.records, "repeats": of.repeats,
+        })
+    });
+    let gaps = report.gaps.iter().map(|(day, gap)| {
+        json!({
+            "line": "gap", "date": day.to_string(), "source": gap.source, "kind": gap.kind.name(),
+            "symbol": gap.symbol.map(|symbol| symbol.to_string()), "ts": gap.ts.to_string(),
+            "first": gap.first, "last": gap.last, "messages": messages(gap.first, gap.last),
+        })
+    });
+    let units = report.units.iter().flat_map(unit_lines);
+    let findings = report.findings.iter().map(finding_line);
+    let total = json!({
+        "line": "total",
+        "verdict": match (report.breaks(), report.findings.len()) {
+            (0, 0) => "holds",
+            (0, _) => "unknown",
+            _ => "broken",
+        },
+        "breaks": report.breaks(), "units": report.units.len(),
+        "findings_not_listed": report.findings_untold, "has_more_gaps": report.has_more_gaps,
+        "producers_not_listed_records": report.producers_untold_records,
+    });
+    let all = partitions.chain(producers).chain(gaps).chain(units).chain(findings);
+    all.chain(std::iter::once(total)).fold(String::new(), |mut out, line| {
+        let _ = writeln!(out, "{line}");
+        out
+    })
+}
+
+fn unit_lines(of: &UnitReport) -> Vec<Value> {
+    let (date, kind) = (of.unit.day.to_string(), of.unit.kind.name());
+    let rows = of.partitions.iter().map(|part| {
+        json!({
+            "line": "rows", "date": date, "kind": kind, "partition": part.partition, "log_rows": part.log_rows,
+            "first_offset": part.offsets.start, "next_offset": part.offsets.end, "log": part.log,
+            "warm": part.warm, "pending_rows": part.pending, "verdict": part.verdict.name(),
+        })
+    });
+    let manifests = of.manifests.iter().map(|manifest| {
+        json!({
+            "number": manifest.number, "digest": manifest.digest, "is_in_warm": manifest.warm,
+            "is_in_log": manifest.log,
+        })
+    });
+    let unit = json!({
+        "line": "unit", "date": date, "kind": kind, "warm": of.warm, "dropped_below": of.dropped,
+        "is_restored": of.is_restored, "archived_rows": of.archived_rows(),
+        "manifests": manifests.collect::<Value>(), "verdict": of.verdict.name(),
+    });
+    rows.chain(std::iter::once(unit)).collect()
+}
+
+fn finding_line(finding: &Finding) -> Value {
+    json!({
+        "line": "finding",
+        "verdict": match finding.severity {
+            Severity::Broken => "broken",
+            Severity::Unknown => "unknown",
+        },
+        "link": finding.link.name(),
+        "date": finding.unit.map(|unit| unit.day.to_string()),
+        "kind": finding.unit.map(|unit| unit.kind.name()),
+        "partition": finding.partition,
+        "first_offset": finding.offsets.as_ref().map(|offsets| offsets.start),
+        "next_offset": finding.offsets.as_ref().map(|offsets| offsets.end),
+        "what": finding.what,
+        "next": finding.next,
+    })
+}

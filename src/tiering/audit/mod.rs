@@ -1,0 +1,900 @@
+//! The audit: whether each store holds what the one before it does, from the feeds' numbers to the
+//! archive's manifests.
+//!
+//! ```text
+//! feed ── numbers, gaps ──► log ── rows by day, kind, partition ──► warm ── rows of a manifest ──► cold
+//! ```
+//!
+//! Each link is counted and digested by both sides, over the same offsets:
+//!
+//! - **feed → log**: the numbers of each producer's batches, records that readers drop and should not,
+//!   and the gaps that feeds announced.
+//! - **log → warm**: of each partition, the rows of each day and kind at the offsets that the log still
+//!   has and warm has taken in. Bars are in no log: the processor makes them.
+//! - **warm → cold**: of each manifest whose rows warm still holds, their digest; and that warm has dropped
+//!   nothing that no manifest covers.
+//! - **log → cold**: the digest of each manifest whose rows the log still holds, whoever dropped them.
+//! - **cold**: manifests that meet and add up, and name objects that are there. What the objects hold is
+//!   for `archive::verify` to read.
+//!
+//! It reads, and writes nothing. Stores that are at work meanwhile are met: what is compared lies below
+//! marks taken at the beginning, and a difference is believed once warm has dropped nothing in between.
+
+mod log;
+mod producers;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use self::log::{Feeds, LogRead, of_partition};
+pub use self::producers::Producer;
+use crate::bus::{Bus, BusError};
+use crate::market::{Gap, Kind, RowDigest, TimeRange, Timestamp, TradingDay};
+use crate::tiering::archive::ArchiveError;
+use crate::tiering::archive::chain::{Chain, Chains};
+use crate::tiering::archive::manifest::{Manifest, manifest_key};
+use crate::tiering::cold::Cold;
+use crate::tiering::warm::{ArchiveSource, Mark, Query, Unit, WarmError};
+
+/// Findings that are told one by one.
+const FINDINGS_MAX: usize = 1_000;
+
+/// Units whose manifests are read at once.
+const READS_MAX: usize = 8;
+
+/// How often a unit is compared anew because warm dropped rows of it meanwhile.
+const TRIES_MAX: usize = 8;
+
+/// Why an audit could not be made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AuditError {
+    /// The log refused.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// Warm refused.
+    #[error(transparent)]
+    Warm(#[from] WarmError),
+    /// The archive refused.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It can't be told whether the chain holds there.
+    Unknown,
+    /// The chain does not hold there.
+    Broken,
+}
+
+/// Where in the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// From the feeds to the log.
+    Feed,
+    /// The log itself.
+    Log,
+    /// From the log to warm.
+    LogWarm,
+    /// Warm itself.
+    Warm,
+    /// From warm, or the log, to the archive.
+    Cold,
+}
+
+impl Link {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Feed => "feed to log",
+            Self::Log => "log",
+            Self::LogWarm => "log to warm",
+            Self::Warm => "warm",
+            Self::Cold => "archive",
+        }
+    }
+}
+
+/// Something that does not hold, or can't be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where in the chain.
+    pub link: Link,
+    /// Of which rows; none where it is about more than one unit.
+    pub unit: Option<Unit>,
+    /// In which partition; none where it is about all.
+    pub partition: Option<u16>,
+    /// At which offsets of that partition.
+    pub offsets: Option<Range<u64>>,
+    /// What is wrong.
+    pub what: String,
+    /// What to do next.
+    pub next: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut place = Vec::new();
+        place.extend(self.unit.map(|unit| unit.to_string()));
+        place.extend(self.partition.map(|partition| format!("partition {partition}")));
+        place.extend(self.offsets.as_ref().map(|offsets| match offsets.end - offsets.start {
+            1 => format!("offset {}", offsets.start),
+            _ => format!("offsets {} to {}", offsets.start, offsets.end.saturating_sub(1)),
+        }));
+        if place.is_empty() {
+            return f.write_str(&self.what);
+        }
+        write!(f, "{}: {}", place.join(", "), self.what)
+    }
+}
+
+/// What is said of a part of the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// One store alone holds it: there was nothing to compare.
+    Alone,
+    /// What was compared is equal.
+    Holds,
+    /// Something can't be told.
+    Unknown,
+    /// Something is not equal, or missing.
+    Broken,
+}
+
+impl Verdict {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::Holds => "holds",
+            Self::Unknown => "unknown",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// What is audited.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// These kinds; all if none.
+    pub kinds: Vec<Kind>,
+    /// Days from this one on.
+    pub from: Option<TradingDay>,
+    /// Days up to this one.
+    pub to: Option<TradingDay>,
+}
+
+impl Selection {
+    fn takes(&self, unit: Unit) -> bool {
+        (self.kinds.is_empty() || self.kinds.contains(&unit.kind)) && self.takes_day(unit.day)
+    }
+
+    fn takes_day(&self, day: TradingDay) -> bool {
+        self.from.is_none_or(|from| from <= day) && self.to.is_none_or(|to| day <= to)
+    }
+}
+
+/// What an audit is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It reads the log.
+    Log {
+        /// The partition.
+        partition: u16,
+        /// The offset it has come to.
+        offset: u64,
+        /// Where the partition ends.
+        next: u64,
+    },
+    /// It compares a unit.
+    Unit(Unit),
+}
+
+/// Hears what an audit does.
+pub type Progress = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// A partition of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionReport {
+    /// Which.
+    pub partition: u16,
+    /// The first offset the log still has.
+    pub first: u64,
+    /// Where warm stands.
+    pub mark: u64,
+    /// The offset after the log's last record.
+    pub next: u64,
+    /// Records read.
+    pub records: u64,
+    /// Records of them that readers drop as repeats.
+    pub repeats: u64,
+}
+
+/// A unit's rows of one partition, in the log and in warm, at the same offsets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitPartition {
+    /// Which partition.
+    pub partition: u16,
+    /// Rows that the log still has and warm has taken in, whether it has dropped them or not.
+    pub log_rows: u64,
+    /// The offsets that are compared: those of such rows, without what warm has dropped.
+    pub offsets: Range<u64>,
+    /// What the log holds there.
+    pub log: RowDigest,
+    /// What warm holds there; none where it can't be read.
+    pub warm: Option<RowDigest>,
+    /// Rows in the log that warm has not come to yet.
+    pub pending: u64,
+    /// What is said of it.
+    pub verdict: Verdict,
+}
+
+/// A manifest, and what it was held against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestReport {
+    /// Its number.
+    pub number: u32,
+    /// The digest it names.
+    pub digest: RowDigest,
+    /// Whether warm still holds its rows, and was found equal or not.
+    pub warm: Option<bool>,
+    /// The same of the log.
+    pub log: Option<bool>,
+}
+
+/// A unit in all stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitReport {
+    /// Which.
+    pub unit: Unit,
+    /// By partition, where the log has rows of it.
+    pub partitions: Vec<UnitPartition>,
+    /// What warm holds of it, at all offsets; none where it can't be read.
+    pub warm: Option<RowDigest>,
+    /// The offsets (by partition) below which warm has dropped its rows, if it has.
+    pub dropped: Vec<u64>,
+    /// Whether they were restored into warm.
+    pub is_restored: bool,
+    /// Its manifests.
+    pub manifests: Vec<ManifestReport>,
+    /// What is said of it.
+    pub verdict: Verdict,
+}
+
+impl UnitReport {
+    /// Rows that its manifests hold.
+    pub fn archived_rows(&self) -> u64 {
+        self.manifests.iter().map(|manifest| manifest.digest.rows).sum()
+    }
+}
+
+/// What an audit found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The partitions of the log.
+    pub partitions: Vec<PartitionReport>,
+    /// Who wrote into it.
+    pub producers: Vec<Producer>,
+    /// Records of producers that were too many to be told apart.
+    pub producers_untold_records: u64,
+    /// Gaps in the log that feeds announced, by day.
+    pub gaps: Vec<(TradingDay, Gap)>,
+    /// Whether there are more gaps.
+    pub has_more_gaps: bool,
+    /// The units, in order.
+    pub units: Vec<UnitReport>,
+    /// What does not hold, and what can't be told.
+    pub findings: Vec<Finding>,
+    /// Findings that are not among them.
+    pub findings_untold: u64,
+}
+
+impl Report {
+    /// How many places the chain is broken in.
+    pub fn breaks(&self) -> u64 {
+        let told = self.findings.iter().filter(|finding| finding.severity == Severity::Broken).count();
+        told as u64 + self.findings_untold
+    }
+}
+
+/// What warm says of a kind, beside its rows.
+struct Facts {
+    dropped: BTreeMap<TradingDay, Vec<u64>>,
+    restored: BTreeSet<TradingDay>,
+}
+
+impl Facts {
+    async fn of(warm: &dyn ArchiveSource, kind: Kind) -> Result<Self, WarmError> {
+        let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
+        let scan = warm.scan(&Query::new(kind, Some(Vec::new()), nothing)).await?;
+        Ok(Self { dropped: scan.dropped, restored: scan.restored })
+    }
+
+    /// The offset of `partition` below which rows of `day` are not in warm.
+    fn gone(&self, day: TradingDay, partition: u16) -> u64 {
+        if self.restored.contains(&day) {
+            return 0;
+        }
+        self.dropped.get(&day).map_or(0, |offsets| at(offsets, partition))
+    }
+}
+
+/// Audits the stores.
+pub struct Auditor {
+    bus: Arc<dyn Bus>,
+    warm: Arc<dyn ArchiveSource>,
+    chains: Chains,
+    selection: Selection,
+    progress: Progress,
+    facts: BTreeMap<Kind, Facts>,
+    report: Report,
+}
+
+fn at(offsets: &[u64], partition: u16) -> u64 {
+    offsets.get(usize::from(partition)).copied().unwrap_or(0)
+}
+
+/// What warm said of a digest: damage is a finding, anything else ends the audit.
+fn told(digest: Result<RowDigest, WarmError>) -> Result<Result<RowDigest, String>, WarmError> {
+    match digest {
+        Ok(digest) => Ok(Ok(digest)),
+        Err(error @ WarmError::Damaged { .. }) => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+impl Auditor {
+    /// An audit of `selection` in the log, warm and the archive.
+    pub fn new(
+        bus: Arc<dyn Bus>,
+        warm: Arc<dyn ArchiveSource>,
+        cold: Arc<dyn Cold>,
+        selection: Selection,
+        progress: Progress,
+    ) -> Self {
+        let chains = Chains::new(cold);
+        let (facts, report) = (BTreeMap::new(), Report::default());
+        Self { bus, warm, chains, selection, progress, facts, report }
+    }
+
+    /// Makes the audit.
+    ///
+    /// Errors: a store can't be asked. What is damaged or missing is in the report.
+    pub async fn run(mut self) -> Result<Report, AuditError> {
+        // The marks first: what lies below them is in warm and stays there until it is dropped.
+        let mut marks = Vec::new();
+        for partition in 0..self.bus.partitions() {
+            marks.push(self.warm.mark(partition).await?);
+        }
+        for kind in Kind::ALL {
+            self.facts.insert(kind, Facts::of(&*self.warm, kind).await?);
+        }
+        // After what warm has dropped, so that the manifests that cover it are among these.
+        let reads = stream::iter(self.units().await?).map(|unit| {
+            let chain = self.chains.read(unit);
+            async move { Ok::<_, AuditError>((unit, chain.await?)) }
+        });
+        let mut chains: BTreeMap<Unit, Chain> = reads.buffered(READS_MAX).try_collect().await?;
+        let mut feeds = Feeds::default();
+        let mut logs = Vec::new();
+        for (partition, mark) in (0_u16..).zip(&marks) {
+            logs.push(self.partition(partition, mark, &chains, &mut feeds).await?);
+        }
+        for unit in logs.iter().flat_map(LogRead::units) {
+            if self.selection.takes(unit) {
+                chains.entry(unit).or_default();
+            }
+        }
+        let marks: Vec<u64> = marks.iter().map(|mark| mark.next_offset).collect();
+        for (unit, chain) in &chains {
+            (self.progress)(Event::Unit(*unit));
+            let report = self.unit(*unit, chain, &logs, &marks).await?;
+            self.report.units.push(report);
+        }
+        let Feeds { producers, gaps } = feeds;
+        self.report.producers_untold_records = producers.untold_records;
+        self.report.producers = producers.finish();
+        self.report.has_more_gaps = gaps.untold > 0;
+        self.report.gaps = gaps.told;
+        let selection = &self.selection;
+        self.report.gaps.retain(|(day, _)| selection.takes_day(*day));
+        self.report.gaps.sort_by_key(|(day, gap)| (*day, gap.ts));
+        Ok(self.report)
+    }
+
+    fn find(&mut self, finding: Finding) {
+        // A partition that is read anew finds the same again, and so does whoever meets one damaged file twice.
+        let is_known = |known: &Finding| {
+            let is_file =
+                known.link == Link::Warm && (known.unit, &known.what) == (finding.unit, &finding.what);
+            is_file || *known == finding
+        };
+        if self.report.findings.iter().any(is_known) {
+            return;
+        }
+        if self.report.findings.len() < FINDINGS_MAX {
+            self.report.findings.push(finding);
+        } else {
+            self.report.findings_untold += u64::from(finding.severity == Severity::Broken);
+        }
+    }
+
+    /// The units that warm or the archive has, or had.
+    async fn units(&self) -> Result<BTreeSet<Unit>, AuditError> {
+        let mut units: BTreeSet<Unit> = self.chains.units(|unit| self.selection.takes(unit)).await?.collect();
+        let stored = self.warm.units().await?.into_iter().map(|info| info.unit);
+        let gone = self
+            .facts
+            .iter()
+            .flat_map(|(kind, facts)| facts.dropped.keys().map(|day| Unit { day: *day, kind: *kind }));
+        units.extend(stored.chain(gone).filter(|unit| self.selection.takes(*unit)));
+        Ok(units)
+    }
+
+    fn is_dropped(&self, unit: Unit, partition: u16, offset: u64) -> bool {
+        self.facts.get(&unit.kind).is_some_and(|facts| offset < facts.gone(unit.day, partition))
+    }
+
+    /// Reads a partition of the log, and says how it and warm meet.
+    async fn partition(
+        &mut self,
+        partition: u16,
+        mark: &Mark,
+        chains: &BTreeMap<Unit, Chain>,
+        feeds: &mut Feeds,
+    ) -> Result<LogRead, AuditError> {
+        let bounds = self.bus.bounds(partition).await?;
+        let finding = |offsets: Range<u64>, what: String, next: &str| Finding {
+            severity: Severity::Broken,
+            link: Link::LogWarm,
+            unit: None,
+            partition: Some(partition),
+            offsets: Some(offsets),
+            what,
+            next: next.to_owned(),
+        };
+        let stands = mark.next_offset;
+        if stands > bounds.next {
+            self.find(finding(
+                bounds.next..stands,
+                format!("warm holds what the log, which ends at {}, never had or has lost", bounds.next),
+                "name the log that warm was filled from, or begin with an empty warm store",
+            ));
+        }
+        // Retention may have gone on with the processor since the mark was taken.
+        if stands < bounds.first && self.warm.mark(partition).await?.next_offset < bounds.first {
+            self.find(finding(
+                stands..bounds.first,
+                "the log has dropped records that warm had not come to: their rows are in no store"
+                    .to_owned(),
+                "put the log back from a copy, or have the feed send them again; raise log.retention_hours",
+            ));
+        }
+        let mut cuts = Vec::new();
+        for (unit, chain) in chains {
+            cuts.extend(self.facts.get(&unit.kind).map(|facts| facts.gone(unit.day, partition)));
+            for manifest in &chain.manifests {
+                cuts.extend([&manifest.first_offsets, &manifest.next_offsets].map(|of| at(of, partition)));
+            }
+        }
+        let read = self.read_log(partition, bounds, mark, &cuts, feeds).await?;
+        self.report.partitions.push(PartitionReport {
+            partition,
+            first: read.offsets.start,
+            mark: stands,
+            next: bounds.next,
+            records: read.records,
+            repeats: read.repeats,
+        });
+        Ok(read)
+    }
+
+    async fn unit(
+        &mut self,
+        unit: Unit,
+        chain: &Chain,
+        logs: &[LogRead],
+        marks: &[u64],
+    ) -> Result<UnitReport, AuditError> {
+        let known = self.report.findings.len();
+        let untold = self.report.findings_untold;
+        let mut partitions = Vec::new();
+        if unit.kind != Kind::Bar {
+            let is_in_log = logs.iter().any(|log| log.digests.units().any(|of| of == unit));
+            for (partition, log) in (0_u16..).zip(logs) {
+                let found = self.log_to_warm(unit, chain, partition, log, is_in_log).await?;
+                partitions.extend(found);
+            }
+            if !is_in_log {
+                self.not_in_log(unit, logs).await?;
+            }
+        }
+        self.chain_faults(unit, chain);
+        let mut manifests = Vec::new();
+        for manifest in &chain.manifests {
+            manifests.push(self.manifest(unit, manifest, logs, marks).await?);
+        }
+        // Rows that warm has dropped are held against the archive alone.
+        for of in partitions.iter_mut().filter(|of| of.verdict == Verdict::Alone && of.log_rows > 0) {
+            if let Some(found) = manifests.iter().filter_map(|manifest| manifest.log).min() {
+                of.verdict = if found { Verdict::Holds } else { Verdict::Broken };
+            }
+        }
+        self.dropped(unit, chain).await?;
+        let warm = self.all_of_warm(unit, chain, &partitions, &manifests, marks).await?;
+        let facts = &self.facts[&unit.kind];
+        let findings = self.report.findings[known..].iter().map(|finding| match finding.severity {
+            Severity::Unknown => Verdict::Unknown,
+            Severity::Broken => Verdict::Broken,
+        });
+        let found = findings.max().max((self.report.findings_untold > untold).then_some(Verdict::Broken));
+        let compared = partitions.iter().any(|of| of.verdict > Verdict::Alone)
+            || manifests.iter().any(|of| of.warm.is_some() || of.log.is_some());
+        Ok(UnitReport {
+            unit,
+            partitions,
+            warm,
+            dropped: facts.dropped.get(&unit.day).cloned().unwrap_or_default(),
+            is_restored: facts.restored.contains(&unit.day),
+            manifests,
+            verdict: found.unwrap_or(if compared { Verdict::Holds } else { Verdict::Alone }),
+        })
+    }
+
+    /// Asks warm anew what it has dropped. Whether it is more than it was.
+    async fn has_moved(&mut self, unit: Unit) -> Result<bool, AuditError> {
+        let facts = Facts::of(&*self.warm, unit.kind).await?;
+        let stands =
+            |facts: &Facts| (facts.dropped.get(&unit.day).cloned(), facts.restored.contains(&unit.day));
+        let moved = stands(&facts) != stands(&self.facts[&unit.kind]);
+        self.facts.insert(unit.kind, facts);
+        Ok(moved)
+    }
+
+    /// Compares the unit's rows of a partition in the log with those in warm. None where there are none.
+    async fn log_to_warm(
+        &mut self,
+        unit: Unit,
+        chain: &Chain,
+        partition: u16,
+        log: &LogRead,
+        is_in_log: bool,
+    ) -> Result<Option<UnitPartition>, AuditError> {
+        let pending = log.pending.get(&unit).copied().unwrap_or(0);
+        let doubt = log.doubts.get(&unit);
+        if !is_in_log && pending == 0 && doubt.is_none() {
+            return Ok(None);
+        }
+        let mut tries = 0;
+        let (offsets, held, warm) = loop {
+            let gone = self.facts[&unit.kind].gone(unit.day, partition);
+            let offsets = gone.clamp(log.offsets.start, log.offsets.end)..log.offsets.end;
+            let held = log.digests.of(unit, &offsets);
+            let warm = if offsets.is_empty() {
+                Ok(RowDigest::default())
+            } else {
+                told(self.warm.digest(unit, &of_partition(partition, offsets.clone())).await)?
+            };
+            tries += 1;
+            let is_equal = warm.as_ref().is_ok_and(|warm| *warm == held);
+            if is_equal || tries == TRIES_MAX || !self.has_moved(unit).await? {
+                break (offsets, held, warm);
+            }
+        };
+        let log_rows = log.digests.of(unit, &log.offsets).rows;
+        if log_rows == 0 && pending == 0 && doubt.is_none() && warm.as_ref().is_ok_and(|warm| warm.rows == 0)
+        {
+            return Ok(None);
+        }
+        let mut verdict = if offsets.is_empty() { Verdict::Alone } else { Verdict::Holds };
+        if let Some((doubtful, rows)) = doubt {
+            verdict = Verdict::Unknown;
+            self.find(Finding {
+                severity: Severity::Unknown,
+                link: Link::LogWarm,
+                unit: Some(unit),
+                partition: Some(partition),
+                offsets: Some(doubtful.clone()),
+                what: format!(
+                    "{rows} rows of records that may repeat ones which the log has dropped: warm holds none of them"
+                ),
+                next: "nothing, if a feed sent batches again at that time; the log can't tell any more".to_owned(),
+            });
+        }
+        match &warm {
+            Ok(warm) if *warm == held => {}
+            Ok(_) => {
+                verdict = Verdict::Broken;
+                let finding = self.differs(unit, chain, partition, log, &offsets).await?;
+                self.find(finding);
+            }
+            Err(reason) => {
+                verdict = Verdict::Broken;
+                self.find(damaged(unit, Some(partition), reason));
+            }
+        }
+        Ok(Some(UnitPartition { partition, log_rows, offsets, log: held, warm: warm.ok(), pending, verdict }))
+    }
+
+    async fn differs(
+        &self,
+        unit: Unit,
+        chain: &Chain,
+        partition: u16,
+        log: &LogRead,
+        offsets: &Range<u64>,
+    ) -> Result<Finding, AuditError> {
+        let found = self.narrow(partition, log, unit, offsets.clone()).await?;
+        let warm = found.warm;
+        let what = match found.log {
+            Some(log) if warm.rows < log.rows => {
+                format!("warm lacks {} of the log's {} rows", log.rows - warm.rows, log.rows)
+            }
+            Some(log) if warm.rows > log.rows => {
+                format!(
+                    "warm holds {} rows that the log does not, which has {}",
+                    warm.rows - log.rows,
+                    log.rows
+                )
+            }
+            Some(log) => format!("warm's rows are not the log's: {warm}, not {log}"),
+            None => "warm's rows are not the log's, which has been trimmed meanwhile".to_owned(),
+        };
+        let is_archived = chain.faults.is_empty() && found.offsets.end <= at(chain.next_offsets(), partition);
+        let next = if is_archived {
+            format!(
+                "the archive covers these offsets: `stk archive restore {} --kind {} --into-warm` takes its rows back",
+                unit.day,
+                unit.kind.name()
+            )
+        } else {
+            "keep the log, which still has them (raise log.retention_hours), and put warm back from a copy; an empty \
+             warm store is filled from the log"
+                .to_owned()
+        };
+        Ok(Finding {
+            severity: Severity::Broken,
+            link: Link::LogWarm,
+            unit: Some(unit),
+            partition: Some(partition),
+            offsets: Some(found.offsets),
+            what,
+            next,
+        })
+    }
+
+    /// A unit that the log has no rows of: warm must have none at the log's offsets either.
+    async fn not_in_log(&mut self, unit: Unit, logs: &[LogRead]) -> Result<(), AuditError> {
+        let mut tries = 0;
+        let warm = loop {
+            let facts = &self.facts[&unit.kind];
+            let offsets: Vec<_> = (0_u16..)
+                .zip(logs)
+                .map(|(partition, log)| {
+                    let gone = facts.gone(unit.day, partition);
+                    gone.clamp(log.offsets.start, log.offsets.end)..log.offsets.end
+                })
+                .collect();
+            if offsets.iter().all(Range::is_empty) {
+                return Ok(());
+            }
+            let warm = told(self.warm.digest(unit, &offsets).await)?;
+            tries += 1;
+            if warm.as_ref().is_ok_and(|warm| warm.rows == 0)
+                || tries == TRIES_MAX
+                || !self.has_moved(unit).await?
+            {
+                break warm;
+            }
+        };
+        match warm {
+            Ok(RowDigest { rows: 0, .. }) => {}
+            Ok(warm) => self.find(Finding {
+                severity: Severity::Broken,
+                link: Link::LogWarm,
+                unit: Some(unit),
+                partition: None,
+                offsets: None,
+                what: format!("warm holds {} rows at offsets at which the log has none", warm.rows),
+                next: "name the log that warm was filled from".to_owned(),
+            }),
+            Err(reason) => self.find(damaged(unit, None, &reason)),
+        }
+        Ok(())
+    }
+
+    fn chain_faults(&mut self, unit: Unit, chain: &Chain) {
+        for fault in &chain.faults {
+            self.find(Finding {
+                severity: Severity::Broken,
+                link: Link::Cold,
+                unit: Some(unit),
+                partition: None,
+                offsets: None,
+                what: format!("{}: {}", fault.key, fault.reason),
+                next: "put it back from a copy or an older version of the object; let nothing be dropped from warm \
+                       meanwhile (archive.every_minutes = 0)"
+                    .to_owned(),
+            });
+        }
+    }
+
+    /// Holds a manifest against warm and against the log, where they still have its rows.
+    async fn manifest(
+        &mut self,
+        unit: Unit,
+        manifest: &Manifest,
+        logs: &[LogRead],
+        marks: &[u64],
+    ) -> Result<ManifestReport, AuditError> {
+        let mut report =
+            ManifestReport { number: manifest.number, digest: manifest.digest, warm: None, log: None };
+        let offsets = manifest.offsets();
+        let mut of_partitions = (0_u16..).zip(&offsets).filter(|(_, offsets)| !offsets.is_empty());
+        if let Some((partition, beyond)) =
+            of_partitions.clone().find(|(partition, offsets)| offsets.end > at(marks, *partition))
+        {
+            self.find(Finding {
+                severity: Severity::Unknown,
+                link: Link::Cold,
+                unit: Some(unit),
+                partition: Some(partition),
+                offsets: Some(at(marks, partition)..beyond.end),
+                what: format!("manifest {:04} holds rows that warm has not come to", manifest.number),
+                next: "nothing, if warm was made anew beside an older archive: the processor fills it"
+                    .to_owned(),
+            });
+            return Ok(report);
+        }
+        let mut tries = 0;
+        while of_partitions
+            .clone()
+            .all(|(partition, offsets)| self.facts[&unit.kind].gone(unit.day, partition) <= offsets.start)
+        {
+            let warm = told(self.warm.digest(unit, &offsets).await)?;
+            tries += 1;
+            let is_equal = warm.as_ref().is_ok_and(|warm| *warm == manifest.digest);
+            if !is_equal && tries < TRIES_MAX && self.has_moved(unit).await? {
+                continue;
+            }
+            report.warm = Some(is_equal);
+            match warm {
+                Ok(_) if is_equal => {}
+                Ok(warm) => self.find(unequal(unit, manifest, "warm", warm)),
+                Err(reason) => self.find(damaged(unit, None, &reason)),
+            }
+            break;
+        }
+        let is_in_log = unit.kind != Kind::Bar
+            && of_partitions.all(|(partition, offsets)| {
+                logs.get(usize::from(partition)).is_some_and(|log| {
+                    let has_all = log.offsets.start <= offsets.start && offsets.end <= log.offsets.end;
+                    has_all && !log.doubts.contains_key(&unit)
+                })
+            });
+        if is_in_log {
+            let mut log = RowDigest::default();
+            logs.iter().zip(&offsets).for_each(|(read, offsets)| log.add(read.digests.of(unit, offsets)));
+            report.log = Some(log == manifest.digest);
+            if log != manifest.digest {
+                self.find(unequal(unit, manifest, "the log", log));
+            }
+        }
+        Ok(report)
+    }
+
+    /// Warm must not have dropped what no manifest covers.
+    async fn dropped(&mut self, unit: Unit, chain: &Chain) -> Result<(), AuditError> {
+        let facts = &self.facts[&unit.kind];
+        let dropped = facts.dropped.get(&unit.day).map_or(0, Vec::len);
+        let lost: Vec<_> = (0..dropped as u16)
+            .map(|partition| {
+                (partition, at(chain.next_offsets(), partition)..facts.gone(unit.day, partition))
+            })
+            .filter(|(_, offsets)| !offsets.is_empty())
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        // What was dropped since the chain was read is covered by a manifest of since then.
+        let now = self.chains.read(unit).await?;
+        for (partition, offsets) in lost {
+            if offsets.end > at(now.next_offsets(), partition) {
+                self.find(Finding {
+                    severity: Severity::Broken,
+                    link: Link::Cold,
+                    unit: Some(unit),
+                    partition: Some(partition),
+                    offsets: Some(offsets),
+                    what: "warm has dropped rows that no manifest covers".to_owned(),
+                    next: format!(
+                        "set archive.url to where the day went, or put {} back from a copy",
+                        manifest_key(unit, now.manifests.len() as u32)
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// All that warm holds of the unit: what was digested already is not read again.
+    async fn all_of_warm(
+        &mut self,
+        unit: Unit,
+        chain: &Chain,
+        partitions: &[UnitPartition],
+        manifests: &[ManifestReport],
+        marks: &[u64],
+    ) -> Result<Option<RowDigest>, AuditError> {
+        let mut sum = RowDigest::default();
+        let mut first = Vec::new();
+        // Of bars, one that was revised counts once in all and once in each manifest.
+        if unit.kind != Kind::Bar && !manifests.is_empty() && manifests.iter().all(|of| of.warm == Some(true))
+        {
+            manifests.iter().for_each(|manifest| sum.add(manifest.digest));
+            first = chain.next_offsets().to_vec();
+        } else if !partitions.is_empty() && partitions.len() == marks.len() {
+            let is_whole = |of: &UnitPartition| of.offsets == (0..at(marks, of.partition));
+            if partitions.iter().all(is_whole) {
+                return Ok(partitions.iter().try_fold(sum, |mut sum, of| {
+                    sum.add(of.warm?);
+                    Some(sum)
+                }));
+            }
+        }
+        let offsets: Vec<_> =
+            (0_u16..).zip(marks).map(|(partition, mark)| at(&first, partition).min(*mark)..*mark).collect();
+        if offsets.iter().all(Range::is_empty) {
+            return Ok(Some(sum));
+        }
+        match told(self.warm.digest(unit, &offsets).await)? {
+            Ok(digest) => {
+                sum.add(digest);
+                Ok(Some(sum))
+            }
+            Err(reason) => {
+                self.find(damaged(unit, None, &reason));
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What warm holds can't be read.
+fn damaged(unit: Unit, partition: Option<u16>, reason: &str) -> Finding {
+    Finding {
+        severity: Severity::Broken,
+        link: Link::Warm,
+        unit: Some(unit),
+        partition,
+        offsets: None,
+        what: reason.to_owned(),
+        next: "put the file back from a copy of the data directory".to_owned(),
+    }
+}
+
+/// A manifest is not what another store holds at its offsets.
+fn unequal(unit: Unit, manifest: &Manifest, store: &str, found: RowDigest) -> Finding {
+    Finding {
+        severity: Severity::Broken,
+        link: Link::Cold,
+        unit: Some(unit),
+        partition: None,
+        offsets: None,
+        what: format!(
+            "manifest {:04} has {}, and {store} has {found} at its offsets",
+            manifest.number, manifest.digest
+        ),
+        next: "`stk archive verify` tells whether the archive holds what was written; then keep the store that is right"
+            .to_owned(),
+    }
+}

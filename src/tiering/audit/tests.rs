@@ -1,0 +1,603 @@
+//! An audit finds what was done to a chain, where it was done, and nothing else.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::bus::epoch::LogEpoch;
+use crate::bus::{Bounds, BusReader, Durable, Record};
+use crate::market::{
+    Conditions, Exchange, GapKind, NO_SYMBOL, Price, Seq, Symbol, SymbolTable, Tape, Tick, TickBatchBuilder,
+    Trade, arbitrary,
+};
+use crate::tiering::archive::run::Archiver;
+use crate::tiering::archive::{ArchiveMetrics, ArchiveOptions, Clock};
+use crate::tiering::cold::dir::DirCold;
+use crate::tiering::history::tests::FakeBus;
+use crate::tiering::state::PartitionState;
+use crate::tiering::warm::conformance::PARTITIONS;
+use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
+use crate::tiering::warm::{Block, Warm};
+use crate::wire::record::{Origin, RecordEncoder, RecordView};
+
+/// What becomes of a row on its way from the log to warm.
+type Fate<'a> = &'a dyn Fn(Seq, Tick) -> Option<Tick>;
+
+struct World {
+    dir: TempDir,
+    bus: Arc<FakeBus>,
+    warm: Arc<LocalWarm>,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let options = LocalWarmOptions { compaction: false };
+        let warm = LocalWarm::open(&dir.path().join("warm"), options).unwrap();
+        Self { dir, bus: FakeBus::new(), warm }
+    }
+
+    fn push(&self, partition: u16, producer: u64, sequence: u64, ticks: &[Tick]) -> u64 {
+        let mut encoder = RecordEncoder::new();
+        ticks.iter().for_each(|tick| encoder.push(tick));
+        self.bus.push(partition, encoder.finish(Origin { producer, sequence }))
+    }
+
+    /// Four records of trades in each partition, by one producer.
+    fn trades(&self) {
+        for sequence in 0..4 {
+            for partition in 0..PARTITIONS {
+                let ticks: Vec<_> = (0..5).map(|id| trade(partition, 10 * sequence + id)).collect();
+                self.push(partition, 7, sequence + 1, &ticks);
+            }
+        }
+    }
+
+    /// What a processor stores of a partition, in blocks of at most two records, `fate` aside.
+    async fn store(&self, partition: u16, fate: Fate<'_>) {
+        loop {
+            let mark = self.warm.mark(partition).await.unwrap();
+            let mut state = PartitionState::restore(&mark.checkpoint).unwrap();
+            let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(partition));
+            let records = self.bus.from(partition, mark.next_offset).unwrap();
+            let mut next_offset = mark.next_offset;
+            for record in records.iter().take(2) {
+                next_offset = record.offset + 1;
+                let view = RecordView::parse(&record.bytes).unwrap();
+                if !state.admit(view.origin) {
+                    continue;
+                }
+                for (index, row) in (0..).zip(view.ticks()) {
+                    let seq = Seq { partition, offset: record.offset, index };
+                    if let Some(tick) = fate(seq, row.unwrap().1) {
+                        let symbol = tick.symbol().map_or(NO_SYMBOL, |symbol| table.intern(symbol));
+                        builder.push(symbol, seq, &tick);
+                    }
+                }
+            }
+            if next_offset == mark.next_offset {
+                return;
+            }
+            let (batches, checkpoint) = (builder.finish(&table), state.save());
+            let block = Block { partition, first_offset: mark.next_offset, next_offset, batches, checkpoint };
+            self.warm.commit(block).await.unwrap();
+        }
+    }
+
+    async fn store_whole(&self, partition: u16) {
+        self.store(partition, &|_, tick| Some(tick)).await;
+    }
+
+    async fn store_all(&self) {
+        for partition in 0..PARTITIONS {
+            self.store_whole(partition).await;
+        }
+    }
+
+    fn cold(&self) -> std::path::PathBuf {
+        self.dir.path().join("cold")
+    }
+
+    /// An archive run; days are dropped if `drops`.
+    async fn archive(&self, drops: bool) {
+        let options = ArchiveOptions {
+            after_days: 1,
+            settle: Duration::ZERO,
+            keep_days: if drops { 1 } else { 36_600 },
+            ..ArchiveOptions::default()
+        };
+        let cold = Arc::new(DirCold::open(&self.cold()).unwrap());
+        let archiver =
+            Archiver::new(cold, self.warm.clone(), options, Clock::default(), ArchiveMetrics::default());
+        let progress: crate::tiering::archive::Progress = Arc::new(|_| {});
+        assert_eq!(archiver.run(&progress).await.unwrap().failures, []);
+    }
+
+    async fn audit_of(&self, bus: Arc<dyn Bus>, selection: Selection) -> Report {
+        let cold = Arc::new(DirCold::open(&self.cold()).unwrap());
+        let progress: Progress = Arc::new(|_| {});
+        Auditor::new(bus, self.warm.clone(), cold, selection, progress).run().await.unwrap()
+    }
+
+    async fn audit(&self) -> Report {
+        self.audit_of(self.bus.clone(), Selection::default()).await
+    }
+}
+
+const DAY: &str = "2017-07-10T14:00:00Z";
+
+fn trade(partition: u16, id: u64) -> Tick {
+    let ts: Timestamp = DAY.parse().unwrap();
+    let names = ["A", "B", "C", "D", "E"].map(|name| name.parse::<Symbol>().unwrap());
+    let symbol = names.into_iter().find(|symbol| symbol.partition(PARTITIONS) == partition).unwrap();
+    let ts = ts.saturating_add_nanos(id as i64);
+    Tick::Trade(Trade {
+        symbol,
+        ts,
+        recv_ts: ts,
+        price: Price::from_ten_thousandths(50_000).unwrap(),
+        size: 100,
+        exchange: Exchange::IEX,
+        conditions: Conditions::NONE,
+        id,
+        tape: Tape::C,
+    })
+}
+
+fn broken(report: &Report) -> Vec<String> {
+    let broken = report.findings.iter().filter(|finding| finding.severity == Severity::Broken);
+    broken.map(ToString::to_string).collect()
+}
+
+fn assert_whole(report: &Report) {
+    assert_eq!(broken(report), Vec::<String>::new());
+}
+
+fn verdicts(report: &Report) -> Vec<(Kind, Verdict)> {
+    report.units.iter().map(|unit| (unit.unit.kind, unit.verdict)).collect()
+}
+
+#[tokio::test]
+async fn a_chain_that_holds_is_counted_on_every_side() {
+    let world = World::new();
+    world.trades();
+    world.push(0, 7, 2, &[trade(0, 10)]);
+    let gap = Gap {
+        symbol: None,
+        ts: DAY.parse().unwrap(),
+        recv_ts: DAY.parse().unwrap(),
+        kind: GapKind::Missed,
+        source: "iex/1".into(),
+        first: 5,
+        last: 9,
+    };
+    for partition in 0..PARTITIONS {
+        world.push(partition, 8, 3, &[Tick::Gap(Box::new(gap.clone()))]);
+    }
+    world.store_all().await;
+    world.push(1, 7, 6, &[trade(1, 99)]);
+    let report = world.audit().await;
+    assert_eq!(report.findings, []);
+    assert_eq!(verdicts(&report), [(Kind::Trade, Verdict::Holds), (Kind::Gap, Verdict::Holds)]);
+    let trades = &report.units[0];
+    let rows: Vec<_> =
+        trades.partitions.iter().map(|of| (of.log.rows, of.warm.unwrap().rows, of.pending)).collect();
+    assert_eq!(rows, [(20, 20, 0), (20, 20, 1)]);
+    assert_eq!(trades.partitions[0].offsets, 0..6);
+    assert_eq!(trades.warm.unwrap().rows, 40);
+    assert_eq!((report.partitions[0].records, report.partitions[0].repeats), (6, 1));
+    let [first, second] = &report.producers[..] else { panic!("{:?}", report.producers) };
+    assert_eq!(
+        (first.batches, first.missing(), first.first_missing, first.repeats),
+        (Some(5), 1, Some(5), 1)
+    );
+    assert_eq!((second.first, second.last, second.records), (3, 3, 2));
+    // It stands in both partitions, and is one.
+    assert_eq!(report.gaps, [(gap.ts.trading_day(), gap)]);
+
+    world.archive(false).await;
+    let report = world.audit().await;
+    assert_whole(&report);
+    let manifest = &report.units[0].manifests[0];
+    assert_eq!((manifest.warm, manifest.log, manifest.digest.rows), (Some(true), Some(true), 40));
+    assert_eq!(report.units[0].warm.unwrap().rows, 40);
+
+    world.archive(true).await;
+    let report = world.audit().await;
+    assert_whole(&report);
+    let trades = &report.units[0];
+    let manifest = &trades.manifests[0];
+    assert_eq!((manifest.warm, manifest.log, trades.warm.unwrap().rows), (None, Some(true), 0));
+    assert_eq!(trades.verdict, Verdict::Holds);
+    // Once the log has gone too, the archive has the only copy.
+    (0..PARTITIONS).for_each(|partition| world.bus.trim(partition, 5));
+    let report = world.audit().await;
+    assert_whole(&report);
+    assert_eq!(report.units[0].verdict, Verdict::Alone);
+}
+
+#[tokio::test]
+async fn a_selection_leaves_out_other_kinds_and_days() {
+    let world = World::new();
+    world.trades();
+    world.store_all().await;
+    let other = TradingDay::from_days_since_epoch(5);
+    for selection in [
+        Selection { kinds: vec![Kind::Quote], ..Selection::default() },
+        Selection { to: Some(other), ..Selection::default() },
+    ] {
+        assert_eq!(world.audit_of(world.bus.clone(), selection).await.units, []);
+    }
+}
+
+/// Ticks of partition 0 in records, which are stored at once but for those repeated.
+fn logs() -> impl Strategy<Value = Vec<(u64, bool, Vec<Tick>)>> {
+    let record = (0_u64..3, any::<bool>(), prop::collection::vec(arbitrary::tick(), 1..6));
+    prop::collection::vec(record, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    /// A row that warm lacks is named with its record; where none is lacking nothing is, whatever is
+    /// repeated and trimmed.
+    #[test]
+    fn a_lost_row_is_named_with_its_offset(
+        log in logs(),
+        lost in any::<prop::sample::Index>(),
+        trimmed in any::<prop::sample::Index>(),
+        trims in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let world = World::new();
+            let mut sequences = [0; 3];
+            let mut rows = Vec::new();
+            for (producer, repeats, mut ticks) in log {
+                ticks.retain(|tick| tick.symbol().is_none_or(|symbol| symbol.partition(PARTITIONS) == 0));
+                let sequence = &mut sequences[producer as usize];
+                *sequence += 1;
+                let offset = world.push(0, producer, *sequence, &ticks);
+                rows.extend((0..).zip(&ticks).map(|(index, tick)| (offset, index, super::log::unit_of(tick))));
+                if repeats {
+                    world.push(0, producer, *sequence, &ticks);
+                }
+            }
+            let (whole, robbed) = (World { bus: world.bus.clone(), ..World::new() }, world);
+            whole.store_all().await;
+            let lost = (!rows.is_empty()).then(|| *lost.get(&rows));
+            robbed
+                .store(0, &|seq, tick| Some(tick).filter(|_| lost.is_none_or(|(offset, index, _)| (seq.offset, seq.index) != (offset, index))))
+                .await;
+            let next = robbed.bus.bounds(0).await.unwrap().next;
+            let first = if trims { trimmed.index(next as usize + 1) as u64 } else { 0 };
+            robbed.bus.trim(0, first);
+            let report = whole.audit().await;
+            prop_assert!(broken(&report).is_empty(), "{:?}", report.findings);
+            let report = robbed.audit().await;
+            let Some((offset, _, unit)) = lost else { return Ok(()) };
+            let told: Vec<_> = report.findings.iter().map(|of| (of.unit, of.partition, of.offsets.clone())).collect();
+            let named = (Some(unit), Some(0), Some(offset..offset + 1));
+            if offset < first {
+                prop_assert_eq!(report.breaks(), 0, "{:?}", report.findings);
+            } else if report.breaks() > 0 {
+                prop_assert!(told.contains(&named), "{named:?}: {:?}", report.findings);
+                prop_assert_eq!(report.breaks(), 1);
+            } else {
+                // All there was of the first record of a producer in a log without its beginning.
+                let doubtful = report.findings.iter().find(|of| of.unit == Some(unit) && of.severity == Severity::Unknown);
+                prop_assert!(first > 0, "{named:?}: nothing found");
+                prop_assert!(doubtful.is_some_and(|of| of.offsets.as_ref().is_some_and(|at| at.contains(&offset))));
+            }
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn a_changed_row_is_named_and_what_to_do() {
+    let world = World::new();
+    world.trades();
+    let cheaper = |seq: Seq, tick: Tick| match tick {
+        Tick::Trade(trade) if (seq.offset, seq.index) == (2, 3) => {
+            Some(Tick::Trade(Trade { size: trade.size - 1, ..trade }))
+        }
+        tick => Some(tick),
+    };
+    world.store_whole(0).await;
+    world.store(1, &cheaper).await;
+    let report = world.audit().await;
+    let [finding] = &report.findings[..] else { panic!("{:?}", report.findings) };
+    assert!(
+        finding
+            .to_string()
+            .starts_with("trade of 2017-07-10, partition 1, offset 2: warm's rows are not the log's"),
+        "{finding}"
+    );
+    assert!(finding.next.contains("log.retention_hours"), "{}", finding.next);
+    let of: Vec<_> = report.units[0].partitions.iter().map(|of| of.verdict).collect();
+    assert_eq!(of, [Verdict::Holds, Verdict::Broken]);
+
+    // The archive was made from what warm held: the log says that it is not right.
+    world.archive(true).await;
+    let report = world.audit().await;
+    assert_eq!(report.units[0].manifests[0].log, Some(false));
+    assert!(broken(&report)[0].contains("the log has 40 rows"), "{:?}", report.findings);
+}
+
+#[tokio::test]
+async fn rows_that_the_log_never_had_are_named() {
+    let world = World::new();
+    world.trades();
+    let doubled = Arc::new(World { bus: FakeBus::new(), ..World::new() });
+    // Another log: one row more in the second record, and a day of its own in the third.
+    for sequence in 0..4 {
+        let mut ticks: Vec<_> = (0..5).map(|id| trade(0, 10 * sequence + id)).collect();
+        if sequence == 1 {
+            ticks.push(trade(0, 1_000));
+        }
+        if sequence == 2 {
+            let Tick::Trade(of) = trade(0, 1) else { panic!() };
+            ticks.push(Tick::Trade(Trade { ts: of.ts.saturating_add_nanos(-86_400_000_000_000), ..of }));
+        }
+        doubled.push(0, 7, sequence + 1, &ticks);
+    }
+    doubled.store_whole(0).await;
+    let report = doubled.audit_of(world.bus.clone(), Selection::default()).await;
+    assert_eq!(
+        broken(&report),
+        [
+            "trade of 2017-07-09: warm holds 1 rows at offsets at which the log has none",
+            "trade of 2017-07-10, partition 0, offset 1: warm holds 1 rows that the log does not, which has 5",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_beginning_too_early_or_its_end_is_named() {
+    let world = World::new();
+    world.trades();
+    world.bus.trim(0, 3);
+    world.store_whole(1).await;
+    let report = world.audit().await;
+    assert_eq!(
+        broken(&report),
+        [
+            "partition 0, offsets 0 to 2: the log has dropped records that warm had not come to: their rows are in no store"
+        ]
+    );
+    let report = world.audit_of(FakeBus::new(), Selection::default()).await;
+    assert_eq!(
+        broken(&report),
+        ["partition 1, offsets 0 to 3: warm holds what the log, which ends at 0, never had or has lost"]
+    );
+}
+
+/// A log without the record at offset 1 of partition 0, and with noise at offset 2 of it.
+struct Holed(Arc<FakeBus>);
+
+struct HoledReader(Box<dyn BusReader>);
+
+#[async_trait::async_trait]
+impl Bus for Holed {
+    fn partitions(&self) -> u16 {
+        self.0.partitions()
+    }
+
+    fn epoch(&self) -> &LogEpoch {
+        self.0.epoch()
+    }
+
+    async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {
+        self.0.append(records).await
+    }
+
+    async fn bounds(&self, partition: u16) -> Result<Bounds, BusError> {
+        self.0.bounds(partition).await
+    }
+
+    async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError> {
+        let reader = self.0.reader(partition, from).await?;
+        Ok(if partition == 0 { Box::new(HoledReader(reader)) } else { reader })
+    }
+
+    fn release(&self, _: u16, _: u64) {}
+}
+
+#[async_trait::async_trait]
+impl BusReader for HoledReader {
+    async fn next(&mut self, bytes_max: usize) -> Result<Vec<Record>, BusError> {
+        let mut records = self.0.next(bytes_max).await?;
+        records.retain(|record| record.offset != 1);
+        for record in records.iter_mut().filter(|record| record.offset == 2) {
+            record.bytes = Bytes::from_static(b"\x01noise");
+        }
+        Ok(records)
+    }
+
+    fn offset(&self) -> u64 {
+        self.0.offset()
+    }
+}
+
+#[tokio::test]
+async fn a_hole_and_damage_in_the_log_are_named_and_passed_over() {
+    let world = World::new();
+    world.trades();
+    world.store_all().await;
+    let report = world.audit_of(Arc::new(Holed(world.bus.clone())), Selection::default()).await;
+    let broken = broken(&report);
+    assert!(
+        broken.contains(
+            &"partition 0, offset 1: the log has no records there, though it has some before and after"
+                .to_owned()
+        ),
+        "{broken:#?}"
+    );
+    assert!(
+        broken.contains(&"partition 0, offset 2: a log record ends within the head".to_owned()),
+        "{broken:#?}"
+    );
+    assert!(broken.contains(&"trade of 2017-07-10, partition 0, offsets 1 to 2: warm holds 10 rows that the log does not, which has 0".to_owned()), "{broken:#?}");
+    assert_eq!(broken.len(), 3, "{broken:#?}");
+}
+
+#[tokio::test]
+async fn a_batch_that_was_overtaken_is_named() {
+    let world = World::new();
+    world.push(0, 7, 2, &[trade(0, 1)]);
+    world.push(0, 7, 1, &[trade(0, 2)]);
+    world.push(0, 7, 2, &[trade(0, 1)]);
+    world.store_all().await;
+    let report = world.audit().await;
+    let [finding] = &report.findings[..] else { panic!("{:?}", report.findings) };
+    assert_eq!((finding.link, finding.offsets.clone()), (Link::Feed, Some(1..2)));
+    assert!(
+        finding.what.starts_with("batch 1 of producer 0000000000000007 came after a later one"),
+        "{finding}"
+    );
+}
+
+/// A partition whose beginning is gone: what a producer sends again of it is a repeat that the log does not
+/// know, and what it sends new is not.
+#[tokio::test]
+async fn repeats_of_what_was_trimmed_are_told_from_losses() {
+    let world = World::new();
+    world.push(0, 7, 1, &[trade(0, 1)]);
+    world.push(0, 7, 2, &[trade(0, 2)]);
+    world.push(0, 7, 2, &[trade(0, 2)]);
+    world.push(0, 7, 3, &[trade(0, 3)]);
+    world.push(0, 7, 4, &[trade(0, 4), trade(0, 5)]);
+    let lossy = |seq: Seq, tick: Tick| Some(tick).filter(|_| (seq.offset, seq.index) != (4, 1));
+    world.store(0, &lossy).await;
+    world.bus.trim(0, 2);
+    let report = world.audit().await;
+    let found: Vec<_> = report.findings.iter().map(|of| (of.severity, of.offsets.clone())).collect();
+    assert_eq!(found, [(Severity::Unknown, Some(2..3)), (Severity::Broken, Some(4..5))]);
+    assert!(
+        report.findings[1].to_string().ends_with("warm lacks 1 of the log's 2 rows"),
+        "{:?}",
+        report.findings
+    );
+}
+
+/// A record that warm has nothing of, of a day that is nowhere else.
+#[tokio::test]
+async fn doubtful_rows_are_told_though_no_store_has_their_day() {
+    let world = World::new();
+    world.push(0, 7, 1, &[trade(0, 1)]);
+    world.push(0, 7, 2, &[trade(0, 2)]);
+    world.store(0, &|_, _| None).await;
+    world.bus.trim(0, 1);
+    let report = world.audit().await;
+    let found: Vec<_> = report.findings.iter().map(|of| (of.severity, of.offsets.clone())).collect();
+    assert_eq!(found, [(Severity::Unknown, Some(1..2))]);
+    assert_eq!(verdicts(&report), [(Kind::Trade, Verdict::Unknown)]);
+}
+
+/// Three manifests of one day: two of them are supplements.
+async fn archived_in_three() -> World {
+    let world = World::new();
+    for part in 0..3 {
+        for partition in 0..PARTITIONS {
+            world.push(partition, 7, part + 1, &[trade(partition, part), trade(partition, 100 + part)]);
+        }
+        world.store_all().await;
+        world.archive(false).await;
+    }
+    world
+}
+
+fn removed(path: &Path) {
+    std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test]
+async fn what_the_archive_lacks_is_named() {
+    let chain = "manifest/kind=trade/date=2017-07-10";
+    let world = archived_in_three().await;
+    let report = world.audit().await;
+    assert_whole(&report);
+    assert_eq!(report.units[0].manifests.len(), 3);
+
+    // The one in the middle.
+    let middle = world.cold().join(chain).join("0001.json");
+    let bytes = std::fs::read(&middle).unwrap();
+    removed(&middle);
+    let found = broken(&world.audit().await);
+    assert_eq!(found, [format!("trade of 2017-07-10: {chain}/0001.json: it is missing, and there is 0002")]);
+    std::fs::write(&middle, &bytes).unwrap();
+
+    // One that is another's, and one that is none.
+    let last = world.cold().join(chain).join("0002.json");
+    let own = std::fs::read(&last).unwrap();
+    std::fs::write(&last, bytes).unwrap();
+    let found = broken(&world.audit().await);
+    assert_eq!(
+        found,
+        [format!("trade of 2017-07-10: {chain}/0002.json: it is the manifest of another unit")]
+    );
+    std::fs::write(&last, "{").unwrap();
+    let found = broken(&world.audit().await);
+    assert!(found[0].starts_with(&format!("trade of 2017-07-10: {chain}/0002.json: ")), "{found:?}");
+
+    // The last: the journal knows that there was one.
+    removed(&last);
+    let found = broken(&world.audit().await);
+    assert_eq!(
+        found,
+        [format!("trade of 2017-07-10: {chain}/0002.json: it is missing, and the journal says committed")]
+    );
+    std::fs::write(&last, own).unwrap();
+    world.archive(true).await;
+    assert_whole(&world.audit().await);
+
+    // And once warm has dropped what it covers, so does warm.
+    removed(&last);
+    let found = broken(&world.audit().await);
+    assert_eq!(found.len(), 1 + usize::from(PARTITIONS), "{found:#?}");
+    assert!(
+        found.contains(
+            &"trade of 2017-07-10, partition 1, offset 2: warm has dropped rows that no manifest covers"
+                .to_owned()
+        ),
+        "{found:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_missing_object_and_a_damaged_segment_are_named() {
+    let world = archived_in_three().await;
+    let data = world.cold().join("ticks/kind=trade/date=2017-07-10");
+    let object = std::fs::read_dir(&data).unwrap().next().unwrap().unwrap().path();
+    let name = object.file_name().unwrap().to_string_lossy().into_owned();
+    let bytes = std::fs::read(&object).unwrap();
+    std::fs::write(&object, &bytes[1..]).unwrap();
+    let found = broken(&world.audit().await);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        found[0].ends_with(&format!("it is of {} bytes, not {}", bytes.len() - 1, bytes.len())),
+        "{found:?}"
+    );
+    removed(&object);
+    let found = broken(&world.audit().await);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].contains(&name) && found[0].contains("names it, and it is not there"), "{found:?}");
+
+    let segment = world.warm.segments()[0].clone();
+    let path = walk(&world.dir.path().join("warm"))
+        .into_iter()
+        .find(|path| path.metadata().unwrap().len() == segment.bytes);
+    removed(&path.unwrap());
+    let found = broken(&world.audit().await);
+    assert!(found.iter().any(|of| of.contains("is damaged: the file is missing")), "{found:#?}");
+}
+
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
