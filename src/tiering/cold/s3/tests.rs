@@ -26,6 +26,17 @@ async fn below(endpoint: &str, bucket: &str, prefix: &str) -> S3Cold {
 }
 
 impl S3Cold {
+    /// The same bucket at another address.
+    pub(crate) fn by(&self, endpoint: &str) -> Self {
+        let config = S3Config { endpoint: Some(endpoint.to_owned()), ..self.0.config.clone() };
+        Self::open(config, ColdMetrics::default()).unwrap()
+    }
+
+    /// Its address.
+    pub(crate) fn endpoint(&self) -> &str {
+        self.0.config.endpoint.as_deref().unwrap()
+    }
+
     /// Moves an object to a class, as a lifecycle rule would.
     pub(crate) async fn move_to(&self, key: &str, class: StorageClass) {
         let source = format!("/{}{}", self.0.config.bucket, self.target(key));
