@@ -1,5 +1,8 @@
 //! The real binary: what it says, what it does, and how it ends.
 
+#[path = "../src/testing/proxy.rs"]
+#[allow(dead_code, reason = "some faults are for the library's own tests")]
+mod proxy;
 #[path = "cli/support.rs"]
 mod support;
 
@@ -13,6 +16,8 @@ mod arguments;
 mod bench;
 #[path = "cli/crash.rs"]
 mod crash;
+#[path = "cli/faults.rs"]
+mod faults;
 #[path = "cli/full.rs"]
 mod full;
 #[path = "cli/kill.rs"]
