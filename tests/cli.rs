@@ -24,6 +24,8 @@ mod full;
 mod kill;
 #[path = "cli/memory.rs"]
 mod memory;
+#[path = "cli/outage.rs"]
+mod outage;
 #[path = "cli/restore.rs"]
 mod restore;
 #[path = "cli/scaled.rs"]
