@@ -18,6 +18,8 @@ mod bench;
 mod crash;
 #[path = "cli/faults.rs"]
 mod faults;
+#[path = "cli/foreign.rs"]
+mod foreign;
 #[path = "cli/full.rs"]
 mod full;
 #[path = "cli/kill.rs"]

@@ -211,7 +211,7 @@ async fn the_capture_through_kafka_clickhouse_redis_and_s3_is_what_one_machine_g
 }
 
 /// What the server at `address` answers.
-fn ureq(address: &str, path: &str) -> String {
+pub(crate) fn ureq(address: &str, path: &str) -> String {
     let url = format!("http://{address}{path}");
     let answer = std::process::Command::new("curl").args(["-s", &url]).output().expect("curl is there");
     String::from_utf8_lossy(&answer.stdout).into_owned()
