@@ -1,5 +1,8 @@
 //! The real binary: what it says, what it does, and how it ends.
 
+#[path = "../src/testing/proxy.rs"]
+#[allow(dead_code, reason = "some faults are for the library's own tests")]
+mod proxy;
 #[path = "cli/support.rs"]
 mod support;
 
@@ -15,12 +18,18 @@ mod audit;
 mod bench;
 #[path = "cli/crash.rs"]
 mod crash;
+#[path = "cli/faults.rs"]
+mod faults;
+#[path = "cli/foreign.rs"]
+mod foreign;
 #[path = "cli/full.rs"]
 mod full;
 #[path = "cli/kill.rs"]
 mod kill;
 #[path = "cli/memory.rs"]
 mod memory;
+#[path = "cli/outage.rs"]
+mod outage;
 #[path = "cli/restore.rs"]
 mod restore;
 #[path = "cli/scaled.rs"]

@@ -81,7 +81,8 @@ fn files_below(dir: &str, ending: &str) -> Vec<PathBuf> {
 /// The sources of the program itself: not the tests that stand beside them.
 fn program_files() -> Vec<PathBuf> {
     let is_test = |path: &PathBuf| {
-        ["tests.rs", "testing.rs", "arbitrary.rs", "conformance.rs"].iter().any(|name| path.ends_with(name))
+        let names = ["tests.rs", "testing.rs", "arbitrary.rs", "conformance.rs"];
+        names.iter().any(|name| path.ends_with(name)) || name(path).contains("/tests/")
     };
     files_below("src", ".rs").into_iter().filter(|path| !is_test(path)).collect()
 }

@@ -89,3 +89,35 @@ impl ArchiverRole {
         let _ = self.task.await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::tiering::cold::dir::DirCold;
+    use crate::tiering::cold::faulty::{Fault, FaultyCold};
+    use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_comes_at_once_and_every_so_often_also_after_one_that_failed() {
+        let (warm, cold) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let warm = LocalWarm::open(warm.path(), LocalWarmOptions { compaction: false }).unwrap();
+        let cold = Arc::new(DirCold::open(cold.path()).unwrap());
+        // More calls than a run makes before it gives up.
+        let cold = Arc::new(FaultyCold::new(cold, Fault::Lost, 1, 4));
+        let metrics = ArchiveMetrics::default();
+        let options = ArchiveOptions::default();
+        let archiver = Archiver::new(cold, warm, options, Clock::default(), metrics.clone());
+        let stop = CancellationToken::new();
+        let role = tokio::spawn(run(archiver, Duration::from_hours(1), stop.clone()));
+        for runs in 1..=3 {
+            tokio::time::sleep(Duration::from_mins(50)).await;
+            assert_eq!(metrics.runs.get(), runs);
+            assert_eq!(metrics.last_success_seconds.get() > 0, runs > 1);
+            tokio::time::sleep(Duration::from_mins(10)).await;
+        }
+        stop.cancel();
+        role.await.unwrap();
+    }
+}

@@ -25,6 +25,9 @@ pub(crate) enum Fault {
     Answer(u16),
     /// The request waits here until the gate is opened, then goes on as if nothing was.
     Hold(Gate),
+    /// The connection is cut, and the request is done all the same, once the gate is opened: it lay
+    /// somewhere on its way until after its sender had given it up.
+    Late(Gate),
 }
 
 /// Where held requests wait.
@@ -32,11 +35,13 @@ pub(crate) enum Fault {
 pub(crate) struct Gate {
     opened: Arc<Semaphore>,
     reached: Arc<Semaphore>,
+    landed: Arc<Semaphore>,
 }
 
 impl Gate {
     pub(crate) fn new() -> Self {
-        Self { opened: Arc::new(Semaphore::new(0)), reached: Arc::new(Semaphore::new(0)) }
+        let none = || Arc::new(Semaphore::new(0));
+        Self { opened: none(), reached: none(), landed: none() }
     }
 
     /// Lets through what waits and all that comes.
@@ -47,6 +52,12 @@ impl Gate {
     /// Waits until a request waits.
     pub(crate) async fn reached(&self) {
         let permit = self.reached.acquire().await;
+        permit.expect("never closed").forget();
+    }
+
+    /// Waits until a request that waited is done.
+    pub(crate) async fn landed(&self) {
+        let permit = self.landed.acquire().await;
         permit.expect("never closed").forget();
     }
 
@@ -213,20 +224,34 @@ async fn serve(mut client: TcpStream, upstream: &str, state: &Mutex<State>) -> s
             server.read_to_end(&mut said).await?;
             return Ok(());
         }
-        Some(Fault::Hold(gate)) => gate.pass().await,
+        Some(Fault::Hold(gate)) => {
+            gate.pass().await;
+            // Also of a client that has gone meanwhile.
+            let mut reply = forwarded(upstream, &head, &body).await?;
+            gate.landed.add_permits(1);
+            close_after(&mut reply);
+            client.write_all(&reply).await?;
+            return client.shutdown().await;
+        }
+        Some(Fault::Late(gate)) => {
+            drop(client);
+            gate.pass().await;
+            forwarded(upstream, &head, &body).await?;
+            gate.landed.add_permits(1);
+            return Ok(());
+        }
         Some(Fault::LoseReply | Fault::CutReply) | None => {}
     }
-    let mut server = TcpStream::connect(upstream).await?;
-    server.write_all(&head).await?;
-    server.write_all(&body).await?;
     if matches!(fault, Some(Fault::LoseReply | Fault::CutReply)) {
-        let mut reply = Vec::new();
-        server.read_to_end(&mut reply).await?;
+        let reply = forwarded(upstream, &head, &body).await?;
         if matches!(fault, Some(Fault::CutReply)) {
             client.write_all(&reply[..reply.len() / 2]).await?;
         }
         return Ok(());
     }
+    let mut server = TcpStream::connect(upstream).await?;
+    server.write_all(&head).await?;
+    server.write_all(&body).await?;
     let mut reply_head = read_head(&mut server).await?;
     close_after(&mut reply_head);
     client.write_all(&reply_head).await?;
@@ -241,6 +266,16 @@ async fn serve(mut client: TcpStream, upstream: &str, state: &Mutex<State>) -> s
         }
         _ = from_client.read(&mut ignored) => Ok(()),
     }
+}
+
+/// Has a request done: the whole reply.
+async fn forwarded(upstream: &str, head: &[u8], body: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut server = TcpStream::connect(upstream).await?;
+    server.write_all(head).await?;
+    server.write_all(body).await?;
+    let mut reply = Vec::new();
+    server.read_to_end(&mut reply).await?;
+    Ok(reply)
 }
 
 /// The head up to and with its empty line, and what of the rest has come with it, in one.

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -22,6 +23,9 @@ use crate::tiering::warm::{Query, Scan, ScanStats, Warm, WarmError};
 
 /// How often a scan begins anew because days were dropped or restored while it was planned.
 const TRIES_MAX: usize = 16;
+
+/// How long an archive may take to say that it has nothing that an answer needs.
+const ASK_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Rows of a batch, at most.
 const BATCH_ROWS: usize = 8192;
@@ -163,15 +167,20 @@ impl Tiers {
             return Ok(Ok(from_warm(near, ArchivedPart::default())));
         };
         let snapshot = if needed.is_empty() {
-            match snapshot_ahead(archive, &near.next_offsets, kind, range).await {
-                Ok(Some(snapshot)) => snapshot,
-                Ok(None) => return Ok(Ok(from_warm(near, ArchivedPart::default()))),
+            let ahead = snapshot_ahead(archive, &near.next_offsets, kind, range);
+            let unasked = match tokio::time::timeout(ASK_TIME_MAX, ahead).await {
+                Ok(Ok(Some(snapshot))) => Ok(snapshot),
+                Ok(Ok(None)) => Err(None),
+                Ok(Err(error)) if error.is_passing() => Err(Some(error.to_string())),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => Err(Some(format!("{}: no answer within {ASK_TIME_MAX:?}", archive.cold().name()))),
+            };
+            match unasked {
+                Ok(snapshot) => snapshot,
                 // Warm has all it ever dropped or took in: that much can be answered.
-                Err(error) if error.is_passing() => {
-                    let unasked = Some(error.to_string());
+                Err(unasked) => {
                     return Ok(Ok(from_warm(near, ArchivedPart { unasked, ..ArchivedPart::default() })));
                 }
-                Err(error) => return Err(error.into()),
             }
         } else {
             archive.snapshot(kind, range).await?

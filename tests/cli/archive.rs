@@ -9,7 +9,7 @@ use serde_json::Value;
 use stk::fail::FAIL_POINTS;
 
 use super::serve::write_capture;
-use super::support::Home;
+use super::support::{Home, service};
 
 /// Ticks of the capture: half of them trades, half quotes.
 const TICKS: u64 = 2_000;
@@ -130,7 +130,7 @@ fn leave_garbage(home: &Home) {
     std::fs::write(home.path("data/cold/garbage.json"), condemned.to_string()).expect("written");
 }
 
-/// The interpreter with DuckDB and pyarrow that `scripts/test` prepares.
+/// The interpreter with DuckDB, polars and pyarrow that `scripts/test` prepares.
 fn python() -> Option<PathBuf> {
     let python = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/readers/bin/python");
     if python.exists() {
@@ -141,8 +141,15 @@ fn python() -> Option<PathBuf> {
     None
 }
 
+/// What `rows` trades of [`stored`] add up to: each of 100 shares, at a cent more than the one before.
+fn sums(rows: u64) -> Value {
+    let cents: u64 = (0..rows).map(|second| 19_045 + second).sum();
+    let price_nanos = (cents * 10_000_000).to_string();
+    serde_json::json!({ "rows": rows, "size": 100 * rows, "price_nanos": price_nanos })
+}
+
 #[test]
-fn duckdb_and_pyarrow_read_the_archive_as_it_is() {
+fn duckdb_polars_and_pyarrow_read_the_archive_as_it_is() {
     let Some(python) = python() else { return };
     let home = Home::new();
     let data = stored(&home);
@@ -154,17 +161,47 @@ fn duckdb_and_pyarrow_read_the_archive_as_it_is() {
     assert!(output.status.success(), "{said}");
     let got: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let rows = TICKS / 2;
-    // Each trade is of 100 shares, at a cent more than the one before it.
-    let cents: u64 = (0..rows).map(|second| 19_045 + second).sum();
-    let expected = serde_json::json!({
-        "rows": rows,
-        "size": 100 * rows,
-        "price_nanos": (cents * 10_000_000).to_string(),
-    });
-    for reader in ["duckdb", "pyarrow"] {
+    for reader in ["duckdb", "polars", "pyarrow"] {
         let of = &got[reader];
         assert_eq!((&of["trades"], &of["quotes"]), (&rows.into(), &rows.into()), "{reader}: {got}");
-        assert_eq!(of["trade"], expected, "{reader}: {got}");
+        assert_eq!(of["trade"], sums(rows), "{reader}: {got}");
         assert_eq!(of["one_symbol"], of["all_symbols"], "{reader}: {got}");
     }
+}
+
+#[test]
+fn clickhouse_reads_the_archive_in_s3_as_it_is() {
+    let (Some(clickhouse), Some(s3)) = (service("CLICKHOUSE"), service("S3")) else { return };
+    let home = Home::new();
+    let data = stored(&home);
+    let bucket = format!("readers-{}-{}", std::process::id(), stk::market::Timestamp::now().nanos());
+    let made = Command::new("curl").args(["-sf", "-X", "PUT", &format!("{s3}/{bucket}")]).status();
+    assert!(made.expect("curl is there").success(), "a bucket is made");
+    let archived = home
+        .stk(&["archive", "run", "--data", &data])
+        .env("STK_ARCHIVE_URL", format!("s3://{bucket}/days"))
+        .env("STK_ARCHIVE_S3_ENDPOINT", &s3)
+        .env("STK_ARCHIVE_SETTLE_MINUTES", "0")
+        .envs([("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")])
+        .output()
+        .expect("the binary runs");
+    assert!(archived.status.success(), "{}", String::from_utf8_lossy(&archived.stderr));
+    let ask = |select: &str, kind: &str| -> Value {
+        let table = format!(
+            "s3('{s3}/{bucket}/days/ticks/kind={kind}/date=*/*.parquet', 'key', 'secret', 'Parquet')"
+        );
+        let sql = format!(
+            "SELECT {select} FROM {table} FORMAT JSONEachRow SETTINGS output_format_json_quote_64bit_integers = 0"
+        );
+        let asked = Command::new("curl").args(["-s", &clickhouse, "--data-binary", &sql]).output();
+        let asked = asked.expect("curl is there").stdout;
+        serde_json::from_slice(&asked).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&asked)))
+    };
+    let rows = TICKS / 2;
+    let nanos = "toString(toInt128(sum(price) * 1000000000)) AS price_nanos";
+    assert_eq!(ask(&format!("count() AS rows, sum(size) AS size, {nanos}"), "trade"), sums(rows));
+    let sound = ask("countIf(bid <= ask AND ts <= recv_ts) AS rows, uniqExact(symbol) AS symbols", "quote");
+    assert_eq!(sound, serde_json::json!({ "rows": rows, "symbols": 2 }));
+    let one = ask("countIf(symbol = 'AAPL') AS rows", "trade");
+    assert_eq!(one, serde_json::json!({ "rows": rows / 2 }));
 }

@@ -22,7 +22,12 @@ pub(crate) struct Scaled {
 impl Scaled {
     /// None where a service is not there, which is then said.
     pub(crate) fn new(partitions: u16) -> Option<Self> {
-        let [kafka, redis, clickhouse, s3] = ["KAFKA", "REDIS", "CLICKHOUSE", "S3"].map(service);
+        Self::on(partitions, service)
+    }
+
+    /// The same, where `address_of` says where each service is.
+    pub(crate) fn on(partitions: u16, address_of: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let [kafka, redis, clickhouse, s3] = ["KAFKA", "REDIS", "CLICKHOUSE", "S3"].map(address_of);
         let (kafka, redis, clickhouse, s3) = (kafka?, redis?, clickhouse?, s3?);
         let mut id = String::new();
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
@@ -48,6 +53,13 @@ impl Scaled {
             ("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "300".to_owned()),
         ];
         Some(Self { env: env.map(|(name, value)| (name.to_owned(), value)).to_vec() })
+    }
+
+    /// With another value of a setting.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// `stk` with `args` and the configuration of `deploy/`.
@@ -109,7 +121,7 @@ pub(crate) async fn digests(config: &Config) -> (BTreeMap<&'static str, RowDiges
 }
 
 /// Waits until `done`, which is asked again and again, for as long as anything may take.
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let patience = std::time::Duration::from_mins(1);
     let waited = tokio::time::timeout(patience, async {
         while !done().await {
@@ -199,7 +211,7 @@ async fn the_capture_through_kafka_clickhouse_redis_and_s3_is_what_one_machine_g
 }
 
 /// What the server at `address` answers.
-fn ureq(address: &str, path: &str) -> String {
+pub(crate) fn ureq(address: &str, path: &str) -> String {
     let url = format!("http://{address}{path}");
     let answer = std::process::Command::new("curl").args(["-s", &url]).output().expect("curl is there");
     String::from_utf8_lossy(&answer.stdout).into_owned()

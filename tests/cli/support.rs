@@ -1,5 +1,6 @@
 //! Drives the real binary: exit code, stdout and stderr in one text, in a directory of its own.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -201,6 +202,9 @@ impl Drop for Starting {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the server at {}: {:#?}", self.address, self.lines.try_iter().collect::<Vec<_>>());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -239,4 +243,82 @@ pub(crate) fn metric(address: &str, name: &str) -> f64 {
     let shown = String::from_utf8_lossy(&shown).into_owned();
     let line = shown.lines().find_map(|line| line.strip_prefix(&format!("stk_{name} ")));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
+}
+
+/// Services of a test's own, which it may stop; ended with it, also when it fails.
+pub(crate) struct OwnServices {
+    run: PathBuf,
+    env: BTreeMap<String, String>,
+    _dir: tempfile::TempDir,
+}
+
+impl OwnServices {
+    /// Starts `names`. `None`, as said, where tests have none of them.
+    pub(crate) fn up(names: &[&str]) -> Option<Self> {
+        for name in names {
+            service(&name.to_uppercase())?;
+        }
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let run = dir.path().join("services");
+        let mut own = Self { run, env: BTreeMap::new(), _dir: dir };
+        let run = own.run.display().to_string();
+        let shown = Self::script(&[&["up", "--run", &run], names].concat());
+        let value = |text: &str| text.trim_matches('\'').to_owned();
+        let line = |line: &str| {
+            let (name, text) = line.strip_prefix("export ")?.split_once('=')?;
+            Some((name.to_owned(), value(text)))
+        };
+        own.env = shown.lines().filter_map(line).collect();
+        Some(own)
+    }
+
+    fn script(args: &[&str]) -> String {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
+        let output = Command::new(script).args(args).output().expect("scripts/services runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "scripts/services {args:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Where the service `name` (`S3`, `KAFKA`, …) is.
+    pub(crate) fn address(&self, name: &str) -> Option<String> {
+        self.env.get(&format!("STK_TEST_{name}")).cloned()
+    }
+
+    /// Ends a service at once, as a crash does.
+    pub(crate) fn kill(&self, name: &str) {
+        Self::script(&["kill", name, &self.run.display().to_string()]);
+    }
+
+    /// Starts it again, with what it kept, and waits until it answers.
+    pub(crate) fn start(&self, name: &str) {
+        Self::script(&["start", name, &self.run.display().to_string()]);
+    }
+
+    /// Has it answer nothing from now on, though it is there.
+    pub(crate) fn pause(&self, name: &str) {
+        self.signal(name, rustix::process::Signal::STOP);
+    }
+
+    /// Has it go on.
+    pub(crate) fn resume(&self, name: &str) {
+        self.signal(name, rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, name: &str, signal: rustix::process::Signal) {
+        // Another one after each start.
+        let known = std::fs::read(self.run.join(name).join("service.json")).expect("it was started");
+        let known: serde_json::Value = serde_json::from_slice(&known).expect("JSON");
+        let pid = known["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(rustix::process::Pid::from_raw).expect("a process id");
+        rustix::process::kill_process(pid, signal).expect("it runs");
+    }
+}
+
+impl Drop for OwnServices {
+    fn drop(&mut self) {
+        // Without a look at how it went: the test may have failed already.
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
+        let _ = Command::new(script).arg("down").arg(&self.run).output();
+    }
 }

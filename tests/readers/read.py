@@ -1,10 +1,11 @@
-"""Reads an archive with DuckDB and pyarrow as it lies, and prints what its rows add up to."""
+"""Reads an archive with DuckDB, polars and pyarrow as it lies, and prints what its rows add up to."""
 
 import decimal
 import json
 import sys
 
 import duckdb
+import polars as pl
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
@@ -27,6 +28,24 @@ def with_duckdb():
         "quotes": one(f"select count(*) from {table('quote')} where bid <= ask and ts <= recv_ts")[0],
         "trade": summed(rows, size, price),
         "one_symbol": filtered[0],
+        "all_symbols": of_symbol,
+    }
+
+
+def with_polars():
+    def table(kind):
+        return pl.scan_parquet(f"{root}/kind={kind}/*/*.parquet", hive_partitioning=True)
+
+    trades, quotes = table("trade").filter(pl.col("date").is_not_null()), table("quote")
+    rows, size, price = trades.select(pl.len(), pl.col("size").sum(), pl.col("price").sum()).collect().row(0)
+    by_symbol = trades.group_by("symbol").len("rows").sort(["rows", "symbol"], descending=[True, False])
+    symbol, of_symbol = by_symbol.collect().row(0)
+    sound = quotes.filter(pl.col("bid") <= pl.col("ask"), pl.col("ts") <= pl.col("recv_ts"))
+    return {
+        "trades": rows,
+        "quotes": sound.select(pl.len()).collect().item(),
+        "trade": summed(rows, size, price),
+        "one_symbol": table("trade").filter(pl.col("symbol") == symbol).select(pl.len()).collect().item(),
         "all_symbols": of_symbol,
     }
 
@@ -54,4 +73,4 @@ def summed(rows, size, price):
     return {"rows": rows, "size": int(size), "price_nanos": str(int(price.scaleb(9)))}
 
 
-print(json.dumps({"duckdb": with_duckdb(), "pyarrow": with_pyarrow()}))
+print(json.dumps({"duckdb": with_duckdb(), "polars": with_polars(), "pyarrow": with_pyarrow()}))

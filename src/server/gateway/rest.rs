@@ -315,6 +315,10 @@ fn history_of(shared: &Shared) -> Result<&History, ApiError> {
 }
 
 fn refused(error: &HistoryError) -> ApiError {
+    if error.is_passing() {
+        tracing::warn!(reason = %error, "a request can't be answered now");
+        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+    }
     ApiError::internal(error)
 }
 

@@ -107,6 +107,7 @@ impl Writer {
             match source {
                 // An attempt that seemed to fail had been stored.
                 WarmError::NotNext { next_offset: mark, .. } if attempt > 0 && mark == next_offset => {
+                    self.shared.warm_is_back();
                     return Ok(());
                 }
                 _ if self.shared.may_retry_warm(partition, attempt, &source).await => attempt += 1,

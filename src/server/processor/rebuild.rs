@@ -34,7 +34,12 @@ impl Worker {
         for (day, symbols) in days {
             let mut attempt = 0;
             loop {
-                match self.rebuild_day(day, &symbols, &mut log).await {
+                let rebuilt = self.rebuild_day(day, &symbols, &mut log).await;
+                if !matches!(rebuilt, Err(Failed::Warm(_))) {
+                    // The next block may be long in coming.
+                    self.shared.warm_is_back();
+                }
+                match rebuilt {
                     Ok(()) => break,
                     Err(Failed::Warm(source)) => {
                         let again = self.shared.may_retry_warm(self.partition, attempt, &source).await;

@@ -205,10 +205,22 @@ async fn a_shared_hot_store_is_taken_over_or_filled_again() {
     }
 }
 
-/// Refuses every commit after some, as a disk that fails.
+/// Refuses every commit after some, as a disk that fails, and the first scans.
 struct FailingWarm {
     warm: Arc<LocalWarm>,
     commits_left: AtomicU32,
+    scans_refused: AtomicU32,
+}
+
+impl FailingWarm {
+    fn refused() -> WarmError {
+        WarmError::Io { path: "warm".to_owned(), reason: "no space".to_owned() }
+    }
+}
+
+/// Takes one from `count`: whether there was one.
+fn took_one(count: &AtomicU32) -> bool {
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
 }
 
 #[async_trait::async_trait]
@@ -222,15 +234,11 @@ impl Warm for FailingWarm {
     }
 
     async fn commit(&self, block: Block) -> Result<(), WarmError> {
-        let left = self.commits_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-        match left {
-            Ok(_) => self.warm.commit(block).await,
-            Err(_) => Err(WarmError::Io { path: "warm".to_owned(), reason: "no space".to_owned() }),
-        }
+        if took_one(&self.commits_left) { self.warm.commit(block).await } else { Err(Self::refused()) }
     }
 
     async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {
-        self.warm.scan(query).await
+        if took_one(&self.scans_refused) { Err(Self::refused()) } else { self.warm.scan(query).await }
     }
 }
 
@@ -243,8 +251,11 @@ async fn a_store_that_fails_at_any_block_costs_nothing() {
         let dir = TempDir::new().unwrap();
         let life = Life::begin(dir.path());
         life.append(&ticks, 1).await;
-        let failing: Arc<dyn Warm> =
-            Arc::new(FailingWarm { warm: life.warm.clone(), commits_left: AtomicU32::new(commits) });
+        let failing: Arc<dyn Warm> = Arc::new(FailingWarm {
+            warm: life.warm.clone(),
+            commits_left: AtomicU32::new(commits),
+            scans_refused: AtomicU32::new(0),
+        });
         let stores = Stores { warm: failing, ..life.stores.clone() };
         let processor = Processor::start(stores, small(), ProcessorMetrics::default());
         processor.failed().cancelled().await;
@@ -298,6 +309,41 @@ async fn a_late_trade_corrects_a_minute_long_past() {
     let days = life.bars(symbol, Timeframe::Day).await;
     let total: u64 = bars.iter().map(|bar| bar.volume).sum();
     assert_eq!(days.iter().map(|day| day.volume).sum::<u64>(), total);
+    life.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_that_warm_answers_again_says_that_warm_is_back() {
+    let dir = TempDir::new().unwrap();
+    let mut trades: Vec<Tick> =
+        market_at(10.0, 20_000).into_iter().filter(|tick| tick.kind() == Kind::Trade).collect();
+    let symbol = trades[0].symbol();
+    trades.retain(|tick| tick.symbol() == symbol);
+    let late = trades.remove(0);
+    let life = Life::begin(dir.path());
+    let warm = Arc::new(FailingWarm {
+        warm: life.warm.clone(),
+        commits_left: AtomicU32::new(u32::MAX),
+        scans_refused: AtomicU32::new(2),
+    });
+    let stores = Stores { warm: warm.clone(), ..life.stores.clone() };
+    // No block is cut before the end.
+    let config =
+        ProcessorConfig { rebuild_interval: Duration::ZERO, retries_max: 8, ..ProcessorConfig::default() };
+    let metrics = ProcessorMetrics::default();
+    let processor = Processor::start(stores, config, metrics.clone());
+    life.append(&trades, 1).await;
+    life.append(&[late], 1_000).await;
+    let mut degraded = BTreeSet::new();
+    while metrics.rebuilds.get() == 0 {
+        degraded.extend(processor.degraded());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(degraded, BTreeSet::from(["warm: warm: no space; rows wait for it in the log".to_owned()]));
+    assert_eq!(processor.degraded(), None, "it answers again");
+    assert_eq!(warm.commits_left.load(Ordering::Relaxed), u32::MAX, "no block has told so");
+    processor.stop().await.unwrap();
+    drop((processor, warm));
     life.end().await;
 }
 

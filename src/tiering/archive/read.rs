@@ -150,18 +150,23 @@ impl ArchiveReader {
 
     /// Whether the archive holds rows of `kind` from offsets that a warm store has not come to,
     /// which ends at `next_offsets`: as where warm was made anew beside an old archive. Asks the
-    /// store until it once does not, since warm never goes back.
+    /// store until it once does not, since warm never goes back, and what comes into the archive
+    /// comes out of it.
     pub async fn is_ahead_of(&self, kind: Kind, next_offsets: &[u64]) -> Result<bool, ReadError> {
         let at = Kind::ALL.iter().position(|other| *other == kind).unwrap_or(0);
         if self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at] {
             return Ok(false);
         }
-        let Some(unit) = snapshot::newest(&*self.cold, kind).await? else { return Ok(false) };
-        let range = TimeRange { from: unit.day.start(), to: unit.day.end() };
-        let snapshot = self.snapshot(kind, range).await?;
-        let is_ahead = (0_usize..)
-            .zip(snapshot.next_offsets(unit.day))
-            .any(|(at, offset)| next_offsets.get(at).copied().unwrap_or(0) < *offset);
+        let is_ahead = match snapshot::newest(&*self.cold, kind).await? {
+            Some(unit) => {
+                let range = TimeRange { from: unit.day.start(), to: unit.day.end() };
+                let snapshot = self.snapshot(kind, range).await?;
+                (0_usize..)
+                    .zip(snapshot.next_offsets(unit.day))
+                    .any(|(at, offset)| next_offsets.get(at).copied().unwrap_or(0) < *offset)
+            }
+            None => false,
+        };
         if !is_ahead {
             self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at] = true;
         }

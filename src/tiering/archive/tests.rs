@@ -1,5 +1,6 @@
 //! The archive under crashes, lost replies, late rows, rivals and bad stores.
 
+mod http;
 mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -16,9 +16,11 @@ pub enum Fault {
     Lost,
     /// It happens, and the answer is lost.
     ReplyLost,
+    /// It is never answered.
+    Silent,
 }
 
-/// A store around another, of which the `n`-th call ends in [`ColdError::Unknown`].
+/// A store around another, of which the `n`-th call ends in [`ColdError::Unknown`], or not at all.
 pub struct FaultyCold {
     shared: Arc<Shared>,
 }
@@ -56,9 +58,13 @@ impl Shared {
         if call < self.first || call - self.first >= self.count {
             return work.await;
         }
-        if self.fault == Fault::ReplyLost {
-            // Whether it went well is what the caller can't know.
-            let _ = work.await;
+        match self.fault {
+            Fault::Lost => {}
+            Fault::ReplyLost => {
+                // Whether it went well is what the caller can't know.
+                let _ = work.await;
+            }
+            Fault::Silent => std::future::pending().await,
         }
         let (store, key) = (self.inner.name().to_owned(), key.to_owned());
         Err(ColdError::Unknown { store, key, reason: format!("call {call} was made to fail") })

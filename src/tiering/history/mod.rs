@@ -116,6 +116,17 @@ pub enum HistoryError {
 }
 
 impl HistoryError {
+    /// Whether a later try may succeed: a store is away.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Warm(error) => error.is_passing(),
+            Self::Archive(error) => error.is_passing(),
+            Self::Bus(error) => matches!(error, BusError::Unavailable { .. }),
+            Self::Unsettled => true,
+            Self::NoArchive(_) | Self::Record { .. } | Self::State { .. } | Self::Rows(_) => false,
+        }
+    }
+
     fn state(partition: u16, error: &StateError) -> Self {
         Self::State { partition, reason: error.to_string() }
     }

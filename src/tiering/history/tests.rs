@@ -359,7 +359,7 @@ async fn bars_of(answer: HistoryAnswer) -> Vec<Bar> {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().build().unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 /// Trades of two symbols within three days, and cancels of some of them.
@@ -796,6 +796,30 @@ async fn an_unplugged_archive_is_told_of_where_it_is_needed() {
     let answer = history.query(HistoryQuery { range, ..of("AAPL") }).await.unwrap();
     assert!(answer.coverage.archived.unasked.as_ref().unwrap().contains("made to fail"));
     assert_eq!(ticks_of(answer).await.len(), 20);
+}
+
+#[tokio::test]
+async fn days_at_hand_are_answered_while_the_archive_says_nothing() {
+    let dir = TempDir::new().unwrap();
+    let cold: Arc<dyn Cold> = Arc::new(DirCold::open(dir.path()).unwrap());
+    let world = archived_world(cold.clone()).await;
+    let first = world.archive.committed.keys().next().unwrap().day;
+    let range = TimeRange { from: first.end(), to: Timestamp::MAX };
+    let at_hand = || HistoryQuery { range, ..of("AAPL") };
+    let over =
+        |faulty: &Arc<FaultyCold>| world.history().with_archive(Arc::new(ArchiveReader::new(faulty.clone())));
+    let silent = Arc::new(FaultyCold::new(cold.clone(), Fault::Silent, 1, u64::MAX));
+    let answer = over(&silent).query(at_hand()).await.unwrap();
+    assert!(answer.coverage.archived.unasked.as_ref().unwrap().ends_with(": no answer within 1s"));
+    assert_eq!(ticks_of(answer).await.len(), 20);
+    // What has answered once is not asked again, of kinds neither that it holds nothing of.
+    let asked = Arc::new(FaultyCold::new(cold, Fault::Silent, u64::MAX, 0));
+    let history = over(&asked);
+    history.query(at_hand()).await.unwrap();
+    let calls = asked.calls();
+    assert!(calls > 0);
+    let answer = history.query(at_hand()).await.unwrap();
+    assert_eq!((answer.coverage.archived.unasked, asked.calls()), (None, calls));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::testing;
+use crate::testing::proxy::{Fault, Proxy};
 use crate::tiering::cold::conformance;
 
 /// A new bucket of the S3 that tests have; `None` where there is none.
@@ -26,6 +27,17 @@ async fn below(endpoint: &str, bucket: &str, prefix: &str) -> S3Cold {
 }
 
 impl S3Cold {
+    /// The same bucket at another address.
+    pub(crate) fn by(&self, endpoint: &str) -> Self {
+        let config = S3Config { endpoint: Some(endpoint.to_owned()), ..self.0.config.clone() };
+        Self::open(config, ColdMetrics::default()).unwrap()
+    }
+
+    /// Its address.
+    pub(crate) fn endpoint(&self) -> &str {
+        self.0.config.endpoint.as_deref().unwrap()
+    }
+
     /// Moves an object to a class, as a lifecycle rule would.
     pub(crate) async fn move_to(&self, key: &str, class: StorageClass) {
         let source = format!("/{}{}", self.0.config.bucket, self.target(key));
@@ -75,6 +87,40 @@ async fn requests_and_bytes_are_counted_and_near_ranges_are_one_request() {
     upload.write(vec![1; 13 << 20].into()).await.unwrap();
     upload.finish().await.unwrap();
     assert_eq!((requests("PUT"), requests("POST")), (5, 2));
+}
+
+#[tokio::test]
+async fn an_upload_in_parts_is_whole_or_not_there_whatever_request_is_lost() {
+    let Some(cold) = bucket().await else { return };
+    let bytes: Bytes = (0..13_u32 << 20).map(|at| (at >> 7).wrapping_mul(31) as u8).collect();
+    let mut done = 0;
+    for fault in [Fault::LoseReply, Fault::Cut, Fault::CutReply] {
+        // The beginning, three parts, the end.
+        for nth in 0..5 {
+            let proxy = Proxy::to(cold.endpoint()).await;
+            let key = format!("{fault:?}/{nth}");
+            proxy.fail(nth, fault.clone());
+            let mut upload = cold.by(proxy.url()).upload(&key).await.unwrap();
+            let uploaded = match upload.write(bytes.clone()).await {
+                Ok(()) => upload.finish().await,
+                error => error,
+            };
+            assert_eq!(proxy.fired(), 1, "{key}");
+            match uploaded {
+                Ok(()) => {
+                    done += 1;
+                    assert_eq!(cold.get(&key).await.unwrap(), bytes, "{key}");
+                }
+                // Whoever uploads begins anew, under another key.
+                Err(error) => {
+                    assert!(matches!(error, ColdError::Unknown { .. }), "{key}: {error}");
+                    let left = cold.get(&key).await;
+                    assert!(matches!(left, Err(ColdError::NotFound { .. })), "{key}");
+                }
+            }
+        }
+    }
+    assert!(done >= 12, "{done} of 15 were made good");
 }
 
 #[tokio::test]

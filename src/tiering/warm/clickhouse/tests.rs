@@ -14,6 +14,11 @@ use crate::market::{
 };
 use crate::testing::proxy::{Fault, Gate, Proxy};
 use crate::testing::service;
+use crate::tiering::archive::read::ArchiveReader;
+use crate::tiering::archive::run::Archiver;
+use crate::tiering::archive::{ArchiveMetrics, ArchiveOptions, Clock, Progress};
+use crate::tiering::cold::dir::DirCold;
+use crate::tiering::tiers::Tiers;
 use crate::tiering::warm::conformance::{self, Case};
 
 /// A database of a test's own; dropped at its end, also of a failed one.
@@ -551,6 +556,71 @@ async fn dropping_and_restoring_may_fail_at_any_request() {
         }
     }
     assert!(failed >= 2 * (5 + 8), "{failed}");
+}
+
+/// The offsets of gaps that warm and the archive show together; every row of each is there once.
+async fn offsets_of_tiers(warm: &Arc<ClickHouseWarm>, cold: &Arc<DirCold>) -> Vec<u64> {
+    use futures_util::TryStreamExt;
+    let archive = Some(Arc::new(ArchiveReader::new(cold.clone())));
+    let tiers = Tiers { warm: warm.clone(), archive };
+    let scan = tiers.scan(Kind::Gap, None, TimeRange::ALL).await.unwrap();
+    let batches: Vec<TickBatch> = scan.rows.try_collect().await.unwrap();
+    let mut found = Vec::new();
+    for batch in &batches {
+        let keys = batch.keys().unwrap();
+        found.extend((0..keys.len()).map(|row| keys.get(row).seq.offset));
+    }
+    found.sort_unstable();
+    assert!(found.chunks(2).all(|pair| pair[0] == pair[1]), "{found:?}");
+    found.dedup();
+    found
+}
+
+#[tokio::test]
+async fn an_archive_run_outlives_the_loss_of_any_request() {
+    let Some(database) = one() else { return };
+    let (proxy, dir) = (Proxy::to(&database.urls[0]).await, tempfile::tempdir().unwrap());
+    let (warm, direct) = (database.open_by(&proxy).await, database.open().await);
+    let cold = Arc::new(DirCold::open(dir.path()).unwrap());
+    let archiver = |warm: &Arc<ClickHouseWarm>| {
+        let options = ArchiveOptions {
+            after_days: 1,
+            keep_days: 1,
+            settle: Duration::ZERO,
+            kinds: vec![Kind::Gap],
+            ..ArchiveOptions::default()
+        };
+        Archiver::new(cold.clone(), warm.clone(), options, Clock::default(), ArchiveMetrics::default())
+    };
+    let nothing: Progress = Arc::new(|_| {});
+    let (mut next, mut again) = (0, 0);
+    for fault in [|| Fault::Cut, || Fault::LoseReply, || Fault::CutReply] {
+        for at in 0.. {
+            direct.commit(block(0, next, next + 2)).await.unwrap();
+            next += 2;
+            let fired = proxy.fired();
+            proxy.fail(at, fault());
+            let run = archiver(&warm).run(&nothing).await;
+            let is_over = proxy.fired() == fired;
+            proxy.heal();
+            let told = format!("request {at}, {:?}: {run:?}", fault());
+            let seen = offsets_of_tiers(&direct, &cold).await;
+            assert_eq!(seen, (0..next).collect::<Vec<_>>(), "{told}");
+            // What is asked once a run ends the run, a unit's requests are made again within it.
+            if !run.is_ok_and(|summary| summary.failures.is_empty() && summary.drops == 2) {
+                again += 1;
+                let summary = archiver(&warm).run(&nothing).await.unwrap();
+                assert_eq!(summary.failures, [], "{told}");
+            }
+            assert!(direct.units().await.unwrap().iter().all(|info| info.unit.kind != Kind::Gap), "{told}");
+            if is_over {
+                assert!(at > 10, "{at} requests");
+                break;
+            }
+        }
+    }
+    assert_eq!(offsets_of_tiers(&direct, &cold).await, (0..next).collect::<Vec<_>>());
+    assert!(again < next / 4, "{again} of {} runs had to be made again", next / 2);
 }
 
 #[tokio::test]
