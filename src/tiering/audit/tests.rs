@@ -237,7 +237,7 @@ async fn a_selection_leaves_out_other_kinds_and_days() {
 /// Ticks of partition 0 in records, which are stored at once but for those repeated.
 fn logs() -> impl Strategy<Value = Vec<(u64, bool, Vec<Tick>)>> {
     let record = (0_u64..3, any::<bool>(), prop::collection::vec(arbitrary::tick(), 1..6));
-    prop::collection::vec(record, 1..40)
+    prop::collection::vec(record, 1..20)
 }
 
 proptest! {
