@@ -5,7 +5,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use serde_json::Value;
-use stk::config::Config;
 use stk::market::{TimeRange, TradingDay};
 
 use super::crash::{Digests, Moves, Row, archived, bring, day, kills, points, ticks};
@@ -63,10 +62,7 @@ impl Days {
 
     async fn of(place: Place) -> Self {
         let mut days = Self { place, held: Vec::new(), next: 1 };
-        for number in 0..=DAYS {
-            let (held, _) = days.digests(number).await;
-            days.held.push(held);
-        }
+        days.held = days.digests(0..=DAYS).await.0;
         days
     }
 
@@ -84,19 +80,15 @@ impl Days {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn config(&self) -> Config {
-        match &self.place {
-            Place::Machine(machine) => machine.config(),
-            Place::Scaled(scaled, _) => scaled.config(),
-        }
-    }
-
-    /// What there is of day `number`, and out of how many files of the archive.
-    async fn digests(&self, number: u64) -> (Digests, u64) {
-        let day = day(number);
-        let range = TimeRange { from: day.start(), to: day.end() };
-        let (mut digests, cost) = digests_within(&self.config(), &[range]).await;
-        (digests.remove(0), cost.archive.files_read)
+    /// What there is of each of the days `numbers`, and out of how many files of the archive.
+    async fn digests(&self, numbers: std::ops::RangeInclusive<u64>) -> (Vec<Digests>, u64) {
+        let days: Vec<TimeRange> =
+            numbers.map(day).map(|day| TimeRange { from: day.start(), to: day.end() }).collect();
+        let (digests, cost) = match &self.place {
+            Place::Machine(machine) => machine.digests_within(&days).await,
+            Place::Scaled(scaled, _) => digests_within(&scaled.config(), &days).await,
+        };
+        (digests, cost.archive.files_read)
     }
 
     /// Two objects that no manifest names, written long ago, the first of them condemned long ago.
@@ -145,16 +137,14 @@ impl Days {
         row.killed();
         // At once: the lease of a process that is no more holds nobody up.
         self.done(&args);
-        let (found, files_read) = self.digests(number).await;
-        row.check(&found, &self.held[number as usize]);
+        let (found, files_read) = self.digests(number..=number).await;
+        row.check(&found[0], &self.held[number as usize]);
         assert_eq!(files_read > 0, moves != Moves::Restore, "{point}: {files_read} files are read of {day}");
         row.finished();
     }
 
     async fn verify(&self) {
-        for (number, held) in (0..).zip(&self.held) {
-            assert_eq!(self.digests(number).await.0, *held, "of {}", day(number));
-        }
+        assert_eq!(self.digests(0..=DAYS).await.0, self.held);
         let args = ["archive", "verify", "--restart", "--json"];
         let scrub: Value = serde_json::from_str(&self.done(&args)).expect("JSON");
         assert_eq!((&scrub["is_finished"], &scrub["faults_found"]), (&true.into(), &0.into()), "{scrub}");

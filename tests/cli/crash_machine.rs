@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use stk::client::ingest::{IngestClient, IngestError};
-use stk::config::{Config, Resolved};
+use stk::config::Resolved;
 use stk::market::TimeRange;
+use stk::tiering::history::HistoryStats;
 use tokio::sync::Notify;
 
 use super::crash::{
     self, Digests, Doomed, PRODUCER, Row, When, all_of, bring, day, kills, points, ticks, weigh_down,
 };
-use super::scaled::{digests, digests_within};
+use super::scaled::digests_within;
 use super::support::{Home, PATIENCE, Server, serve};
 
 /// Ticks of a round: some blocks, as many as compaction puts together.
@@ -79,14 +80,25 @@ impl Machine {
         IngestClient::connect(endpoint, PRODUCER, 0, tries_max).await
     }
 
-    pub(crate) async fn digests(&self) -> Digests {
-        digests(&self.config()).await.0
+    /// The digests of all that it holds, with nothing running.
+    async fn digests(&self) -> Digests {
+        self.digests_within(&[TimeRange::ALL]).await.0.remove(0)
     }
 
-    pub(crate) fn config(&self) -> Config {
-        let flags = [("data.dir", self.data.display().to_string(), "--data")];
+    /// The same of each of `ranges`, and what it cost.
+    ///
+    /// Reads a copy: a process that another test begins at this moment inherits the locks of what is
+    /// open here, and holds them until it has become its program.
+    pub(crate) async fn digests_within(&self, ranges: &[TimeRange]) -> (Vec<Digests>, HistoryStats) {
+        let copy = self.home.path("copy");
+        let copied = Command::new("cp").arg("-a").arg(&self.data).arg(&copy).status();
+        assert!(copied.expect("cp is there").success(), "{} is copied", self.data.display());
+        let flags = [("data.dir", copy.display().to_string(), "--data")];
         let env = ENV.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Resolved::new(None, env, &flags).expect("good settings").config()
+        let config = Resolved::new(None, env, &flags).expect("good settings").config();
+        let digests = digests_within(&config, ranges).await;
+        std::fs::remove_dir_all(copy).expect("removed");
+        digests
     }
 
     /// Ends what serves it, in good order.
@@ -108,7 +120,7 @@ pub(crate) async fn undisturbed(rounds: u64, ticks_of_round: usize) -> Vec<Diges
     machine.stop(server);
     let days: Vec<TimeRange> =
         (0..=rounds).map(day).map(|day| TimeRange { from: day.start(), to: day.end() }).collect();
-    let (held, _) = digests_within(&machine.config(), &days).await;
+    let (held, _) = machine.digests_within(&days).await;
     for (number, held) in (0..).zip(&held) {
         let ticks: u64 = held.iter().filter(|(kind, _)| **kind != "bar").map(|(_, held)| held.rows).sum();
         assert_eq!(ticks, ticks_of_round as u64, "of {}", day(number));
