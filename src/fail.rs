@@ -1,7 +1,7 @@
 //! Fail points: where a crash test has the process die.
 //!
-//! A point stands behind every durable step of warm in ClickHouse and of the archive. Off unless
-//! `STK_FAIL_POINT` names it: `name`, or `name:3` for the third time it is reached. The process then
+//! A point stands behind every durable step of the log, hot, warm and the archive, and of the
+//! processor between them. Off unless `STK_FAIL_POINT` names it: `name`, or `name:3` for the third time it is reached. The process then
 //! ends as by SIGKILL, with nothing flushed and no destructor run. In every build, so that anyone
 //! can run the crash matrix on the binary they have.
 
@@ -10,6 +10,42 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Every fail point, by its name: what the crash matrix goes through.
 pub const FAIL_POINTS: &[&str] = &[
+    "log.local.begun",
+    "log.local.written",
+    "log.local.synced",
+    "log.local.rolled",
+    "log.local.dropped",
+    "log.local.ended",
+    "log.local.sealed",
+    "log.local.settled",
+    "log.local.emptied",
+    "log.kafka.delivered",
+    "log.kafka.committed",
+    "log.kafka.trimmed",
+    "processor.claimed",
+    "processor.replayed",
+    "processor.restored",
+    "processor.stored",
+    "processor.rebuilt",
+    "processor.drained",
+    "processor.handed_over",
+    "hot.memory.checkpoint",
+    "hot.redis.compared",
+    "hot.redis.written",
+    "warm.local.manifest",
+    "warm.local.writing",
+    "warm.local.segment",
+    "warm.local.checkpoint",
+    "warm.local.committed",
+    "warm.local.superseded",
+    "warm.local.merged",
+    "warm.local.replaced",
+    "warm.local.removed",
+    "warm.local.sealed",
+    "warm.local.dropping",
+    "warm.local.dropped",
+    "warm.local.restoring",
+    "warm.local.restored",
     "warm.clickhouse.begun",
     "warm.clickhouse.claimed",
     "warm.clickhouse.dropped",

@@ -18,6 +18,14 @@ mod audit;
 mod bench;
 #[path = "cli/crash.rs"]
 mod crash;
+#[path = "cli/crash_archive.rs"]
+mod crash_archive;
+#[path = "cli/crash_machine.rs"]
+mod crash_machine;
+#[path = "cli/crash_random.rs"]
+mod crash_random;
+#[path = "cli/crash_scaled.rs"]
+mod crash_scaled;
 #[path = "cli/faults.rs"]
 mod faults;
 #[path = "cli/foreign.rs"]

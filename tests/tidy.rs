@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wire", &["market"]),
     ("backoff", &[]),
     ("feed", &["market", "wire", "backoff", "kafka"]),
-    ("bus", &["market", "wire", "backoff", "kafka"]),
+    ("bus", &["market", "wire", "backoff", "kafka", "fail"]),
     ("tiering", &["backoff", "market", "wire", "bus", "fail"]),
     ("client", &["market", "wire", "backoff"]),
     ("server", &["backoff", "market", "wire", "feed", "bus", "tiering", "config", "fail"]),

@@ -52,6 +52,7 @@ use self::state::{Queued, State, Status};
 use self::store::{Entry, Opened, Store};
 use super::epoch::LogEpoch;
 use super::{Bounds, Bus, BusError, BusReader, Durable};
+use crate::fail;
 
 /// The most partitions a log can have.
 pub const PARTITIONS_MAX: u16 = 1024;
@@ -254,6 +255,7 @@ impl LocalBus {
         let epoch = epoch::open(&config.path, &nexts).map_err(cannot)?;
         if config.access == Access::Write {
             epoch::begin(&config.path, &epoch).map_err(cannot)?;
+            fail::point("log.local.begun");
         }
 
         let metrics = LocalBusMetrics::default();

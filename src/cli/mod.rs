@@ -22,6 +22,7 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::market::{Symbol, SymbolError};
 
@@ -153,16 +154,30 @@ fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 
 /// Waits for a person or a supervisor to end the program: which signal it was.
 async fn stop_signal() -> &'static str {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
+    StopSignals::listen().next().await
+}
+
+/// The signals by which a person or a supervisor ends the program. One that comes after
+/// [`StopSignals::listen`] while nobody waits is heard by the next who does.
+struct StopSignals(Option<[(Signal, &'static str); 2]>);
+
+impl StopSignals {
+    /// Hears of them from now on; the program then no longer ends by itself.
+    fn listen() -> Self {
+        let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
         // Without handlers the system's own way of ending is left.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
+        Self(interrupt.ok().zip(terminate.ok()).map(|(int, term)| [(int, "SIGINT"), (term, "SIGTERM")]))
+    }
+
+    /// Waits for the next: which it was. Cancel-safe.
+    async fn next(&mut self) -> &'static str {
+        let Some([(interrupt, int), (terminate, term)]) = &mut self.0 else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => int,
+            _ = terminate.recv() => term,
+        }
     }
 }
 
@@ -180,4 +195,19 @@ fn symbol(text: &str) -> Result<Symbol, SymbolError> {
 fn duration(text: &str) -> Result<std::time::Duration, String> {
     let read = text.parse::<jiff::SignedDuration>().ok().and_then(|span| span.try_into().ok());
     read.ok_or_else(|| "write a span of time with its unit, such as 10s or 2m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_that_comes_while_nobody_waits_is_heard() {
+        let mut signals = StopSignals::listen();
+        let wait = std::time::Duration::from_millis(1);
+        assert!(tokio::time::timeout(wait, signals.next()).await.is_err(), "none has come");
+        let this = rustix::process::getpid();
+        rustix::process::kill_process(this, rustix::process::Signal::TERM).unwrap();
+        assert_eq!(signals.next().await, "SIGTERM");
+    }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CliError, Global};
+use super::{CliError, Global, StopSignals};
 use crate::server::node::{Node, NodeError, Summary};
 use crate::telemetry::say;
 
@@ -49,15 +49,17 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
     crate::telemetry::init("warn,stk=info", super::colour());
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(async {
+        // From here to the end: a signal that comes in between two waits is not lost.
+        let mut signals = StopSignals::listen();
         let mut node = tokio::select! {
             started = Node::start(&config) => started.map_err(node_error)?,
-            signal = super::stop_signal() => return Err(interrupted_start(signal)),
+            signal = signals.next() => return Err(interrupted_start(signal)),
         };
         for line in node.describe() {
             say(line);
         }
         let failure = tokio::select! {
-            signal = super::stop_signal() => {
+            signal = signals.next() => {
                 say(format_args!("{signal}: making everything durable; a second one ends at once"));
                 None
             }
@@ -65,7 +67,7 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
         };
         let drained = tokio::select! {
             drained = node.stop() => drained,
-            _ = super::stop_signal() => return Err(CliError::interrupted()),
+            _ = signals.next() => return Err(CliError::interrupted()),
         };
         match (failure, drained) {
             (_, Err(error)) => Err(node_error(error)),

@@ -1,12 +1,9 @@
-//! `stk archive` by the real binary: what it says, that it survives being killed at every step, and
-//! that others read what it wrote.
+//! `stk archive` by the real binary: what it says, and that others read what it wrote.
 
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
-use stk::fail::FAIL_POINTS;
 
 use super::serve::write_capture;
 use super::support::{Home, service};
@@ -75,59 +72,6 @@ fn a_day_goes_into_the_archive_and_is_found_there() {
     let verify = home.run(&["archive", "verify", "--data", &data]);
     assert!(verify.starts_with("exit: 1\n") && verify.contains(key), "{verify}");
     assert!(verify.contains("1 object damaged or missing"), "{verify}");
-}
-
-#[test]
-fn killed_at_any_point_the_next_run_goes_on_from_there() {
-    for point in FAIL_POINTS.iter().filter(|point| point.starts_with("archive.")) {
-        let home = Home::new();
-        let data = stored(&home);
-        let before = archived(&home, &data);
-        let args = match *point {
-            "archive.scrubbed" => {
-                json(&home, &["archive", "run", "--data", &data, "--json"]);
-                vec!["archive", "verify", "--data", &data]
-            }
-            // Something to remove: an object that nothing names, older than the grace.
-            "archive.condemned" | "archive.removed" => {
-                leave_garbage(&home);
-                vec!["archive", "run", "--data", &data]
-            }
-            _ => vec!["archive", "run", "--data", &data],
-        };
-        let status = home
-            .stk(&args)
-            .env("STK_ARCHIVE_SETTLE_MINUTES", "0")
-            .env("STK_FAIL_POINT", point)
-            .status()
-            .expect("the binary runs");
-        assert_eq!(status.signal(), Some(9), "{point} was not reached");
-        // At once: the lease of a process that is no more holds nobody up.
-        json(&home, &["archive", "run", "--data", &data, "--json"]);
-        let after = archived(&home, &data);
-        let moved = |(kind, archived, warm): &(String, u64, u64)| (kind.clone(), archived + warm, 0);
-        let moved: Vec<_> = before.iter().map(moved).collect();
-        assert_eq!(after, moved, "{point}");
-        let scrub = json(&home, &["archive", "verify", "--data", &data, "--json"]);
-        assert_eq!((&scrub["is_finished"], &scrub["faults_found"]), (&true.into(), &0.into()), "{point}");
-    }
-}
-
-/// Two objects that no manifest names, written long ago, and condemned long ago.
-fn leave_garbage(home: &Home) {
-    let dir = home.path("data/cold/ticks/kind=trade/date=2025-01-03");
-    std::fs::create_dir_all(&dir).expect("a directory");
-    let mut since = serde_json::Map::new();
-    for name in ["part-0000-A.parquet", "part-0000-B.parquet"] {
-        let file = std::fs::File::create(dir.join(name)).expect("a file");
-        file.set_modified(std::time::UNIX_EPOCH).expect("set");
-        let key = format!("ticks/kind=trade/date=2025-01-03/{name}");
-        since.insert(key, "2025-01-04T00:00:00Z".into());
-    }
-    // One of them is not condemned yet: the list has to be written anew.
-    since.remove("ticks/kind=trade/date=2025-01-03/part-0000-B.parquet");
-    let condemned = serde_json::json!({ "version": 1, "since": since });
-    std::fs::write(home.path("data/cold/garbage.json"), condemned.to_string()).expect("written");
 }
 
 /// The interpreter with DuckDB, polars and pyarrow that `scripts/test` prepares.

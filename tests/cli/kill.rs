@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::crash::Row;
 use super::support::{Home, Server, Starting};
 use futures_util::TryStreamExt;
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use stk::client::ingest::IngestClient;
-use stk::config::Resolved;
+use stk::config::{Config, Resolved};
 use stk::feed::sim::{Sim, SimConfig};
 use stk::market::{Kind, Tick, TimeRange};
 use stk::server::stores::Stores;
@@ -34,7 +35,7 @@ const EARLY_KILLS_ONE_IN: u64 = 3;
 const SEED_VARIABLE: &str = "STK_TEST_KILL_SEED";
 
 /// The seed, which is told when the test fails.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let given = std::env::var(SEED_VARIABLE).ok();
     let seed = given
         .map_or_else(|| RandomState::new().hash_one(SEED_VARIABLE), |seed| seed.parse().expect("a number"));
@@ -47,17 +48,15 @@ fn market() -> Sim {
     Sim::new(SimConfig { seed: 11, symbols: 300, rate_ticks_per_s: 500.0, start, count: None })
 }
 
-fn hash(tick: &Tick) -> u64 {
+pub(crate) fn hash(tick: &Tick) -> u64 {
     let mut hasher = DefaultHasher::new();
     format!("{tick:?}").hash(&mut hasher);
     hasher.finish()
 }
 
 /// How often each tick stands in the stored history.
-async fn stored(data: &std::path::Path) -> BTreeMap<u64, u64> {
-    let flags = [("data.dir", data.display().to_string(), "--data")];
-    let config = Resolved::new(None, [], &flags).expect("good settings").config();
-    let stores = Stores::open_existing(&config).await.expect("a store");
+pub(crate) async fn stored(config: &Config) -> BTreeMap<u64, u64> {
+    let stores = Stores::open_existing(config).await.expect("a store");
     let mut counts = BTreeMap::new();
     for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Bar) {
         let query =
@@ -119,17 +118,20 @@ async fn nothing_accepted_is_lost_and_nothing_doubled() {
         }
     });
     let mut random = SplitMix64::seed_from_u64(seed());
+    let mut row = Row::new("at random, one machine");
     let mut early_kills = 0;
     let mut life = 1;
     while life <= KILLS {
         let until = *is_sent.borrow() + random.next_u64() % LIFE_BATCHES_MAX;
         is_sent.wait_for(|batches| *batches >= until).await.expect("the producer runs");
         server.kill();
+        row.killed();
         life += 1;
         while life <= KILLS && random.next_u64().is_multiple_of(EARLY_KILLS_ONE_IN) {
             let starting = Starting::spawn(&home, &data, &ingest, &env(life));
             tokio::time::sleep(Duration::from_micros(random.next_u64() % start_us.get())).await;
             drop(starting);
+            row.killed();
             early_kills += 1;
             life += 1;
         }
@@ -139,13 +141,16 @@ async fn nothing_accepted_is_lost_and_nothing_doubled() {
     let ticks = producer.await.expect("the producer ends");
     // Once more without mercy: what was acknowledged is durable already.
     server.kill();
-    let (counts, sent) = (stored(&data).await, ticks.len());
+    let flags = [("data.dir", data.display().to_string(), "--data")];
+    let config = Resolved::new(None, [], &flags).expect("good settings").config();
+    let (counts, sent) = (stored(&config).await, ticks.len());
     let expected: BTreeMap<u64, u64> = ticks.iter().fold(BTreeMap::new(), |mut counts, tick| {
         *counts.entry(hash(tick)).or_insert(0) += 1;
         counts
     });
     let lost = expected.iter().filter(|(tick, count)| counts.get(tick).unwrap_or(&0) < count).count();
     let doubled = counts.iter().filter(|(tick, count)| expected.get(tick).unwrap_or(&0) < *count).count();
+    row.counted(lost as u64, doubled as u64);
     eprintln!(
         "{KILLS} kills, {early_kills} of them early, {sent} ticks accepted, {lost} lost, {doubled} doubled"
     );

@@ -10,12 +10,14 @@ use stk::market::{Kind, RowDigest, TimeRange};
 use stk::server::stores::Stores;
 use stk::tiering::history::{HistoryQuery, HistoryStats};
 
+use super::crash::Digests;
 use super::support::{Home, Server, iex_capture, service};
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/scaled.toml");
 
 /// The services of a test, and names in them that no other test has.
 pub(crate) struct Scaled {
+    id: String,
     env: Vec<(String, String)>,
 }
 
@@ -52,7 +54,7 @@ impl Scaled {
             ("STK_ARCHIVE_EVERY_MINUTES", "0".to_owned()),
             ("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "300".to_owned()),
         ];
-        Some(Self { env: env.map(|(name, value)| (name.to_owned(), value)).to_vec() })
+        Some(Self { id, env: env.map(|(name, value)| (name.to_owned(), value)).to_vec() })
     }
 
     /// With another value of a setting.
@@ -83,11 +85,14 @@ impl Scaled {
         Server::run(self.stk(home, &args), feeds)
     }
 
-    /// The same, to die at the fail point.
-    pub(crate) fn serve_until(&self, home: &Home, roles: &str, point: &str) -> Server {
-        let mut command = self.stk(home, &["serve", "--roles", roles, "--listen", "127.0.0.1:0"]);
-        command.env("STK_FAIL_POINT", point);
-        Server::run(command, false)
+    /// What all its names begin with.
+    pub(crate) fn name(&self) -> &str {
+        &self.id
+    }
+
+    /// The digests of all that history holds.
+    pub(crate) async fn digests(&self) -> Digests {
+        digests(&self.config()).await.0
     }
 
     /// The configuration, for calls of the library.
@@ -98,12 +103,27 @@ impl Scaled {
 }
 
 /// The digest of all that history holds of each kind, and what it cost.
-pub(crate) async fn digests(config: &Config) -> (BTreeMap<&'static str, RowDigest>, HistoryStats) {
+pub(crate) async fn digests(config: &Config) -> (Digests, HistoryStats) {
+    let (mut digests, cost) = digests_within(config, &[TimeRange::ALL]).await;
+    (digests.remove(0), cost)
+}
+
+/// The digest of what history holds of each kind in each of `ranges`, and what it cost together.
+pub(crate) async fn digests_within(config: &Config, ranges: &[TimeRange]) -> (Vec<Digests>, HistoryStats) {
     let stores = Stores::open_existing(config).await.expect("the stores");
-    let (mut digests, mut cost) = (BTreeMap::new(), HistoryStats::default());
+    let mut cost = HistoryStats::default();
+    let mut within = Vec::new();
+    for range in ranges {
+        within.push(digests_of(&stores, *range, &mut cost).await);
+    }
+    stores.close().await;
+    (within, cost)
+}
+
+async fn digests_of(stores: &Stores, range: TimeRange, cost: &mut HistoryStats) -> Digests {
+    let mut digests = BTreeMap::new();
     for kind in Kind::ALL {
-        let query =
-            HistoryQuery { symbols: Vec::new(), kind, timeframe: None, range: TimeRange::ALL, limit: None };
+        let query = HistoryQuery { symbols: Vec::new(), kind, timeframe: None, range, limit: None };
         let answer = stores.history().query(query).await.expect("an answer");
         assert!(answer.coverage.missing.is_empty(), "{:?}", answer.coverage.missing);
         let mut digest = RowDigest::default();
@@ -116,8 +136,7 @@ pub(crate) async fn digests(config: &Config) -> (BTreeMap<&'static str, RowDiges
         cost.archive.add(stats.archive);
         digests.insert(kind.name(), digest);
     }
-    stores.close().await;
-    (digests, cost)
+    digests
 }
 
 /// Waits until `done`, which is asked again and again, for as long as anything may take.

@@ -143,6 +143,12 @@ impl Server {
 
     /// Waits until it is ready, asks it to end and waits: the exit code, and what it said last.
     pub(crate) fn drained(self) -> (Option<i32>, Vec<String>) {
+        self.await_ready();
+        self.stop()
+    }
+
+    /// Waits until it is ready.
+    pub(crate) fn await_ready(&self) {
         let url = format!("http://{}/readyz", self.address);
         let is_ready = || {
             let asked = Command::new("curl").args(["-sf", &url]).output().expect("curl is there");
@@ -152,13 +158,22 @@ impl Server {
         while !is_ready() {
             assert!(since.elapsed() < 2 * PATIENCE, "the server did not become ready");
         }
-        self.stop()
+    }
+
+    /// Asks it to end.
+    pub(crate) fn ask_to_end(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the server runs");
     }
 
     /// Asks it to end and waits: the exit code, and what it said last.
     pub(crate) fn stop(mut self) -> (Option<i32>, Vec<String>) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the server runs");
+        self.end()
+    }
+
+    /// As [`Server::stop`], of one that is to be replaced.
+    pub(crate) fn end(&mut self) -> (Option<i32>, Vec<String>) {
+        self.ask_to_end();
         let said = self.lines.iter().collect();
         let status = self.child.wait().expect("the server is ours");
         (status.code(), said)
@@ -166,7 +181,7 @@ impl Server {
 }
 
 /// `stk serve`, ready to run.
-fn serve(
+pub(crate) fn serve(
     home: &Home,
     data: &Path,
     listen: Option<&str>,

@@ -10,8 +10,9 @@
 //! makes cheap.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -20,7 +21,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -28,10 +29,13 @@ use super::admin::drop_aside;
 use super::tail::at_offsets;
 use super::{KafkaBusMetrics, Shared};
 use crate::bus::{Assignment, BusError, Membership};
+use crate::fail;
 use crate::kafka::{Watch, code_of, is_final};
 
 /// How many changes may wait to be asked for; who is that far behind is no member any more.
 const CHANGES_MAX: usize = 1024;
+/// How long letting go of partitions waits for how far they were released to be committed.
+const COMMIT_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What has happened, and what is held.
 #[derive(Default)]
@@ -58,7 +62,7 @@ struct Context {
     name: String,
     topic: String,
     metrics: KafkaBusMetrics,
-    revoke_wait_max: std::time::Duration,
+    revoke_wait_max: Duration,
     state: Mutex<State>,
     changed: Notify,
     /// Wakes the task, for the end of patience.
@@ -181,18 +185,13 @@ impl ConsumerContext for Context {
             self.fail(BusError::Failed { path: self.name.clone(), reason });
         }
     }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            self.metrics.commit_failures.inc();
-            tracing::debug!(log = self.name, %error, "the group's offsets were not committed");
-        }
-    }
 }
 
 /// A process's consumer in the group.
 pub(super) struct Member {
     consumer: StreamConsumer<Context>,
+    /// Whether a commit is waited for.
+    committing: AtomicBool,
 }
 
 impl Drop for Member {
@@ -208,19 +207,43 @@ impl Member {
         self.consumer.client().context()
     }
 
-    /// Commits how far what is held has been released, for those who look at the group's lag.
-    pub(super) fn commit(&self, shared: &Shared) {
+    /// Commits how far what is held has been released, for those who look at the group's lag; what is
+    /// returned ends when that is done. On a thread of its own, which waits for the brokers' answer:
+    /// librdkafka tells nobody of that to a commit that is not waited for.
+    pub(super) fn commit(self: &Arc<Self>, shared: &Shared) -> oneshot::Receiver<()> {
+        let (end, ended) = oneshot::channel();
+        // While the brokers are away one waits for them, not one of each round.
+        if self.committing.swap(true, Ordering::AcqRel) {
+            return ended;
+        }
         let held: Vec<u16> = self.context().state().held.iter().copied().collect();
         let released = held.into_iter().filter_map(|partition| {
             let released = shared.marks[usize::from(partition)].released.load(Ordering::Acquire);
             (released > 0).then_some((partition, released))
         });
         let offsets = at_offsets(&shared.config.topic, released);
-        let committed = offsets.and_then(|offsets| match offsets.count() {
-            0 => Ok(()),
-            _ => self.consumer.commit(&offsets, CommitMode::Async),
-        });
-        self.context().commit_callback(committed, &TopicPartitionList::new());
+        let member = self.clone();
+        let commit = move || {
+            let committed = offsets.and_then(|offsets| match offsets.count() {
+                0 => Ok(()),
+                _ => member.consumer.commit(&offsets, CommitMode::Sync).map(|()| {
+                    fail::point("log.kafka.committed");
+                }),
+            });
+            if let Err(error) = committed {
+                let context = member.context();
+                context.metrics.commit_failures.inc();
+                tracing::debug!(log = context.name, %error, "the group's offsets were not committed");
+            }
+            member.committing.store(false, Ordering::Release);
+            // Whoever waits goes on when this is gone.
+            drop(end);
+        };
+        if let Err(error) = std::thread::Builder::new().name("stk-commit".into()).spawn(commit) {
+            self.committing.store(false, Ordering::Release);
+            tracing::debug!(log = self.context().name, %error, "the group's offsets were not committed");
+        }
+        ended
     }
 }
 
@@ -261,7 +284,7 @@ impl KafkaMembership {
         let consumer: StreamConsumer<Context> =
             config.create_with_context(context).map_err(|error| shared.error(&error))?;
         consumer.subscribe(&[&shared.config.topic]).map_err(|error| shared.error(&error))?;
-        let member = Arc::new(Member { consumer });
+        let member = Arc::new(Member { consumer, committing: AtomicBool::new(false) });
         shared.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&member));
         let ended = CancellationToken::new();
         tokio::spawn(drive(member.clone(), ended.clone(), shared.closed.clone()));
@@ -324,7 +347,7 @@ impl Membership for KafkaMembership {
             revoked.left.retain(|partition| !partitions.contains(partition));
         }
         // What was released of them is told before they are another's.
-        self.member.commit(&self.shared);
+        let _ = tokio::time::timeout(COMMIT_WAIT_MAX, self.member.commit(&self.shared)).await;
         context.let_go(&self.member.consumer, false);
     }
 }

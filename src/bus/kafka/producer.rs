@@ -23,6 +23,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{KafkaBusMetrics, RECORD_BYTES_MAX, Shared, meaning};
 use crate::bus::{BusError, Durable};
+use crate::fail;
 use crate::kafka::{Watch, code_of};
 
 /// What a record costs beside its bytes, about; it bounds the number of small ones.
@@ -127,6 +128,7 @@ impl ProducerContext for Context {
                 Some(error) => Err(error.clone()),
                 None => Ok(append.offsets.iter().map(|offset| offset.load(Ordering::Relaxed)).collect()),
             };
+            fail::point("log.kafka.delivered");
             let done = append.done.lock().unwrap_or_else(PoisonError::into_inner).take();
             // Whoever appended may not want to know.
             let _ = done.map(|done| done.send(outcome));

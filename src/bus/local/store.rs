@@ -12,6 +12,7 @@ use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistM
 use super::journal::{self, Mark};
 use super::{Access, LocalBusConfig, LocalBusMetrics};
 use crate::bus::{BusError, Record};
+use crate::fail;
 
 /// Tables in a segment: a multiple of it must stay under 20, where fjall begins to brake writes.
 const SEGMENT_MEMTABLES_MAX: u64 = 8;
@@ -253,7 +254,10 @@ impl Store {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        journal::empty(&self.path).map_err(|error| error.to_string())
+        fail::point("log.local.settled");
+        journal::empty(&self.path).map_err(|error| error.to_string())?;
+        fail::point("log.local.emptied");
+        Ok(())
     }
 
     /// Begins a new segment if the active one is full, or older than `age_ms_max`.
@@ -272,6 +276,7 @@ impl Store {
             self.active.id + 1,
             self.memtable_bytes,
         )?;
+        fail::point("log.local.rolled");
         // Else its last memtable stays in memory until the journals are full.
         self.active.keyspace.rotate_memtable().map_err(text)?;
         self.previous = Some(std::mem::replace(&mut self.active, Arc::new(segment)));

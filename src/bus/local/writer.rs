@@ -10,6 +10,7 @@ use super::state::{Queued, Status};
 use super::store::Store;
 use super::{Access, Durability, Shared, epoch, free_bytes};
 use crate::bus::BusError;
+use crate::fail;
 
 /// A batch takes appends until it has so much.
 const BATCH_BYTES: u64 = 4 << 20;
@@ -130,6 +131,7 @@ impl<'a> Writer<'a> {
         }
         let metrics = &self.shared.metrics;
         self.store.commit(self.batch.iter().flat_map(|append| &append.entries), metrics)?;
+        fail::point("log.local.written");
         self.shared.state().set_written(self.batch.iter().flat_map(|append| &append.entries));
         let bytes: u64 = self.batch.iter().map(|append| append.bytes).sum();
         self.shared.metrics.queue_bytes.dec_by(bytes as i64);
@@ -143,6 +145,7 @@ impl<'a> Writer<'a> {
         self.sync_at = None;
         let begin = Instant::now();
         self.store.sync()?;
+        fail::point("log.local.synced");
         self.shared.metrics.syncs.inc();
         self.shared.metrics.sync_seconds.inc_by(begin.elapsed().as_secs_f64());
         self.unsynced_bytes = 0;
@@ -154,12 +157,14 @@ impl<'a> Writer<'a> {
     /// Tells the next one to open the log that nothing is gone that was handed out.
     fn seal(&mut self) -> Result<(), String> {
         self.store.seal()?;
+        fail::point("log.local.ended");
         if self.shared.config.access == Access::Write {
             let nexts = self.store.nexts().to_vec();
             // Without it the next one begins a new generation, in which nothing is lost either.
             if let Err(error) = epoch::seal(&self.shared.config.path, &self.shared.epoch, nexts) {
                 tracing::warn!(path = self.shared.path(), %error, "can't tell that the log ended in good order");
             }
+            fail::point("log.local.sealed");
             let segments = self.shared.state().segments();
             // The next opening takes longer, no more.
             if let Err(reason) = self.store.settle(&segments) {
@@ -186,6 +191,7 @@ impl<'a> Writer<'a> {
             };
             let Some((segment, records)) = expired else { return Ok(()) };
             self.store.drop_segment(&segment)?;
+            fail::point("log.local.dropped");
             self.shared.metrics.trimmed_records.inc_by(records);
         }
     }

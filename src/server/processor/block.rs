@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::{ProcessorError, Shared};
 use crate::bus::BusError;
+use crate::fail;
 use crate::market::{Symbol, SymbolTable, TickBatch, TickBatchBuilder, TradingDay};
 use crate::tiering::warm::{Block, WarmError};
 
@@ -64,6 +65,7 @@ impl Writer {
                 what: format!("could not order a block: {error}"),
             })?;
             writer.commit(first_offset, next_offset, checkpoint, &batches).await?;
+            fail::point("processor.stored");
             let metrics = &writer.shared.metrics;
             metrics.blocks.inc();
             metrics.rows.inc_by(rows as u64);

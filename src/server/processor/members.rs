@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{ProcessorError, Shared, Status, worker};
 use crate::bus::Assignment;
+use crate::fail;
 
 /// How long a fenced partition rests before it is claimed again: longer than the log takes to say
 /// that it is another process's.
@@ -103,6 +104,7 @@ async fn follow(
                 tracing::info!(?partitions, "partitions are handed over");
                 // What a worker could not store the next one takes from the log.
                 let _ = end(workers, &partitions, Goal::HandOver).await;
+                fail::point("processor.handed_over");
                 shared.metrics.handed_over.inc_by(partitions.len() as u64);
                 partitions.iter().for_each(|partition| shared.set_status(*partition, Status::NotOurs));
                 membership.released(&partitions).await;

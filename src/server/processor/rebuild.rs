@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::worker::Worker;
 use super::{ProcessorError, Shared};
+use crate::fail;
 use crate::market::{Kind, Seq, Symbol, Tick, TickBatch, TimeRange, TradingDay};
 use crate::tiering::tiers::{TierRows, TiersError};
 use crate::tiering::warm::WarmError;
@@ -68,6 +69,8 @@ impl Worker {
                 }
             }
         }
+        // Whoever goes on finds the marks in the state of the last block stored.
+        fail::point("processor.rebuilt");
         self.shared.metrics.rebuilds.inc_by(marked.len() as u64);
         self.rebuilt = Some((Instant::now(), began.elapsed()));
         Ok(())

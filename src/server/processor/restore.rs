@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use super::rebuild::for_rows;
 use super::{ProcessorError, Shared};
 use crate::bus::{Bounds, BusError, BusReader};
+use crate::fail;
 use crate::market::{Kind, Seq, Symbol, Tick, TimeRange, Timestamp};
 use crate::tiering::hot::{HotUpdates, RECENT_TICKS};
 use crate::tiering::state::PartitionState;
@@ -108,6 +109,7 @@ async fn replay(
             }
         }
         apply(shared, partition, &updates).await?;
+        fail::point("processor.replayed");
         updates.ticks.clear();
     }
     Ok(())

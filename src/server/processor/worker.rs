@@ -12,6 +12,7 @@ use super::block::{Filled, Stored, Storing, Writer};
 use super::members::Goal;
 use super::{ProcessorError, Shared, Status, restore};
 use crate::bus::{BusError, Record};
+use crate::fail;
 use crate::market::{Bar, NO_SYMBOL, Seq, Symbol, TickBatchBuilder, Timeframe, Timestamp};
 use crate::tiering::hot::HotUpdates;
 use crate::tiering::state::PartitionState;
@@ -94,6 +95,7 @@ async fn live(
         _ = goal.wait_for(|goal| matches!(goal, Goal::HandOver | Goal::Abandon)) => return Ok(()),
         mark = claim(&shared, partition) => mark?,
     };
+    fail::point("processor.claimed");
     let bounds = shared.stores.bus.bounds(partition).await.map_err(bus_error)?;
     if mark.next_offset > bounds.next {
         let (warm_offset, log_offset) = (mark.next_offset, bounds.next);
@@ -107,6 +109,7 @@ async fn live(
         // There is nothing yet to be stored.
         _ = goal.wait_for(|goal| matches!(goal, Goal::HandOver | Goal::Abandon)) => return Ok(()),
     }
+    fail::point("processor.restored");
     shared.set_status(partition, Status::Running);
     tracing::info!(partition, offset = mark.next_offset, log_next = bounds.next, "processing");
     Worker::new(shared, partition, goal, state, mark.next_offset).run().await
@@ -214,6 +217,7 @@ impl Worker {
         }
         self.cut().await?;
         self.wait_stored().await?;
+        fail::point("processor.drained");
         self.checkpoint_hot().await
     }
 

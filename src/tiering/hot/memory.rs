@@ -19,6 +19,7 @@ use foldhash::HashMap;
 pub use self::changes::{Change, Parts, Version};
 use self::changes::{ChangeQueue, Sent};
 use super::{Hot, HotEntry, HotError, HotUpdates, RECENT_TICKS};
+use crate::fail;
 use crate::market::{
     Bar, Conditions, Exchange, PrevClose, Price, Quote, Seq, Status, Symbol, Tape, Tick, Timeframe,
     Timestamp, Trade,
@@ -496,6 +497,7 @@ impl MemoryHot {
             file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;
+            fail::point("hot.memory.checkpoint");
             for older in checkpoints(dir, partition)?.into_iter().filter(|older| *older != path) {
                 fs::remove_file(older)?;
             }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::memory::{Change, Version};
 use super::{Away, CLOSE_MAX, RedisHotConfig, SYMBOLS_PER_TRIP, Shared, WRITE_MAX, format};
 use crate::backoff::{Backoff, jitter_seed};
+use crate::fail;
 use crate::market::{Symbol, Timestamp};
 use crate::tiering::hot::{HotError, RECENT_TICKS};
 
@@ -386,6 +387,7 @@ impl Writer {
             .arg(shared.config.partitions);
         shared.query(&self.connection, &pipeline, WRITE_MAX).await?;
         written.token = token;
+        fail::point("hot.redis.compared");
         // The mark is to be written anew.
         (written.next_offset, written.marked_offset) = (0, 0);
         written.is_compared = true;
@@ -466,6 +468,7 @@ impl Writer {
     async fn receive(&mut self, sent: Sent) -> Result<(), HotError> {
         let shared = self.shared.clone();
         let replies = sent.replies.await.map_err(|error| shared.error(&error))??;
+        fail::point("hot.redis.written");
         let metrics = &shared.metrics;
         for (expected, reply) in sent.expected.into_iter().zip(replies) {
             match (expected, reply) {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{Temporary, damaged, io_error};
 use super::segment::SegmentInfo;
+use crate::fail;
 use crate::market::{Kind, TradingDay};
 use crate::tiering::warm::{Unit, WarmError};
 
@@ -351,6 +352,7 @@ impl Manifest {
         });
         written.map_err(|error| io_error(temporary.path(), &error))?;
         temporary.rename(&path)?;
+        fail::point("warm.local.manifest");
         let file =
             OpenOptions::new().read(true).write(true).open(&path).map_err(|error| io_error(&path, &error))?;
         let manifest = Self {

@@ -42,6 +42,7 @@ use self::scan::{Part, Scanner};
 use self::segment::SegmentWriter;
 pub use self::segment::{SegmentGroup, SegmentInfo};
 use super::{Block, Mark, Query, Scan, ScanStats, Unit, Warm, WarmError};
+use crate::fail;
 use crate::market::{Kind, TickBatch, Timestamp, TradingDay};
 
 /// Parsed footers that are kept, in bytes.
@@ -112,11 +113,15 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        if *self.obsolete.get_mut()
-            && let Err(error) = fs::remove_file(&self.path)
-        {
+        if !*self.obsolete.get_mut() {
+            return;
+        }
+        match fs::remove_file(&self.path) {
+            Ok(()) => fail::point("warm.local.removed"),
             // It is no longer in the manifest: the next start tries again.
-            tracing::warn!(path = %self.path.display(), %error, "could not remove a merged segment");
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "could not remove a merged segment");
+            }
         }
     }
 }
@@ -427,12 +432,14 @@ impl Shared {
         Ok(id)
     }
 
-    /// A step of a commit or a merge is done: where a test may have it crash.
+    /// The step `point` of a commit, a merge, a drop or a restore is done: where a test may have it
+    /// crash.
     #[cfg_attr(
         not(test),
         expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "tests crash here")
     )]
-    fn step(&self) -> Result<(), WarmError> {
+    fn step(&self, point: &'static str) -> Result<(), WarmError> {
+        fail::point(point);
         #[cfg(test)]
         self.crash.step()?;
         Ok(())
@@ -471,7 +478,7 @@ impl Shared {
         let Writer { manifest, state } = &mut *writer;
         // From here on nothing is taken back: a failed append may yet have reached the disk.
         manifest.append(state, Edit::Commit { mark: mark.clone(), segments: segments.clone() })?;
-        self.step()?;
+        self.step("warm.local.committed")?;
         let (rows, bytes) = segments.iter().fold((0, 0), |sum, info| (sum.0 + info.rows, sum.1 + info.bytes));
         let old = {
             let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
@@ -484,6 +491,7 @@ impl Shared {
         if let Some(old) = old.and_then(|mark| mark.checkpoint) {
             // Whoever reads it at this moment has it open or reads the mark again.
             let _ = fs::remove_file(self.root.join(CHECKPOINT_DIR).join(old.file));
+            fail::point("warm.local.superseded");
         }
         self.metrics.commits.inc();
         self.metrics.rows.inc_by(rows);
@@ -523,15 +531,15 @@ impl Shared {
             };
             let mut writer = SegmentWriter::create(&self.root, info, segment::ROW_GROUP_ROWS)?;
             writer.write_whole(batch, &keys)?;
-            self.step()?;
+            self.step("warm.local.writing")?;
             segments.push(writer.finish()?);
-            self.step()?;
+            self.step("warm.local.segment")?;
         }
         if block.checkpoint.is_empty() {
             return Ok(None);
         }
         let checkpoint = self.write_checkpoint(block)?;
-        self.step()?;
+        self.step("warm.local.checkpoint")?;
         Ok(Some(checkpoint))
     }
 
@@ -641,7 +649,7 @@ impl Shared {
         let _one = self.compacting.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(plan) = compact::plan(&self.live()) else { return Ok(false) };
         let added = self.merge(&plan, self.new_id()?)?;
-        self.step()?;
+        self.step("warm.local.merged")?;
         let mut writer = self.writer()?;
         let Writer { manifest, state } = &mut *writer;
         if plan.is_sealed_apart(state.archived.get(&added.unit())) {
@@ -652,7 +660,7 @@ impl Shared {
         }
         let drop_ids = plan.inputs().iter().map(|input| input.info.id).collect();
         manifest.append(state, Edit::Replace { drop: drop_ids, add: vec![added.clone()] })?;
-        self.step()?;
+        self.step("warm.local.replaced")?;
         let bytes = added.bytes;
         {
             let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);

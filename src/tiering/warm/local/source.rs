@@ -15,6 +15,7 @@ use super::revisions::BarRevisions;
 use super::scan::{BATCH_ROWS, Part, Scanner};
 use super::segment::{RESTORED_LEVEL, ROW_GROUP_ROWS, SegmentInfo, SegmentWriter};
 use super::{CommitGuard, LocalWarm, Segment, Shared, Writer, blocking};
+use crate::fail;
 use crate::market::{Kind, RowDigest, TickBatch, TimeRange, Timestamp};
 use crate::tiering::warm::{ArchiveSource, Unit, UnitInfo, WarmError};
 
@@ -80,6 +81,7 @@ impl Shared {
         }
         let Writer { manifest, state } = &mut *writer;
         manifest.append(state, Edit::Seal { unit: unit.into(), next_offsets: next_offsets.clone() })?;
+        fail::point("warm.local.sealed");
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
         live.archived.entry(unit).or_default().seal(next_offsets);
         Ok(())
@@ -173,7 +175,7 @@ impl Shared {
         // A merge under way would bring the rows back.
         let _none = self.compacting.lock().unwrap_or_else(PoisonError::into_inner);
         let (below, add) = self.cut(unit, next_offsets)?;
-        self.step()?;
+        self.step("warm.local.dropping")?;
         let edit = Edit::Drop {
             unit: unit.into(),
             next_offsets: next_offsets.to_vec(),
@@ -195,8 +197,12 @@ impl Shared {
         let mut writer = self.writer()?;
         let Writer { manifest, state } = &mut *writer;
         // From here on nothing is taken back: a failed append may yet have reached the disk.
+        let point = match edit {
+            Edit::Restore { .. } => "warm.local.restored",
+            _ => "warm.local.dropped",
+        };
         manifest.append(state, edit)?;
-        self.step()?;
+        self.step(point)?;
         {
             let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
             below.iter().for_each(|segment| live.remove(segment));
@@ -324,7 +330,7 @@ impl Restore {
                     return Err(error);
                 }
             }
-            shared.step()?;
+            shared.step("warm.local.restoring")?;
         }
         let _none = shared.compacting.lock().unwrap_or_else(PoisonError::into_inner);
         let (below, above) = match shared.cut(unit, &next_offsets) {
