@@ -432,6 +432,11 @@ impl Resolved {
             }
             Shape::Choice(_) | Shape::Text | Shape::List => {}
         }
+        if setting.key == "processor.rows_max"
+            && value.parse().is_ok_and(|rows: u64| (1..1_000).contains(&rows))
+        {
+            return Err(refused("it takes 0, or at least 1000: each block is a durable commit".into()));
+        }
         if setting.key.ends_with("listen") && !value.is_empty() {
             let address: SocketAddr = value
                 .parse()
@@ -842,6 +847,14 @@ mod tests {
     }
 
     #[test]
+    fn blocks_are_larger_where_warm_is_clickhouse() {
+        let rows = |text: &str| from_file(text).unwrap().config().rows_max;
+        let clickhouse = "[warm]\nclickhouse_url = \"http://127.0.0.1:8123\"\n";
+        assert_eq!((rows(""), rows(clickhouse)), (500_000, 2_000_000));
+        assert_eq!(rows(&format!("{clickhouse}[processor]\nrows_max = 1000\n")), 1_000);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         assert_eq!(
             refusal("[log]\npartition = 4\n"),
@@ -852,6 +865,10 @@ mod tests {
             "there is no setting `listen`; did you mean `server.listen`?"
         );
         assert_eq!(refusal("[zebra]\nx = 1\n"), "there is no setting `zebra.x`");
+        assert_eq!(
+            refusal("[processor]\nrows_max = 999\n"),
+            "`processor.rows_max` is \"999\": it takes 0, or at least 1000: each block is a durable commit"
+        );
         assert_eq!(
             refusal("[log]\npartitions = 0\n"),
             "`log.partitions` is \"0\": it takes a whole number from 1 to 64"

@@ -249,7 +249,7 @@ async fn merged(
 
 /// The archive's days, where it holds rows that warm, which ends at `next_offsets`, has not come to.
 async fn snapshot_ahead(
-    archive: &ArchiveReader,
+    archive: &Arc<ArchiveReader>,
     next_offsets: &[u64],
     kind: Kind,
     range: TimeRange,

@@ -122,6 +122,8 @@ pub struct ArchiveReader {
     indexes: Cache<Index>,
     /// The kinds of which warm is known to be no older than the archive.
     caught_up: Mutex<[bool; Kind::ALL.len()]>,
+    /// Held, by kind, while that is asked.
+    asking: [Arc<tokio::sync::Mutex<()>>; Kind::ALL.len()],
     /// What all scans do.
     pub metrics: ReadMetrics,
 }
@@ -134,6 +136,7 @@ impl ArchiveReader {
             manifests: Cache::new(MANIFEST_BYTES_MAX),
             indexes: Cache::new(INDEX_BYTES_MAX),
             caught_up: Mutex::default(),
+            asking: Default::default(),
             metrics: ReadMetrics::default(),
         }
     }
@@ -151,12 +154,27 @@ impl ArchiveReader {
     /// Whether the archive holds rows of `kind` from offsets that a warm store has not come to,
     /// which ends at `next_offsets`: as where warm was made anew beside an old archive. Asks the
     /// store until it once does not, since warm never goes back, and what comes into the archive
-    /// comes out of it.
-    pub async fn is_ahead_of(&self, kind: Kind, next_offsets: &[u64]) -> Result<bool, ReadError> {
+    /// comes out of it. One asks at a time, and goes on though nobody waits any more: a large archive
+    /// may take longer to list than a query has patience for, and what was found out is remembered.
+    pub async fn is_ahead_of(self: &Arc<Self>, kind: Kind, next_offsets: &[u64]) -> Result<bool, ReadError> {
         let at = Kind::ALL.iter().position(|other| *other == kind).unwrap_or(0);
-        if self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at] {
+        let is_caught_up = || self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at];
+        if is_caught_up() {
             return Ok(false);
         }
+        let turn = self.asking[at].clone().lock_owned().await;
+        if is_caught_up() {
+            return Ok(false);
+        }
+        let (reader, next_offsets) = (self.clone(), next_offsets.to_vec());
+        let asked = tokio::spawn(async move {
+            let _turn = turn;
+            reader.ask_ahead(kind, at, &next_offsets).await
+        });
+        asked.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    async fn ask_ahead(&self, kind: Kind, at: usize, next_offsets: &[u64]) -> Result<bool, ReadError> {
         let is_ahead = match snapshot::newest(&*self.cold, kind).await? {
             Some(unit) => {
                 let range = TimeRange { from: unit.day.start(), to: unit.day.end() };

@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -18,6 +19,8 @@ pub enum Fault {
     ReplyLost,
     /// It is never answered.
     Silent,
+    /// It happens after a while.
+    Late(Duration),
 }
 
 /// A store around another, of which the `n`-th call ends in [`ColdError::Unknown`], or not at all.
@@ -65,6 +68,10 @@ impl Shared {
                 let _ = work.await;
             }
             Fault::Silent => std::future::pending().await,
+            Fault::Late(wait) => {
+                tokio::time::sleep(wait).await;
+                return work.await;
+            }
         }
         let (store, key) = (self.inner.name().to_owned(), key.to_owned());
         Err(ColdError::Unknown { store, key, reason: format!("call {call} was made to fail") })

@@ -813,6 +813,11 @@ async fn days_at_hand_are_answered_while_the_archive_says_nothing() {
     assert!(answer.coverage.archived.unasked.as_ref().unwrap().ends_with(": no answer within 1s"));
     assert_eq!(ticks_of(answer).await.len(), 20);
     // What has answered once is not asked again, of kinds neither that it holds nothing of.
+    // One that takes longer than anybody waits has answered by the next time.
+    let late = Fault::Late(std::time::Duration::from_millis(1_200));
+    let history = over(&Arc::new(FaultyCold::new(cold.clone(), late, 1, 1)));
+    assert!(history.query(at_hand()).await.unwrap().coverage.archived.unasked.is_some());
+    assert_eq!(history.query(at_hand()).await.unwrap().coverage.archived.unasked, None);
     let asked = Arc::new(FaultyCold::new(cold, Fault::Silent, u64::MAX, 0));
     let history = over(&asked);
     history.query(at_hand()).await.unwrap();
