@@ -58,6 +58,16 @@ fn health(server: &Server) -> (bool, String) {
     (status == 200, wrong.join("; "))
 }
 
+/// A client, ended with the test.
+struct Watch(Child);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// All of `stk` on services of the test's own.
 struct Plant {
     own: OwnServices,
@@ -67,7 +77,7 @@ struct Plant {
     processors: [Server; 2],
     gateway: Server,
     archiver: Server,
-    watch: Child,
+    watch: Watch,
     watched: PathBuf,
     /// Captures replayed so far.
     played: Vec<PathBuf>,
@@ -104,7 +114,7 @@ impl Plant {
             scaled.stk(&home, &["watch", "AAPL", "--format", "json", "--server", &gateway.address]);
         watch.stdout(File::create(&watched).expect("a file"));
         watch.stderr(File::create(home.path("watch.err")).expect("a file"));
-        let watch = watch.spawn().expect("the binary runs");
+        let watch = Watch(watch.spawn().expect("the binary runs"));
         until("the watch's connection", async || count(&gateway, "gateway_websockets") >= 1).await;
         tell("all is up, and a day is in the archive");
         let next = Timestamp::now();
@@ -229,10 +239,10 @@ impl Plant {
 
     /// That all ends as it should.
     fn end(self) {
-        let pid = rustix::process::Pid::from_child(&self.watch);
+        let pid = rustix::process::Pid::from_child(&self.watch.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
         let Self { feed, processors: [first, second], gateway, archiver, mut watch, .. } = self;
-        watch.wait().expect("it is ours");
+        watch.0.wait().expect("it is ours");
         for server in [feed, first, second, gateway, archiver] {
             let (code, said) = server.stop();
             assert_eq!(code, Some(0), "{said:#?}");
