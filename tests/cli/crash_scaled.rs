@@ -149,7 +149,7 @@ impl Shared {
     }
 }
 
-/// Whether it can be reached in one life as often as one likes.
+/// Whether a life may reach it no more than once.
 fn is_once(point: &str) -> bool {
     matches!(point, "log.kafka.committed" | "processor.handed_over" | "processor.rebuilt")
 }
@@ -192,6 +192,9 @@ async fn kill_at_trim(point: &str, held: &[Digests]) -> Option<Digests> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_as_it_drops_records_from_kafka_every_row_stands_once() {
     let point = "log.kafka.trimmed";
+    if !points().any(|asked| asked == point) {
+        return;
+    }
     let held = undisturbed(2, TICKS).await;
     let mut row = Row::new(format!("{point}, at scale"));
     // All at once: each waits most of the time.
