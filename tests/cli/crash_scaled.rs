@@ -3,7 +3,9 @@
 
 use std::net::TcpListener;
 use std::process::Command;
+use std::time::Instant;
 
+use stk::client::Endpoint;
 use stk::client::ingest::IngestClient;
 
 use super::crash::{
@@ -11,7 +13,7 @@ use super::crash::{
 };
 use super::crash_machine::undisturbed;
 use super::scaled::Scaled;
-use super::support::{Home, Server};
+use super::support::{Home, PATIENCE, Server};
 
 /// Ticks of a round.
 const TICKS: usize = 400;
@@ -37,13 +39,24 @@ impl Feed {
         drop(port);
         let server = Server::run(Self::command(scaled, home, &ingest), true);
         let endpoint = ingest.parse().expect("an address");
-        let client = IngestClient::connect(endpoint, PRODUCER, 0, u32::MAX).await.expect("a server");
+        let client = connect(&endpoint).await;
         Self { server, client, ingest }
     }
 
     fn command(scaled: &Scaled, home: &Home, ingest: &str) -> Command {
         let listen = ["--listen", "127.0.0.1:0", "--ingest-listen", ingest];
         scaled.stk(home, &[&["serve", "--roles", "feed"], &listen[..]].concat())
+    }
+}
+
+/// A client of the server at `endpoint`, which may be slow to answer on a busy machine.
+async fn connect(endpoint: &Endpoint) -> IngestClient {
+    let since = Instant::now();
+    loop {
+        match IngestClient::connect(endpoint.clone(), PRODUCER, 0, u32::MAX).await {
+            Ok(client) => return client,
+            Err(error) => assert!(since.elapsed() < PATIENCE, "a server: {error}"),
+        }
     }
 }
 
