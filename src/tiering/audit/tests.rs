@@ -59,13 +59,17 @@ impl World {
 
     /// What a processor stores of a partition, in blocks of at most two records, `fate` aside.
     async fn store(&self, partition: u16, fate: Fate<'_>) {
+        self.store_blocks(partition, 2, fate).await;
+    }
+
+    async fn store_blocks(&self, partition: u16, records_max: usize, fate: Fate<'_>) {
         loop {
             let mark = self.warm.mark(partition).await.unwrap();
             let mut state = PartitionState::restore(&mark.checkpoint).unwrap();
             let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(partition));
             let records = self.bus.from(partition, mark.next_offset).unwrap();
             let mut next_offset = mark.next_offset;
-            for record in records.iter().take(2) {
+            for record in records.iter().take(records_max) {
                 next_offset = record.offset + 1;
                 let view = RecordView::parse(&record.bytes).unwrap();
                 if !state.admit(view.origin) {
@@ -497,6 +501,25 @@ async fn doubtful_rows_are_told_though_no_store_has_their_day() {
     let found: Vec<_> = report.findings.iter().map(|of| (of.severity, of.offsets.clone())).collect();
     assert_eq!(found, [(Severity::Unknown, Some(1..2))]);
     assert_eq!(verdicts(&report), [(Kind::Trade, Verdict::Unknown)]);
+}
+
+/// A producer sends only so much again: what warm lacks beyond that is lost, and warm is not asked for ever.
+#[tokio::test]
+async fn a_trimmed_log_does_not_hide_that_warm_lost_its_beginning() {
+    const DOUBTFUL: u64 = super::log::DOUBTFUL_RECORDS_MAX;
+    let world = World::new();
+    for sequence in 0..DOUBTFUL + 9 {
+        world.push(0, 7, sequence + 1, &[trade(0, sequence)]);
+    }
+    // What is before the log's first record, and the last of all.
+    let kept = [0, DOUBTFUL + 8];
+    world.store_blocks(0, usize::MAX, &|seq, tick| Some(tick).filter(|_| kept.contains(&seq.offset))).await;
+    world.bus.trim(0, 1);
+    let report = world.audit().await;
+    let found: Vec<_> = report.findings.iter().map(|of| (of.severity, of.offsets.clone())).collect();
+    let lost = DOUBTFUL + 1;
+    assert_eq!(found, [(Severity::Unknown, Some(1..lost)), (Severity::Broken, Some(lost..lost + 7))]);
+    assert!(report.findings[1].what.ends_with("warm lacks 7 of the log's 7 rows"), "{:?}", report.findings);
 }
 
 /// Three manifests of one day: two of them are supplements.
