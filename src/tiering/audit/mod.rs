@@ -74,6 +74,15 @@ pub enum Severity {
     Broken,
 }
 
+impl Severity {
+    const fn verdict(self) -> Verdict {
+        match self {
+            Self::Unknown => Verdict::Unknown,
+            Self::Broken => Verdict::Broken,
+        }
+    }
+}
+
 /// Where in the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -304,6 +313,25 @@ impl Report {
         let told = self.findings.iter().filter(|finding| finding.severity == Severity::Broken).count();
         told as u64 + self.findings_untold
     }
+
+    /// What is said of all of it.
+    pub fn verdict(&self) -> Verdict {
+        let found = self.findings.iter().map(|finding| finding.severity.verdict()).max();
+        let found = found.max((self.findings_untold > 0).then_some(Verdict::Broken));
+        let units = self.units.iter().map(|unit| unit.verdict).max();
+        found.max(units).unwrap_or(Verdict::Alone)
+    }
+
+    /// Days of which that is said, all kinds together: what holds is equal wherever more than one
+    /// store has it.
+    pub fn days(&self, verdict: Verdict) -> u64 {
+        let mut days = BTreeMap::new();
+        for unit in &self.units {
+            let day = days.entry(unit.unit.day).or_insert(Verdict::Alone);
+            *day = unit.verdict.max(*day);
+        }
+        days.values().filter(|of| **of == verdict).count() as u64
+    }
 }
 
 /// What warm says of a kind, beside its rows.
@@ -532,10 +560,7 @@ impl Auditor {
         self.dropped(unit, chain).await?;
         let warm = self.all_of_warm(unit, chain, &partitions, &manifests, marks).await?;
         let facts = &self.facts[&unit.kind];
-        let findings = self.report.findings[known..].iter().map(|finding| match finding.severity {
-            Severity::Unknown => Verdict::Unknown,
-            Severity::Broken => Verdict::Broken,
-        });
+        let findings = self.report.findings[known..].iter().map(|finding| finding.severity.verdict());
         let found = findings.max().max((self.report.findings_untold > untold).then_some(Verdict::Broken));
         let compared = partitions.iter().any(|of| of.verdict > Verdict::Alone)
             || manifests.iter().any(|of| of.warm.is_some() || of.log.is_some());
