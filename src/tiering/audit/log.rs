@@ -111,6 +111,11 @@ impl Digests {
         }
     }
 
+    /// Whether a stretch begins there, so that what lies from there on can be told from what lies before.
+    pub(super) fn is_cut(&self, offset: u64) -> bool {
+        self.cuts.binary_search(&offset).is_ok()
+    }
+
     /// The units there are rows of.
     pub(super) fn units(&self) -> impl Iterator<Item = Unit> {
         self.sums.keys().map(|(unit, _)| *unit)
@@ -409,7 +414,7 @@ impl Auditor {
 
     /// Digests of a unit's rows in the stretches between `cuts`, of records that were read before as
     /// `read` says. None where the log no longer has them.
-    async fn log_digests(
+    pub(super) async fn log_digests(
         &self,
         partition: u16,
         read: &LogRead,
