@@ -129,18 +129,30 @@ fn conclude(report: &Report) -> Result<(), CliError> {
         return Err(CliError::failed(format!("the chain is broken in {places}"))
             .hint("each is named, with what to do next; nothing was changed"));
     }
-    let unknown = report.findings.len() as u64;
-    let days = report.units.iter().map(|unit| unit.unit.day).collect::<std::collections::BTreeSet<_>>();
-    say(match (days.len() as u64, unknown) {
-        (0, 0) => "there is nothing of that in any store".to_owned(),
-        (days, 0) => format!("the chain holds: {}", counted(days, "day")),
-        (days, unknown) => format!(
-            "the chain holds as far as can be told: {}, {} that can't be told",
-            counted(days, "day"),
-            counted(unknown, "place")
-        ),
-    });
+    say(last_word(report));
     Ok(())
+}
+
+/// What is said of a chain that is broken nowhere. What can't be told, and what there was nothing to compare
+/// with, does not hold for that.
+fn last_word(report: &Report) -> String {
+    let unknown = report.findings.len() as u64;
+    let (holds, alone) = (report.days(Verdict::Holds), report.days(Verdict::Alone));
+    let mut said = Vec::new();
+    if unknown > 0 {
+        let places = counted(unknown, "place");
+        said.push(format!("nothing is broken, and {places} can't be told"));
+    }
+    if holds > 0 {
+        said.push(format!("the chain holds: {}", counted(holds, "day")));
+    }
+    if alone > 0 {
+        said.push(format!("in one store alone, and not compared: {}", counted(alone, "day")));
+    }
+    if said.is_empty() {
+        said.push("there is nothing of that in any store".to_owned());
+    }
+    said.join("; ")
 }
 
 /// What a line of the table says of rows of a day.
@@ -321,11 +333,8 @@ fn lines(report: &Report) -> String {
     let findings = report.findings.iter().map(finding_line);
     let total = json!({
         "line": "total",
-        "verdict": match (report.breaks(), report.findings.len()) {
-            (0, 0) => "holds",
-            (0, _) => "unknown",
-            _ => "broken",
-        },
+        "verdict": report.verdict().name(),
+        "days_hold": report.days(Verdict::Holds), "days_alone": report.days(Verdict::Alone),
         "breaks": report.breaks(), "units": report.units.len(),
         "findings_not_listed": report.findings_untold, "has_more_gaps": report.has_more_gaps,
         "producers_not_listed_records": report.producers_untold_records,
@@ -376,4 +385,56 @@ fn finding_line(finding: &Finding) -> Value {
         "what": finding.what,
         "next": finding.next,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiering::audit::Link;
+    use crate::tiering::warm::Unit;
+
+    fn report(verdicts: &[(i32, Kind, Verdict)]) -> Report {
+        let unit = |&(day, kind, verdict): &(i32, Kind, Verdict)| UnitReport {
+            unit: Unit { day: TradingDay::from_days_since_epoch(day), kind },
+            partitions: Vec::new(),
+            warm: None,
+            dropped: Vec::new(),
+            is_restored: false,
+            manifests: Vec::new(),
+            verdict,
+        };
+        Report { units: verdicts.iter().map(unit).collect(), ..Report::default() }
+    }
+
+    fn total(report: &Report) -> Value {
+        serde_json::from_str(lines(report).lines().last().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn days_that_were_not_compared_do_not_hold() {
+        let nothing = report(&[]);
+        assert_eq!(last_word(&nothing), "there is nothing of that in any store");
+        let alone = report(&[(1, Kind::Trade, Verdict::Alone), (2, Kind::Trade, Verdict::Alone)]);
+        assert_eq!(last_word(&alone), "in one store alone, and not compared: 2 days");
+        assert_eq!((&total(&alone)["verdict"], &total(&alone)["days_alone"]), (&"alone".into(), &2.into()));
+        // Bars are in no log: the day was compared for all that.
+        let mut some = report(&[
+            (1, Kind::Trade, Verdict::Holds),
+            (1, Kind::Bar, Verdict::Alone),
+            (2, Kind::Trade, Verdict::Alone),
+        ]);
+        assert_eq!(last_word(&some), "the chain holds: 1 day; in one store alone, and not compared: 1 day");
+        assert_eq!((&total(&some)["verdict"], &total(&some)["days_hold"]), (&"holds".into(), &1.into()));
+        some.findings.push(Finding {
+            severity: Severity::Unknown,
+            link: Link::LogWarm,
+            unit: None,
+            partition: None,
+            offsets: None,
+            what: String::new(),
+            next: String::new(),
+        });
+        assert!(last_word(&some).starts_with("nothing is broken, and 1 place can't be told; "));
+        assert_eq!(total(&some)["verdict"], "unknown");
+    }
 }

@@ -15,6 +15,9 @@ use super::{ArchiveError, ArchiveMetrics};
 use crate::tiering::cold::Cold;
 use crate::tiering::warm::Unit;
 
+/// How often a chain is read anew because an archiver added to it meanwhile.
+const TRIES_MAX: usize = 8;
+
 /// What there is of a unit.
 #[derive(Debug, Default)]
 pub struct Chain {
@@ -61,6 +64,18 @@ impl Chains {
     ///
     /// Errors: the store can't be read. What is wrong with what it holds is in the chain.
     pub async fn read(&self, unit: Unit) -> Result<Chain, ArchiveError> {
+        let mut tries = 0;
+        loop {
+            let (chain, has_grown) = self.read_once(unit).await?;
+            tries += 1;
+            if !has_grown || tries == TRIES_MAX {
+                return Ok(chain);
+            }
+        }
+    }
+
+    /// The chain, and whether there are manifests by now that were not when it was begun.
+    async fn read_once(&self, unit: Unit) -> Result<(Chain, bool), ArchiveError> {
         let mut chain = Chain::default();
         let mut sizes = self.sizes(&manifest_prefix(unit)).await?;
         let found = sizes.keys().filter_map(|key| parse_manifest_key(key));
@@ -79,8 +94,8 @@ impl Chains {
                 chain.manifests.push(manifest);
             }
         }
-        self.journal(unit, expected, &mut chain).await?;
-        Ok(chain)
+        let has_grown = self.journal(unit, expected, &mut chain).await?;
+        Ok((chain, has_grown))
     }
 
     /// The objects below `prefix`, with their bytes. One answer tells of a thousand.
@@ -128,27 +143,31 @@ impl Chains {
     }
 
     /// A manifest that the journal says was committed must be there: without it the last of a chain
-    /// could be lost and nobody would know.
-    async fn journal(&self, unit: Unit, found: u32, chain: &mut Chain) -> Result<(), ArchiveError> {
+    /// could be lost and nobody would know. The journal may be of later than what was `found`: whether
+    /// there are more manifests by now.
+    async fn journal(&self, unit: Unit, found: u32, chain: &mut Chain) -> Result<bool, ArchiveError> {
         let journal = match Journal::read(&self.store, unit).await {
             Ok(Some(journal)) => journal,
-            Ok(None) => return Ok(()),
+            Ok(None) => return Ok(false),
             Err(ArchiveError::Damaged { key, reason, .. }) => {
                 chain.fault(key, reason);
-                return Ok(());
+                return Ok(false);
             }
             Err(error) => return Err(error),
         };
+        let mut has_grown = false;
         if matches!(journal.step, Step::Committed | Step::Dropping | Step::Dropped) {
             for missing in found..=journal.number {
+                let key = manifest_key(unit, missing);
+                if self.store.get(&key).await?.is_some() {
+                    has_grown = true;
+                    continue;
+                }
                 let step = journal.step.name();
-                chain.fault(
-                    manifest_key(unit, missing),
-                    format!("it is missing, and the journal says {step}"),
-                );
+                chain.fault(key, format!("it is missing, and the journal says {step}"));
             }
         }
-        Ok(())
+        Ok(has_grown)
     }
 }
 

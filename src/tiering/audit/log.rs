@@ -5,7 +5,7 @@
 //! rows of a record that was taken in, and none of a repeat. From the first record that it holds rows of
 //! on, a producer's numbers are known. Records before that one are doubtful, and not counted.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use super::producers::Producers;
@@ -27,6 +27,11 @@ const TRIES_MAX: usize = 16;
 
 /// Gaps that are told one by one.
 const GAPS_MAX: usize = 1_000;
+
+/// New records of a producer, at the beginning of a partition that lost its own, that may be repeats, and
+/// that warm is asked about. A client sends again what it holds unacknowledged (64 batches, a record of each in
+/// a partition), a feed out of Kafka what it read since it told the brokers last, message by message.
+pub(super) const DOUBTFUL_RECORDS_MAX: u64 = 1_024;
 
 /// Producers whose doubtful records are told.
 const DOUBTFUL_MAX: usize = 1 << 16;
@@ -104,6 +109,11 @@ impl Digests {
             let unit = Unit { day, kind: batch.kind() };
             self.sums.entry((unit, self.at)).or_default().add(batch.digest());
         }
+    }
+
+    /// Whether a stretch begins there, so that what lies from there on can be told from what lies before.
+    pub(super) fn is_cut(&self, offset: u64) -> bool {
+        self.cuts.binary_search(&offset).is_ok()
     }
 
     /// The units there are rows of.
@@ -220,8 +230,15 @@ impl Auditor {
                 doubtful: BTreeMap::new(),
                 doubts: BTreeMap::new(),
             };
-            let (state, proven) = (PartitionState::new(), HashSet::new());
-            let mut reading = Reading { read, partition, next: first, tail: Some(tail), state, proven };
+            let mut reading = Reading {
+                read,
+                partition,
+                next: first,
+                state: PartitionState::new(),
+                tail: Some(tail),
+                proven: HashSet::new(),
+                asked: HashMap::new(),
+            };
             match self.read_once(&mut reading, feeds).await {
                 Err(BusError::Trimmed { first: later, .. }) if tries < TRIES_MAX => {
                     feeds.producers.restart_partition();
@@ -354,10 +371,16 @@ impl Auditor {
     }
 
     /// Whether a record counts whose producer may have sent it before the log's beginning: warm holds rows
-    /// of it, or can't tell any more.
+    /// of it, or can't tell any more, or too many came before it.
     async fn is_proven(&self, reading: &mut Reading, offset: u64, origin: Origin, ticks: &[Tick]) -> bool {
-        let mut offsets = vec![0..0; usize::from(reading.partition)];
-        offsets.push(offset..offset + 1);
+        let asked = reading.asked.entry(origin.producer).or_default();
+        *asked += 1;
+        if *asked > DOUBTFUL_RECORDS_MAX {
+            reading.asked.remove(&origin.producer);
+            reading.proven.insert(origin.producer);
+            return true;
+        }
+        let offsets = of_partition(reading.partition, offset..offset + 1);
         let mut rows: BTreeMap<Unit, u64> = BTreeMap::new();
         ticks.iter().for_each(|tick| *rows.entry(unit_of(tick)).or_default() += 1);
         let mut is_known = false;
@@ -370,6 +393,7 @@ impl Auditor {
                 Ok(digest) if digest.rows == 0 => {}
                 // What can't be read is told where the unit is compared.
                 Ok(_) | Err(_) => {
+                    reading.asked.remove(&origin.producer);
                     reading.proven.insert(origin.producer);
                     return true;
                 }
@@ -390,7 +414,7 @@ impl Auditor {
 
     /// Digests of a unit's rows in the stretches between `cuts`, of records that were read before as
     /// `read` says. None where the log no longer has them.
-    async fn log_digests(
+    pub(super) async fn log_digests(
         &self,
         partition: u16,
         read: &LogRead,
@@ -500,6 +524,8 @@ struct Reading {
     tail: Option<PartitionState>,
     /// Producers whose next record is known to be new.
     proven: HashSet<u64>,
+    /// Of the other ones, how many records warm was asked about.
+    asked: HashMap<u64, u64>,
 }
 
 /// Where warm does not hold what the log does.

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use self::log::{Feeds, LogRead, of_partition};
+use self::log::{Differing, Feeds, LogRead, of_partition};
 pub use self::producers::Producer;
 use crate::bus::{Bus, BusError};
 use crate::market::{Gap, Kind, RowDigest, TimeRange, Timestamp, TradingDay};
@@ -47,6 +47,9 @@ const FINDINGS_MAX: usize = 1_000;
 
 /// Units whose manifests are read at once.
 const READS_MAX: usize = 8;
+
+/// Differences whose first and last record are looked for: each takes the log to be read a dozen times.
+const NARROWED_MAX: usize = 8;
 
 /// How often a unit is compared anew because warm dropped rows of it meanwhile.
 const TRIES_MAX: usize = 8;
@@ -72,6 +75,15 @@ pub enum Severity {
     Unknown,
     /// The chain does not hold there.
     Broken,
+}
+
+impl Severity {
+    const fn verdict(self) -> Verdict {
+        match self {
+            Self::Unknown => Verdict::Unknown,
+            Self::Broken => Verdict::Broken,
+        }
+    }
 }
 
 /// Where in the chain.
@@ -304,6 +316,25 @@ impl Report {
         let told = self.findings.iter().filter(|finding| finding.severity == Severity::Broken).count();
         told as u64 + self.findings_untold
     }
+
+    /// What is said of all of it.
+    pub fn verdict(&self) -> Verdict {
+        let found = self.findings.iter().map(|finding| finding.severity.verdict()).max();
+        let found = found.max((self.findings_untold > 0).then_some(Verdict::Broken));
+        let units = self.units.iter().map(|unit| unit.verdict).max();
+        found.max(units).unwrap_or(Verdict::Alone)
+    }
+
+    /// Days of which that is said, all kinds together: what holds is equal wherever more than one
+    /// store has it.
+    pub fn days(&self, verdict: Verdict) -> u64 {
+        let mut days = BTreeMap::new();
+        for unit in &self.units {
+            let day = days.entry(unit.unit.day).or_insert(Verdict::Alone);
+            *day = unit.verdict.max(*day);
+        }
+        days.values().filter(|of| **of == verdict).count() as u64
+    }
 }
 
 /// What warm says of a kind, beside its rows.
@@ -336,6 +367,8 @@ pub struct Auditor {
     selection: Selection,
     progress: Progress,
     facts: BTreeMap<Kind, Facts>,
+    /// Differences that were narrowed.
+    narrowed: usize,
     report: Report,
 }
 
@@ -363,7 +396,7 @@ impl Auditor {
     ) -> Self {
         let chains = Chains::new(cold);
         let (facts, report) = (BTreeMap::new(), Report::default());
-        Self { bus, warm, chains, selection, progress, facts, report }
+        Self { bus, warm, chains, selection, progress, facts, narrowed: 0, report }
     }
 
     /// Makes the audit.
@@ -532,10 +565,7 @@ impl Auditor {
         self.dropped(unit, chain).await?;
         let warm = self.all_of_warm(unit, chain, &partitions, &manifests, marks).await?;
         let facts = &self.facts[&unit.kind];
-        let findings = self.report.findings[known..].iter().map(|finding| match finding.severity {
-            Severity::Unknown => Verdict::Unknown,
-            Severity::Broken => Verdict::Broken,
-        });
+        let findings = self.report.findings[known..].iter().map(|finding| finding.severity.verdict());
         let found = findings.max().max((self.report.findings_untold > untold).then_some(Verdict::Broken));
         let compared = partitions.iter().any(|of| of.verdict > Verdict::Alone)
             || manifests.iter().any(|of| of.warm.is_some() || of.log.is_some());
@@ -575,20 +605,47 @@ impl Auditor {
             return Ok(None);
         }
         let mut tries = 0;
-        let (offsets, held, warm) = loop {
+        let (offsets, held, warm, differing) = loop {
             let gone = self.facts[&unit.kind].gone(unit.day, partition);
             let offsets = gone.clamp(log.offsets.start, log.offsets.end)..log.offsets.end;
-            let held = log.digests.of(unit, &offsets);
+            let mut held = log.digests.of(unit, &offsets);
             let warm = if offsets.is_empty() {
                 Ok(RowDigest::default())
             } else {
                 told(self.warm.digest(unit, &of_partition(partition, offsets.clone())).await)?
             };
             tries += 1;
-            let is_equal = warm.as_ref().is_ok_and(|warm| *warm == held);
-            if is_equal || tries == TRIES_MAX || !self.has_moved(unit).await? {
-                break (offsets, held, warm);
+            // Where warm has dropped rows since the log was read, there was no reason to cut it there.
+            let mut severity = Severity::Broken;
+            if warm.as_ref().is_ok_and(|warm| *warm != held) && !log.digests.is_cut(offsets.start) {
+                let ends = [offsets.start, offsets.end];
+                match self.log_digests(partition, log, unit, &ends).await? {
+                    Some(digests) => held = digests.first().copied().unwrap_or_default(),
+                    None => severity = Severity::Unknown,
+                }
             }
+            let is_equal = warm.as_ref().is_ok_and(|warm| *warm == held);
+            if is_equal {
+                break (offsets, held, warm, None);
+            }
+            if tries < TRIES_MAX && self.has_moved(unit).await? {
+                continue;
+            }
+            let Ok(whole) = &warm else { break (offsets, held, warm, None) };
+            if self.narrowed == NARROWED_MAX {
+                let differing = Differing { offsets: offsets.clone(), log: Some(held), warm: *whole };
+                break (offsets, held, warm, Some((severity, differing)));
+            }
+            let differing = self.narrow(partition, log, unit, offsets.clone()).await?;
+            if tries < TRIES_MAX && self.has_moved(unit).await? {
+                continue;
+            }
+            if differing.log == Some(differing.warm) {
+                // Looked at again, it is equal.
+                break (offsets, held, Ok(held), None);
+            }
+            self.narrowed += 1;
+            break (offsets, held, warm, Some((severity, differing)));
         };
         let log_rows = log.digests.of(unit, &log.offsets).rows;
         if log_rows == 0 && pending == 0 && doubt.is_none() && warm.as_ref().is_ok_and(|warm| warm.rows == 0)
@@ -610,66 +667,15 @@ impl Auditor {
                 next: "nothing, if a feed sent batches again at that time; the log can't tell any more".to_owned(),
             });
         }
-        match &warm {
-            Ok(warm) if *warm == held => {}
-            Ok(_) => {
-                verdict = Verdict::Broken;
-                let finding = self.differs(unit, chain, partition, log, &offsets).await?;
-                self.find(finding);
-            }
-            Err(reason) => {
-                verdict = Verdict::Broken;
-                self.find(damaged(unit, Some(partition), reason));
-            }
+        if let Some((severity, differing)) = differing {
+            verdict = verdict.max(severity.verdict());
+            self.find(Finding { severity, ..differs(unit, chain, partition, differing) });
+        }
+        if let Err(reason) = &warm {
+            verdict = Verdict::Broken;
+            self.find(damaged(unit, Some(partition), reason));
         }
         Ok(Some(UnitPartition { partition, log_rows, offsets, log: held, warm: warm.ok(), pending, verdict }))
-    }
-
-    async fn differs(
-        &self,
-        unit: Unit,
-        chain: &Chain,
-        partition: u16,
-        log: &LogRead,
-        offsets: &Range<u64>,
-    ) -> Result<Finding, AuditError> {
-        let found = self.narrow(partition, log, unit, offsets.clone()).await?;
-        let warm = found.warm;
-        let what = match found.log {
-            Some(log) if warm.rows < log.rows => {
-                format!("warm lacks {} of the log's {} rows", log.rows - warm.rows, log.rows)
-            }
-            Some(log) if warm.rows > log.rows => {
-                format!(
-                    "warm holds {} rows that the log does not, which has {}",
-                    warm.rows - log.rows,
-                    log.rows
-                )
-            }
-            Some(log) => format!("warm's rows are not the log's: {warm}, not {log}"),
-            None => "warm's rows are not the log's, which has been trimmed meanwhile".to_owned(),
-        };
-        let is_archived = chain.faults.is_empty() && found.offsets.end <= at(chain.next_offsets(), partition);
-        let next = if is_archived {
-            format!(
-                "the archive covers these offsets: `stk archive restore {} --kind {} --into-warm` takes its rows back",
-                unit.day,
-                unit.kind.name()
-            )
-        } else {
-            "keep the log, which still has them (raise log.retention_hours), and put warm back from a copy; an empty \
-             warm store is filled from the log"
-                .to_owned()
-        };
-        Ok(Finding {
-            severity: Severity::Broken,
-            link: Link::LogWarm,
-            unit: Some(unit),
-            partition: Some(partition),
-            offsets: Some(found.offsets),
-            what,
-            next,
-        })
     }
 
     /// A unit that the log has no rows of: warm must have none at the log's offsets either.
@@ -740,9 +746,13 @@ impl Auditor {
             ManifestReport { number: manifest.number, digest: manifest.digest, warm: None, log: None };
         let offsets = manifest.offsets();
         let mut of_partitions = (0_u16..).zip(&offsets).filter(|(_, offsets)| !offsets.is_empty());
-        if let Some((partition, beyond)) =
-            of_partitions.clone().find(|(partition, offsets)| offsets.end > at(marks, *partition))
+        for (partition, beyond) in
+            of_partitions.clone().filter(|(partition, offsets)| offsets.end > at(marks, *partition))
         {
+            // Warm may have gone on since the marks were taken, and an archiver after it.
+            if self.warm.mark(partition).await?.next_offset >= beyond.end {
+                continue;
+            }
             self.find(Finding {
                 severity: Severity::Unknown,
                 link: Link::Cold,
@@ -866,6 +876,42 @@ impl Auditor {
                 Ok(None)
             }
         }
+    }
+}
+
+/// Warm does not hold what the log does.
+fn differs(unit: Unit, chain: &Chain, partition: u16, found: Differing) -> Finding {
+    let warm = found.warm;
+    let what = match found.log {
+        Some(log) if warm.rows < log.rows => {
+            format!("warm lacks {} of the log's {} rows", log.rows - warm.rows, log.rows)
+        }
+        Some(log) if warm.rows > log.rows => {
+            format!("warm holds {} rows that the log does not, which has {}", warm.rows - log.rows, log.rows)
+        }
+        Some(log) => format!("warm's rows are not the log's: {warm}, not {log}"),
+        None => "warm's rows are not the log's, which has been trimmed meanwhile".to_owned(),
+    };
+    let is_archived = chain.faults.is_empty() && found.offsets.end <= at(chain.next_offsets(), partition);
+    let next = if is_archived {
+        format!(
+            "the archive covers these offsets: `stk archive restore {} --kind {} --into-warm` takes its rows back",
+            unit.day,
+            unit.kind.name()
+        )
+    } else {
+        "keep the log, which still has them (raise log.retention_hours), and put warm back from a copy; an empty \
+         warm store is filled from the log"
+            .to_owned()
+    };
+    Finding {
+        severity: Severity::Broken,
+        link: Link::LogWarm,
+        unit: Some(unit),
+        partition: Some(partition),
+        offsets: Some(found.offsets),
+        what,
+        next,
     }
 }
 

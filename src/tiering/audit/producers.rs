@@ -54,6 +54,9 @@ impl Numbers {
 /// What is known of a producer, in one partition or in all.
 #[derive(Clone, Debug, Default)]
 struct Seen {
+    /// The number of its first record in the partition.
+    began: u64,
+    /// The lowest number.
     first: u64,
     last: u64,
     records: u64,
@@ -108,12 +111,14 @@ impl Producers {
             return false;
         }
         let seen = self.here.entry(producer).or_insert_with(|| Seen {
+            began: sequence,
             first: sequence,
             last: sequence,
             numbers: (self.chunks < CHUNKS_MAX).then(Numbers::default),
             ..Seen::default()
         });
-        let may_be_known = is_trimmed && sequence < seen.first;
+        // What is sent again from before the beginning is below that number, whatever came of it already.
+        let may_be_known = is_trimmed && sequence < seen.began;
         let was_heard = seen.numbers.as_ref().is_none_or(|numbers| numbers.has(sequence));
         let is_lost = !(is_new || may_be_known || was_heard);
         seen.records += 1;
@@ -209,9 +214,11 @@ mod tests {
         // Where the beginning is gone it may have been there.
         producers.restart_partition();
         assert!(!producers.take(Origin { producer: 7, sequence: 5 }, true, true));
-        assert!(!producers.take(Origin { producer: 7, sequence: 4 }, false, true));
+        for sequence in [2, 3, 4] {
+            assert!(!producers.take(Origin { producer: 7, sequence }, false, true), "batch {sequence}");
+        }
         producers.end_partition();
-        assert_eq!((producers.chunks, producers.finish()[0].repeats), (1, 1));
+        assert_eq!((producers.chunks, producers.finish()[0].repeats), (1, 3));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! An audit finds what was done to a chain, where it was done, and nothing else.
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,9 @@ use crate::market::{
 use crate::tiering::archive::run::Archiver;
 use crate::tiering::archive::{ArchiveMetrics, ArchiveOptions, Clock};
 use crate::tiering::cold::dir::DirCold;
+use crate::tiering::cold::{
+    Availability, ColdError, ObjectInfo, RestoreTier, StorageClass, Transition, Upload,
+};
 use crate::tiering::history::tests::FakeBus;
 use crate::tiering::state::PartitionState;
 use crate::tiering::warm::conformance::PARTITIONS;
@@ -25,7 +29,7 @@ use crate::tiering::warm::{Block, Warm};
 use crate::wire::record::{Origin, RecordEncoder, RecordView};
 
 /// What becomes of a row on its way from the log to warm.
-type Fate<'a> = &'a dyn Fn(Seq, Tick) -> Option<Tick>;
+type Fate<'a> = &'a (dyn Fn(Seq, Tick) -> Option<Tick> + Sync);
 
 struct World {
     dir: TempDir,
@@ -59,13 +63,17 @@ impl World {
 
     /// What a processor stores of a partition, in blocks of at most two records, `fate` aside.
     async fn store(&self, partition: u16, fate: Fate<'_>) {
+        self.store_blocks(partition, 2, fate).await;
+    }
+
+    async fn store_blocks(&self, partition: u16, records_max: usize, fate: Fate<'_>) {
         loop {
             let mark = self.warm.mark(partition).await.unwrap();
             let mut state = PartitionState::restore(&mark.checkpoint).unwrap();
             let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(partition));
             let records = self.bus.from(partition, mark.next_offset).unwrap();
             let mut next_offset = mark.next_offset;
-            for record in records.iter().take(2) {
+            for record in records.iter().take(records_max) {
                 next_offset = record.offset + 1;
                 let view = RecordView::parse(&record.bytes).unwrap();
                 if !state.admit(view.origin) {
@@ -121,6 +129,15 @@ impl World {
         let cold = Arc::new(DirCold::open(&self.cold()).unwrap());
         let progress: Progress = Arc::new(|_| {});
         Auditor::new(bus, self.warm.clone(), cold, selection, progress).run().await.unwrap()
+    }
+
+    /// An audit beside an archiver, which runs the moment the audit asks for what `key` begins.
+    async fn audit_while(self: &Arc<Self>, key: &'static str) -> Report {
+        let inner = DirCold::open(&self.cold()).unwrap();
+        let cold = Arc::new(Busy { inner, world: self.clone(), key: Mutex::new(Some(key)) });
+        let progress: Progress = Arc::new(|_| {});
+        let auditor = Auditor::new(self.bus.clone(), self.warm.clone(), cold, Selection::default(), progress);
+        auditor.run().await.unwrap()
     }
 
     async fn audit(&self) -> Report {
@@ -497,6 +514,188 @@ async fn doubtful_rows_are_told_though_no_store_has_their_day() {
     let found: Vec<_> = report.findings.iter().map(|of| (of.severity, of.offsets.clone())).collect();
     assert_eq!(found, [(Severity::Unknown, Some(1..2))]);
     assert_eq!(verdicts(&report), [(Kind::Trade, Verdict::Unknown)]);
+}
+
+/// A producer sends only so much again: what warm lacks beyond that is lost, and warm is not asked for ever.
+#[tokio::test]
+async fn a_trimmed_log_does_not_hide_that_warm_lost_its_beginning() {
+    const DOUBTFUL: u64 = super::log::DOUBTFUL_RECORDS_MAX;
+    let world = World::new();
+    for sequence in 0..DOUBTFUL + 9 {
+        world.push(0, 7, sequence + 1, &[trade(0, sequence)]);
+    }
+    // What is before the log's first record, and the last of all.
+    let kept = [0, DOUBTFUL + 8];
+    world.store_blocks(0, usize::MAX, &|seq, tick| Some(tick).filter(|_| kept.contains(&seq.offset))).await;
+    world.bus.trim(0, 1);
+    let report = world.audit().await;
+    let found: Vec<_> = report.findings.iter().map(|of| (of.severity, of.offsets.clone())).collect();
+    let lost = DOUBTFUL + 1;
+    assert_eq!(found, [(Severity::Unknown, Some(1..lost)), (Severity::Broken, Some(lost..lost + 7))]);
+    assert!(report.findings[1].what.ends_with("warm lacks 7 of the log's 7 rows"), "{:?}", report.findings);
+}
+
+/// An archive that the log's records come into, by way of warm, while it is asked for something.
+struct Busy {
+    inner: DirCold,
+    world: Arc<World>,
+    key: Mutex<Option<&'static str>>,
+}
+
+impl Busy {
+    async fn asked(&self, key: &str) {
+        let is_now = self.key.lock().unwrap().take_if(|of| key.starts_with(*of)).is_some();
+        if is_now {
+            self.world.store_all().await;
+            self.world.archive(false).await;
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Cold for Busy {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes, ColdError> {
+        self.asked(key).await;
+        self.inner.get(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectInfo>, ColdError> {
+        self.asked(prefix).await;
+        self.inner.list(prefix, after).await
+    }
+
+    async fn create(&self, _: &str, _: Bytes) -> Result<bool, ColdError> {
+        unreachable!("an audit writes nothing")
+    }
+
+    async fn put(&self, _: &str, _: Bytes) -> Result<(), ColdError> {
+        unreachable!("an audit writes nothing")
+    }
+
+    async fn upload(&self, _: &str) -> Result<Box<dyn Upload>, ColdError> {
+        unreachable!("an audit writes nothing")
+    }
+
+    async fn get_ranges(&self, key: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, ColdError> {
+        self.inner.get_ranges(key, ranges).await
+    }
+
+    async fn delete(&self, _: &str) -> Result<(), ColdError> {
+        unreachable!("an audit writes nothing")
+    }
+
+    async fn state(&self, key: &str) -> Result<(StorageClass, Availability), ColdError> {
+        self.inner.state(key).await
+    }
+
+    async fn restore(&self, _: &str, _: u32, _: RestoreTier) -> Result<(), ColdError> {
+        unreachable!("an audit writes nothing")
+    }
+
+    async fn lifecycle(&self, prefix: &str) -> Result<Vec<Transition>, ColdError> {
+        self.inner.lifecycle(prefix).await
+    }
+
+    async fn set_lifecycle(&self, _: &str, _: &[Transition]) -> Result<(), ColdError> {
+        unreachable!("an audit writes nothing")
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_came_before_the_journal_was_read_is_not_missing() {
+    let world = archived_in_three().await;
+    for partition in 0..PARTITIONS {
+        world.push(partition, 7, 4, &[trade(partition, 1_000)]);
+    }
+    // Warm has it before the audit begins, so that it holds in every store.
+    world.store_all().await;
+    let report = Arc::new(world).audit_while("journal/").await;
+    assert_eq!(report.findings, []);
+    assert_eq!(report.units[0].manifests.len(), 4);
+}
+
+#[tokio::test]
+async fn a_manifest_of_rows_that_warm_took_in_meanwhile_is_compared() {
+    let world = World::new();
+    world.trades();
+    world.store_all().await;
+    for partition in 0..PARTITIONS {
+        world.push(partition, 7, 5, &[trade(partition, 1_000)]);
+    }
+    let report = Arc::new(world).audit_while("").await;
+    assert_eq!(report.findings, []);
+    let manifest = &report.units[0].manifests[0];
+    assert_eq!((manifest.digest.rows, manifest.warm, manifest.log), (42, Some(true), None));
+    assert_eq!(report.units[0].verdict, Verdict::Holds);
+}
+
+/// A log during whose reading warm drops what lies below offset 3 of partition 0.
+struct Dropping(Arc<World>);
+
+#[async_trait::async_trait]
+impl Bus for Dropping {
+    fn partitions(&self) -> u16 {
+        self.0.bus.partitions()
+    }
+
+    fn epoch(&self) -> &LogEpoch {
+        self.0.bus.epoch()
+    }
+
+    async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {
+        self.0.bus.append(records).await
+    }
+
+    async fn bounds(&self, partition: u16) -> Result<Bounds, BusError> {
+        self.0.bus.bounds(partition).await
+    }
+
+    async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError> {
+        let unit = Unit { day: DAY.parse::<Timestamp>().unwrap().trading_day(), kind: Kind::Trade };
+        self.0.warm.drop_rows(unit, &[3]).await.unwrap();
+        self.0.bus.reader(partition, from).await
+    }
+
+    fn release(&self, _: u16, _: u64) {}
+}
+
+/// The log was read in one stretch, and is to be held against warm from within it.
+#[tokio::test]
+async fn a_drop_at_an_offset_that_no_manifest_named_is_no_difference() {
+    let world = World::new();
+    world.trades();
+    world.store_all().await;
+    let world = Arc::new(world);
+    let report = world.audit_of(Arc::new(Dropping(world.clone())), Selection::default()).await;
+    assert!(report.findings.iter().all(|of| of.link == Link::Cold), "{:#?}", report.findings);
+    let of = &report.units[0].partitions[0];
+    assert_eq!((of.offsets.clone(), of.log.rows, of.verdict), (3..4, 5, Verdict::Holds));
+    assert_eq!(of.warm, Some(of.log));
+}
+
+/// The record is looked for as long as it is a few differences; the others are told with all they lie in.
+#[tokio::test]
+async fn of_many_differences_the_first_are_narrowed() {
+    let world = World::new();
+    for day in 0..NARROWED_MAX as i64 + 2 {
+        let Tick::Trade(of) = trade(0, 1) else { panic!() };
+        let ticks = [0, 1].map(|id| {
+            Tick::Trade(Trade { ts: of.ts.saturating_add_nanos(day * 86_400_000_000_000), id, ..of })
+        });
+        world.push(0, 7, day as u64 + 1, &ticks);
+    }
+    world.store(0, &|seq, tick| Some(tick).filter(|_| seq.index == 0)).await;
+    let report = world.audit().await;
+    let next = NARROWED_MAX as u64 + 2;
+    let places: Vec<_> =
+        (0..next).map(|at| if at < NARROWED_MAX as u64 { at..at + 1 } else { 0..next }).collect();
+    let found: Vec<_> = report.findings.iter().map(|of| of.offsets.clone().unwrap()).collect();
+    assert_eq!(found, places);
+    assert!(broken(&report).iter().all(|of| of.ends_with("warm lacks 1 of the log's 2 rows")), "{report:#?}");
 }
 
 /// Three manifests of one day: two of them are supplements.
