@@ -146,14 +146,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 
 pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
     crate::telemetry::init("warn", super::colour());
-    let mut flags = Vec::new();
-    if let Some(dir) = &args.data {
-        flags.push(("data.dir", dir.display().to_string(), "--data"));
-    }
-    if let Some(url) = &args.url {
-        flags.push(("archive.url", url.clone(), "--url"));
-    }
-    let config = global.resolve(&flags)?.config();
+    let config = global.resolve_stores(args.data.as_deref(), args.url.as_deref())?.config();
     super::runtime()?.block_on(async {
         let work = async {
             match args.command {

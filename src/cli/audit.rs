@@ -52,14 +52,7 @@ pub(super) struct AuditArgs {
 
 pub(super) fn run(args: AuditArgs, global: &Global) -> Result<(), CliError> {
     crate::telemetry::init("warn", super::colour());
-    let mut flags = Vec::new();
-    if let Some(dir) = &args.data {
-        flags.push(("data.dir", dir.display().to_string(), "--data"));
-    }
-    if let Some(url) = &args.url {
-        flags.push(("archive.url", url.clone(), "--url"));
-    }
-    let config = global.resolve(&flags)?.config();
+    let config = global.resolve_stores(args.data.as_deref(), args.url.as_deref())?.config();
     let selection = Selection { kinds: args.kind, from: args.day.or(args.from), to: args.day.or(args.to) };
     super::runtime()?.block_on(async {
         let work = async {

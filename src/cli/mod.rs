@@ -131,6 +131,17 @@ impl Cli {
 }
 
 impl Global {
+    /// The configuration, with the data directory `--data` and the archive `--url` where they are given.
+    fn resolve_stores(
+        &self,
+        data: Option<&std::path::Path>,
+        url: Option<&str>,
+    ) -> Result<crate::config::Resolved, CliError> {
+        let data = data.map(|dir| ("data.dir", dir.display().to_string(), "--data"));
+        let url = url.map(|url| ("archive.url", url.to_owned(), "--url"));
+        self.resolve(&data.into_iter().chain(url).collect::<Vec<_>>())
+    }
+
     /// The configuration from file, environment and `flags`.
     fn resolve(
         &self,
