@@ -186,6 +186,11 @@ pub fn is_final(code: RDKafkaErrorCode) -> bool {
     )
 }
 
+/// Whether a client's error means that no broker answers it.
+pub fn tells_silence(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication)
+}
+
 /// Whether the brokers answer, as far as a client has noticed.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -230,29 +235,52 @@ impl Health {
     }
 }
 
-/// What librdkafka calls back about a client.
+/// What librdkafka logs of any client.
+fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    // Producer and consumer get the same properties, and each says which are not for it.
+    if facility == "CONFWARN" {
+        return tracing::trace!(target: "librdkafka", facility, "{message}");
+    }
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(target: "librdkafka", facility, "{message}");
+        }
+        // A broker that is away is told of once, by `Health`, not with every attempt.
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::debug!(target: "librdkafka", facility, "{message}");
+        }
+        _ => tracing::trace!(target: "librdkafka", facility, "{message}"),
+    }
+}
+
+/// What librdkafka calls back about the one client of a cluster that tells whether its brokers
+/// answer: one that is polled all the time, and makes statistics.
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
-    /// What it learns; shared by clients of one cluster.
+    /// What it learns.
     pub health: Arc<Health>,
 }
 
+/// What librdkafka calls back about any other client: it is only logged. One that is polled now and
+/// then tells of an outage when it is next polled, long after the brokers are back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Aside;
+
+impl ClientContext for Aside {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for Aside {}
+
 impl ClientContext for Watch {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // Producer and consumer get the same properties, and each says which are not for it.
-        if facility == "CONFWARN" {
-            return tracing::trace!(target: "librdkafka", facility, "{message}");
-        }
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-                tracing::error!(target: "librdkafka", facility, "{message}");
-            }
-            // A broker that is away is told of once, by `Health`, not with every attempt.
-            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
-                tracing::debug!(target: "librdkafka", facility, "{message}");
-            }
-            _ => tracing::trace!(target: "librdkafka", facility, "{message}"),
-        }
+        log(level, facility, message);
     }
 
     fn stats(&self, statistics: Statistics) {
@@ -265,8 +293,7 @@ impl ClientContext for Watch {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let away = [RDKafkaErrorCode::AllBrokersDown, RDKafkaErrorCode::Authentication];
-        if code_of(&error).is_some_and(|code| away.contains(&code)) {
+        if code_of(&error).is_some_and(tells_silence) {
             self.health.failed(reason.to_owned());
         } else {
             tracing::debug!(target: "librdkafka", %error, "{reason}");

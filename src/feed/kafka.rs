@@ -81,7 +81,6 @@ pub struct KafkaFeed {
     config: Config,
     subject: String,
     client: ClientConfig,
-    watch: Watch,
     metrics: KafkaFeedMetrics,
     reading: Reading,
     dead: DeadLetters,
@@ -123,14 +122,12 @@ impl KafkaFeed {
         let watch = Watch::default();
         let (topics, group) = (&config.file.topics, &config.file.group);
         let reading = Reading::new(&client, topics, group, &watch).map_err(refused)?;
-        let dead =
-            DeadLetters::new(&client, &config.file.dead_letter_topic, group, &watch).map_err(refused)?;
+        let dead = DeadLetters::new(&client, &config.file.dead_letter_topic, group).map_err(refused)?;
         Ok(Self {
             config,
             subject,
             client,
             metrics: KafkaFeedMetrics::new(&watch.health),
-            watch,
             reading,
             dead,
             lines: BTreeMap::new(),
@@ -178,7 +175,7 @@ impl KafkaFeed {
         loop {
             if !self.is_dead_topic_made {
                 let topic = self.config.file.dead_letter_topic.clone();
-                match make_topic(&self.client, &topic, &self.watch).await {
+                match make_topic(&self.client, &topic).await {
                     Ok(()) => self.is_dead_topic_made = true,
                     Err(error) if code_of(&error).is_none_or(is_final) => return Err(self.failed(error)),
                     Err(error) => {

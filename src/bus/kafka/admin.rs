@@ -1,18 +1,19 @@
 //! The topic: made where it is missing, looked at where it is not, asked for its offsets.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{KafkaBusConfig, RECORD_BYTES_MAX, Shared};
 use crate::bus::{Bounds, BusError};
-use crate::kafka::Watch;
+use crate::kafka::{Aside, code_of, tells_silence};
 
 /// How long one question may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -22,32 +23,62 @@ const BATCH_OVERHEAD_BYTES: usize = 4096;
 /// Asks about the topic, and changes it.
 pub(super) struct Admin {
     client: ClientConfig,
-    watch: Watch,
     topic: Arc<str>,
     /// For questions; it is in no group and fetches nothing.
-    asker: Arc<BaseConsumer<Watch>>,
+    asker: Arc<BaseConsumer<Silence>>,
+    silence: Silence,
 }
 
+/// What the asker's client calls back: why the brokers did not answer the last question.
+#[derive(Clone, Default)]
+struct Silence(Arc<Mutex<Option<String>>>);
+
+impl Silence {
+    fn reason(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Silence {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Aside.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if code_of(&error).is_some_and(tells_silence) {
+            *self.reason() = Some(reason.to_owned());
+        }
+        Aside.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Silence {}
+
 impl Admin {
-    pub(super) fn new(
-        client: ClientConfig,
-        config: &KafkaBusConfig,
-        watch: &Watch,
-    ) -> Result<Self, KafkaError> {
-        let asker = client.create_with_context(watch.clone())?;
-        Ok(Self { client, watch: watch.clone(), topic: config.topic.as_str().into(), asker: Arc::new(asker) })
+    pub(super) fn new(client: ClientConfig, config: &KafkaBusConfig) -> Result<Self, KafkaError> {
+        let silence = Silence::default();
+        let asker = client.create_with_context(silence.clone())?;
+        Ok(Self { client, topic: config.topic.as_str().into(), asker: Arc::new(asker), silence })
+    }
+
+    /// Why the last question had no answer, as far as the client said.
+    pub(super) fn silence(&self) -> Option<String> {
+        self.silence.reason().clone()
     }
 
     /// Asks on a thread that may block.
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&BaseConsumer<Watch>, &str) -> Result<T, KafkaError> + Send + 'static,
+        question: impl FnOnce(&BaseConsumer<Silence>, &str) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, KafkaError> {
-        let (asker, topic) = (self.asker.clone(), self.topic.clone());
+        let (asker, topic, silence) = (self.asker.clone(), self.topic.clone(), self.silence.clone());
         let asked = tokio::task::spawn_blocking(move || {
             let answer = question(&asker, &topic);
             // What it has to tell besides is taken note of here: nobody else polls it.
             while asker.poll(Duration::ZERO).is_some() {}
+            if answer.is_ok() {
+                *silence.reason() = None;
+            }
             answer
         });
         asked.await.unwrap_or(Err(KafkaError::Canceled))
@@ -63,7 +94,7 @@ impl Admin {
     }
 
     pub(super) async fn bounds(&self, partition: u16) -> Result<Bounds, KafkaError> {
-        let ask = move |asker: &BaseConsumer<Watch>, topic: &str| {
+        let ask = move |asker: &BaseConsumer<Silence>, topic: &str| {
             asker.fetch_watermarks(topic, i32::from(partition), REQUEST_MAX)
         };
         let (first, next) = self.ask(ask).await?;
@@ -175,8 +206,8 @@ impl Admin {
     }
 
     /// Made for each use: it has a thread and connections of its own, and uses are rare.
-    fn admin(&self) -> Result<AdminClient<Watch>, KafkaError> {
-        self.client.create_with_context(self.watch.clone())
+    fn admin(&self) -> Result<AdminClient<Aside>, KafkaError> {
+        self.client.create_with_context(Aside)
     }
 }
 

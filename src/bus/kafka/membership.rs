@@ -18,7 +18,6 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::{Notify, oneshot};
@@ -30,7 +29,7 @@ use super::tail::at_offsets;
 use super::{KafkaBusMetrics, Shared};
 use crate::bus::{Assignment, BusError, Membership};
 use crate::fail;
-use crate::kafka::{Watch, code_of, is_final};
+use crate::kafka::{Aside, code_of, is_final};
 
 /// How many changes may wait to be asked for; who is that far behind is no member any more.
 const CHANGES_MAX: usize = 1024;
@@ -58,7 +57,6 @@ struct Revoked {
 
 /// What the group's consumer calls back.
 struct Context {
-    watch: Watch,
     name: String,
     topic: String,
     metrics: KafkaBusMetrics,
@@ -157,15 +155,11 @@ fn numbers(partitions: &TopicPartitionList) -> Vec<u16> {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.watch.log(level, facility, message);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.watch.stats(statistics);
+        Aside.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.watch.error(error, reason);
+        Aside.error(error, reason);
     }
 }
 
@@ -272,7 +266,6 @@ impl KafkaMembership {
             }
         }
         let context = Context {
-            watch: shared.watch.clone(),
             name: shared.name.clone(),
             topic: shared.config.topic.clone(),
             metrics: shared.metrics.clone(),

@@ -139,6 +139,7 @@ struct Shared {
     /// Named by the cluster's id and the topic.
     epoch: LogEpoch,
     metrics: KafkaBusMetrics,
+    /// Of the producer, which every process has.
     watch: Watch,
     admin: Admin,
     marks: Vec<Marks>,
@@ -210,7 +211,8 @@ impl Shared {
 
     /// The brokers are away.
     fn unavailable(&self) -> BusError {
-        let reason = self.watch.health.down().unwrap_or_else(|| "its brokers do not answer".to_owned());
+        let reason = self.watch.health.down().or_else(|| self.admin.silence());
+        let reason = reason.unwrap_or_else(|| "its brokers do not answer".to_owned());
         BusError::Unavailable { path: self.name.clone(), reason }
     }
 }
@@ -252,7 +254,7 @@ impl KafkaBus {
             .map_err(|error| refused(error.to_string()))?;
         let watch = Watch::default();
         let metrics = KafkaBusMetrics::new(&watch.health);
-        let admin = Admin::new(client.clone(), &config, &watch).map_err(|error| meaning(&name, &error))?;
+        let admin = Admin::new(client.clone(), &config).map_err(|error| meaning(&name, &error))?;
         let closed = CancellationToken::new();
         let mut shared = Shared {
             marks: (0..config.partitions).map(|_| Marks::default()).collect(),

@@ -12,14 +12,14 @@ use super::Shared;
 use super::admin::drop_aside;
 use super::tail::{at_offsets, consumer_config};
 use crate::bus::BusError;
-use crate::kafka::Watch;
+use crate::kafka::Aside;
 
 /// Consumers kept for the next reader; what is more is ended when it comes back.
 const SPARE_MAX: usize = 4;
 /// How far a consumer fetches ahead of its reader.
 const QUEUED_KBYTES_MAX: u32 = 4_096;
 
-pub(super) type Client = StreamConsumer<Watch>;
+pub(super) type Client = StreamConsumer<Aside>;
 
 /// What a reader has borrowed, if anything. Locked by the reader while it reads; who finds it
 /// unlocked may take what is in it.
@@ -129,7 +129,7 @@ impl Pool {
         config.set("fetch.wait.max.ms", "20");
         // So that a reader learns of an end behind which only Kafka's own marks stand.
         config.set("enable.partition.eof", "true");
-        config.create_with_context(self.shared.watch.clone())
+        config.create_with_context(Aside)
     }
 
     /// A reader has no more use for it.

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::admin::drop_aside;
 use crate::bus::Record;
-use crate::kafka::{Watch, code_of, is_final, is_out_of_range};
+use crate::kafka::{Aside, code_of, is_final, is_out_of_range};
 
 /// The wait after the consumer could not be told what to follow.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
@@ -245,7 +245,7 @@ pub(super) fn at_offsets(
 /// Follows what is wanted until the log is closed or gone.
 async fn follow(config: ClientConfig, tail: Weak<Tail>, shared: Weak<Shared>, closed: CancellationToken) {
     let rings = tail.clone();
-    let mut consumer: Option<StreamConsumer<Watch>> = None;
+    let mut consumer: Option<StreamConsumer<Aside>> = None;
     // By partition, the generation that is followed.
     let mut assigned: Vec<Option<u64>> = Vec::new();
     loop {
@@ -310,7 +310,7 @@ fn assign(
     config: &ClientConfig,
     tail: &Tail,
     shared: &Shared,
-    consumer: &mut Option<StreamConsumer<Watch>>,
+    consumer: &mut Option<StreamConsumer<Aside>>,
     assigned: &mut [Option<u64>],
 ) -> Result<(), KafkaError> {
     let wanted = tail.wanted();
@@ -322,7 +322,7 @@ fn assign(
     }
     let consumer = match consumer {
         Some(consumer) => consumer,
-        None => consumer.insert(config.create_with_context(shared.watch.clone())?),
+        None => consumer.insert(config.create_with_context(Aside)?),
     };
     let topic = &shared.config.topic;
     let ended: Vec<usize> = changed.iter().copied().filter(|at| assigned[*at].is_some()).collect();

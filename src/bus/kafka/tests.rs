@@ -498,11 +498,18 @@ async fn a_broker_that_is_killed_loses_nothing() {
     for round in 1..3 {
         let enough = |accepted: &u64| *accepted > round * 300;
         within("appending", accepts.wait_for(enough)).await.unwrap();
+        // It leaves a consumer that is polled again only when the broker is back.
+        within("reading", bus.reader(1, 0).await.unwrap().next(1 << 10)).await.unwrap();
         broker = told(broker, "kill").await;
         within("noticing", outages.wait_for(Option::is_some)).await.unwrap();
         assert!(bus.ready().unwrap_err().contains("can't be reached"));
         broker = told(broker, "start").await;
         within("recovering", outages.wait_for(Option::is_none)).await.unwrap();
+        let until = *accepts.borrow() + 100;
+        within("going on", accepts.wait_for(|accepted| *accepted > until)).await.unwrap();
+        outages.mark_unchanged();
+        within("reading", bus.reader(1, 0).await.unwrap().next(1 << 10)).await.unwrap();
+        assert!(!outages.has_changed().unwrap(), "of what is over nothing is told");
         bus.ready().unwrap();
     }
     within("appending", accepts.wait_for(|accepted| *accepted > 1_500)).await.unwrap();

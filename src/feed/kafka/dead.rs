@@ -10,7 +10,7 @@ use rdkafka::util::Timeout;
 use tokio::task::JoinSet;
 
 use super::Key;
-use crate::kafka::{SettingsError, Watch, code_of};
+use crate::kafka::{Aside, SettingsError, code_of};
 
 /// How many may be on their way; past it the feed waits.
 const PENDING_MAX: usize = 64;
@@ -19,26 +19,21 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Delivers messages to the dead-letter topic.
 pub(super) struct DeadLetters {
-    producer: FutureProducer<Watch>,
+    producer: FutureProducer<Aside>,
     topic: String,
     group: String,
     pending: JoinSet<Result<(Key, u64), String>>,
 }
 
 impl DeadLetters {
-    pub(super) fn new(
-        client: &ClientConfig,
-        topic: &str,
-        group: &str,
-        watch: &Watch,
-    ) -> Result<Self, SettingsError> {
+    pub(super) fn new(client: &ClientConfig, topic: &str, group: &str) -> Result<Self, SettingsError> {
         let mut config = client.clone();
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", "0")
             .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string());
-        let producer = config.create_with_context(watch.clone())?;
+        let producer = config.create_with_context(Aside)?;
         let (topic, group) = (topic.to_owned(), group.to_owned());
         Ok(Self { producer, topic, group, pending: JoinSet::new() })
     }
@@ -85,7 +80,7 @@ impl DeadLetters {
 }
 
 async fn deliver(
-    producer: &FutureProducer<Watch>,
+    producer: &FutureProducer<Aside>,
     topic: &str,
     message: &OwnedMessage,
     headers: OwnedHeaders,

@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::Key;
 use super::dead::MAKE_MAX;
 use super::line::Note;
-use crate::kafka::{SettingsError, Watch, code_of, is_final};
+use crate::kafka::{Aside, SettingsError, Watch, code_of, is_final};
 
 /// How long one question may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -206,8 +206,8 @@ impl Reading {
 }
 
 /// Makes the dead-letter topic where it is missing.
-pub(super) async fn make_topic(client: &ClientConfig, topic: &str, watch: &Watch) -> Result<(), KafkaError> {
-    let admin: AdminClient<Watch> = client.create_with_context(watch.clone())?;
+pub(super) async fn make_topic(client: &ClientConfig, topic: &str) -> Result<(), KafkaError> {
+    let admin: AdminClient<Aside> = client.create_with_context(Aside)?;
     // As many copies as the brokers give a topic by themselves.
     let wanted = NewTopic::new(topic, 1, TopicReplication::Fixed(-1));
     let options = AdminOptions::new().request_timeout(Some(MAKE_MAX)).operation_timeout(Some(MAKE_MAX));
