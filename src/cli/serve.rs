@@ -113,6 +113,9 @@ pub(super) fn node_error(error: NodeError) -> CliError {
             CliError::usage(&error).hint("set them in the configuration file, or let one process have all roles")
         }
         NodeError::Source(_) | NodeError::Feed(_) => CliError::usage(&error),
+        NodeError::LogAway { .. } => CliError::failed(&error).hint(
+            "start it again when the log answers: what was acknowledged is in it, and what was not its producers keep",
+        ),
         _ if error.is_disk_full() => CliError::failed(&error)
             .hint("free some space and start again, or lower log.free_bytes_min: what was accepted is there"),
         _ if error.is_damage() => {

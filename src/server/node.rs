@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -83,6 +84,12 @@ pub enum NodeError {
     /// The log refuses.
     #[error(transparent)]
     Bus(BusError),
+    /// A server was told to end while its log could not be reached.
+    #[error("{reason}; ended without it")]
+    LogAway {
+        /// Which log, and why.
+        reason: String,
+    },
     /// Hot refuses.
     #[error(transparent)]
     Hot(#[from] HotError),
@@ -478,33 +485,45 @@ impl Node {
     /// stores. After an error everything that could be done was done.
     pub async fn stop(self) -> Result<Summary, NodeError> {
         let Self { stores, processor, feed, archiver, gateway, .. } = self;
-        let mut taken = Ok(());
-        if let Some(feed) = feed {
-            feed.stop_feeds.cancel();
-            feed.stop_ingest.cancel();
-            feed.feeds.wait().await;
-            // What ended before has been told of by `failed`.
-            if let Some(ingest) = feed.ingest.filter(|ingest| !ingest.is_finished()) {
-                taken = ingest.await.map_err(gateway_ended);
+        let stopping = async {
+            let mut taken = Ok(());
+            if let Some(feed) = feed {
+                feed.stop_feeds.cancel();
+                feed.stop_ingest.cancel();
+                feed.feeds.wait().await;
+                // What ended before has been told of by `failed`.
+                if let Some(ingest) = feed.ingest.filter(|ingest| !ingest.is_finished()) {
+                    taken = ingest.await.map_err(gateway_ended);
+                }
             }
-        }
-        if let Some(archiver) = archiver {
-            archiver.stop().await;
-        }
-        let drained = match processor {
-            Some(processor) => processor.stop().await,
-            None => Ok(()),
+            if let Some(archiver) = archiver {
+                archiver.stop().await;
+            }
+            let drained = match processor {
+                Some(processor) => processor.stop().await,
+                None => Ok(()),
+            };
+            gateway.stop.cancel();
+            let served = if gateway.task.is_finished() {
+                Ok(())
+            } else {
+                gateway.task.await.unwrap_or_else(|error| Err(gateway_ended(error)))
+            };
+            drained?;
+            taken?;
+            served.map_err(NodeError::from)
         };
-        gateway.stop.cancel();
-        let served = if gateway.task.is_finished() {
-            Ok(())
-        } else {
-            gateway.task.await.unwrap_or_else(|error| Err(gateway_ended(error)))
+        let mut stopping = pin!(stopping);
+        let stopped = tokio::select! {
+            stopped = &mut stopping => stopped,
+            reason = stores.give_up_log() => {
+                // Whoever waited for the log ends now, with an error that says less.
+                let _ = stopping.await;
+                Err(NodeError::LogAway { reason })
+            }
         };
         stores.close().await;
-        drained?;
-        taken?;
-        served?;
+        stopped?;
         Ok(Summary {
             ticks: self.intake_metrics.ticks.get(),
             rows: self.processor_metrics.rows.get(),

@@ -36,6 +36,8 @@ const COLD_DIR: &str = "cold";
 
 /// How long a stop waits for what is still on its way to Kafka.
 const KAFKA_CLOSE_MAX: Duration = Duration::from_secs(30);
+/// How long a stop waits for Kafka to come back.
+const KAFKA_AWAY_MAX: Duration = Duration::from_secs(15);
 
 /// The log, as it is opened and closed.
 enum Log {
@@ -298,6 +300,23 @@ impl Stores {
             ),
             ("cold", self.archive.cold().name().to_owned()),
         ]
+    }
+
+    /// Ends the log once it could not be reached for 15 seconds, so that nobody waits for it any
+    /// longer: why not. For who stops; a log on disk is always there. Cancel-safe.
+    pub async fn give_up_log(&self) -> String {
+        let Log::Kafka(bus) = &self.log else { return std::future::pending().await };
+        let mut outages = bus.outages();
+        loop {
+            // The log outlives the borrow, so there is a sender.
+            let _ = outages.wait_for(Option::is_some).await;
+            let back = outages.wait_for(Option::is_none);
+            if tokio::time::timeout(KAFKA_AWAY_MAX, back).await.is_err() {
+                let reason = bus.ready().err().unwrap_or_else(|| format!("{} is away", bus.name()));
+                bus.close(Duration::ZERO).await;
+                return reason;
+            }
+        }
     }
 
     /// Makes everything durable, and frees the data directory and the servers.

@@ -16,7 +16,7 @@ use stk::market::Timestamp;
 
 use super::scaled::{Scaled, digests, until};
 use super::serve::write_capture;
-use super::support::{Home, OwnServices, PATIENCE, Server, metric};
+use super::support::{Home, OwnServices, PATIENCE, Server, metric, service};
 
 /// A quote and a trade every so often.
 const PERIOD_MILLIS: i64 = 20;
@@ -456,4 +456,36 @@ async fn each_service_may_hang_under_load() {
         plant.check(replay, &format!("{service} hung")).await;
     }
     plant.end();
+}
+
+/// A supervisor does not wait for Kafka: who is told to end while it is away ends, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn told_to_end_while_kafka_is_away_it_ends_and_nothing_is_lost() {
+    let _turn = TURN.lock().await;
+    let Some(own) = OwnServices::up(&["kafka"]) else { return };
+    let address_of = |name: &str| if name == "KAFKA" { own.address(name) } else { service(name) };
+    let Some(scaled) = Scaled::on(2, address_of) else { return };
+    let home = Home::new();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--ingest-listen", "127.0.0.1:0"];
+    let both = [&serve[..], &["--roles", "feed,processor", "--feed", "sim"]].concat();
+    let both = Server::run(scaled.stk(&home, &both), true);
+    let gateway = scaled.serve(&home, "gateway");
+    until("rows in warm", async || count(&both, "processor_rows_total") > 0).await;
+    own.kill("kafka");
+    for server in [&both, &gateway] {
+        until("the outage", async || health(server).1.contains("can't be reached")).await;
+    }
+    // Its feed's last batches are on their way to nowhere.
+    let (code, said) = both.stop();
+    let said = said.join("\n");
+    assert!(code == Some(1) && said.contains("ended without it"), "{code:?}: {said}");
+    let (code, said) = gateway.stop();
+    assert_eq!(code, Some(0), "{said:?}");
+
+    own.start("kafka");
+    let (code, said) = scaled.serve(&home, "processor").stop();
+    assert_eq!(code, Some(0), "{said:?}");
+    let audited = scaled.stk(&home, &["audit"]).output().expect("the binary runs");
+    let said = String::from_utf8_lossy(&audited.stderr);
+    assert!(audited.status.success() && said.contains("the chain holds"), "{said}");
 }
