@@ -25,6 +25,7 @@ mod value;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hasher;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use prometheus_client::registry::Registry;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Message, OwnedMessage, Timestamp as MessageTime};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -55,6 +57,10 @@ const LOOK_INTERVAL: Duration = Duration::from_mins(1);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// The most lines whose sequence numbers are followed; further ones are not.
 const TRACKERS_MAX: usize = 100_000;
+/// After a restart the numbers of so many messages of each partition are followed again.
+const NUMBERS_AGAIN_MESSAGES: u64 = 8_192;
+/// Of them, how many wait to be looked at.
+const AGAIN_WAITING_MAX: usize = 256;
 
 /// A partition of one of the topics, by their order in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +77,23 @@ struct Batch {
     /// Under what it goes into the log: its number is the offset behind the last message.
     origin: Origin,
     ticks: Vec<Tick>,
+}
+
+/// Partitions that were found, about to be read.
+#[derive(Default)]
+struct Assigning {
+    begun: Vec<(Key, u64)>,
+    /// Those that are read already, and go on elsewhere.
+    moved: Vec<(Key, u64)>,
+    /// Offsets read before, whose numbers are to be followed first.
+    again: Vec<(Key, Range<u64>)>,
+    reading: Option<Again>,
+}
+
+/// Messages that were read before, as they come.
+struct Again {
+    messages: mpsc::Receiver<OwnedMessage>,
+    task: JoinHandle<Result<(), KafkaError>>,
 }
 
 /// A mark that the brokers are being told.
@@ -98,6 +121,7 @@ pub struct KafkaFeed {
     origin: Option<Origin>,
     is_dead_topic_made: bool,
     looking: Option<JoinHandle<Result<Look, LookError>>>,
+    assigning: Option<Assigning>,
     look_at: Instant,
     marking: Option<Marking>,
     backoff: Backoff,
@@ -139,6 +163,7 @@ impl KafkaFeed {
             origin: None,
             is_dead_topic_made: false,
             looking: None,
+            assigning: None,
             look_at: Instant::now(),
             marking: None,
             backoff: Backoff::new(jitter_seed()),
@@ -172,7 +197,7 @@ impl KafkaFeed {
 
     /// Looks at the topics and reads what is not read yet.
     async fn look(&mut self) -> Result<(), FeedError> {
-        loop {
+        while self.assigning.is_none() {
             if !self.is_dead_topic_made {
                 let topic = self.config.file.dead_letter_topic.clone();
                 match make_topic(&self.client, &topic).await {
@@ -192,31 +217,88 @@ impl KafkaFeed {
             let found = looking.await;
             self.looking = None;
             match found {
-                Ok(Ok(look)) => {
-                    self.take_look(look)?;
-                    self.backoff.reset();
-                    self.look_at = Instant::now() + LOOK_INTERVAL;
-                    return Ok(());
-                }
+                Ok(Ok(look)) => self.assigning = Some(self.take_look(look)?),
                 Ok(Err(error)) if error.is_final() => return Err(self.failed(error)),
                 Ok(Err(error)) => self.pause("looking at the topics", &error).await,
                 Err(error) => return Err(self.failed(error)),
             }
         }
+        self.follow_again().await?;
+        let Assigning { begun, moved, .. } = self.assigning.take().unwrap_or_default();
+        if !begun.is_empty() || !moved.is_empty() {
+            tracing::info!(feed = self.subject, partitions = self.lines.len(), "reading");
+            self.reading.assign(&begun, &moved).map_err(|error| self.failed(error))?;
+        }
+        self.backoff.reset();
+        self.look_at = Instant::now() + LOOK_INTERVAL;
+        Ok(())
     }
 
-    fn take_look(&mut self, look: Look) -> Result<(), FeedError> {
+    /// Follows the numbers of what was read before, so that what a restart comes between is no gap,
+    /// and what is repeated after it a repeat. Cancel-safe.
+    async fn follow_again(&mut self) -> Result<(), FeedError> {
+        loop {
+            let Some(assigning) = self.assigning.as_mut().filter(|assigning| !assigning.again.is_empty())
+            else {
+                return Ok(());
+            };
+            let again = assigning.reading.get_or_insert_with(|| {
+                let (sender, messages) = mpsc::channel(AGAIN_WAITING_MAX);
+                let (client, file) = (self.client.clone(), &self.config.file);
+                let (group, topics, spans) =
+                    (file.group.clone(), file.topics.clone(), assigning.again.clone());
+                let read = move || Reading::read_again(&client, &group, &topics, &spans, &sender);
+                Again { messages, task: tokio::task::spawn_blocking(read) }
+            });
+            if let Some(message) = again.messages.recv().await {
+                self.recall(&message);
+                continue;
+            }
+            // A handle may be awaited again after this call was dropped, so nothing is lost by that.
+            let read = (&mut again.task).await;
+            assigning.reading = None;
+            match read {
+                Ok(Ok(())) => assigning.again.clear(),
+                Ok(Err(error)) if code_of(&error).is_some_and(is_final) => return Err(self.failed(error)),
+                Ok(Err(error)) => self.pause("reading the last numbers again", &error).await,
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+    }
+
+    /// Takes note of the numbers of a message that was read before.
+    fn recall(&mut self, message: &OwnedMessage) {
+        let Some(key) = self.key_of(message) else { return };
+        let now = Timestamp::now();
+        let (Some(payload), envelope) = (message.payload(), envelope_of(message)) else { return };
+        // A dead letter says nothing of its numbers, now as then.
+        let Ok(mapped) = self.config.decode(payload, envelope, now) else { return };
+        for mapped in mapped {
+            let Mapped::Tick(tick, Some(numbered)) = mapped else { continue };
+            let Some((tracker, _)) = self.tracker(key, &tick, &numbered) else { continue };
+            // A hole that was old by its messages' own time has been told.
+            tracker.observe(0, numbered.sequence, 1, envelope.ts.unwrap_or(now), &mut |_| {});
+        }
+    }
+
+    fn key_of(&self, message: &OwnedMessage) -> Option<Key> {
+        let topic = self.config.file.topics.iter().position(|topic| topic == message.topic())?;
+        Some(Key { topic: topic as u16, partition: message.partition() as u16 })
+    }
+
+    /// What is to be read of what was found.
+    fn take_look(&mut self, look: Look) -> Result<Assigning, FeedError> {
         if look.partitions.is_empty() {
             return Err(self.failed("none of the `partitions` exist"));
         }
-        let (mut begun, mut moved, mut lag) = (Vec::new(), Vec::new(), 0);
+        let (mut assigning, mut lag) = (Assigning::default(), 0);
         for found in look.partitions {
             let key = found.key;
             if let Some(line) = self.lines.get(&key) {
                 let at = line.next();
                 if at < found.first || at > found.next {
                     self.catch_up(&found);
-                    moved.push((key, self.lines[&key].next()));
+                    assigning.moved.push((key, self.lines[&key].next()));
                 }
             } else {
                 let (at, note) = match found.committed {
@@ -229,17 +311,16 @@ impl KafkaFeed {
                 self.lines.insert(key, Line::new(seed, at, note, found.committed.map(|(at, _)| at)));
                 if at < found.first || at > found.next {
                     self.catch_up(&found);
+                } else if self.config.per.is_some() && found.committed.is_some() {
+                    let from = at.saturating_sub(NUMBERS_AGAIN_MESSAGES).max(found.first);
+                    assigning.again.push((key, from..at));
                 }
-                begun.push((key, self.lines[&key].next()));
+                assigning.begun.push((key, self.lines[&key].next()));
             }
             lag += found.next.saturating_sub(self.lines[&key].next());
         }
         self.metrics.lag_messages.set(lag as i64);
-        if begun.is_empty() && moved.is_empty() {
-            return Ok(());
-        }
-        tracing::info!(feed = self.subject, partitions = self.lines.len(), "reading");
-        self.reading.assign(&begun, &moved).map_err(|error| self.failed(error))
+        Ok(assigning)
     }
 
     /// Who a partition is as a producer: the same whoever reads it under the same group.
@@ -286,10 +367,7 @@ impl KafkaFeed {
     /// Takes a message in: into the batch, to the dead letters, or aside where it does not go into
     /// the batch.
     fn take(&mut self, message: OwnedMessage) {
-        let Some(topic) = self.config.file.topics.iter().position(|topic| topic == message.topic()) else {
-            return;
-        };
-        let key = Key { topic: topic as u16, partition: message.partition() as u16 };
+        let Some(key) = self.key_of(&message) else { return };
         let offset = message.offset().max(0) as u64;
         let Some(line) = self.lines.get_mut(&key) else { return };
         if offset < line.next() {
@@ -303,11 +381,7 @@ impl KafkaFeed {
         line.read_up_to(offset + 1);
         self.metrics.messages.inc();
         let recv_ts = Timestamp::now();
-        let time = match message.timestamp() {
-            MessageTime::CreateTime(ms) | MessageTime::LogAppendTime(ms) => ms.checked_mul(1_000_000),
-            MessageTime::NotAvailable => None,
-        };
-        let envelope = Envelope { key: message.key(), ts: time.map(Timestamp::from_nanos) };
+        let envelope = envelope_of(&message);
         let mapped = match message.payload() {
             // A mark that a key is gone, in topics that are compacted: it says nothing of a tick.
             None => Ok(vec![Mapped::Skipped]),
@@ -371,19 +445,8 @@ impl KafkaFeed {
         recv_ts: Timestamp,
         ticks: &mut Vec<Tick>,
     ) -> bool {
-        let symbol: Option<Symbol> = tick.symbol().filter(|_| self.config.per == Per::Symbol);
-        let mut source = format!("kafka/{}", self.topic(key));
-        if self.config.per == Per::Partition {
-            source.push_str(&format!("/{}", key.partition));
-        }
-        if !numbered.line.is_empty() {
-            source.push_str(&format!("/{}", numbered.line.chars().take(64).collect::<String>()));
-        }
-        let name = symbol.map_or_else(|| source.clone(), |symbol| format!("{source} {symbol}"));
-        if self.trackers.len() >= TRACKERS_MAX && !self.trackers.contains_key(&name) {
-            return true;
-        }
-        let tracker = self.trackers.entry(name).or_insert_with(|| SequenceTracker::new(None));
+        let symbol = self.numbered_symbol(tick);
+        let Some((tracker, source)) = self.tracker(key, tick, numbered) else { return true };
         let before = tracker.counts();
         let ts = tick.ts();
         let mut tell = |event: Event| {
@@ -399,6 +462,32 @@ impl KafkaFeed {
         self.metrics.missed.inc_by(counts.missed - before.missed);
         self.metrics.duplicates.inc_by(counts.duplicates - before.duplicates);
         verdict != Verdict::Stale
+    }
+
+    /// Whose numbers they are, where each symbol has its own.
+    fn numbered_symbol(&self, tick: &Tick) -> Option<Symbol> {
+        tick.symbol().filter(|_| self.config.per == Some(Per::Symbol))
+    }
+
+    /// What follows the numbers of a tick, and the source's name in gaps; `None` where too many are
+    /// followed.
+    fn tracker(
+        &mut self,
+        key: Key,
+        tick: &Tick,
+        numbered: &Numbered,
+    ) -> Option<(&mut SequenceTracker, String)> {
+        let mut source = format!("kafka/{}/{}", self.topic(key), key.partition);
+        if !numbered.line.is_empty() {
+            source.push_str(&format!("/{}", numbered.line.chars().take(64).collect::<String>()));
+        }
+        let symbol = self.numbered_symbol(tick);
+        let name = symbol.map_or_else(|| source.clone(), |symbol| format!("{source} {symbol}"));
+        if self.trackers.len() >= TRACKERS_MAX && !self.trackers.contains_key(&name) {
+            return None;
+        }
+        let tracker = self.trackers.entry(name).or_insert_with(|| SequenceTracker::new(None));
+        Some((tracker, source))
     }
 
     /// Has the batch being filled handed out.
@@ -484,6 +573,15 @@ impl KafkaFeed {
         self.commit();
         Ok(())
     }
+}
+
+/// What a message says beside its payload.
+fn envelope_of(message: &OwnedMessage) -> Envelope<'_> {
+    let time = match message.timestamp() {
+        MessageTime::CreateTime(ms) | MessageTime::LogAppendTime(ms) => ms.checked_mul(1_000_000),
+        MessageTime::NotAvailable => None,
+    };
+    Envelope { key: message.key(), ts: time.map(Timestamp::from_nanos) }
 }
 
 #[async_trait::async_trait]

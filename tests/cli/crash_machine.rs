@@ -1,6 +1,5 @@
 //! `stk serve` on one machine, killed at each durable step of log, hot and warm, and of the processor.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -14,7 +13,7 @@ use super::crash::{
     self, Digests, Doomed, PRODUCER, Row, When, all_of, bring, day, kills, points, ticks, weigh_down,
 };
 use super::scaled::digests_within;
-use super::support::{Home, PATIENCE, Server, serve};
+use super::support::{Home, OwnAddress, PATIENCE, Server, serve};
 
 /// Ticks of a round: some blocks, as many as compaction puts together.
 const TICKS: usize = 2_500;
@@ -35,18 +34,15 @@ const ENV: [(&str, &str); 8] = [
 pub(crate) struct Machine {
     home: Home,
     pub(crate) data: PathBuf,
-    ingest: String,
+    /// So that the client finds the next process.
+    ingest: OwnAddress,
 }
 
 impl Machine {
     pub(crate) fn new() -> Self {
         let home = Home::new();
         let data = home.path("data");
-        // A port of its own, so that the client finds the next process.
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let ingest = port.local_addr().expect("bound").to_string();
-        drop(port);
-        Self { home, data, ingest }
+        Self { home, data, ingest: OwnAddress::new() }
     }
 
     /// With the ticks of round 0 in, and nothing running; and who brought them.

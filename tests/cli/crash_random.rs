@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,7 +21,7 @@ use stk::market::Tick;
 use super::crash::{PRODUCER, Row, day};
 use super::kill::{hash, seed, stored};
 use super::scaled::{Scaled, digests};
-use super::support::{Home, OwnServices, Server};
+use super::support::{Home, OwnAddress, OwnServices, Server};
 
 /// Kills in CI.
 const KILLS_IN_CI: u64 = 6;
@@ -189,9 +188,7 @@ async fn whatever_is_killed_under_load_what_was_accepted_stands_in_history_once(
     let Some(services) = OwnServices::up(&["kafka", "redis", "clickhouse", "s3"]) else { return };
     let Some(scaled) = Scaled::on(4, |name| services.address(name)).map(Arc::new) else { return };
     let home = Arc::new(Home::new());
-    let port = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let ingest = port.local_addr().expect("bound").to_string();
-    drop(port);
+    let ingest = OwnAddress::new();
 
     let serve = |roles: &'static str, more: &[&str]| {
         let (scaled, home) = (scaled.clone(), home.clone());

@@ -1,7 +1,6 @@
 //! Processes that share Kafka, Redis and `ClickHouse`, killed at each of their durable steps: the next
 //! one takes over, and every row stands there once.
 
-use std::net::TcpListener;
 use std::process::Command;
 use std::time::Instant;
 
@@ -13,7 +12,7 @@ use super::crash::{
 };
 use super::crash_machine::undisturbed;
 use super::scaled::Scaled;
-use super::support::{Home, PATIENCE, Server};
+use super::support::{Home, OwnAddress, PATIENCE, Server};
 
 /// Ticks of a round.
 const TICKS: usize = 400;
@@ -31,15 +30,13 @@ const TRIMS_AT_ONCE: u64 = 5;
 pub(crate) struct Feed {
     pub(crate) server: Server,
     pub(crate) client: IngestClient,
-    ingest: String,
+    /// So that the client finds the next process.
+    ingest: OwnAddress,
 }
 
 impl Feed {
     pub(crate) async fn start(scaled: &Scaled, home: &Home) -> Self {
-        // A port of its own, so that the client finds the next process.
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let ingest = port.local_addr().expect("bound").to_string();
-        drop(port);
+        let ingest = OwnAddress::new();
         let server = Server::run(Self::command(scaled, home, &ingest), true);
         let endpoint = ingest.parse().expect("an address");
         let client = connect(&endpoint).await;

@@ -8,13 +8,12 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::crash::Row;
-use super::support::{Home, Server, Starting};
+use super::support::{Home, OwnAddress, Server, Starting};
 use futures_util::TryStreamExt;
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
@@ -79,8 +78,7 @@ pub(crate) async fn stored(config: &Config) -> BTreeMap<u64, u64> {
 async fn nothing_accepted_is_lost_and_nothing_doubled() {
     let home = Home::new();
     let data = home.path("data");
-    // A port of its own, so that the producer finds the server again.
-    let ingest = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").to_string();
+    let ingest = OwnAddress::new();
     let env = |life: usize| {
         [
             ("STK_LOG_DURABILITY", ["interval", "always"][life % 2]),

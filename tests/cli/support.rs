@@ -1,7 +1,9 @@
 //! Drives the real binary: exit code, stdout and stderr in one text, in a directory of its own.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -239,6 +241,35 @@ pub(crate) fn service(name: &str) -> Option<String> {
     );
     eprintln!("skipped: {}", reason.unwrap_or_else(|| format!("{variable} is not set")));
     None
+}
+
+/// An address of a test's own, also while nobody listens there: a server that was killed finds it
+/// free again. No other test has it as long as this lives.
+pub(crate) struct OwnAddress {
+    address: String,
+    _claim: File,
+}
+
+impl OwnAddress {
+    pub(crate) fn new() -> Self {
+        // Below the ports that the kernel gives to clients, above those of `scripts/services`.
+        for port in 32_000..32_768 {
+            let claim = std::env::temp_dir().join(format!("stk-test-port-{port}"));
+            let Ok(claim) = File::create(claim) else { continue };
+            if claim.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                return Self { address: format!("127.0.0.1:{port}"), _claim: claim };
+            }
+        }
+        panic!("no port from 32000 to 32767 is free");
+    }
+}
+
+impl std::ops::Deref for OwnAddress {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.address
+    }
 }
 
 /// The real capture, where it is.

@@ -95,16 +95,15 @@ struct Sequence {
     per: Per,
 }
 
-/// What is numbered apart.
+/// What is numbered apart. Numbers across partitions can't be followed: their messages come in no
+/// order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Per {
-    /// All of a topic together.
-    #[default]
-    Topic,
     /// Each partition.
+    #[default]
     Partition,
-    /// Each symbol.
+    /// Each symbol of a partition.
     Symbol,
 }
 
@@ -119,7 +118,8 @@ enum Format {
 #[derive(Debug)]
 pub(super) struct Config {
     pub(super) file: File,
-    pub(super) per: Per,
+    /// None where nothing is numbered.
+    pub(super) per: Option<Per>,
     mapping: Mapping,
     format: Format,
 }
@@ -153,7 +153,7 @@ impl Config {
         let mapping = Mapping::new(&file.map, sequence)?;
         let format =
             file.payload.open(mapping.paths(), base).map_err(|reason| format!("payload: {reason}"))?;
-        let per = file.sequence.as_ref().map(|sequence| sequence.per).unwrap_or_default();
+        let per = file.sequence.as_ref().map(|sequence| sequence.per);
         Ok(Self { file, per, mapping, format })
     }
 

@@ -1,13 +1,17 @@
 //! The topics as the brokers know them: partitions, what they hold, and how far they were read.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::mpsc;
 
 use super::Key;
 use super::dead::MAKE_MAX;
@@ -168,6 +172,60 @@ impl Reading {
             list.add_partition_offset(topic, i32::from(key.partition), offset)?;
         }
         Ok(list)
+    }
+
+    /// Hands over the messages of `spans` (of offsets; one of each partition), which were read before
+    /// and may be gone in part. Each partition's are in order. Blocks.
+    ///
+    /// Errors: the brokers are silent, or refuse.
+    pub(super) fn read_again(
+        client: &ClientConfig,
+        group: &str,
+        topics: &[String],
+        spans: &[(Key, Range<u64>)],
+        messages: &mpsc::Sender<OwnedMessage>,
+    ) -> Result<(), KafkaError> {
+        let mut config = client.clone();
+        config
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("allow.auto.create.topics", "false")
+            // So that the end is known where the last offsets are no messages.
+            .set("enable.partition.eof", "true");
+        let consumer: BaseConsumer<Aside> = config.create_with_context(Aside)?;
+        for (index, topic) in topics.iter().enumerate() {
+            let of_topic = spans.iter().filter(|(key, _)| usize::from(key.topic) == index);
+            let mut left: BTreeMap<i32, u64> = BTreeMap::new();
+            let mut list = TopicPartitionList::new();
+            for (key, span) in of_topic.filter(|(_, span)| !span.is_empty()) {
+                let partition = i32::from(key.partition);
+                list.add_partition_offset(topic, partition, Offset::Offset(span.start as i64))?;
+                left.insert(partition, span.end);
+            }
+            consumer.assign(&list)?;
+            while !left.is_empty() {
+                let message = match consumer.poll(REQUEST_MAX) {
+                    Some(Ok(message)) => message,
+                    Some(Err(KafkaError::PartitionEOF(partition))) => {
+                        left.remove(&partition);
+                        continue;
+                    }
+                    Some(Err(error)) => return Err(error),
+                    None => return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)),
+                };
+                let (partition, offset) = (message.partition(), message.offset().max(0) as u64);
+                let Some(end) = left.get(&partition).copied() else { continue };
+                // Nobody may want to know any more.
+                if offset < end && messages.blocking_send(message.detach()).is_err() {
+                    return Ok(());
+                }
+                if offset + 1 >= end {
+                    left.remove(&partition);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads partitions from these offsets on, whatever was read of them before.

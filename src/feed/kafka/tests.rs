@@ -294,8 +294,47 @@ async fn sequence_numbers_are_followed_by_symbol() {
     })
     .await;
     assert_eq!((gap.kind, gap.first, gap.last), (GapKind::Missed, 4, 5));
-    assert_eq!((gap.symbol.unwrap().as_str(), &*gap.source), ("A", &*format!("kafka/{}", place.topic)));
+    assert_eq!((gap.symbol.unwrap().as_str(), &*gap.source), ("A", &*format!("kafka/{}/0", place.topic)));
     assert_eq!(feed.metrics().missed.get(), 2);
+}
+
+/// A restart changes nothing about what is a repeat and what is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn sequence_numbers_are_followed_across_a_restart() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let place = Place::new(brokers, 2).await;
+    let message = |number: u64| format!("{{\"n\":{number},{}", &json(number)[1..]);
+    // Partition 1 is never read further than it was.
+    for (partition, number) in [(0, 1), (0, 2), (0, 3), (1, 7)] {
+        place.send(partition, message(number).as_bytes()).await;
+    }
+    let numbered = format!("{JSON}[sequence]\nfield = \"n\"\n");
+    let mut feed = place.feed(&numbered);
+    pull(&mut feed, 4).await;
+    let calls = feed.calls;
+    feed.acknowledge(calls);
+    drop(feed);
+    within("the commit", async { while place.committed() != Some(3) {} }).await;
+
+    for number in [3, 2, 4, 8] {
+        place.send(0, message(number).as_bytes()).await;
+    }
+    let mut feed = place.feed(&numbered);
+    assert_eq!(ids(&pull(&mut feed, 2).await), [4, 8]);
+    assert_eq!((feed.metrics().duplicates.get(), feed.metrics().dead_letters.get()), (2, 0));
+    let gap = within("the gap", async {
+        for number in 9.. {
+            place.send(0, message(number).as_bytes()).await;
+            let mut ticks = Vec::new();
+            feed.next(&mut ticks).await.unwrap();
+            if let Some(Tick::Gap(gap)) = ticks.first() {
+                return gap.clone();
+            }
+        }
+        unreachable!("numbers end")
+    })
+    .await;
+    assert_eq!((gap.kind, gap.first, gap.last), (GapKind::Missed, 5, 7));
 }
 
 /// What the topic dropped before it was read is told.
