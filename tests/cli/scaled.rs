@@ -11,7 +11,8 @@ use stk::server::stores::Stores;
 use stk::tiering::history::{HistoryQuery, HistoryStats};
 
 use super::crash::Digests;
-use super::support::{Home, Server, iex_capture, service};
+use super::serve::write_capture_of;
+use super::support::{Home, Server, iex_capture, metric, service};
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/scaled.toml");
 
@@ -227,6 +228,46 @@ async fn the_capture_through_kafka_clickhouse_redis_and_s3_is_what_one_machine_g
         let (code, said) = server.stop();
         assert_eq!(code, Some(0), "{said:#?}");
     }
+}
+
+/// Nobody starts it again, and nobody has to: the others of its group find out by its silence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_processor_had_the_other_one_takes_over() {
+    let Some(scaled) = Scaled::new(4) else { return };
+    let home = Home::new();
+    // Some in every partition.
+    let symbols = ["AAPL", "MSFT", "IBM", "AMZN", "GOOG", "NVDA", "TSLA", "META", "ORCL"];
+    let capture = write_capture_of(&home, 60, &symbols).display().to_string();
+    let data = home.path("data").display().to_string();
+    let feed = scaled.serve(&home, "feed");
+    let [doomed, heir] = ["processor", "processor"].map(|role| scaled.serve(&home, role));
+    let gained = |server: &Server| metric(&server.address, "processor_gained_total");
+    until("partitions of both", async || gained(&doomed) >= 2.0 && gained(&heir) >= 2.0).await;
+    let before = gained(&heir);
+    // Rounds of the same ticks: before it dies, while its partitions are nobody's, and after.
+    let play = |to: &[&str]| {
+        let played = home.run(&[&["replay", &capture, "--speed", "max"], to].concat());
+        assert!(played.contains("120 ticks durable"), "{played}");
+    };
+    play(&["--ingest", &feed.ingest]);
+    until("rows of its own", async || metric(&doomed.address, "processor_rows_total") > 0.0).await;
+    doomed.kill();
+    play(&["--ingest", &feed.ingest]);
+    until("what it had with the other", async || gained(&heir) >= before + 2.0).await;
+    play(&["--ingest", &feed.ingest]);
+    let (code, said) = heir.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+
+    for _ in 0..3 {
+        play(&["--data", &data]);
+    }
+    let embedded = Resolved::new(None, [], &[("data.dir", data, "--data")]).expect("good settings");
+    let (expected, _) = digests(&embedded.config()).await;
+    let (stored, cost) = digests(&scaled.config()).await;
+    for kind in ["trade", "quote"] {
+        assert_eq!(stored[kind], expected[kind], "{kind}");
+    }
+    assert_eq!(cost.log_rows, 0, "all of it is in ClickHouse");
 }
 
 /// What the server at `address` answers.

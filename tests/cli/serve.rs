@@ -9,11 +9,16 @@ use stk::market::Timestamp;
 
 /// A capture of so many trades and quotes in two symbols, a second apart.
 pub(crate) fn write_capture(home: &Home, seconds: i64) -> std::path::PathBuf {
+    write_capture_of(home, seconds, &["AAPL", "MSFT"])
+}
+
+/// The same of other symbols, in turns.
+pub(crate) fn write_capture_of(home: &Home, seconds: i64, symbols: &[&str]) -> std::path::PathBuf {
     let open: Timestamp = "2025-03-07T14:30:00Z".parse().expect("a time");
     let segments: Vec<_> = (0..seconds)
         .map(|second| {
             let ts = open.saturating_add_nanos(second * 1_000_000_000);
-            let symbol = ["AAPL", "MSFT"][(second % 2) as usize];
+            let symbol = symbols[second as usize % symbols.len()];
             let price = 190_4500 + second * 100;
             let trade = make::trade(symbol, ts, 0, price, 100, second as u64 + 1);
             (ts, vec![make::quote(symbol, ts, 0, (price, 1), (price + 100, 2)), trade])

@@ -61,6 +61,17 @@ async fn conforms() {
     conformance::run(|| async { open(config(&brokers)).await as Arc<dyn Bus> }).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms_when_it_is_opened_again() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let configs = [config(&brokers), config(&brokers)];
+    conformance::run_reopened(
+        async |which: u32| open(configs[which as usize].clone()).await,
+        async |bus: Arc<KafkaBus>| bus.close(PATIENCE).await,
+    )
+    .await;
+}
+
 /// With hardly any memory and one consumer, so that readers go to the brokers and share it.
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms_from_the_brokers() {
