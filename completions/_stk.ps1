@@ -239,7 +239,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('decode', 'decode', [CompletionResultType]::ParameterValue, 'How quickly an IEX capture is decoded')
             [CompletionResult]::new('fanout', 'fanout', [CompletionResultType]::ParameterValue, 'Quotes to many WebSocket connections, beside a bare loop in the same run')
             [CompletionResult]::new('history', 'history', [CompletionResultType]::ParameterValue, 'One symbol of median activity out of many stored rows')
-            [CompletionResult]::new('warm-insert', 'warm-insert', [CompletionResultType]::ParameterValue, 'Blocks into ClickHouse, beside posting a ready-made file of the same rows')
+            [CompletionResult]::new('warm-insert', 'warm-insert', [CompletionResultType]::ParameterValue, 'Blocks into ClickHouse, beside posting ready-made files of the same rows')
             [CompletionResult]::new('archive', 'archive', [CompletionResultType]::ParameterValue, 'Stored days into an archive, proven equal on the way')
             [CompletionResult]::new('watch', 'watch', [CompletionResultType]::ParameterValue, 'What the board costs under many updates, in a terminal of its own')
             break

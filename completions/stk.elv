@@ -221,7 +221,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand decode 'How quickly an IEX capture is decoded'
             cand fanout 'Quotes to many WebSocket connections, beside a bare loop in the same run'
             cand history 'One symbol of median activity out of many stored rows'
-            cand warm-insert 'Blocks into ClickHouse, beside posting a ready-made file of the same rows'
+            cand warm-insert 'Blocks into ClickHouse, beside posting ready-made files of the same rows'
             cand archive 'Stored days into an archive, proven equal on the way'
             cand watch 'What the board costs under many updates, in a terminal of its own'
         }

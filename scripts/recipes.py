@@ -163,8 +163,10 @@ def install(package):
 
 def clickhouse(home, ports, container):
     http, tcp, *shards = ports
-    replica = "<shard><replica><host>127.0.0.1</host><port>{}</port></replica></shard>"
-    cluster = f"<remote_servers><stk>{''.join(replica.format(port) for port in shards)}</stk></remote_servers>"
+    servers = [f"<replica><host>127.0.0.1</host><port>{port}</port></replica>" for port in shards]
+    # The same servers as shards, and as one shard's replicas, which stk refuses.
+    cluster = (f"<remote_servers><stk>{''.join(f'<shard>{server}</shard>' for server in servers)}</stk>"
+               f"<stk_replicas><shard>{''.join(servers)}</shard></stk_replicas></remote_servers>")
     log = "<level>warning</level>" if container else f"<log>{home}/server.log</log>"
     unwanted = "".join(f'<{port}_port remove="1"/>' for port in ("mysql", "postgresql", "interserver_http"))
     config = home / "config.xml"

@@ -190,7 +190,8 @@ pub const SETTINGS: &[Setting] = &[
         shape: Shape::Text,
         default: "",
         doc: "Keeps warm in ClickHouse: `http://host:8123`, or https; of a cluster the addresses of all servers, \
-              separated by commas. Empty: as Parquet in the data directory.",
+              separated by commas. Several are refused without `warm.clickhouse_cluster`. Empty: as Parquet in \
+              the data directory.",
     },
     Setting {
         key: "warm.clickhouse_database",
@@ -211,7 +212,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "warm.clickhouse_replicated",
         shape: Shape::Choice(&["no", "yes"]),
         default: "no",
-        doc: "Whether tables are ReplicatedMergeTree, which needs a keeper.",
+        doc: "Whether tables are ReplicatedMergeTree, which needs a keeper. A shard has one replica.",
     },
     Setting {
         key: "warm.clickhouse_keeper_path",

@@ -46,7 +46,7 @@ enum Bench {
     Fanout(fanout::FanoutArgs),
     /// One symbol of median activity out of many stored rows
     History(history::HistoryArgs),
-    /// Blocks into ClickHouse, beside posting a ready-made file of the same rows
+    /// Blocks into ClickHouse, beside posting ready-made files of the same rows
     WarmInsert(warm_insert::WarmInsertArgs),
     /// Stored days into an archive, proven equal on the way
     Archive(archive::ArchiveArgs),

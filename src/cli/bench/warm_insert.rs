@@ -1,4 +1,4 @@
-//! The insert stage alone: blocks into ClickHouse, beside posting a ready-made file of their rows.
+//! The insert stage alone: blocks into ClickHouse, beside posting ready-made files of their rows.
 
 use std::path::PathBuf;
 

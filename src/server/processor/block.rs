@@ -1,19 +1,47 @@
 //! A block on its way into warm, while the worker fills the next one.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use bytes::Bytes;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::task::JoinHandle;
 
-use super::{ProcessorError, Shared};
+use super::{ProcessorError, ProcessorMetrics, Shared};
 use crate::bus::BusError;
 use crate::fail;
 use crate::market::{Symbol, SymbolTable, TickBatch, TickBatchBuilder, TradingDay};
 use crate::tiering::warm::{Block, WarmError};
 
+/// Rows that count as held for as long as this lives: until they are stored, or given up with the
+/// worker that has them.
+pub(super) struct HeldRows {
+    gauge: Gauge<i64, AtomicI64>,
+    rows: i64,
+}
+
+impl HeldRows {
+    pub(super) fn none(metrics: &ProcessorMetrics) -> Self {
+        Self { gauge: metrics.held_rows.clone(), rows: 0 }
+    }
+
+    pub(super) fn add(&mut self, rows: usize) {
+        self.rows += rows as i64;
+        self.gauge.inc_by(rows as i64);
+    }
+}
+
+impl Drop for HeldRows {
+    fn drop(&mut self) {
+        self.gauge.dec_by(self.rows);
+    }
+}
+
 /// What a block is made from. The builder goes back and forth, so that its memory is kept.
 pub(super) struct Filled {
     pub(super) builder: TickBatchBuilder,
+    /// Of the builder's rows.
+    pub(super) held: HeldRows,
     /// Symbols that have got a number since the block before.
     pub(super) new_symbols: Vec<Symbol>,
     pub(super) first_offset: u64,
@@ -50,7 +78,7 @@ impl Writer {
     pub(super) fn store(mut self, filled: Filled) -> Storing {
         tokio::spawn(async move {
             let partition = self.partition;
-            let Filled { mut builder, new_symbols, first_offset, next_offset, checkpoint } = filled;
+            let Filled { mut builder, held, new_symbols, first_offset, next_offset, checkpoint } = filled;
             let rows = builder.rows();
             let put_in_order = tokio::task::spawn_blocking(move || {
                 for symbol in new_symbols {
@@ -69,7 +97,7 @@ impl Writer {
             let metrics = &writer.shared.metrics;
             metrics.blocks.inc();
             metrics.rows.inc_by(rows as u64);
-            metrics.held_rows.dec_by(rows as i64);
+            drop(held);
             writer.shared.stores.bus.release(partition, next_offset);
             Ok(Stored { writer, next_offset, rows })
         })

@@ -257,11 +257,13 @@ async fn a_store_that_fails_at_any_block_costs_nothing() {
             scans_refused: AtomicU32::new(0),
         });
         let stores = Stores { warm: failing, ..life.stores.clone() };
-        let processor = Processor::start(stores, small(), ProcessorMetrics::default());
+        let metrics = ProcessorMetrics::default();
+        let processor = Processor::start(stores, small(), metrics.clone());
         processor.failed().cancelled().await;
         let why = processor.ready().unwrap_err();
         assert!(processor.stop().await.is_err());
         drop(processor);
+        assert_eq!(metrics.held_rows.get(), 0, "rows of workers that are gone");
         assert!(why.contains("no space") || why.contains("stopped"), "{why}");
         life.end().await;
 
@@ -508,9 +510,10 @@ async fn partitions_that_move_between_processes_keep_every_tick_once() {
         lost: None,
         members: Mutex::new(vec![first_told, second_told]),
     });
+    let metrics = ProcessorMetrics::default();
     let start = || {
         let stores = Stores { bus: bus.clone(), hot_files: None, ..life.stores.clone() };
-        Processor::start(stores, small(), ProcessorMetrics::default())
+        Processor::start(stores, small(), metrics.clone())
     };
     let tell = |member: &mpsc::UnboundedSender<_>, change: Assignment| {
         let (done, is_done) = oneshot::channel::<()>();
@@ -537,6 +540,7 @@ async fn partitions_that_move_between_processes_keep_every_tick_once() {
         processor.stop().await.unwrap();
     }
     drop(processors);
+    assert_eq!(metrics.held_rows.get(), 0, "rows of partitions that were lost");
     check_ticks(&life, &ticks).await;
     drop(bus);
     life.end().await;

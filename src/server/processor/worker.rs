@@ -8,7 +8,7 @@ use foldhash::{HashMap, HashMapExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::block::{Filled, Stored, Storing, Writer};
+use super::block::{Filled, HeldRows, Stored, Storing, Writer};
 use super::members::Goal;
 use super::{ProcessorError, Shared, Status, restore};
 use crate::bus::{BusError, Record};
@@ -40,6 +40,7 @@ pub(super) struct Worker {
     updates: HotUpdates,
     /// The block being filled.
     builder: TickBatchBuilder,
+    held: HeldRows,
     block_first: u64,
     /// When its first record came.
     block_since: Option<Instant>,
@@ -140,6 +141,7 @@ impl Worker {
     ) -> Self {
         Self {
             writer: Some(Writer::new(shared.clone(), partition)),
+            held: HeldRows::none(&shared.metrics),
             shared,
             partition,
             state,
@@ -283,7 +285,7 @@ impl Worker {
             self.updates.ticks.push((seq, tick));
         }
         metrics.ticks.inc_by(u64::from(view.ticks));
-        metrics.held_rows.inc_by(i64::from(view.ticks));
+        self.held.add(view.ticks as usize);
         Ok(())
     }
 
@@ -324,7 +326,7 @@ impl Worker {
             self.builder.push_bar(number, seq, &bar);
         }
         self.shared.metrics.bars.inc_by(bars as u64);
-        self.shared.metrics.held_rows.inc_by(bars as i64);
+        self.held.add(bars);
         let checkpoint = self.state.save();
         self.wait_stored().await?;
         let Some(mut writer) = self.writer.take() else { return Ok(()) };
@@ -334,6 +336,7 @@ impl Worker {
         self.symbols_told = symbols.len();
         self.storing = Some(writer.store(Filled {
             builder: std::mem::replace(&mut self.builder, spare),
+            held: std::mem::replace(&mut self.held, HeldRows::none(&self.shared.metrics)),
             new_symbols,
             first_offset: self.block_first,
             next_offset: self.next,

@@ -100,7 +100,6 @@ impl Inner {
                 let at_ms = stored.get(&(kind.name().to_owned(), row.day)).copied();
                 let written_at = Timestamp::from_nanos(at_ms.unwrap_or(row.changed_ms) * 1_000_000);
                 let info = units.entry(unit).or_insert(UnitInfo { unit, rows: 0, bytes: 0, written_at });
-                // Copies of a replicated table are counted as often as there are.
                 info.rows += row.rows;
                 info.bytes += row.bytes;
             }

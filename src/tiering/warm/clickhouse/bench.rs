@@ -1,6 +1,6 @@
-//! How quickly blocks go in, beside a ready-made file of the same rows posted to the same server.
+//! How quickly blocks go in, beside ready-made files of the same rows posted to the same server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -8,13 +8,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::client::Encoder;
-use super::commit::placed;
+use super::commit::{INSERTS_MAX, placed};
 use super::schema::{identifier, rows_table};
 use super::{ClickHouseOptions, ClickHouseWarm};
 use crate::market::{Kind, TickBatch, TradingDay};
 use crate::tiering::warm::{Block, Warm, WarmError};
 
-/// Rows of one message of the ready-made file.
+/// Rows of one message of a ready-made file.
 const FILE_BATCH_ROWS: usize = 65_536;
 
 /// What one round found.
@@ -41,9 +41,10 @@ pub struct InsertFound {
     pub rounds: Vec<InsertRound>,
 }
 
-/// Commits `make`'s blocks, and posts an Arrow stream of the same rows by plain HTTP to tables of
-/// the same structure, `rounds` times in a database that is made for it and dropped. Blocks of one
-/// partition follow on each other, partitions go side by side. The server must speak plain HTTP.
+/// Commits `make`'s blocks, and posts Arrow streams of the same rows by plain HTTP to tables of the
+/// same structure, `rounds` times in a database that is made for it and dropped. Blocks of one
+/// partition follow on each other, partitions go side by side; files, one a partition and kind, are
+/// posted as many side by side as commits have inserts. The server must speak plain HTTP.
 pub async fn bench_insert(
     options: &ClickHouseOptions,
     make: impl Fn() -> Vec<Block>,
@@ -71,12 +72,13 @@ async fn measure(
     let mut found = InsertFound {
         rows: blocks.iter().map(rows_of).sum(),
         blocks: blocks.len() as u64,
-        file_bytes: files.values().map(|file| file.len() as u64).sum(),
+        file_bytes: files.iter().map(|(.., file)| file.len() as u64).sum(),
         stored_bytes: 0,
         rounds: Vec::new(),
     };
     let server = warm.inner.nodes.current();
-    for kind in files.keys() {
+    let kinds: BTreeSet<Kind> = files.iter().map(|(_, kind, _)| *kind).collect();
+    for kind in &kinds {
         server.execute(&format!("CREATE TABLE posted_{0} AS {0}", rows_table(*kind))).await?;
     }
     drop(blocks);
@@ -106,11 +108,16 @@ async fn measure(
             .await?;
         let commits = began.elapsed();
         let began = Instant::now();
-        for (kind, file) in &files {
-            post(options, *kind, file).await?;
-        }
+        stream::iter(marks.keys())
+            .map(Ok)
+            .try_for_each_concurrent(None, |partition| {
+                stream::iter(files.iter().filter(move |(of, ..)| of == partition))
+                    .map(Ok)
+                    .try_for_each_concurrent(INSERTS_MAX, |(_, kind, file)| post(options, *kind, file))
+            })
+            .await?;
         found.rounds.push(InsertRound { commits, posts: began.elapsed() });
-        for kind in files.keys() {
+        for kind in &kinds {
             server.execute(&format!("TRUNCATE TABLE posted_{} SYNC", rows_table(*kind))).await?;
         }
         if round == 0 {
@@ -120,15 +127,17 @@ async fn measure(
     Ok(found)
 }
 
-/// All rows of a kind as one Arrow stream, with the columns that commits add.
-fn files(blocks: &[Block]) -> Result<BTreeMap<Kind, Vec<u8>>, WarmError> {
+/// All rows of a partition and kind as one Arrow stream, with the columns that commits add.
+fn files(blocks: &[Block]) -> Result<Vec<(u16, Kind, Vec<u8>)>, WarmError> {
     let failed = |reason: String| WarmError::Io { path: "the ready-made file".to_owned(), reason };
-    let mut batches: BTreeMap<Kind, Vec<(TradingDay, &TickBatch)>> = BTreeMap::new();
-    for (day, batch) in blocks.iter().flat_map(|block| &block.batches) {
-        batches.entry(batch.kind()).or_default().push((*day, batch));
+    let mut batches: BTreeMap<(u16, Kind), Vec<(TradingDay, &TickBatch)>> = BTreeMap::new();
+    for block in blocks {
+        for (day, batch) in &block.batches {
+            batches.entry((block.partition, batch.kind())).or_default().push((*day, batch));
+        }
     }
-    let mut files = BTreeMap::new();
-    for (kind, batches) in batches {
+    let mut files = Vec::new();
+    for ((partition, kind), batches) in batches {
         let mut rows = Vec::new();
         let mut encoder = None;
         for (day, batch) in batches {
@@ -144,7 +153,7 @@ fn files(blocks: &[Block]) -> Result<BTreeMap<Kind, Vec<u8>>, WarmError> {
         }
         if let Some(mut encoder) = encoder {
             rows.extend(encoder.finish().map_err(|error| failed(error.to_string()))?);
-            files.insert(kind, rows);
+            files.push((partition, kind, rows));
         }
     }
     Ok(files)

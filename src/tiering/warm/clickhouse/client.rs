@@ -72,6 +72,7 @@ fn is_loopback(url: &str) -> bool {
 }
 
 impl Nodes {
+    /// Errors: no address is given, or several without a cluster.
     pub(super) fn new(
         options: &ClickHouseOptions,
         metrics: ClickHouseWarmMetrics,
@@ -81,21 +82,25 @@ impl Nodes {
             .iter()
             .map(|url| {
                 let compression = if is_loopback(url) { Compression::None } else { Compression::Lz4 };
-                let mut client = Client::default()
+                let client = Client::default()
                     .with_url(url)
                     .with_user(&options.user)
                     .with_password(&options.password)
                     .with_compression(compression)
                     .with_product_info("stk", env!("CARGO_PKG_VERSION"));
-                for (name, value) in &options.settings {
-                    client = client.with_setting(name, value);
-                }
                 Node { client, url: url.as_str().into() }
             })
             .collect();
-        if nodes.is_empty() {
-            let reason = "no address of a server is given".to_owned();
-            return Err(WarmError::Refused { path: "clickhouse".to_owned(), reason });
+        let reason = match nodes.len() {
+            0 => Some("no address of a server is given"),
+            2.. if options.cluster.is_none() => Some(
+                "several addresses are given and no cluster that makes one store of the servers: name it in \
+                 `warm.clickhouse_cluster`, or give one address",
+            ),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            return Err(WarmError::Refused { path: "clickhouse".to_owned(), reason: reason.to_owned() });
         }
         Ok(Self { nodes, current: AtomicUsize::new(0), metrics })
     }

@@ -23,7 +23,7 @@ use crate::tiering::warm::{Block, Mark, WarmError};
 const CLAIM_ATTEMPTS_MAX: u32 = 16;
 
 /// Batches of a block that are inserted side by side.
-const INSERTS_MAX: usize = 2;
+pub(super) const INSERTS_MAX: usize = 2;
 
 /// How often a read of the books is repeated that met a new owner's tidying.
 const READS_MAX: u32 = 8;

@@ -67,7 +67,17 @@
 //!
 //! See `schema`: rows are spread by symbol, the books lie on the first shard. Give the address of
 //! every server: tables are made, and parts dropped, on each by itself, since `ON CLUSTER` needs a
-//! keeper and can't name a part.
+//! keeper and can't name a part. Several addresses without a cluster are refused: whichever answered
+//! would get what comes, and each would lack what the other has.
+//!
+//! # Replicas
+//!
+//! A shard has one server, and more are refused. Steps 3 and 5 of a commit and the reading of a claim
+//! stand on this: who asks after a write was acknowledged sees it, whoever wrote it. Of replicas
+//! ClickHouse promises that only to inserts by quorum one after the other
+//! (`insert_quorum_parallel = 0`, read with `select_sequential_consistency`), and then fails an
+//! insert into a table while another is on its way; here all partitions insert into the same tables
+//! at once. Inserts by quorum side by side may each be on other replicas, and none need have all.
 
 mod archive;
 mod bench;
@@ -107,7 +117,7 @@ const GRACE: Duration = Duration::from_hours(1);
 #[derive(Clone)]
 pub struct ClickHouseOptions {
     /// The HTTP address of the server; of a cluster those of all servers, of which the first that
-    /// answers is asked.
+    /// answers is asked. Several without a cluster are refused.
     pub urls: Vec<String>,
     /// The database; made where it is missing.
     pub database: String,
@@ -117,12 +127,10 @@ pub struct ClickHouseOptions {
     pub password: String,
     /// The cluster's name in `remote_servers`, over which rows are distributed.
     pub cluster: Option<String>,
-    /// Whether tables are ReplicatedMergeTree. Inserts then wait for most replicas.
+    /// Whether tables are ReplicatedMergeTree. Each has one replica all the same.
     pub replicated: bool,
     /// The tables' path in the keeper, with ClickHouse's macros; where tables are replicated.
     pub keeper_path: String,
-    /// Settings of ClickHouse that every request carries.
-    pub settings: Vec<(String, String)>,
     /// How long after a takeover an insert of the predecessor may still arrive.
     pub grace: Duration,
 }
@@ -139,7 +147,6 @@ impl ClickHouseOptions {
             cluster: None,
             replicated: false,
             keeper_path: KEEPER_PATH.to_owned(),
-            settings: Vec::new(),
             grace: GRACE,
         }
     }
@@ -165,22 +172,12 @@ pub struct ClickHouseWarm {
 impl ClickHouseWarm {
     /// Connects, and makes or migrates the schema.
     ///
-    /// Errors: the server can't be reached; the user may not; the schema is a later one.
+    /// Errors: the server can't be reached; the user may not; the schema is a later one; there are
+    /// several servers that don't make one store.
     pub async fn open(options: &ClickHouseOptions) -> Result<Arc<Self>, WarmError> {
         let metrics = ClickHouseWarmMetrics::default();
-        let mut options = options.clone();
-        if options.replicated {
-            // Without these a claim could be read on a replica that has not yet heard of another.
-            for (name, value) in [
-                ("insert_quorum", "auto"),
-                ("insert_quorum_parallel", "0"),
-                ("select_sequential_consistency", "1"),
-            ] {
-                options.settings.push((name.to_owned(), value.to_owned()));
-            }
-        }
-        let mut nodes = Nodes::new(&options, metrics.clone())?;
-        let names = Names::new(&options);
+        let mut nodes = Nodes::new(options, metrics.clone())?;
+        let names = Names::new(options);
         schema::migrate(&mut nodes, &names).await?;
         let path = format!("{}/{}", nodes.current().url().trim_end_matches('/'), options.database);
         let inner = Arc::new(Inner { nodes, names, metrics, path, grace: options.grace });

@@ -128,9 +128,16 @@ impl Names {
 
 /// Brings the database to this program's version.
 ///
-/// Errors: its version is a later one; the user may not create what is missing.
+/// Errors: its version is a later one; the user may not create what is missing; a shard has several
+/// replicas.
 pub(super) async fn migrate(nodes: &mut Nodes, names: &Names) -> Result<(), WarmError> {
     let database = identifier(&names.database);
+    if let Some(cluster) = &names.cluster {
+        // By each server's own configuration: by that it forwards what it is sent.
+        let sql =
+            format!("SELECT max(replica_num) FROM system.clusters WHERE cluster = {}", literal(cluster));
+        refuse_replicas(nodes, &sql).await?;
+    }
     let mut missing = Vec::new();
     // Without a cluster's Distributed above it: each server tells what was done to itself. Looked at
     // before anything is made, so that who only reads needs no right to.
@@ -175,6 +182,28 @@ pub(super) async fn migrate(nodes: &mut Nodes, names: &Names) -> Result<(), Warm
             let program = format!("stk {}", env!("CARGO_PKG_VERSION"));
             let row = VersionRow { version: number, program };
             node.insert_rows("stk_schema", Some(&format!("schema:{number}")), &[row]).await?;
+        }
+    }
+    if names.keeper_path.is_some() {
+        // The keeper knows of servers that nobody has named here, once there are tables.
+        let database = literal(&names.database);
+        let sql = format!("SELECT max(total_replicas) FROM system.replicas WHERE database = {database}");
+        refuse_replicas(nodes, &sql).await?;
+    }
+    Ok(())
+}
+
+/// Refuses servers of which `sql` says that a shard has several: see "Replicas" in the module's
+/// documentation.
+async fn refuse_replicas(nodes: &Nodes, sql: &str) -> Result<(), WarmError> {
+    for node in nodes.all() {
+        let replicas = node.rows::<u32>(sql).await?.pop().unwrap_or(0);
+        if replicas > 1 {
+            let reason = format!(
+                "a shard has {replicas} replicas, and what is acknowledged by one might be missing on \
+                 another: give each shard one server"
+            );
+            return Err(WarmError::Refused { path: node.url().to_owned(), reason });
         }
     }
     Ok(())

@@ -736,6 +736,29 @@ async fn one_insert_is_one_part_and_its_repetition_none() {
 }
 
 #[tokio::test]
+async fn servers_that_make_no_store_together_are_refused() {
+    let refused = async |options: &ClickHouseOptions| {
+        let Err(error) = ClickHouseWarm::open(options).await else { panic!("it opened") };
+        assert!(matches!(error, WarmError::Refused { .. }), "{error}");
+        error.to_string()
+    };
+    // Each would lack what the other has been sent; nobody is even asked.
+    let two = ClickHouseOptions::new("http://127.0.0.1:1, http://127.0.0.1:2");
+    let error = refused(&two).await;
+    assert!(error.contains("name it in `warm.clickhouse_cluster`, or give one address"), "{error}");
+    let Some(first) = service("CLICKHOUSE") else { return };
+    let Some(second) = service("CLICKHOUSE_2") else { return };
+    let database = Database::new(&[first, second]);
+    // The same two as replicas of one shard.
+    let cluster = Some("stk_replicas".to_owned());
+    let error = refused(&ClickHouseOptions { cluster, ..database.options() }).await;
+    assert!(error.contains("a shard has 2 replicas") && error.contains("one server"), "{error}");
+    let made = format!("SELECT count() FROM system.databases WHERE name = {}", literal(&database.name));
+    let one = Nodes::new(&ClickHouseOptions::new(&database.urls[0]), ClickHouseWarmMetrics::default());
+    assert_eq!(one.unwrap().one::<u64>(&made).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_cluster_behaves_as_one_server() {
     let Some(first) = service("CLICKHOUSE") else { return };
     let Some(second) = service("CLICKHOUSE_2") else { return };
