@@ -416,10 +416,11 @@ impl Resolved {
     }
 
     fn set(&mut self, setting: &Setting, value: String, origin: Origin) -> Result<(), ConfigError> {
+        let is_secret = matches!(setting.key, "server.keys" | "log.kafka_properties");
         let refused = |reason: String| ConfigError::Value {
             place: origin.to_string(),
             key: setting.key,
-            value: value.escape_debug().to_string(),
+            value: if is_secret { "…".to_owned() } else { value.escape_debug().to_string() },
             reason,
         };
         match setting.shape {

@@ -3,16 +3,18 @@
 //!
 //! No topic is known here, and no record.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What this build of librdkafka can do: `ssl`, `sasl_plain`, `sasl_scram`, `zstd` and so on.
 pub fn features() -> Vec<String> {
@@ -55,10 +57,20 @@ pub enum SettingsError {
 impl From<KafkaError> for SettingsError {
     fn from(error: KafkaError) -> Self {
         match error {
-            KafkaError::ClientConfig(_, reason, property, _) => Self::Refused { property, reason },
+            KafkaError::ClientConfig(_, reason, property, value) => {
+                let reason = if is_word(&value) { reason } else { reason.replace(&value, "…") };
+                Self::Refused { property, reason }
+            }
+            KafkaError::ClientCreation(reason) => Self::Refused { property: "librdkafka".to_owned(), reason },
             other => Self::Refused { property: "librdkafka".to_owned(), reason: other.to_string() },
         }
     }
+}
+
+/// Whether a value may be shown: one that is more than a word can have a password in it, of
+/// properties that were run together.
+fn is_word(value: &str) -> bool {
+    value.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '.' | '-' | '_'))
 }
 
 /// What no property may change.
@@ -114,6 +126,7 @@ fn check(properties: &[(String, String)], features: &[String]) -> Result<(), Set
     };
     for (name, value) in properties {
         let lower = value.to_ascii_lowercase();
+        let value = if is_word(value) { value } else { "…" };
         match name.as_str() {
             reserved if RESERVED.contains(&reserved) => {
                 return Err(SettingsError::Reserved { property: name.clone() });
@@ -186,9 +199,149 @@ pub fn is_final(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Whether a client's error means that no broker answers it.
-pub fn tells_silence(code: RDKafkaErrorCode) -> bool {
-    matches!(code, RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication)
+/// Why brokers do not serve a client, out of what it calls back.
+#[derive(Clone, Debug, Default)]
+pub struct Trouble(Arc<Mutex<Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    /// What happened last, with what to do about it where that is known.
+    reason: Option<String>,
+    /// Whether only other settings, here or there, can mend that.
+    is_refusal: bool,
+    /// Whether it happened with every broker.
+    of_all: bool,
+}
+
+impl Trouble {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happened last.
+    pub fn reason(&self) -> Option<String> {
+        self.told().reason.clone()
+    }
+
+    /// Forgets it: a broker served the client.
+    pub fn clear(&self) {
+        *self.told() = Told::default();
+    }
+
+    /// Takes note of what a client logs: each connection that fails is, before an error is told, and
+    /// some without one.
+    pub fn logged(&self, facility: &str, message: &str) {
+        if facility != "FAIL" {
+            return;
+        }
+        // It begins with the thread.
+        let reason = message.rsplit_once("]: ").map_or(message, |(_, reason)| reason);
+        let mut told = self.told();
+        // A broker's own words in the TLS protocol: its only reason is who the client is.
+        told.is_refusal = reason.contains("SSL alert number");
+        let advice = if told.is_refusal {
+            "; the broker does not take this client's certificate, or that it has none: check \
+             `ssl.certificate.location` and `ssl.key.location`"
+        } else if reason.contains("listener?") || reason.contains("security.protocol") {
+            "; check the port and `security.protocol`"
+        } else {
+            ""
+        };
+        told.reason = Some(format!("{reason}{advice}"));
+    }
+
+    /// Takes note of an error: whether it means that no broker serves the client.
+    pub fn noted(&self, error: &KafkaError, reason: &str) -> bool {
+        let mut told = self.told();
+        let advice = match code_of(error) {
+            Some(RDKafkaErrorCode::Authentication) => {
+                "check `sasl.mechanisms`, `sasl.username` and `sasl.password`"
+            }
+            Some(RDKafkaErrorCode::SSL) => {
+                "check `ssl.ca.location`, and that the broker's certificate is for the host by which it is named"
+            }
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                told.of_all = true;
+                told.reason.get_or_insert_with(|| reason.to_owned());
+                return true;
+            }
+            _ => return false,
+        };
+        told.is_refusal = true;
+        told.reason = Some(format!("{reason}; {advice}"));
+        true
+    }
+}
+
+impl ClientContext for Trouble {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.logged(facility, message);
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.noted(&error, reason);
+        Aside.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Trouble {}
+
+/// Takes in what an idle client has to call back after a question that failed: nobody else polls it.
+/// Blocks, for a moment.
+pub fn take_in<C: ConsumerContext>(asker: &BaseConsumer<C>) {
+    // A wait of nothing would end with the first line that it logs.
+    while asker.poll(Duration::from_millis(10)).is_some() {}
+}
+
+/// Why no broker serves a client at the first contact.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MeetError {
+    /// Only other settings, here or there, can help.
+    #[error("{0}")]
+    Refused(String),
+    /// No broker has answered yet.
+    #[error("{0}")]
+    Away(String),
+}
+
+/// The longest wait for an answer, after which a client is asked again.
+const MEET_STEP_MAX: Duration = Duration::from_secs(2);
+
+/// Waits until a broker serves a client made of `config`, for at most `wait_max`. It asks for
+/// `topic`, which need not be there.
+///
+/// Errors: why none does; at once where every broker refuses the client, since a login or a
+/// certificate is not mended by waiting.
+pub async fn meet(config: &ClientConfig, topic: &str, wait_max: Duration) -> Result<(), MeetError> {
+    let until = Instant::now() + wait_max;
+    let trouble = Trouble::default();
+    let asker: BaseConsumer<Trouble> = config
+        .create_with_context(trouble.clone())
+        .map_err(|error| MeetError::Refused(SettingsError::from(error).to_string()))?;
+    let asker = Arc::new(asker);
+    let mut step = MEET_STEP_MAX / 16;
+    loop {
+        let (asker, topic) = (asker.clone(), topic.to_owned());
+        let asked = tokio::task::spawn_blocking(move || {
+            let is_served = asker.fetch_metadata(Some(&topic), step).is_ok();
+            take_in(&asker);
+            is_served
+        });
+        if asked.await.unwrap_or(false) {
+            return Ok(());
+        }
+        let told = trouble.told();
+        let reason = told.reason.clone().unwrap_or_else(|| "its brokers do not answer".to_owned());
+        if told.is_refusal && told.of_all {
+            return Err(MeetError::Refused(reason));
+        }
+        drop(told);
+        if Instant::now() >= until {
+            return Err(MeetError::Away(reason));
+        }
+        step = (step * 2).min(MEET_STEP_MAX);
+    }
 }
 
 /// Whether the brokers answer, as far as a client has noticed.
@@ -198,6 +351,7 @@ pub struct Health {
     down: watch::Sender<Option<String>>,
     /// Brokers with an open connection.
     up: Gauge<i64, AtomicI64>,
+    trouble: Trouble,
 }
 
 impl Health {
@@ -221,6 +375,7 @@ impl Health {
         self.down.send_if_modified(|down| {
             let before = down.take();
             if let Some(reason) = &before {
+                self.trouble.clear();
                 tracing::info!(reason, "Kafka answers again");
             }
             before.is_some()
@@ -280,6 +435,7 @@ impl ConsumerContext for Aside {}
 
 impl ClientContext for Watch {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.health.trouble.logged(facility, message);
         log(level, facility, message);
     }
 
@@ -293,8 +449,9 @@ impl ClientContext for Watch {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if code_of(&error).is_some_and(tells_silence) {
-            self.health.failed(reason.to_owned());
+        let trouble = &self.health.trouble;
+        if trouble.noted(&error, reason) {
+            self.health.failed(trouble.reason().unwrap_or_else(|| reason.to_owned()));
         } else {
             tracing::debug!(target: "librdkafka", %error, "{reason}");
         }
