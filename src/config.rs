@@ -123,8 +123,8 @@ pub const SETTINGS: &[Setting] = &[
         shape: Shape::List,
         default: "",
         doc: "Further properties of librdkafka, each `name=value`, for TLS and SASL: \
-              `security.protocol=SASL_SSL`, `sasl.mechanisms=SCRAM-SHA-512`. They need a binary built \
-              with the feature `kafka-tls`; `stk doctor` tells.",
+              `security.protocol=SASL_SSL`, `sasl.mechanisms=SCRAM-SHA-512` (docs/kafka.md). TLS and SCRAM \
+              need a binary built with the feature `kafka-tls`; `stk doctor` tells.",
     },
     Setting {
         key: "log.durability",

@@ -112,7 +112,19 @@ pub fn client_config(brokers: &str, properties: &[(String, String)]) -> Result<C
         config.set(name, value);
     }
     config.create_native_config()?;
+    // librdkafka says of a file only that OpenSSL could not read it.
+    for (name, path) in properties.iter().filter(|(name, path)| is_file(name) && path != "probe") {
+        std::fs::metadata(path).map_err(|error| SettingsError::Refused {
+            property: name.clone(),
+            reason: format!("{path}: {error}"),
+        })?;
+    }
     Ok(config)
+}
+
+/// Whether a property names a file, or a directory of them.
+fn is_file(property: &str) -> bool {
+    property.starts_with("ssl.") && property.ends_with(".location") && property != "ssl.engine.location"
 }
 
 /// Refuses what is reserved, and what needs more than `features`.
@@ -242,8 +254,8 @@ impl Trouble {
         let advice = if told.is_refusal {
             "; the broker does not take this client's certificate, or that it has none: check \
              `ssl.certificate.location` and `ssl.key.location`"
-        } else if reason.contains("listener?") || reason.contains("security.protocol") {
-            "; check the port and `security.protocol`"
+        } else if reason.contains("Disconnected") {
+            "; if that goes on, check the port and `security.protocol`: listeners of another protocol hang up"
         } else {
             ""
         };
@@ -505,6 +517,47 @@ mod tests {
     }
 
     #[test]
+    fn what_was_run_together_with_a_password_is_not_shown() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        for (name, value) in [
+            ("security.protocol", "SASL_PLAINTEXT,sasl.password=hidden"),
+            ("sasl.mechanisms", "PLAIN,sasl.password=hidden"),
+            ("compression.codec", "zstd,sasl.password=hidden"),
+        ] {
+            let error = client_config("b:1", &[pair(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(name) && !error.contains("hidden"), "{error}");
+        }
+    }
+
+    #[test]
+    fn trouble_is_told_with_what_to_do() {
+        use RDKafkaErrorCode as Code;
+        let trouble = Trouble::default();
+        let told = || (trouble.reason().unwrap_or_default(), trouble.told().is_refusal);
+        trouble.logged("CONNECT", "[thrd:b:1/1]: b:1/1: connected");
+        assert_eq!(told(), (String::new(), false));
+        assert!(trouble.noted(&KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down"));
+        assert_eq!(told(), ("1/1 brokers are down".to_owned(), false), "nothing better is known");
+        trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: Connect to ipv4#b:1 failed: Connection refused");
+        assert_eq!(told(), ("b:1/1: Connect to ipv4#b:1 failed: Connection refused".to_owned(), false));
+        assert!(!trouble.noted(&KafkaError::Global(Code::BrokerTransportFailure), "refused"));
+        assert!(trouble.noted(&KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down"));
+        assert!(told().0.ends_with("Connection refused"), "it says more than that all are down");
+        trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: SASL authentication error: no");
+        assert!(trouble.noted(&KafkaError::Global(Code::Authentication), "b:1/1: no"));
+        let advice = "b:1/1: no; check `sasl.mechanisms`, `sasl.username` and `sasl.password`";
+        assert_eq!(told(), (advice.to_owned(), true));
+        trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: Connect to ipv4#b:1 failed: Connection refused");
+        assert!(!told().1, "it may be back with another login");
+        trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: Disconnected: connection closed by peer");
+        assert!(told().0.contains("check the port and `security.protocol`"));
+        trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: Receive failed: bad certificate: SSL alert number 42");
+        assert!(told().0.contains("`ssl.certificate.location`") && told().1);
+        trouble.clear();
+        assert_eq!(told(), (String::new(), false));
+    }
+
+    #[test]
     fn this_build_says_what_it_has() {
         let features = features();
         assert_eq!(features.iter().any(|feature| feature == "ssl"), cfg!(feature = "kafka-tls"));
@@ -520,6 +573,9 @@ mod tests {
         assert_eq!(watch.health.down().as_deref(), Some("3/3 brokers are down"));
         watch.stats(Statistics::default());
         assert!(watch.health.down().is_some(), "no broker is up");
+        watch.log(RDKafkaLogLevel::Error, "FAIL", "[thrd:b:1/1]: b:1/1: Connection refused");
+        watch.error(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "3/3 brokers are down");
+        assert_eq!(watch.health.down().as_deref(), Some("b:1/1: Connection refused"));
         watch.health.answered();
         assert_eq!(watch.health.down(), None);
     }

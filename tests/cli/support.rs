@@ -241,6 +241,17 @@ pub(crate) fn service(name: &str) -> Option<String> {
     None
 }
 
+/// The same of what takes a build with the feature `kafka-tls`, too.
+pub(crate) fn tls_service(name: &str) -> Option<String> {
+    let address = service(name)?;
+    if cfg!(feature = "kafka-tls") {
+        return Some(address);
+    }
+    assert!(std::env::var_os("CI").is_none(), "the tests of {name} take `--features kafka-tls`");
+    eprintln!("skipped: this build lacks the feature kafka-tls");
+    None
+}
+
 /// The real capture, where it is.
 pub(crate) fn iex_capture() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/iex/TOPS16.pcapng.gz");
