@@ -185,7 +185,9 @@ pub fn is_out_of_range(error: &KafkaError) -> bool {
     matches!(code_of(error), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset))
 }
 
-/// Whether trying again can't help: the brokers answered, and the answer is no.
+/// Whether trying again can't help: the brokers answered, and the answer is no. A login that fails
+/// later than at the first contact is none of that: with one broker of many, or until somebody has
+/// mended it there, it is waited out as an absence is.
 pub fn is_final(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
@@ -194,9 +196,6 @@ pub fn is_final(code: RDKafkaErrorCode) -> bool {
             | Code::GroupAuthorizationFailed
             | Code::ClusterAuthorizationFailed
             | Code::TransactionalIdAuthorizationFailed
-            | Code::SaslAuthenticationFailed
-            | Code::Authentication
-            | Code::UnsupportedSASLMechanism
             | Code::UnsupportedVersion
             | Code::UnsupportedFeature
             | Code::InvalidTopic

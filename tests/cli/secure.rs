@@ -1,6 +1,7 @@
 //! `stk` and brokers that want to know who asks.
 
-use super::support::{Home, Server, metric, service, tls_service};
+use super::scaled::{until, ureq};
+use super::support::{Home, OwnServices, Server, metric, service, tls_service};
 
 const WRONG_PASSWORD: &str = "not-the-secret";
 
@@ -70,6 +71,41 @@ fn a_login_opens_the_log_and_a_wrong_one_is_told_at_once() {
         assert!(told.contains("Authentication failed: Invalid username or password"), "{told}");
         assert!(told.contains("check `sasl.mechanisms`, `sasl.username` and `sasl.password`"), "{told}");
     }
+}
+
+/// Somebody changes the password, and sees what he has done.
+#[tokio::test]
+async fn a_login_that_is_refused_later_is_waited_out() {
+    let Some(services) = OwnServices::up(&["kafka"]) else { return };
+    let brokers = services.address("KAFKA_SASL").expect("it listens");
+    let home = Home::new();
+    let login = ["sasl.mechanisms=PLAIN", "sasl.username=stk", "sasl.password=stk-secret"];
+    write_config(&home, &brokers, &[&["security.protocol=SASL_PLAINTEXT"], &login[..]].concat());
+    let server = Server::run(serve(&home), true);
+    let processed = || metric(&server.address, "processor_ticks_total");
+    until("the first tick", async || processed() > 0.0).await;
+    let restart_with = |from: &str, to: &str| {
+        services.kill("kafka");
+        services.edit(
+            "kafka",
+            "server.properties",
+            &format!("user_stk=\"{from}\""),
+            &format!("user_stk=\"{to}\""),
+        );
+        services.start("kafka");
+    };
+    restart_with("stk-secret", "another");
+    until("the refusal", async || {
+        let health = ureq(&server.address, "/readyz");
+        health.contains("Authentication failed") && health.contains("check `sasl.mechanisms`")
+    })
+    .await;
+    restart_with("another", "stk-secret");
+    server.await_ready();
+    let before = processed();
+    until("a later tick", async || processed() > before).await;
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
 }
 
 #[test]

@@ -321,6 +321,14 @@ impl OwnServices {
         Self::script(&["start", name, &self.run.display().to_string()]);
     }
 
+    /// Changes the text of a file of its own, for its next start.
+    pub(crate) fn edit(&self, name: &str, file: &str, from: &str, to: &str) {
+        let path = self.run.join(name).join(file);
+        let text = std::fs::read_to_string(&path).expect("it was started");
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&path, text.replace(from, to)).expect("written");
+    }
+
     /// Has it answer nothing from now on, though it is there.
     pub(crate) fn pause(&self, name: &str) {
         self.signal(name, rustix::process::Signal::STOP);
