@@ -332,7 +332,7 @@ pub async fn meet(config: &ClientConfig, topic: &str, wait_max: Duration) -> Res
         .map_err(|error| MeetError::Refused(SettingsError::from(error).to_string()))?;
     let asker = Arc::new(asker);
     let mut step = MEET_STEP_MAX / 16;
-    loop {
+    let met = loop {
         let (asker, topic) = (asker.clone(), topic.to_owned());
         let asked = tokio::task::spawn_blocking(move || {
             let is_served = asker.fetch_metadata(Some(&topic), step).is_ok();
@@ -340,19 +340,21 @@ pub async fn meet(config: &ClientConfig, topic: &str, wait_max: Duration) -> Res
             is_served
         });
         if asked.await.unwrap_or(false) {
-            return Ok(());
+            break Ok(());
         }
         let told = trouble.told();
         let reason = told.reason.clone().unwrap_or_else(|| "its brokers do not answer".to_owned());
         if told.is_refusal && told.of_all {
-            return Err(MeetError::Refused(reason));
+            break Err(MeetError::Refused(reason));
         }
-        drop(told);
         if Instant::now() >= until {
-            return Err(MeetError::Away(reason));
+            break Err(MeetError::Away(reason));
         }
         step = (step * 2).min(MEET_STEP_MAX);
-    }
+    };
+    // Its end may block.
+    drop(tokio::task::spawn_blocking(move || drop(asker)));
+    met
 }
 
 /// Whether the brokers answer, as far as a client has noticed.
