@@ -1,7 +1,7 @@
 """How each of `scripts/services` is got and started. A recipe fetches what is missing, writes its files into `home`, and
 gives the command; for a container, the engine's options and the command's arguments."""
 
-import base64, contextlib, fcntl, os, re, shutil, signal, subprocess, sys, tarfile, uuid
+import base64, contextlib, fcntl, os, re, shlex, shutil, signal, subprocess, sys, tarfile, uuid
 from pathlib import Path
 
 KAFKA, CHDB, MOTO = "4.3.1", "26.7.3-stable.1", "5.2.5"
@@ -85,16 +85,41 @@ def cached(name, make):
     return place
 
 
+# Who may log in where Kafka asks for it, by PLAIN and by SCRAM.
+KAFKA_USER, KAFKA_PASSWORD = "stk", "stk-secret"
+
+
 def kafka(home, ports, container):
-    port, controller = ports
+    port, controller, sasl, tls, mutual, sasl_tls = ports
+    listeners = f"PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls}," \
+                f"MUTUAL://127.0.0.1:{mutual},SASLTLS://127.0.0.1:{sasl_tls}"
+    certificates(home / "certs")
+    login = "org.apache.kafka.common.security"
+    config = home / "server.properties"
     # A killed broker may come back only when its session is over: by default that is 9 s.
-    settings = f"""process.roles=broker,controller
+    config.write_text(f"""process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={listeners}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,MUTUAL:SSL,\\
+    SASLTLS:SASL_SSL
+inter.broker.listener.name=PLAINTEXT
+listener.name.sasl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl.plain.sasl.jaas.config={login}.plain.PlainLoginModule required \\
+    user_{KAFKA_USER}="{KAFKA_PASSWORD}";
+listener.name.sasl.scram-sha-256.sasl.jaas.config={login}.scram.ScramLoginModule required;
+listener.name.sasl.scram-sha-512.sasl.jaas.config={login}.scram.ScramLoginModule required;
+listener.name.sasltls.sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasltls.scram-sha-256.sasl.jaas.config={login}.scram.ScramLoginModule required;
+listener.name.sasltls.scram-sha-512.sasl.jaas.config={login}.scram.ScramLoginModule required;
+listener.name.mutual.ssl.client.auth=required
+ssl.keystore.type=PEM
+ssl.keystore.location={home}/certs/broker.pem
+ssl.truststore.type=PEM
+ssl.truststore.location={home}/certs/ca.pem
+log.dirs={"/tmp/kafka" if container else home / "data"}
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=5
 transaction.state.log.replication.factor=1
@@ -103,18 +128,36 @@ transaction.state.log.num.partitions=5
 group.initial.rebalance.delay.ms=0
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=3000
-"""
+""")
+    cluster = "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
+    scram = f"=[name={KAFKA_USER},password={KAFKA_PASSWORD}]"
+    format_data = ["format", "-t", cluster, "-c", str(config), "--ignore-formatted", "--add-scram",
+                   f"SCRAM-SHA-256{scram}", "--add-scram", f"SCRAM-SHA-512{scram}"]
     if container:
-        pairs = [line.split("=", 1) for line in settings.splitlines()]
-        return [f"--env=KAFKA_{key.upper().replace('.', '_')}={value}" for key, value in pairs], []
+        # The image's own start can make no users, so that its scripts are called instead.
+        start = f"/opt/kafka/bin/kafka-storage.sh {shlex.join(format_data)} && " \
+                f"exec /opt/kafka/bin/kafka-server-start.sh {shlex.quote(str(config))}"
+        return ["--user=0", "--entrypoint=/bin/sh", f"--volume={home}:{home}:ro"], ["-c", start]
     java = need("java", "Kafka 4 needs Java 17 or newer: apt-get install openjdk-17-jre-headless")
     jars = cached(f"kafka-{KAFKA}", fetch_kafka) / "lib/*"
-    config = home / "server.properties"
-    config.write_text(f"{settings}log.dirs={home}/data\n")
-    cluster = "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
-    run(java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jars, "kafka.tools.StorageTool", "format", "-t",
-        cluster, "-c", config)
+    run(java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jars, "kafka.tools.StorageTool", *format_data)
     return [java, "-Xmx512m", "-XX:+UseSerialGC", "-cp", str(jars), "kafka.Kafka", str(config)]
+
+
+def certificates(place):
+    """An authority of this run's own, `ca.pem`, and what it vouches for: the broker, under its address and no name, and
+    a client. Each in a file with its key and its certificate."""
+    openssl = need("openssl", "apt-get install openssl")
+    place.mkdir(exist_ok=True)
+    request = [openssl, "req", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    run(*request, "-x509", "-days", "30", "-subj", "/CN=stk test authority", "-keyout", "ca.key", "-out", "ca.pem",
+        cwd=place)
+    (place / "extensions").write_text("subjectAltName=IP:127.0.0.1\n")
+    for name in ("broker", "client"):
+        run(*request, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr", cwd=place)
+        run(openssl, "x509", "-req", "-days", "30", "-in", f"{name}.csr", "-extfile", "extensions", "-CA", "ca.pem",
+            "-CAkey", "ca.key", "-CAcreateserial", "-out", f"{name}.crt", cwd=place)
+        (place / f"{name}.pem").write_text((place / f"{name}.key").read_text() + (place / f"{name}.crt").read_text())
 
 
 def fetch_kafka(place):

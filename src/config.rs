@@ -123,8 +123,8 @@ pub const SETTINGS: &[Setting] = &[
         shape: Shape::List,
         default: "",
         doc: "Further properties of librdkafka, each `name=value`, for TLS and SASL: \
-              `security.protocol=SASL_SSL`, `sasl.mechanisms=SCRAM-SHA-512`. They need a binary built \
-              with the feature `kafka-tls`; `stk doctor` tells.",
+              `security.protocol=SASL_SSL`, `sasl.mechanisms=SCRAM-SHA-512` (docs/kafka.md). TLS and SCRAM \
+              need a binary built with the feature `kafka-tls`; `stk doctor` tells.",
     },
     Setting {
         key: "log.durability",
@@ -417,10 +417,11 @@ impl Resolved {
     }
 
     fn set(&mut self, setting: &Setting, value: String, origin: Origin) -> Result<(), ConfigError> {
+        let is_secret = matches!(setting.key, "server.keys" | "log.kafka_properties");
         let refused = |reason: String| ConfigError::Value {
             place: origin.to_string(),
             key: setting.key,
-            value: value.escape_debug().to_string(),
+            value: if is_secret { "…".to_owned() } else { value.escape_debug().to_string() },
             reason,
         };
         match setting.shape {

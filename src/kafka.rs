@@ -3,16 +3,18 @@
 //!
 //! No topic is known here, and no record.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What this build of librdkafka can do: `ssl`, `sasl_plain`, `sasl_scram`, `zstd` and so on.
 pub fn features() -> Vec<String> {
@@ -55,10 +57,20 @@ pub enum SettingsError {
 impl From<KafkaError> for SettingsError {
     fn from(error: KafkaError) -> Self {
         match error {
-            KafkaError::ClientConfig(_, reason, property, _) => Self::Refused { property, reason },
+            KafkaError::ClientConfig(_, reason, property, value) => {
+                let reason = if is_word(&value) { reason } else { reason.replace(&value, "…") };
+                Self::Refused { property, reason }
+            }
+            KafkaError::ClientCreation(reason) => Self::Refused { property: "librdkafka".to_owned(), reason },
             other => Self::Refused { property: "librdkafka".to_owned(), reason: other.to_string() },
         }
     }
+}
+
+/// Whether a value may be shown: one that is more than a word can have a password in it, of
+/// properties that were run together.
+fn is_word(value: &str) -> bool {
+    value.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '.' | '-' | '_'))
 }
 
 /// What no property may change.
@@ -100,7 +112,19 @@ pub fn client_config(brokers: &str, properties: &[(String, String)]) -> Result<C
         config.set(name, value);
     }
     config.create_native_config()?;
+    // librdkafka says of a file only that OpenSSL could not read it.
+    for (name, path) in properties.iter().filter(|(name, path)| is_file(name) && path != "probe") {
+        std::fs::metadata(path).map_err(|error| SettingsError::Refused {
+            property: name.clone(),
+            reason: format!("{path}: {error}"),
+        })?;
+    }
     Ok(config)
+}
+
+/// Whether a property names a file, or a directory of them.
+fn is_file(property: &str) -> bool {
+    property.starts_with("ssl.") && property.ends_with(".location") && property != "ssl.engine.location"
 }
 
 /// Refuses what is reserved, and what needs more than `features`.
@@ -114,6 +138,7 @@ fn check(properties: &[(String, String)], features: &[String]) -> Result<(), Set
     };
     for (name, value) in properties {
         let lower = value.to_ascii_lowercase();
+        let value = if is_word(value) { value } else { "…" };
         match name.as_str() {
             reserved if RESERVED.contains(&reserved) => {
                 return Err(SettingsError::Reserved { property: name.clone() });
@@ -160,7 +185,9 @@ pub fn is_out_of_range(error: &KafkaError) -> bool {
     matches!(code_of(error), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset))
 }
 
-/// Whether trying again can't help: the brokers answered, and the answer is no.
+/// Whether trying again can't help: the brokers answered, and the answer is no. A login that fails
+/// later than at the first contact is none of that: with one broker of many, or until somebody has
+/// mended it there, it is waited out as an absence is.
 pub fn is_final(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
@@ -169,9 +196,6 @@ pub fn is_final(code: RDKafkaErrorCode) -> bool {
             | Code::GroupAuthorizationFailed
             | Code::ClusterAuthorizationFailed
             | Code::TransactionalIdAuthorizationFailed
-            | Code::SaslAuthenticationFailed
-            | Code::Authentication
-            | Code::UnsupportedSASLMechanism
             | Code::UnsupportedVersion
             | Code::UnsupportedFeature
             | Code::InvalidTopic
@@ -186,9 +210,151 @@ pub fn is_final(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Whether a client's error means that no broker answers it.
-pub fn tells_silence(code: RDKafkaErrorCode) -> bool {
-    matches!(code, RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Authentication)
+/// Why brokers do not serve a client, out of what it calls back.
+#[derive(Clone, Debug, Default)]
+pub struct Trouble(Arc<Mutex<Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    /// What happened last, with what to do about it where that is known.
+    reason: Option<String>,
+    /// Whether only other settings, here or there, can mend that.
+    is_refusal: bool,
+    /// Whether it happened with every broker.
+    of_all: bool,
+}
+
+impl Trouble {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happened last.
+    pub fn reason(&self) -> Option<String> {
+        self.told().reason.clone()
+    }
+
+    /// Forgets it: a broker served the client.
+    pub fn clear(&self) {
+        *self.told() = Told::default();
+    }
+
+    /// Takes note of what a client logs: each connection that fails is, before an error is told, and
+    /// some without one.
+    pub fn logged(&self, facility: &str, message: &str) {
+        if facility != "FAIL" {
+            return;
+        }
+        // It begins with the thread.
+        let reason = message.rsplit_once("]: ").map_or(message, |(_, reason)| reason);
+        let mut told = self.told();
+        // A broker's own words in the TLS protocol: its only reason is who the client is.
+        told.is_refusal = reason.contains("SSL alert number");
+        let advice = if told.is_refusal {
+            "; the broker does not take this client's certificate, or that it has none: check \
+             `ssl.certificate.location` and `ssl.key.location`"
+        } else if reason.contains("Disconnected") {
+            "; if that goes on, check the port and `security.protocol`: listeners of another protocol hang up"
+        } else {
+            ""
+        };
+        told.reason = Some(format!("{reason}{advice}"));
+    }
+
+    /// Takes note of an error: whether it means that no broker serves the client.
+    pub fn noted(&self, error: &KafkaError, reason: &str) -> bool {
+        let mut told = self.told();
+        let advice = match code_of(error) {
+            Some(RDKafkaErrorCode::Authentication) => {
+                "check `sasl.mechanisms`, `sasl.username` and `sasl.password`"
+            }
+            Some(RDKafkaErrorCode::SSL) => {
+                "check `ssl.ca.location`, and that the broker's certificate is for the host by which it is named"
+            }
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                told.of_all = true;
+                told.reason.get_or_insert_with(|| reason.to_owned());
+                return true;
+            }
+            _ => return false,
+        };
+        told.is_refusal = true;
+        told.reason = Some(format!("{reason}; {advice}"));
+        true
+    }
+}
+
+impl ClientContext for Trouble {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.logged(facility, message);
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.noted(&error, reason);
+        Aside.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Trouble {}
+
+/// Takes in what an idle client has to call back after a question that failed: nobody else polls it.
+/// Blocks, for a moment.
+pub fn take_in<C: ConsumerContext>(asker: &BaseConsumer<C>) {
+    // A wait of nothing would end with the first line that it logs.
+    while asker.poll(Duration::from_millis(10)).is_some() {}
+}
+
+/// Why no broker serves a client at the first contact.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MeetError {
+    /// Only other settings, here or there, can help.
+    #[error("{0}")]
+    Refused(String),
+    /// No broker has answered yet.
+    #[error("{0}")]
+    Away(String),
+}
+
+/// The longest wait for an answer, after which a client is asked again.
+const MEET_STEP_MAX: Duration = Duration::from_secs(2);
+
+/// Waits until a broker serves a client made of `config`, for at most `wait_max`. It asks for
+/// `topic`, which need not be there.
+///
+/// Errors: why none does; at once where every broker refuses the client, since a login or a
+/// certificate is not mended by waiting.
+pub async fn meet(config: &ClientConfig, topic: &str, wait_max: Duration) -> Result<(), MeetError> {
+    let until = Instant::now() + wait_max;
+    let trouble = Trouble::default();
+    let asker: BaseConsumer<Trouble> = config
+        .create_with_context(trouble.clone())
+        .map_err(|error| MeetError::Refused(SettingsError::from(error).to_string()))?;
+    let asker = Arc::new(asker);
+    let mut step = MEET_STEP_MAX / 16;
+    let met = loop {
+        let (asker, topic) = (asker.clone(), topic.to_owned());
+        let asked = tokio::task::spawn_blocking(move || {
+            let is_served = asker.fetch_metadata(Some(&topic), step).is_ok();
+            take_in(&asker);
+            is_served
+        });
+        if asked.await.unwrap_or(false) {
+            break Ok(());
+        }
+        let told = trouble.told();
+        let reason = told.reason.clone().unwrap_or_else(|| "its brokers do not answer".to_owned());
+        if told.is_refusal && told.of_all {
+            break Err(MeetError::Refused(reason));
+        }
+        if Instant::now() >= until {
+            break Err(MeetError::Away(reason));
+        }
+        step = (step * 2).min(MEET_STEP_MAX);
+    };
+    // Its end may block.
+    drop(tokio::task::spawn_blocking(move || drop(asker)));
+    met
 }
 
 /// Whether the brokers answer, as far as a client has noticed.
@@ -198,6 +364,7 @@ pub struct Health {
     down: watch::Sender<Option<String>>,
     /// Brokers with an open connection.
     up: Gauge<i64, AtomicI64>,
+    trouble: Trouble,
 }
 
 impl Health {
@@ -221,6 +388,7 @@ impl Health {
         self.down.send_if_modified(|down| {
             let before = down.take();
             if let Some(reason) = &before {
+                self.trouble.clear();
                 tracing::info!(reason, "Kafka answers again");
             }
             before.is_some()
@@ -280,6 +448,7 @@ impl ConsumerContext for Aside {}
 
 impl ClientContext for Watch {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.health.trouble.logged(facility, message);
         log(level, facility, message);
     }
 
@@ -293,8 +462,9 @@ impl ClientContext for Watch {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if code_of(&error).is_some_and(tells_silence) {
-            self.health.failed(reason.to_owned());
+        let trouble = &self.health.trouble;
+        if trouble.noted(&error, reason) {
+            self.health.failed(trouble.reason().unwrap_or_else(|| reason.to_owned()));
         } else {
             tracing::debug!(target: "librdkafka", %error, "{reason}");
         }
@@ -348,6 +518,47 @@ mod tests {
     }
 
     #[test]
+    fn what_was_run_together_with_a_password_is_not_shown() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        for (name, value) in [
+            ("security.protocol", "SASL_PLAINTEXT,sasl.password=hidden"),
+            ("sasl.mechanisms", "PLAIN,sasl.password=hidden"),
+            ("compression.codec", "zstd,sasl.password=hidden"),
+        ] {
+            let error = client_config("b:1", &[pair(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(name) && !error.contains("hidden"), "{error}");
+        }
+    }
+
+    #[test]
+    fn trouble_is_told_with_what_to_do() {
+        use RDKafkaErrorCode as Code;
+        let trouble = Trouble::default();
+        let told = || (trouble.reason().unwrap_or_default(), trouble.told().is_refusal);
+        trouble.logged("CONNECT", "[thrd:b:1/1]: b:1/1: connected");
+        assert_eq!(told(), (String::new(), false));
+        assert!(trouble.noted(&KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down"));
+        assert_eq!(told(), ("1/1 brokers are down".to_owned(), false), "nothing better is known");
+        trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: Connect to ipv4#b:1 failed: Connection refused");
+        assert_eq!(told(), ("b:1/1: Connect to ipv4#b:1 failed: Connection refused".to_owned(), false));
+        assert!(!trouble.noted(&KafkaError::Global(Code::BrokerTransportFailure), "refused"));
+        assert!(trouble.noted(&KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down"));
+        assert!(told().0.ends_with("Connection refused"), "it says more than that all are down");
+        trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: SASL authentication error: no");
+        assert!(trouble.noted(&KafkaError::Global(Code::Authentication), "b:1/1: no"));
+        let advice = "b:1/1: no; check `sasl.mechanisms`, `sasl.username` and `sasl.password`";
+        assert_eq!(told(), (advice.to_owned(), true));
+        trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: Connect to ipv4#b:1 failed: Connection refused");
+        assert!(!told().1, "it may be back with another login");
+        trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: Disconnected: connection closed by peer");
+        assert!(told().0.contains("check the port and `security.protocol`"));
+        trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: Receive failed: bad certificate: SSL alert number 42");
+        assert!(told().0.contains("`ssl.certificate.location`") && told().1);
+        trouble.clear();
+        assert_eq!(told(), (String::new(), false));
+    }
+
+    #[test]
     fn this_build_says_what_it_has() {
         let features = features();
         assert_eq!(features.iter().any(|feature| feature == "ssl"), cfg!(feature = "kafka-tls"));
@@ -363,6 +574,9 @@ mod tests {
         assert_eq!(watch.health.down().as_deref(), Some("3/3 brokers are down"));
         watch.stats(Statistics::default());
         assert!(watch.health.down().is_some(), "no broker is up");
+        watch.log(RDKafkaLogLevel::Error, "FAIL", "[thrd:b:1/1]: b:1/1: Connection refused");
+        watch.error(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "3/3 brokers are down");
+        assert_eq!(watch.health.down().as_deref(), Some("b:1/1: Connection refused"));
         watch.health.answered();
         assert_eq!(watch.health.down(), None);
     }

@@ -20,3 +20,15 @@ pub(crate) fn service(name: &str) -> Option<String> {
     eprintln!("skipped: {test}: {}", reason.unwrap_or_else(|| format!("{variable} is not set")));
     None
 }
+
+/// The same of what takes a build with the feature `kafka-tls`, too.
+pub(crate) fn tls_service(name: &str) -> Option<String> {
+    let address = service(name)?;
+    if cfg!(feature = "kafka-tls") {
+        return Some(address);
+    }
+    assert!(std::env::var_os("CI").is_none(), "the tests of {name} take `--features kafka-tls`");
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("skipped: {test}: this build lacks the feature kafka-tls");
+    None
+}

@@ -42,6 +42,8 @@ mod outage;
 mod restore;
 #[path = "cli/scaled.rs"]
 mod scaled;
+#[path = "cli/secure.rs"]
+mod secure;
 #[path = "cli/serve.rs"]
 mod serve;
 #[path = "cli/watch.rs"]

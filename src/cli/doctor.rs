@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -9,6 +10,7 @@ use serde::Serialize;
 use super::bench::machine;
 use super::server_args::ServerArgs;
 use super::{CliError, Global};
+use crate::config::KafkaConfig;
 
 #[derive(Args)]
 pub(super) struct DoctorArgs {
@@ -29,10 +31,20 @@ struct Gathered {
     open_files_max: Option<u64>,
     /// What this build can do towards Kafka.
     kafka_features: Vec<String>,
+    /// Where the log is in Kafka.
+    kafka: Option<Kafka>,
     server: String,
     server_status: Option<serde_json::Value>,
     server_error: Option<String>,
     findings: Vec<Finding>,
+}
+
+/// The brokers of the log.
+#[derive(Serialize)]
+struct Kafka {
+    brokers: String,
+    /// Why they serve nobody with these settings.
+    error: Option<String>,
 }
 
 /// The data directory.
@@ -78,6 +90,9 @@ impl Finding {
     }
 }
 
+/// How long the log's brokers may be silent.
+const KAFKA_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// Connections and segments both take open files; below this many a busy server runs out.
 const OPEN_FILES_WANTED: u64 = 4_096;
 
@@ -110,16 +125,20 @@ pub(super) fn run(args: DoctorArgs, global: &Global) -> Result<(), CliError> {
 }
 
 fn gather(args: &DoctorArgs, global: &Global) -> Result<Gathered, CliError> {
-    let (config_error, data) = match global.resolve(&[]) {
+    let (config_error, data, kafka) = match global.resolve(&[]) {
         Ok(resolved) => {
             let config = resolved.config();
-            (None, Some(look_at(&config.data_dir, config.free_bytes_min)))
+            (None, Some(look_at(&config.data_dir, config.free_bytes_min)), config.kafka)
         }
-        Err(error) => (Some(error.message().to_owned()), None),
+        Err(error) => (Some(error.message().to_owned()), None, None),
     };
-    let status = super::runtime()?.block_on(async {
+    let (status, kafka) = super::runtime()?.block_on(async {
         let client = args.server.rest()?;
-        Ok::<_, CliError>(client.status().await)
+        let kafka = match kafka {
+            Some(kafka) => Some(meet(kafka).await),
+            None => None,
+        };
+        Ok::<_, CliError>((client.status().await, kafka))
     })?;
     let (server_status, server_error) = match status {
         Ok(status) => (Some(status), None),
@@ -132,11 +151,24 @@ fn gather(args: &DoctorArgs, global: &Global) -> Result<Gathered, CliError> {
         data,
         open_files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
         kafka_features: crate::kafka::features(),
+        kafka,
         server: args.server.server.to_string(),
         server_status,
         server_error,
         findings: Vec::new(),
     })
+}
+
+/// Whether the brokers serve a client with these settings.
+async fn meet(kafka: KafkaConfig) -> Kafka {
+    let error = match crate::kafka::client_config(&kafka.brokers, &kafka.properties) {
+        Ok(client) => {
+            let met = crate::kafka::meet(&client, &kafka.topic, KAFKA_WAIT_MAX).await;
+            met.err().map(|error| error.to_string())
+        }
+        Err(error) => Some(error.to_string()),
+    };
+    Kafka { brokers: kafka.brokers, error }
 }
 
 fn look_at(path: &Path, free_bytes_min: u64) -> Data {
@@ -217,6 +249,16 @@ fn check(gathered: &Gathered) -> Vec<Finding> {
         ));
     }
     findings.push(kafka_finding(&gathered.kafka_features));
+    match &gathered.kafka {
+        Some(Kafka { brokers, error: None }) => {
+            findings.push(Finding::good(format!("Kafka at {brokers} serves this client")));
+        }
+        Some(Kafka { brokers, error: Some(error) }) => findings.push(Finding::bad(
+            format!("Kafka at {brokers} does not serve this client: {error}"),
+            "docs/kafka.md has settings for TLS and SASL that are known to work",
+        )),
+        None => {}
+    }
     match (&gathered.server_status, &gathered.server_error) {
         (Some(status), _) => {
             let version = status.get("version").and_then(serde_json::Value::as_str).unwrap_or("?");

@@ -47,12 +47,14 @@ use self::source::{Found, Look, LookError, Reading, make_topic};
 use super::gaps::{Event, SequenceTracker, Verdict};
 use super::{BATCH_TICKS_MAX, Feed, FeedError, Pulled};
 use crate::backoff::{Backoff, jitter_seed};
-use crate::kafka::{Watch, code_of, is_final, is_out_of_range};
+use crate::kafka::{MeetError, Watch, code_of, is_final, is_out_of_range, meet};
 use crate::market::{Gap, GapKind, Symbol, Tick, Timestamp};
 use crate::wire::record::Origin;
 
 /// How often the topics are looked at for further partitions.
 const LOOK_INTERVAL: Duration = Duration::from_mins(1);
+/// How long the brokers may be silent at the first contact before that is told.
+const MEET_MAX: Duration = Duration::from_secs(10);
 /// How often the brokers are told how far reading has come, while there is more under way.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// The most lines whose sequence numbers are followed; further ones are not.
@@ -119,6 +121,9 @@ pub struct KafkaFeed {
     /// Calls handed out.
     calls: u64,
     origin: Option<Origin>,
+    /// The first contact, until a broker has answered.
+    meeting: Option<JoinHandle<Result<(), MeetError>>>,
+    is_met: bool,
     is_dead_topic_made: bool,
     looking: Option<JoinHandle<Result<Look, LookError>>>,
     assigning: Option<Assigning>,
@@ -161,6 +166,8 @@ impl KafkaFeed {
             held: None,
             calls: 0,
             origin: None,
+            meeting: None,
+            is_met: false,
             is_dead_topic_made: false,
             looking: None,
             assigning: None,
@@ -198,6 +205,23 @@ impl KafkaFeed {
     /// Looks at the topics and reads what is not read yet.
     async fn look(&mut self) -> Result<(), FeedError> {
         while self.assigning.is_none() {
+            if !self.is_met {
+                let meeting = self.meeting.get_or_insert_with(|| {
+                    let (client, topic) = (self.client.clone(), self.config.file.topics[0].clone());
+                    tokio::spawn(async move { meet(&client, &topic, MEET_MAX).await })
+                });
+                let met = meeting.await;
+                self.meeting = None;
+                match met {
+                    Ok(Ok(())) => self.is_met = true,
+                    Ok(Err(MeetError::Away(reason))) => {
+                        self.pause("reaching the brokers", &reason).await;
+                        continue;
+                    }
+                    Ok(Err(MeetError::Refused(reason))) => return Err(self.failed(reason)),
+                    Err(error) => return Err(self.failed(error)),
+                }
+            }
             if !self.is_dead_topic_made {
                 let topic = self.config.file.dead_letter_topic.clone();
                 match make_topic(&self.client, &topic).await {

@@ -272,6 +272,17 @@ impl std::ops::Deref for OwnAddress {
     }
 }
 
+/// The same of what takes a build with the feature `kafka-tls`, too.
+pub(crate) fn tls_service(name: &str) -> Option<String> {
+    let address = service(name)?;
+    if cfg!(feature = "kafka-tls") {
+        return Some(address);
+    }
+    assert!(std::env::var_os("CI").is_none(), "the tests of {name} take `--features kafka-tls`");
+    eprintln!("skipped: this build lacks the feature kafka-tls");
+    None
+}
+
 /// The real capture, where it is.
 pub(crate) fn iex_capture() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/iex/TOPS16.pcapng.gz");
@@ -339,6 +350,14 @@ impl OwnServices {
     /// Starts it again, with what it kept, and waits until it answers.
     pub(crate) fn start(&self, name: &str) {
         Self::script(&["start", name, &self.run.display().to_string()]);
+    }
+
+    /// Changes the text of a file of its own, for its next start.
+    pub(crate) fn edit(&self, name: &str, file: &str, from: &str, to: &str) {
+        let path = self.run.join(name).join(file);
+        let text = std::fs::read_to_string(&path).expect("it was started");
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&path, text.replace(from, to)).expect("written");
     }
 
     /// Has it answer nothing from now on, though it is there.

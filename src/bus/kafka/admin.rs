@@ -1,19 +1,18 @@
 //! The topic: made where it is missing, looked at where it is not, asked for its offsets.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{KafkaBusConfig, RECORD_BYTES_MAX, Shared};
 use crate::bus::{Bounds, BusError};
-use crate::kafka::{Aside, code_of, tells_silence};
+use crate::kafka::{Aside, Trouble, take_in};
 
 /// How long one question may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -25,59 +24,35 @@ pub(super) struct Admin {
     client: ClientConfig,
     topic: Arc<str>,
     /// For questions; it is in no group and fetches nothing.
-    asker: Arc<BaseConsumer<Silence>>,
-    silence: Silence,
+    asker: Arc<BaseConsumer<Trouble>>,
+    trouble: Trouble,
 }
-
-/// What the asker's client calls back: why the brokers did not answer the last question.
-#[derive(Clone, Default)]
-struct Silence(Arc<Mutex<Option<String>>>);
-
-impl Silence {
-    fn reason(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ClientContext for Silence {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Aside.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if code_of(&error).is_some_and(tells_silence) {
-            *self.reason() = Some(reason.to_owned());
-        }
-        Aside.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Silence {}
 
 impl Admin {
     pub(super) fn new(client: ClientConfig, config: &KafkaBusConfig) -> Result<Self, KafkaError> {
-        let silence = Silence::default();
-        let asker = client.create_with_context(silence.clone())?;
-        Ok(Self { client, topic: config.topic.as_str().into(), asker: Arc::new(asker), silence })
+        let trouble = Trouble::default();
+        let asker = client.create_with_context(trouble.clone())?;
+        Ok(Self { client, topic: config.topic.as_str().into(), asker: Arc::new(asker), trouble })
     }
 
     /// Why the last question had no answer, as far as the client said.
-    pub(super) fn silence(&self) -> Option<String> {
-        self.silence.reason().clone()
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.reason()
     }
 
     /// Asks on a thread that may block.
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&BaseConsumer<Silence>, &str) -> Result<T, KafkaError> + Send + 'static,
+        question: impl FnOnce(&BaseConsumer<Trouble>, &str) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, KafkaError> {
-        let (asker, topic, silence) = (self.asker.clone(), self.topic.clone(), self.silence.clone());
+        let (asker, topic, trouble) = (self.asker.clone(), self.topic.clone(), self.trouble.clone());
         let asked = tokio::task::spawn_blocking(move || {
             let answer = question(&asker, &topic);
-            // What it has to tell besides is taken note of here: nobody else polls it.
-            while asker.poll(Duration::ZERO).is_some() {}
             if answer.is_ok() {
-                *silence.reason() = None;
+                asker.poll(Duration::ZERO);
+                trouble.clear();
+            } else {
+                take_in(&asker);
             }
             answer
         });
@@ -94,7 +69,7 @@ impl Admin {
     }
 
     pub(super) async fn bounds(&self, partition: u16) -> Result<Bounds, KafkaError> {
-        let ask = move |asker: &BaseConsumer<Silence>, topic: &str| {
+        let ask = move |asker: &BaseConsumer<Trouble>, topic: &str| {
             asker.fetch_watermarks(topic, i32::from(partition), REQUEST_MAX)
         };
         let (first, next) = self.ask(ask).await?;

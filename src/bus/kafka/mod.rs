@@ -52,7 +52,7 @@ use self::tail::Tail;
 use super::epoch::LogEpoch;
 use super::local::Retention;
 use super::{Bounds, Bus, BusError, BusReader, Durable, Membership};
-use crate::kafka::{Watch, code_of, is_final};
+use crate::kafka::{MeetError, Watch, code_of, is_final};
 
 /// The most partitions a log can have.
 pub const PARTITIONS_MAX: u16 = 1024;
@@ -211,7 +211,7 @@ impl Shared {
 
     /// The brokers are away.
     fn unavailable(&self) -> BusError {
-        let reason = self.watch.health.down().or_else(|| self.admin.silence());
+        let reason = self.watch.health.down().or_else(|| self.admin.trouble());
         let reason = reason.unwrap_or_else(|| "its brokers do not answer".to_owned());
         BusError::Unavailable { path: self.name.clone(), reason }
     }
@@ -241,8 +241,8 @@ pub struct KafkaBus {
 impl KafkaBus {
     /// Opens the log, making its topic where it is not there. To be called within a Tokio runtime.
     ///
-    /// Errors: the brokers can't be reached, the settings are refused, or the topic is not fit to
-    /// be the log, with the reason.
+    /// Errors: the brokers can't be reached, they refuse who asks, the settings are refused, or the
+    /// topic is not fit to be the log, with the reason.
     pub async fn open(config: KafkaBusConfig) -> Result<Arc<Self>, BusError> {
         let name = format!("topic {} at {}", config.topic, config.brokers);
         let refused = |reason: String| BusError::Failed { path: name.clone(), reason };
@@ -252,6 +252,11 @@ impl KafkaBus {
         }
         let client = crate::kafka::client_config(&config.brokers, &config.properties)
             .map_err(|error| refused(error.to_string()))?;
+        match crate::kafka::meet(&client, &config.topic, config.open_wait_max).await {
+            Ok(()) => {}
+            Err(MeetError::Refused(reason)) => return Err(refused(reason)),
+            Err(MeetError::Away(reason)) => return Err(BusError::Unavailable { path: name, reason }),
+        }
         let watch = Watch::default();
         let metrics = KafkaBusMetrics::new(&watch.health);
         let admin = Admin::new(client.clone(), &config).map_err(|error| meaning(&name, &error))?;

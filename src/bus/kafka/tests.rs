@@ -1,5 +1,7 @@
 //! The log in Kafka, on a real one: the suite every log passes, and what only Kafka can do to it.
 
+mod secure;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;

@@ -13,7 +13,7 @@ use rdkafka::topic_partition_list::Offset;
 use rdkafka::util::Timeout;
 
 use super::*;
-use crate::testing::service;
+use crate::testing::{service, tls_service};
 
 /// A guard against hanging, not a pause.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -501,4 +501,52 @@ async fn a_topic_that_is_not_there_is_named() {
     other.config.file.topics = vec!["no-such-topic".to_owned()];
     let error = within("the refusal", other.next(&mut Vec::new())).await.unwrap_err().to_string();
     assert!(error.ends_with("feed.toml: there is no topic no-such-topic"), "{error}");
+}
+
+/// The same topic by another listener.
+fn by(mut place: Place, listener: String, properties: &str) -> KafkaFeed {
+    place.brokers = listener;
+    place.feed(&format!("properties = {{ {properties} }}\n{JSON}"))
+}
+
+fn login(protocol: &str, mechanism: &str, password: &str) -> String {
+    format!(
+        "'security.protocol' = '{protocol}', 'sasl.mechanisms' = '{mechanism}', 'sasl.username' = 'stk', \
+         'sasl.password' = '{password}'"
+    )
+}
+
+/// Reads a message, and buries another.
+async fn is_read_by(listener: String, properties: &str) {
+    let place = Place::new(service("KAFKA").unwrap(), 1).await;
+    place.send(0, json(1).as_bytes()).await;
+    place.send(0, b"poison").await;
+    place.send(0, json(2).as_bytes()).await;
+    let mut feed = by(place, listener, properties);
+    assert_eq!(ids(&pull(&mut feed, 2).await), [1, 2]);
+    assert_eq!(feed.metrics().dead_letters.get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_read_with_a_password() {
+    let Some(sasl) = service("KAFKA_SASL") else { return };
+    is_read_by(sasl, &login("SASL_PLAINTEXT", "PLAIN", "stk-secret")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_read_over_tls() {
+    let Some(sasl_tls) = tls_service("KAFKA_SASL_TLS") else { return };
+    let certificates = service("KAFKA_CERTS").unwrap();
+    let login = login("SASL_SSL", "SCRAM-SHA-256", "stk-secret");
+    is_read_by(sasl_tls, &format!("{login}, 'ssl.ca.location' = '{certificates}/ca.pem'")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_ends_the_feed() {
+    let Some(sasl) = service("KAFKA_SASL") else { return };
+    let place = Place::new(service("KAFKA").unwrap(), 1).await;
+    let mut feed = by(place, sasl, &login("SASL_PLAINTEXT", "PLAIN", "not-the-secret"));
+    let error = within("the refusal", feed.next(&mut Vec::new())).await.unwrap_err().to_string();
+    assert!(error.contains("feed.toml: ") && error.contains("Invalid username or password"), "{error}");
+    assert!(error.contains("check `sasl.mechanisms`") && !error.contains("not-the-secret"), "{error}");
 }
