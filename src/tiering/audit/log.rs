@@ -206,7 +206,7 @@ impl Auditor {
         let mut tries = 0;
         loop {
             let tail = PartitionState::restore(&mark.checkpoint).unwrap_or_else(|error| {
-                self.find(Finding {
+                self.report.find(Finding {
                     severity: Severity::Broken,
                     link: Link::LogWarm,
                     unit: None,
@@ -249,7 +249,7 @@ impl Auditor {
                 Err(BusError::Failed { path, reason }) => {
                     let from = reading.next;
                     reading.read.offsets.end = reading.read.offsets.end.min(from);
-                    self.find(Finding {
+                    self.report.find(Finding {
                         severity: Severity::Broken,
                         link: Link::Log,
                         unit: None,
@@ -278,7 +278,7 @@ impl Auditor {
         loop {
             let records = walk.next().await?;
             for hole in walk.holes.drain(..) {
-                self.find(Finding {
+                self.report.find(Finding {
                     severity: Severity::Broken,
                     link: Link::Log,
                     unit: None,
@@ -298,7 +298,7 @@ impl Auditor {
                     reading.state = tail;
                 }
                 if let Err(error) = self.take(reading, record, feeds).await {
-                    self.find(Finding {
+                    self.report.find(Finding {
                         severity: Severity::Broken,
                         link: Link::Log,
                         unit: None,
@@ -327,7 +327,7 @@ impl Auditor {
         let is_trimmed = reading.read.offsets.start > 0;
         if feeds.producers.take(view.origin, is_new, is_trimmed) {
             let Origin { producer, sequence } = view.origin;
-            self.find(Finding {
+            self.report.find(Finding {
                 severity: Severity::Broken,
                 link: Link::Feed,
                 unit: None,

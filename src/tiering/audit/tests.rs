@@ -12,8 +12,8 @@ use super::*;
 use crate::bus::epoch::LogEpoch;
 use crate::bus::{Bounds, BusReader, Durable, Record};
 use crate::market::{
-    Conditions, Exchange, GapKind, NO_SYMBOL, Price, Seq, Symbol, SymbolTable, Tape, Tick, TickBatchBuilder,
-    Trade, arbitrary,
+    Conditions, Exchange, Gap, GapKind, NO_SYMBOL, Price, Seq, Symbol, SymbolTable, Tape, Tick,
+    TickBatchBuilder, Trade, arbitrary,
 };
 use crate::tiering::archive::run::Archiver;
 use crate::tiering::archive::{ArchiveMetrics, ArchiveOptions, Clock};
