@@ -204,6 +204,7 @@ impl Auditor {
     ) -> Result<LogRead, super::AuditError> {
         let mut first = bounds.first;
         let mut tries = 0;
+        let told = (self.report.findings.len(), self.report.findings_untold);
         loop {
             let tail = PartitionState::restore(&mark.checkpoint).unwrap_or_else(|error| {
                 self.report.find(Finding {
@@ -242,6 +243,9 @@ impl Auditor {
             match self.read_once(&mut reading, feeds).await {
                 Err(BusError::Trimmed { first: later, .. }) if tries < TRIES_MAX => {
                     feeds.producers.restart_partition();
+                    // What stands after the new beginning is found again.
+                    self.report.findings.truncate(told.0);
+                    self.report.findings_untold = told.1;
                     (first, tries) = (later.min(bounds.next), tries + 1);
                     continue;
                 }
