@@ -104,7 +104,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "log.kafka_topic",
         shape: Shape::Text,
         default: "stk-log",
-        doc: "The topic that is the log. Made where it is missing; one that exists is checked.",
+        doc: "The topic that is the log. `stk serve` makes it where it is missing; one that exists is checked.",
     },
     Setting {
         key: "log.kafka_group",
@@ -197,7 +197,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "warm.clickhouse_database",
         shape: Shape::Text,
         default: "stk",
-        doc: "The database; made where it is missing.",
+        doc: "The database; `stk serve` makes it where it is missing.",
     },
     Setting { key: "warm.clickhouse_user", shape: Shape::Text, default: "default", doc: "The user." },
     Setting { key: "warm.clickhouse_password", shape: Shape::Text, default: "", doc: "The user's password." },

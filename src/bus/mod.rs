@@ -64,6 +64,12 @@ pub enum BusError {
         /// What has to be free.
         needed_bytes: u64,
     },
+    /// There is no such log, and it was to be there.
+    #[error("there is no {path}")]
+    Missing {
+        /// What it is called, and where it was looked for.
+        path: String,
+    },
     /// Another process has the log open.
     #[error("{path} is open in another process")]
     Locked {

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{CliError, Global, StopSignals};
+use crate::bus::BusError;
 use crate::server::node::{Node, NodeError, Summary};
 use crate::telemetry::say;
+use crate::tiering::warm::WarmError;
 
 #[derive(Args)]
 pub(super) struct ServeArgs {
@@ -109,6 +111,11 @@ pub(super) fn node_error(error: NodeError) -> CliError {
         NodeError::NoStore { .. } => {
             CliError::usage(&error).hint("name the directory that `stk serve` or `stk replay --data` wrote")
         }
+        NodeError::Bus(BusError::Missing { .. }) => {
+            CliError::usage(&error).hint("check log.kafka_topic, or start `stk serve`, which makes it")
+        }
+        NodeError::Warm(WarmError::Missing { .. }) => CliError::usage(&error)
+            .hint("check warm.clickhouse_url and warm.clickhouse_database, or start `stk serve`, which makes it"),
         NodeError::Roles { .. } => {
             CliError::usage(&error).hint("set them in the configuration file, or let one process have all roles")
         }

@@ -68,14 +68,14 @@ pub struct Stores {
     _lock: Option<File>,
 }
 
-/// How the data directory is opened.
+/// What stores are opened for. Where they are not taken in into, they are not made either.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
     /// To take in what comes.
     Write,
-    /// To move days between its tiers: without compaction.
+    /// To move days between its tiers, which are there: without compaction.
     Move,
-    /// To answer questions: nothing of it is removed, merged or added to.
+    /// To answer questions: nothing is made, and nothing of it is removed, merged or added to.
     Ask,
 }
 
@@ -85,16 +85,18 @@ impl Stores {
         Self::open_for(config, Use::Write).await
     }
 
-    /// Opens what `config` names to answer questions: nothing of it is removed, merged or added to.
+    /// Opens what `config` names to answer questions: nothing is made, and nothing of it is removed, merged
+    /// or added to. Hot is not asked, and not opened.
     ///
-    /// Errors: the data directory holds nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
+    /// Errors: the data directory holds nothing, as [`NodeError::NoStore`]; there is no such topic or database,
+    /// as [`BusError::Missing`] and [`WarmError::Missing`]; or as [`Stores::open`].
     pub async fn open_existing(config: &Config) -> Result<Self, NodeError> {
         Self::open_for(config, Use::Ask).await
     }
 
-    /// Opens what `config` names to move days between its tiers: without compaction.
+    /// Opens what `config` names to move days between its tiers: without compaction, and without hot.
     ///
-    /// Errors: the data directory holds nothing, as [`NodeError::NoStore`]; or as [`Stores::open`].
+    /// Errors: as [`Stores::open_existing`].
     pub async fn open_to_move(config: &Config) -> Result<Self, NodeError> {
         Self::open_for(config, Use::Move).await
     }
@@ -102,7 +104,7 @@ impl Stores {
     async fn open_for(config: &Config, use_: Use) -> Result<Self, NodeError> {
         let (local_log, local_warm) = (config.kafka.is_none(), config.clickhouse.is_none());
         // A hot store in memory has its checkpoints there.
-        let in_dir = local_log || local_warm || config.redis.is_none();
+        let in_dir = local_log || local_warm || (use_ == Use::Write && config.redis.is_none());
         let (dir, own) = (config.data_dir.clone(), config.clone());
         let (lock, local_bus, local_days) = blocking(move || {
             if !in_dir {
@@ -127,35 +129,36 @@ impl Stores {
             (None, kafka) => {
                 let kafka = kafka.as_ref().expect("the log is local where no brokers are named");
                 let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
-                let settings = KafkaBusConfig::new(&kafka.brokers, &kafka.topic, config.partitions);
-                Log::Kafka(
-                    KafkaBus::open(KafkaBusConfig {
-                        group: kafka.group.clone(),
-                        replication: kafka.replication,
-                        properties: kafka.properties.clone(),
-                        retention,
-                        ..settings
-                    })
-                    .await?,
-                )
+                let settings = KafkaBusConfig {
+                    group: kafka.group.clone(),
+                    replication: kafka.replication,
+                    properties: kafka.properties.clone(),
+                    retention,
+                    ..KafkaBusConfig::new(&kafka.brokers, &kafka.topic, config.partitions)
+                };
+                Log::Kafka(match use_ {
+                    Use::Write => KafkaBus::open(settings).await?,
+                    Use::Move | Use::Ask => KafkaBus::open_existing(settings).await?,
+                })
             }
         };
         let days = match (local_days, &config.clickhouse) {
             (Some(warm), _) => Days::Local(warm),
             (None, clickhouse) => {
                 let clickhouse = clickhouse.as_ref().expect("warm is local where no server is named");
-                Days::ClickHouse(
-                    ClickHouseWarm::open(&ClickHouseOptions {
-                        database: clickhouse.database.clone(),
-                        user: clickhouse.user.clone(),
-                        password: clickhouse.password.clone(),
-                        cluster: clickhouse.cluster.clone(),
-                        replicated: clickhouse.replicated,
-                        keeper_path: clickhouse.keeper_path.clone(),
-                        ..ClickHouseOptions::new(&clickhouse.url)
-                    })
-                    .await?,
-                )
+                let options = ClickHouseOptions {
+                    database: clickhouse.database.clone(),
+                    user: clickhouse.user.clone(),
+                    password: clickhouse.password.clone(),
+                    cluster: clickhouse.cluster.clone(),
+                    replicated: clickhouse.replicated,
+                    keeper_path: clickhouse.keeper_path.clone(),
+                    ..ClickHouseOptions::new(&clickhouse.url)
+                };
+                Days::ClickHouse(match use_ {
+                    Use::Write => ClickHouseWarm::open(&options).await?,
+                    Use::Move | Use::Ask => ClickHouseWarm::open_existing(&options).await?,
+                })
             }
         };
         let bus: Arc<dyn Bus> = match &log {
@@ -167,14 +170,14 @@ impl Stores {
             Days::ClickHouse(warm) => warm.clone(),
         };
         let redis = match &config.redis {
-            Some(redis) => {
+            Some(redis) if use_ == Use::Write => {
                 let (url, prefix) = (redis.url.clone(), redis.prefix.clone());
                 // Places in two logs mean different things.
                 let log = bus.epoch().log().id;
                 let settings = RedisHotConfig::new(url, prefix, bus.partitions(), format!("{log:016x}"));
                 Some(RedisHot::connect(settings).await?)
             }
-            None => None,
+            _ => None,
         };
         let cold_metrics = ColdMetrics::default();
         let (own, metrics) = (config.clone(), cold_metrics.clone());

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
 use stk::config::Resolved;
 use stk::feed::iex::{IexFeed, Selection, Speed};
@@ -14,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::restore::AUTHORIZATION;
 use super::scaled::Scaled;
 use super::serve::write_capture;
-use super::support::{Home, Server};
+use super::support::{Home, PATIENCE, Server};
 
 const DAY: &str = "2025-03-07";
 
@@ -268,10 +270,71 @@ async fn a_log_that_is_trimmed_holds_and_one_that_is_lost_does_not() {
     assert!(found.iter().any(lost), "{found:#?}");
 }
 
-/// `query` in ClickHouse, as its administrator.
-fn clickhouse(url: &str, query: &str) {
-    let asked = Command::new("curl").args(["-sf", url, "--data-binary", query]).status();
-    assert!(asked.expect("curl is there").success(), "{query}");
+/// What `query` gives in ClickHouse, as its administrator.
+fn clickhouse(url: &str, query: &str) -> String {
+    let asked = Command::new("curl").args(["-sf", url, "--data-binary", query]).output();
+    let asked = asked.expect("curl is there");
+    assert!(asked.status.success(), "{query}");
+    String::from_utf8(asked.stdout).expect("UTF-8")
+}
+
+/// The topics of Kafka.
+fn topics(brokers: &str) -> Vec<String> {
+    let asker: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client");
+    let all = asker.fetch_metadata(None, PATIENCE).expect("an answer");
+    all.topics().iter().map(|topic| topic.name().to_owned()).collect()
+}
+
+/// With a name mistyped a question is an error that says so, and what it named is not there afterwards.
+#[test]
+fn asking_makes_no_topic_no_database_and_no_directory() {
+    // Without Redis and S3, hot and the archive would be in the data directory.
+    let Some(scaled) = Scaled::new(2) else { return };
+    let scaled = scaled.with("STK_HOT_REDIS_URL", "").with("STK_ARCHIVE_URL", "");
+    let (home, config) = (Home::new(), scaled.config());
+    let (kafka, of) = (config.kafka.expect("Kafka"), config.clickhouse.expect("ClickHouse"));
+    let questions: [&[&str]; 4] = [
+        &["audit", "--data", "none"],
+        &["history", "AAPL", "--data", "none"],
+        &["archive", "status", "--data", "none"],
+        &["archive", "run", "--data", "none"],
+    ];
+    let refused = |name: &str, value: &str, what: &str, hint: &str| {
+        for question in questions {
+            let shown = home.shown(scaled.stk(&home, question).env(name, value));
+            let expected =
+                format!("exit: 2\n--- stdout\n--- stderr\nerror: there is no {what}\n\nhint: {hint}\n");
+            assert_eq!(shown, expected, "{question:?}");
+        }
+    };
+    let check_topic = "check log.kafka_topic, or start `stk serve`, which makes it";
+    let check_database =
+        "check warm.clickhouse_url and warm.clickhouse_database, or start `stk serve`, which makes it";
+    let topic = |topic: &str| format!("topic {topic} at {}", kafka.brokers);
+    let database = |database: &str| format!("database {database} at {}", of.url);
+    // Nothing was started yet.
+    refused("STK_DATA_DIR", "none", &topic(&kafka.topic), check_topic);
+    assert_eq!(scaled.serve(&home, "feed,processor,gateway").drained().0, Some(0));
+    let mistyped = format!("{}-mistyped", kafka.topic);
+    refused("STK_LOG_KAFKA_TOPIC", &mistyped, &topic(&mistyped), check_topic);
+    let mistyped = format!("{}_mistyped", of.database);
+    refused("STK_WARM_CLICKHOUSE_DATABASE", &mistyped, &database(&mistyped), check_database);
+    let foreign = format!("schema of stk in {}", database("default"));
+    refused("STK_WARM_CLICKHOUSE_DATABASE", "default", &foreign, check_database);
+    for question in &questions[..3] {
+        let shown = home.shown(&mut scaled.stk(&home, question));
+        assert!(shown.starts_with("exit: 0\n"), "{question:?}: {shown}");
+    }
+
+    let of_test = |names: Vec<String>, name: &str| -> Vec<String> {
+        names.into_iter().filter(|of| of.starts_with(name)).collect()
+    };
+    assert_eq!(of_test(topics(&kafka.brokers), &kafka.topic), [&*kafka.topic]);
+    let databases = clickhouse(&of.url, "SHOW DATABASES").lines().map(str::to_owned).collect();
+    assert_eq!(of_test(databases, &of.database), [&*of.database]);
+    assert_eq!(clickhouse(&of.url, "SHOW TABLES FROM default LIKE 'stk_schema'"), "");
+    assert!(!home.path("none").exists());
 }
 
 #[test]

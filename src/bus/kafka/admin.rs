@@ -35,6 +35,11 @@ impl Admin {
         Ok(Self { client, topic: config.topic.as_str().into(), asker: Arc::new(asker), trouble })
     }
 
+    /// What every client of the log is made with.
+    pub(super) fn client_config(&self) -> &ClientConfig {
+        &self.client
+    }
+
     /// Why the last question had no answer, as far as the client said.
     pub(super) fn trouble(&self) -> Option<String> {
         self.trouble.reason()
@@ -210,18 +215,31 @@ pub(super) struct Found {
 pub(super) async fn make_or_check(shared: &Shared) -> Result<Found, BusError> {
     let (admin, config) = (&shared.admin, &shared.config);
     let wait_max = config.open_wait_max;
-    if shared.patiently(wait_max, || admin.replicas()).await?.is_none() {
-        shared.patiently(wait_max, || admin.make(config)).await?;
-        tracing::info!(log = shared.name, partitions = config.partitions, "the topic was made");
+    if let Some(replicas) = shared.patiently(wait_max, || admin.replicas()).await? {
+        return look(shared, &replicas).await;
     }
+    shared.patiently(wait_max, || admin.make(config)).await?;
+    tracing::info!(log = shared.name, partitions = config.partitions, "the topic was made");
     // A topic just made takes a moment to be known everywhere.
     let known = || async {
         let replicas = admin.replicas().await?;
         replicas.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition))
     };
     let replicas = shared.patiently(wait_max, known).await?;
-    let settings = shared.patiently(wait_max, || admin.settings()).await?;
-    judge(config, &replicas, &settings).map_err(|reason| shared.failed(reason))
+    look(shared, &replicas).await
+}
+
+/// Makes sure that the topic is there and can be the log; makes nothing.
+pub(super) async fn check(shared: &Shared) -> Result<Found, BusError> {
+    let wait_max = shared.config.open_wait_max;
+    let replicas = shared.patiently(wait_max, || shared.admin.replicas()).await?;
+    let replicas = replicas.ok_or_else(|| BusError::Missing { path: shared.name.clone() })?;
+    look(shared, &replicas).await
+}
+
+async fn look(shared: &Shared, replicas: &[usize]) -> Result<Found, BusError> {
+    let settings = shared.patiently(shared.config.open_wait_max, || shared.admin.settings()).await?;
+    judge(&shared.config, replicas, &settings).map_err(|reason| shared.failed(reason))
 }
 
 /// Judges a topic: pure, so that every finding can be tested.

@@ -42,7 +42,7 @@ use futures_util::FutureExt;
 use rdkafka::error::KafkaError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::admin::Admin;
+use self::admin::{Admin, Found};
 use self::membership::{KafkaMembership, Member};
 pub use self::metrics::KafkaBusMetrics;
 use self::pool::Pool;
@@ -69,7 +69,7 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
 pub struct KafkaBusConfig {
     /// `host:port`, separated by commas.
     pub brokers: String,
-    /// The topic that is the log; made if it is not there.
+    /// The topic that is the log.
     pub topic: String,
     /// The group in which processes share the partitions.
     pub group: String,
@@ -244,6 +244,22 @@ impl KafkaBus {
     /// Errors: the brokers can't be reached, they refuse who asks, the settings are refused, or the
     /// topic is not fit to be the log, with the reason.
     pub async fn open(config: KafkaBusConfig) -> Result<Arc<Self>, BusError> {
+        let shared = Self::connect(config)?;
+        let found = admin::make_or_check(&shared).await?;
+        Self::open_found(shared, found).await
+    }
+
+    /// Opens a log that is there, and makes nothing. To be called within a Tokio runtime.
+    ///
+    /// Errors: there is no such topic, as [`BusError::Missing`]; or as [`KafkaBus::open`].
+    pub async fn open_existing(config: KafkaBusConfig) -> Result<Arc<Self>, BusError> {
+        let shared = Self::connect(config)?;
+        let found = admin::check(&shared).await?;
+        Self::open_found(shared, found).await
+    }
+
+    /// Who can ask the brokers, and knows nothing of the topic yet.
+    fn connect(config: KafkaBusConfig) -> Result<Shared, BusError> {
         let name = format!("topic {} at {}", config.topic, config.brokers);
         let refused = |reason: String| BusError::Failed { path: name.clone(), reason };
         if !(1..=PARTITIONS_MAX).contains(&config.partitions) {
@@ -259,21 +275,24 @@ impl KafkaBus {
         }
         let watch = Watch::default();
         let metrics = KafkaBusMetrics::new(&watch.health);
-        let admin = Admin::new(client.clone(), &config).map_err(|error| meaning(&name, &error))?;
-        let closed = CancellationToken::new();
-        let mut shared = Shared {
+        let admin = Admin::new(client, &config).map_err(|error| meaning(&name, &error))?;
+        Ok(Shared {
             marks: (0..config.partitions).map(|_| Marks::default()).collect(),
             record_bytes_max: RECORD_BYTES_MAX,
             members: Mutex::default(),
-            closed: closed.clone(),
+            closed: CancellationToken::new(),
             epoch: LogEpoch::new(0),
             config,
             name,
             metrics,
             watch,
             admin,
-        };
-        let found = admin::make_or_check(&shared).await?;
+        })
+    }
+
+    async fn open_found(mut shared: Shared, found: Found) -> Result<Arc<Self>, BusError> {
+        let closed = shared.closed.clone();
+        let client = shared.admin.client_config().clone();
         shared.record_bytes_max = found.record_bytes_max.min(RECORD_BYTES_MAX);
         // Only what all in-sync brokers have can be read, so there is one generation. librdkafka
         // does not tell a topic's own id: one made anew under the same name has the same.

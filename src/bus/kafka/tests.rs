@@ -116,6 +116,27 @@ async fn a_topic_with_other_partitions_is_refused_by_name() {
     assert!(error.contains(&told), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_to_be_there_is_not_made() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let config = config(&brokers);
+    let error = KafkaBus::open_existing(config.clone()).await.err().unwrap();
+    assert!(matches!(error, BusError::Missing { .. }), "{error}");
+    assert_eq!(error.to_string(), format!("there is no topic {} at {brokers}", config.topic));
+    let client = crate::kafka::client_config(&brokers, &[]).unwrap();
+    let topics = tokio::task::spawn_blocking(move || {
+        let asker: BaseConsumer = client.create().unwrap();
+        let all = asker.fetch_metadata(None, PATIENCE).unwrap();
+        all.topics().iter().map(|topic| topic.name().to_owned()).collect::<BTreeSet<_>>()
+    });
+    assert!(!topics.await.unwrap().contains(&config.topic));
+    append(&*open(config.clone()).await, 1, 0..3).await;
+    let found = KafkaBus::open_existing(config.clone()).await.unwrap();
+    assert_eq!(read_texts(&*found, 1, 0).await, ["0", "1", "2"]);
+    let other = KafkaBusConfig { partitions: PARTITIONS + 1, ..config };
+    assert!(matches!(KafkaBus::open_existing(other).await.err(), Some(BusError::Failed { .. })));
+}
+
 #[tokio::test]
 async fn brokers_that_are_not_there_are_told_of() {
     let config = KafkaBusConfig {

@@ -769,7 +769,7 @@ async fn archives_of_earlier_versions_are_read() {
             let _ = std::fs::remove_dir_all(golden().join(other));
         }
     }
-    // Read from a copy: to open a store makes a directory in it.
+    // Read from a copy: a scrub writes down where it stands.
     let dir = TempDir::new().unwrap();
     copy(&golden(), dir.path());
     let cold = Arc::new(DirCold::open(dir.path()).unwrap());

@@ -204,9 +204,10 @@ impl Auditor {
     ) -> Result<LogRead, super::AuditError> {
         let mut first = bounds.first;
         let mut tries = 0;
+        let told = (self.report.findings.len(), self.report.findings_untold);
         loop {
             let tail = PartitionState::restore(&mark.checkpoint).unwrap_or_else(|error| {
-                self.find(Finding {
+                self.report.find(Finding {
                     severity: Severity::Broken,
                     link: Link::LogWarm,
                     unit: None,
@@ -242,6 +243,9 @@ impl Auditor {
             match self.read_once(&mut reading, feeds).await {
                 Err(BusError::Trimmed { first: later, .. }) if tries < TRIES_MAX => {
                     feeds.producers.restart_partition();
+                    // What stands after the new beginning is found again.
+                    self.report.findings.truncate(told.0);
+                    self.report.findings_untold = told.1;
                     (first, tries) = (later.min(bounds.next), tries + 1);
                     continue;
                 }
@@ -249,7 +253,7 @@ impl Auditor {
                 Err(BusError::Failed { path, reason }) => {
                     let from = reading.next;
                     reading.read.offsets.end = reading.read.offsets.end.min(from);
-                    self.find(Finding {
+                    self.report.find(Finding {
                         severity: Severity::Broken,
                         link: Link::Log,
                         unit: None,
@@ -278,7 +282,7 @@ impl Auditor {
         loop {
             let records = walk.next().await?;
             for hole in walk.holes.drain(..) {
-                self.find(Finding {
+                self.report.find(Finding {
                     severity: Severity::Broken,
                     link: Link::Log,
                     unit: None,
@@ -298,7 +302,7 @@ impl Auditor {
                     reading.state = tail;
                 }
                 if let Err(error) = self.take(reading, record, feeds).await {
-                    self.find(Finding {
+                    self.report.find(Finding {
                         severity: Severity::Broken,
                         link: Link::Log,
                         unit: None,
@@ -327,7 +331,7 @@ impl Auditor {
         let is_trimmed = reading.read.offsets.start > 0;
         if feeds.producers.take(view.origin, is_new, is_trimmed) {
             let Origin { producer, sequence } = view.origin;
-            self.find(Finding {
+            self.report.find(Finding {
                 severity: Severity::Broken,
                 link: Link::Feed,
                 unit: None,

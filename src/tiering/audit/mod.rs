@@ -22,11 +22,11 @@
 
 mod log;
 mod producers;
+mod report;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -34,16 +34,17 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use self::log::{Differing, Feeds, LogRead, of_partition};
 pub use self::producers::Producer;
+pub use self::report::{
+    Finding, Link, ManifestReport, PartitionReport, Report, Severity, UnitPartition, UnitReport, Verdict,
+};
+use self::report::{damaged, differs, unequal};
 use crate::bus::{Bus, BusError};
-use crate::market::{Gap, Kind, RowDigest, TimeRange, Timestamp, TradingDay};
+use crate::market::{Kind, RowDigest, TimeRange, Timestamp, TradingDay};
 use crate::tiering::archive::ArchiveError;
 use crate::tiering::archive::chain::{Chain, Chains};
 use crate::tiering::archive::manifest::{Manifest, manifest_key};
 use crate::tiering::cold::Cold;
 use crate::tiering::warm::{ArchiveSource, Mark, Query, Unit, WarmError};
-
-/// Findings that are told one by one.
-const FINDINGS_MAX: usize = 1_000;
 
 /// Units whose manifests are read at once.
 const READS_MAX: usize = 8;
@@ -66,112 +67,6 @@ pub enum AuditError {
     /// The archive refused.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-}
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// It can't be told whether the chain holds there.
-    Unknown,
-    /// The chain does not hold there.
-    Broken,
-}
-
-impl Severity {
-    const fn verdict(self) -> Verdict {
-        match self {
-            Self::Unknown => Verdict::Unknown,
-            Self::Broken => Verdict::Broken,
-        }
-    }
-}
-
-/// Where in the chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
-    /// From the feeds to the log.
-    Feed,
-    /// The log itself.
-    Log,
-    /// From the log to warm.
-    LogWarm,
-    /// Warm itself.
-    Warm,
-    /// From warm, or the log, to the archive.
-    Cold,
-}
-
-impl Link {
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Feed => "feed to log",
-            Self::Log => "log",
-            Self::LogWarm => "log to warm",
-            Self::Warm => "warm",
-            Self::Cold => "archive",
-        }
-    }
-}
-
-/// Something that does not hold, or can't be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// Where in the chain.
-    pub link: Link,
-    /// Of which rows; none where it is about more than one unit.
-    pub unit: Option<Unit>,
-    /// In which partition; none where it is about all.
-    pub partition: Option<u16>,
-    /// At which offsets of that partition.
-    pub offsets: Option<Range<u64>>,
-    /// What is wrong.
-    pub what: String,
-    /// What to do next.
-    pub next: String,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut place = Vec::new();
-        place.extend(self.unit.map(|unit| unit.to_string()));
-        place.extend(self.partition.map(|partition| format!("partition {partition}")));
-        place.extend(self.offsets.as_ref().map(|offsets| match offsets.end - offsets.start {
-            1 => format!("offset {}", offsets.start),
-            _ => format!("offsets {} to {}", offsets.start, offsets.end.saturating_sub(1)),
-        }));
-        if place.is_empty() {
-            return f.write_str(&self.what);
-        }
-        write!(f, "{}: {}", place.join(", "), self.what)
-    }
-}
-
-/// What is said of a part of the chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
-    /// One store alone holds it: there was nothing to compare.
-    Alone,
-    /// What was compared is equal.
-    Holds,
-    /// Something can't be told.
-    Unknown,
-    /// Something is not equal, or missing.
-    Broken,
-}
-
-impl Verdict {
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Alone => "alone",
-            Self::Holds => "holds",
-            Self::Unknown => "unknown",
-            Self::Broken => "broken",
-        }
-    }
 }
 
 /// What is audited.
@@ -213,129 +108,6 @@ pub enum Event {
 
 /// Hears what an audit does.
 pub type Progress = Arc<dyn Fn(Event) + Send + Sync>;
-
-/// A partition of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionReport {
-    /// Which.
-    pub partition: u16,
-    /// The first offset the log still has.
-    pub first: u64,
-    /// Where warm stands.
-    pub mark: u64,
-    /// The offset after the log's last record.
-    pub next: u64,
-    /// Records read.
-    pub records: u64,
-    /// Records of them that readers drop as repeats.
-    pub repeats: u64,
-}
-
-/// A unit's rows of one partition, in the log and in warm, at the same offsets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnitPartition {
-    /// Which partition.
-    pub partition: u16,
-    /// Rows that the log still has and warm has taken in, whether it has dropped them or not.
-    pub log_rows: u64,
-    /// The offsets that are compared: those of such rows, without what warm has dropped.
-    pub offsets: Range<u64>,
-    /// What the log holds there.
-    pub log: RowDigest,
-    /// What warm holds there; none where it can't be read.
-    pub warm: Option<RowDigest>,
-    /// Rows in the log that warm has not come to yet.
-    pub pending: u64,
-    /// What is said of it.
-    pub verdict: Verdict,
-}
-
-/// A manifest, and what it was held against.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManifestReport {
-    /// Its number.
-    pub number: u32,
-    /// The digest it names.
-    pub digest: RowDigest,
-    /// Whether warm still holds its rows, and was found equal or not.
-    pub warm: Option<bool>,
-    /// The same of the log.
-    pub log: Option<bool>,
-}
-
-/// A unit in all stores.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnitReport {
-    /// Which.
-    pub unit: Unit,
-    /// By partition, where the log has rows of it.
-    pub partitions: Vec<UnitPartition>,
-    /// What warm holds of it, at all offsets; none where it can't be read.
-    pub warm: Option<RowDigest>,
-    /// The offsets (by partition) below which warm has dropped its rows, if it has.
-    pub dropped: Vec<u64>,
-    /// Whether they were restored into warm.
-    pub is_restored: bool,
-    /// Its manifests.
-    pub manifests: Vec<ManifestReport>,
-    /// What is said of it.
-    pub verdict: Verdict,
-}
-
-impl UnitReport {
-    /// Rows that its manifests hold.
-    pub fn archived_rows(&self) -> u64 {
-        self.manifests.iter().map(|manifest| manifest.digest.rows).sum()
-    }
-}
-
-/// What an audit found.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// The partitions of the log.
-    pub partitions: Vec<PartitionReport>,
-    /// Who wrote into it.
-    pub producers: Vec<Producer>,
-    /// Records of producers that were too many to be told apart.
-    pub producers_untold_records: u64,
-    /// Gaps in the log that feeds announced, by day.
-    pub gaps: Vec<(TradingDay, Gap)>,
-    /// Whether there are more gaps.
-    pub has_more_gaps: bool,
-    /// The units, in order.
-    pub units: Vec<UnitReport>,
-    /// What does not hold, and what can't be told.
-    pub findings: Vec<Finding>,
-    /// Findings that are not among them.
-    pub findings_untold: u64,
-}
-
-impl Report {
-    /// How many places the chain is broken in.
-    pub fn breaks(&self) -> u64 {
-        let told = self.findings.iter().filter(|finding| finding.severity == Severity::Broken).count();
-        told as u64 + self.findings_untold
-    }
-
-    /// What is said of all of it.
-    pub fn verdict(&self) -> Verdict {
-        let found = self.findings.iter().map(|finding| finding.severity.verdict()).max();
-        let found = found.max((self.findings_untold > 0).then_some(Verdict::Broken));
-        let units = self.units.iter().map(|unit| unit.verdict).max();
-        found.max(units).unwrap_or(Verdict::Alone)
-    }
-
-    /// Days of which that is said, all kinds together: what holds is equal wherever more than one
-    /// store has it.
-    pub fn days(&self, verdict: Verdict) -> u64 {
-        let mut days = BTreeMap::new();
-        for unit in &self.units {
-            let day = days.entry(unit.unit.day).or_insert(Verdict::Alone);
-            *day = unit.verdict.max(*day);
-        }
-        days.values().filter(|of| **of == verdict).count() as u64
-    }
-}
 
 /// What warm says of a kind, beside its rows.
 struct Facts {
@@ -444,23 +216,6 @@ impl Auditor {
         Ok(self.report)
     }
 
-    fn find(&mut self, finding: Finding) {
-        // A partition that is read anew finds the same again, and so does whoever meets one damaged file twice.
-        let is_known = |known: &Finding| {
-            let is_file =
-                known.link == Link::Warm && (known.unit, &known.what) == (finding.unit, &finding.what);
-            is_file || *known == finding
-        };
-        if self.report.findings.iter().any(is_known) {
-            return;
-        }
-        if self.report.findings.len() < FINDINGS_MAX {
-            self.report.findings.push(finding);
-        } else {
-            self.report.findings_untold += u64::from(finding.severity == Severity::Broken);
-        }
-    }
-
     /// The units that warm or the archive has, or had.
     async fn units(&self) -> Result<BTreeSet<Unit>, AuditError> {
         let mut units: BTreeSet<Unit> = self.chains.units(|unit| self.selection.takes(unit)).await?.collect();
@@ -497,7 +252,7 @@ impl Auditor {
         };
         let stands = mark.next_offset;
         if stands > bounds.next {
-            self.find(finding(
+            self.report.find(finding(
                 bounds.next..stands,
                 format!("warm holds what the log, which ends at {}, never had or has lost", bounds.next),
                 "name the log that warm was filled from, or begin with an empty warm store",
@@ -505,7 +260,7 @@ impl Auditor {
         }
         // Retention may have gone on with the processor since the mark was taken.
         if stands < bounds.first && self.warm.mark(partition).await?.next_offset < bounds.first {
-            self.find(finding(
+            self.report.find(finding(
                 stands..bounds.first,
                 "the log has dropped records that warm had not come to: their rows are in no store"
                     .to_owned(),
@@ -655,7 +410,7 @@ impl Auditor {
         let mut verdict = if offsets.is_empty() { Verdict::Alone } else { Verdict::Holds };
         if let Some((doubtful, rows)) = doubt {
             verdict = Verdict::Unknown;
-            self.find(Finding {
+            self.report.find(Finding {
                 severity: Severity::Unknown,
                 link: Link::LogWarm,
                 unit: Some(unit),
@@ -669,11 +424,11 @@ impl Auditor {
         }
         if let Some((severity, differing)) = differing {
             verdict = verdict.max(severity.verdict());
-            self.find(Finding { severity, ..differs(unit, chain, partition, differing) });
+            self.report.find(Finding { severity, ..differs(unit, chain, partition, differing) });
         }
         if let Err(reason) = &warm {
             verdict = Verdict::Broken;
-            self.find(damaged(unit, Some(partition), reason));
+            self.report.find(damaged(unit, Some(partition), reason));
         }
         Ok(Some(UnitPartition { partition, log_rows, offsets, log: held, warm: warm.ok(), pending, verdict }))
     }
@@ -704,7 +459,7 @@ impl Auditor {
         };
         match warm {
             Ok(RowDigest { rows: 0, .. }) => {}
-            Ok(warm) => self.find(Finding {
+            Ok(warm) => self.report.find(Finding {
                 severity: Severity::Broken,
                 link: Link::LogWarm,
                 unit: Some(unit),
@@ -713,14 +468,14 @@ impl Auditor {
                 what: format!("warm holds {} rows at offsets at which the log has none", warm.rows),
                 next: "name the log that warm was filled from".to_owned(),
             }),
-            Err(reason) => self.find(damaged(unit, None, &reason)),
+            Err(reason) => self.report.find(damaged(unit, None, &reason)),
         }
         Ok(())
     }
 
     fn chain_faults(&mut self, unit: Unit, chain: &Chain) {
         for fault in &chain.faults {
-            self.find(Finding {
+            self.report.find(Finding {
                 severity: Severity::Broken,
                 link: Link::Cold,
                 unit: Some(unit),
@@ -753,7 +508,7 @@ impl Auditor {
             if self.warm.mark(partition).await?.next_offset >= beyond.end {
                 continue;
             }
-            self.find(Finding {
+            self.report.find(Finding {
                 severity: Severity::Unknown,
                 link: Link::Cold,
                 unit: Some(unit),
@@ -779,8 +534,8 @@ impl Auditor {
             report.warm = Some(is_equal);
             match warm {
                 Ok(_) if is_equal => {}
-                Ok(warm) => self.find(unequal(unit, manifest, "warm", warm)),
-                Err(reason) => self.find(damaged(unit, None, &reason)),
+                Ok(warm) => self.report.find(unequal(unit, manifest, "warm", warm)),
+                Err(reason) => self.report.find(damaged(unit, None, &reason)),
             }
             break;
         }
@@ -796,7 +551,7 @@ impl Auditor {
             logs.iter().zip(&offsets).for_each(|(read, offsets)| log.add(read.digests.of(unit, offsets)));
             report.log = Some(log == manifest.digest);
             if log != manifest.digest {
-                self.find(unequal(unit, manifest, "the log", log));
+                self.report.find(unequal(unit, manifest, "the log", log));
             }
         }
         Ok(report)
@@ -819,7 +574,7 @@ impl Auditor {
         let now = self.chains.read(unit).await?;
         for (partition, offsets) in lost {
             if offsets.end > at(now.next_offsets(), partition) {
-                self.find(Finding {
+                self.report.find(Finding {
                     severity: Severity::Broken,
                     link: Link::Cold,
                     unit: Some(unit),
@@ -872,75 +627,9 @@ impl Auditor {
                 Ok(Some(sum))
             }
             Err(reason) => {
-                self.find(damaged(unit, None, &reason));
+                self.report.find(damaged(unit, None, &reason));
                 Ok(None)
             }
         }
-    }
-}
-
-/// Warm does not hold what the log does.
-fn differs(unit: Unit, chain: &Chain, partition: u16, found: Differing) -> Finding {
-    let warm = found.warm;
-    let what = match found.log {
-        Some(log) if warm.rows < log.rows => {
-            format!("warm lacks {} of the log's {} rows", log.rows - warm.rows, log.rows)
-        }
-        Some(log) if warm.rows > log.rows => {
-            format!("warm holds {} rows that the log does not, which has {}", warm.rows - log.rows, log.rows)
-        }
-        Some(log) => format!("warm's rows are not the log's: {warm}, not {log}"),
-        None => "warm's rows are not the log's, which has been trimmed meanwhile".to_owned(),
-    };
-    let is_archived = chain.faults.is_empty() && found.offsets.end <= at(chain.next_offsets(), partition);
-    let next = if is_archived {
-        format!(
-            "the archive covers these offsets: `stk archive restore {} --kind {} --into-warm` takes its rows back",
-            unit.day,
-            unit.kind.name()
-        )
-    } else {
-        "keep the log, which still has them (raise log.retention_hours), and put warm back from a copy; an empty \
-         warm store is filled from the log"
-            .to_owned()
-    };
-    Finding {
-        severity: Severity::Broken,
-        link: Link::LogWarm,
-        unit: Some(unit),
-        partition: Some(partition),
-        offsets: Some(found.offsets),
-        what,
-        next,
-    }
-}
-
-/// What warm holds can't be read.
-fn damaged(unit: Unit, partition: Option<u16>, reason: &str) -> Finding {
-    Finding {
-        severity: Severity::Broken,
-        link: Link::Warm,
-        unit: Some(unit),
-        partition,
-        offsets: None,
-        what: reason.to_owned(),
-        next: "put the file back from a copy of the data directory".to_owned(),
-    }
-}
-
-/// A manifest is not what another store holds at its offsets.
-fn unequal(unit: Unit, manifest: &Manifest, store: &str, found: RowDigest) -> Finding {
-    Finding {
-        severity: Severity::Broken,
-        link: Link::Cold,
-        unit: Some(unit),
-        partition: None,
-        offsets: None,
-        what: format!(
-            "manifest {:04} has {}, and {store} has {found} at its offsets",
-            manifest.number, manifest.digest
-        ),
-        next: "`stk archive verify` tells whether the archive holds what was written; then keep the store that is right"
-            .to_owned(),
     }
 }

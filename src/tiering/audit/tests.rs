@@ -12,8 +12,8 @@ use super::*;
 use crate::bus::epoch::LogEpoch;
 use crate::bus::{Bounds, BusReader, Durable, Record};
 use crate::market::{
-    Conditions, Exchange, GapKind, NO_SYMBOL, Price, Seq, Symbol, SymbolTable, Tape, Tick, TickBatchBuilder,
-    Trade, arbitrary,
+    Conditions, Exchange, Gap, GapKind, NO_SYMBOL, Price, Seq, Symbol, SymbolTable, Tape, Tick,
+    TickBatchBuilder, Trade, arbitrary,
 };
 use crate::tiering::archive::run::Archiver;
 use crate::tiering::archive::{ArchiveMetrics, ArchiveOptions, Clock};
@@ -394,32 +394,46 @@ async fn a_log_that_lost_its_beginning_too_early_or_its_end_is_named() {
     );
 }
 
-/// A log without the record at offset 1 of partition 0, and with noise at offset 2 of it.
-struct Holed(Arc<FakeBus>);
+/// A log without the records at `hole` of partition 0, and with noise after them.
+struct Holed {
+    bus: Arc<FakeBus>,
+    hole: Range<u64>,
+    /// Whether it drops its first two records once the noise was read.
+    trims: bool,
+}
 
-struct HoledReader(Box<dyn BusReader>);
+struct HoledReader {
+    bus: Arc<FakeBus>,
+    hole: Range<u64>,
+    trims: bool,
+    inner: Box<dyn BusReader>,
+}
 
 #[async_trait::async_trait]
 impl Bus for Holed {
     fn partitions(&self) -> u16 {
-        self.0.partitions()
+        self.bus.partitions()
     }
 
     fn epoch(&self) -> &LogEpoch {
-        self.0.epoch()
+        self.bus.epoch()
     }
 
     async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {
-        self.0.append(records).await
+        self.bus.append(records).await
     }
 
     async fn bounds(&self, partition: u16) -> Result<Bounds, BusError> {
-        self.0.bounds(partition).await
+        self.bus.bounds(partition).await
     }
 
     async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError> {
-        let reader = self.0.reader(partition, from).await?;
-        Ok(if partition == 0 { Box::new(HoledReader(reader)) } else { reader })
+        let inner = self.bus.reader(partition, from).await?;
+        if partition > 0 {
+            return Ok(inner);
+        }
+        let (bus, hole) = (self.bus.clone(), self.hole.clone());
+        Ok(Box::new(HoledReader { bus, hole, trims: self.trims, inner }))
     }
 
     fn release(&self, _: u16, _: u64) {}
@@ -428,16 +442,21 @@ impl Bus for Holed {
 #[async_trait::async_trait]
 impl BusReader for HoledReader {
     async fn next(&mut self, bytes_max: usize) -> Result<Vec<Record>, BusError> {
-        let mut records = self.0.next(bytes_max).await?;
-        records.retain(|record| record.offset != 1);
-        for record in records.iter_mut().filter(|record| record.offset == 2) {
+        let (offset, first) = (self.inner.offset(), self.bus.bounds(0).await?.first);
+        if self.trims && first == 0 && offset > self.hole.end {
+            self.bus.trim(0, 2);
+            return Err(BusError::Trimmed { partition: 0, offset, first: 2 });
+        }
+        let mut records = self.inner.next(bytes_max).await?;
+        records.retain(|record| !self.hole.contains(&record.offset));
+        for record in records.iter_mut().filter(|record| record.offset == self.hole.end) {
             record.bytes = Bytes::from_static(b"\x01noise");
         }
         Ok(records)
     }
 
     fn offset(&self) -> u64 {
-        self.0.offset()
+        self.inner.offset()
     }
 }
 
@@ -446,7 +465,8 @@ async fn a_hole_and_damage_in_the_log_are_named_and_passed_over() {
     let world = World::new();
     world.trades();
     world.store_all().await;
-    let report = world.audit_of(Arc::new(Holed(world.bus.clone())), Selection::default()).await;
+    let holed = Holed { bus: world.bus.clone(), hole: 1..2, trims: false };
+    let report = world.audit_of(Arc::new(holed), Selection::default()).await;
     let broken = broken(&report);
     assert!(
         broken.contains(
@@ -461,6 +481,26 @@ async fn a_hole_and_damage_in_the_log_are_named_and_passed_over() {
     );
     assert!(broken.contains(&"trade of 2017-07-10, partition 0, offsets 1 to 2: warm holds 10 rows that the log does not, which has 0".to_owned()), "{broken:#?}");
     assert_eq!(broken.len(), 3, "{broken:#?}");
+}
+
+#[tokio::test]
+async fn what_is_found_before_a_partition_is_begun_anew_is_told_once() {
+    let world = World::new();
+    world.trades();
+    world.store_all().await;
+    // A block of which warm has kept no state that can be read.
+    let at = world.push(0, 7, 5, &[]);
+    let checkpoint = Bytes::from_static(b"noise");
+    let block =
+        Block { partition: 0, first_offset: at, next_offset: at + 1, batches: Vec::new(), checkpoint };
+    world.warm.commit(block).await.unwrap();
+    let trimming = Holed { bus: world.bus.clone(), hole: 1..3, trims: true };
+    let report = world.audit_of(Arc::new(trimming), Selection::default()).await;
+    assert_eq!(report.partitions[0].first, 2, "it was begun anew");
+    let found: Vec<_> = report.findings.iter().filter(|of| of.unit.is_none()).collect();
+    let places: Vec<_> = found.iter().map(|of| (of.link, of.offsets.clone())).collect();
+    let expected = [(Link::LogWarm, None), (Link::Log, Some(2..3)), (Link::Log, Some(3..4))];
+    assert_eq!(places, expected, "{found:#?}");
 }
 
 #[tokio::test]

@@ -50,8 +50,8 @@ struct Store {
 }
 
 impl DirCold {
-    /// Opens the store in `dir`, which is made if it is missing, and removes what writers that are
-    /// no more left half-written. Blocking.
+    /// Opens the store in `dir`, and removes what writers that are no more left half-written. A
+    /// directory that is missing holds nothing, and is made by the first write. Blocking.
     pub fn open(dir: &Path) -> Result<Self, ColdError> {
         let name = dir.display().to_string();
         let store = Store { root: dir.to_owned(), name, temporaries: AtomicU64::new(0) };
@@ -104,9 +104,11 @@ impl Store {
     }
 
     fn sweep(&self) -> io::Result<()> {
-        let dir = self.root.join(TEMPORARY_DIR);
-        create_dir(&dir)?;
-        for entry in fs::read_dir(&dir)? {
+        let entries = match fs::read_dir(self.root.join(TEMPORARY_DIR)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
             let path = entry?.path();
             // Another may have finished or removed it since.
             let Ok(file) = File::open(&path) else { continue };
@@ -135,10 +137,12 @@ impl Store {
     }
 
     fn temporary(&self) -> io::Result<Temporary> {
+        let dir = self.root.join(TEMPORARY_DIR);
+        create_dir(&dir)?;
         loop {
             let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
             let name = format!("{:x}-{:p}-{number:06x}", std::process::id(), self);
-            let path = self.root.join(TEMPORARY_DIR).join(name);
+            let path = dir.join(name);
             let file = match File::create_new(&path) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 file => file?,
@@ -504,10 +508,24 @@ mod tests {
     #[test]
     fn what_a_crash_left_is_removed() {
         let dir = TempDir::new().unwrap();
-        DirCold::open(dir.path()).unwrap();
+        fs::create_dir(dir.path().join(".tmp")).unwrap();
         fs::write(dir.path().join(".tmp/1-2-3"), "half").unwrap();
         DirCold::open(dir.path()).unwrap();
         assert_eq!(paths(dir.path()), [".tmp".to_owned()].into());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_missing_is_made_by_the_first_write() {
+        let outer = TempDir::new().unwrap();
+        let dir = outer.path().join("a/store");
+        let cold = DirCold::open(&dir).unwrap();
+        assert_eq!(cold.list("", None).await.unwrap(), []);
+        assert!(matches!(cold.get("a").await, Err(ColdError::NotFound { .. })));
+        assert_eq!(paths(outer.path()), BTreeSet::new());
+        cold.put("a", "x".into()).await.unwrap();
+        assert_eq!(paths(&dir), [".tmp", "a"].map(str::to_owned).into());
+        // A file in its place is told at once.
+        assert!(matches!(DirCold::open(&dir.join("a")), Err(ColdError::Refused { .. })));
     }
 
     #[tokio::test]

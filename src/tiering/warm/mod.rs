@@ -137,6 +137,12 @@ pub enum WarmError {
         /// The partition.
         partition: u16,
     },
+    /// There is no such store, and it was to be there.
+    #[error("there is no {path}")]
+    Missing {
+        /// What it is called, and where it was looked for.
+        path: String,
+    },
     /// The store refuses what it is asked, and will again: rights, schema or settings are wrong.
     #[error("{path} refuses: {reason}")]
     Refused {

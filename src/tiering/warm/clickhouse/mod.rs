@@ -119,7 +119,7 @@ pub struct ClickHouseOptions {
     /// The HTTP address of the server; of a cluster those of all servers, of which the first that
     /// answers is asked. Several without a cluster are refused.
     pub urls: Vec<String>,
-    /// The database; made where it is missing.
+    /// The database.
     pub database: String,
     /// The user.
     pub user: String,
@@ -175,13 +175,36 @@ impl ClickHouseWarm {
     /// Errors: the server can't be reached; the user may not; the schema is a later one; there are
     /// several servers that don't make one store.
     pub async fn open(options: &ClickHouseOptions) -> Result<Arc<Self>, WarmError> {
-        let metrics = ClickHouseWarmMetrics::default();
-        let mut nodes = Nodes::new(options, metrics.clone())?;
-        let names = Names::new(options);
+        let (mut nodes, names, metrics) = Self::connect(options)?;
         schema::migrate(&mut nodes, &names).await?;
+        Ok(Self::of(nodes, names, metrics, options))
+    }
+
+    /// Connects to a database that is there, and makes and migrates nothing.
+    ///
+    /// Errors: there is no such database, or none of `stk`'s, as [`WarmError::Missing`]; the schema is an
+    /// older or a later one; the server can't be reached.
+    pub async fn open_existing(options: &ClickHouseOptions) -> Result<Arc<Self>, WarmError> {
+        let (mut nodes, names, metrics) = Self::connect(options)?;
+        schema::check(&mut nodes, &names).await?;
+        Ok(Self::of(nodes, names, metrics, options))
+    }
+
+    fn connect(options: &ClickHouseOptions) -> Result<(Nodes, Names, ClickHouseWarmMetrics), WarmError> {
+        let metrics = ClickHouseWarmMetrics::default();
+        let nodes = Nodes::new(options, metrics.clone())?;
+        Ok((nodes, Names::new(options), metrics))
+    }
+
+    fn of(
+        nodes: Nodes,
+        names: Names,
+        metrics: ClickHouseWarmMetrics,
+        options: &ClickHouseOptions,
+    ) -> Arc<Self> {
         let path = format!("{}/{}", nodes.current().url().trim_end_matches('/'), options.database);
         let inner = Arc::new(Inner { nodes, names, metrics, path, grace: options.grace });
-        Ok(Arc::new(Self { inner, held: Mutex::default() }))
+        Arc::new(Self { inner, held: Mutex::default() })
     }
 
     /// The address and database, for messages.

@@ -15,7 +15,7 @@ use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
 use super::ClickHouseOptions;
-use super::client::{Nodes, code_of};
+use super::client::{Node, Nodes, code_of};
 use super::sql::RESTORED;
 use crate::market::{Kind, TickBatch};
 use crate::tiering::warm::WarmError;
@@ -29,7 +29,8 @@ const DEDUPLICATION_BLOCKS: u32 = 10_000;
 const DEDUPLICATION_SECONDS: u32 = 7 * 24 * 3_600;
 
 /// The server's codes for a database and a table that are not there.
-const MISSING: &[u32] = &[81, 60];
+const NO_DATABASE: u32 = 81;
+const NO_TABLE: u32 = 60;
 
 /// The version of the schema that this program writes.
 pub(super) const fn version() -> u32 {
@@ -126,6 +127,62 @@ impl Names {
     }
 }
 
+/// The version of a server's own tables, not of a cluster's Distributed above them; 0 where there are none,
+/// `None` where there is no such database.
+///
+/// Errors: it is a later one than this program's.
+async fn found(node: &Node, names: &Names) -> Result<Option<u32>, WarmError> {
+    let database = identifier(&names.database);
+    let found: Result<Vec<u32>, WarmError> =
+        node.rows(&format!("SELECT max(version) FROM {database}.stk_schema")).await;
+    let found = match found {
+        Ok(found) => found.first().copied().unwrap_or(0),
+        Err(WarmError::Refused { reason, .. }) if code_of(&reason) == Some(NO_DATABASE) => return Ok(None),
+        Err(WarmError::Refused { reason, .. }) if code_of(&reason) == Some(NO_TABLE) => 0,
+        Err(error) => return Err(error),
+    };
+    if found > version() {
+        let reason = format!(
+            "the database {database} has schema version {found}, and this program knows up to {}; \
+             run the program that made it, or a newer one",
+            version()
+        );
+        return Err(WarmError::Refused { path: node.url().to_owned(), reason });
+    }
+    Ok(Some(found))
+}
+
+/// Makes sure that the database is there, of this program's version; makes nothing.
+///
+/// Errors: it is not there, as [`WarmError::Missing`]; its version is another one.
+pub(super) async fn check(nodes: &mut Nodes, names: &Names) -> Result<(), WarmError> {
+    for node in nodes.all() {
+        let place = format!("database {} at {}", names.database, node.url());
+        match found(node, names).await? {
+            None => return Err(WarmError::Missing { path: place }),
+            Some(0) => return Err(WarmError::Missing { path: format!("schema of stk in {place}") }),
+            Some(found) => {
+                let older = |reason| WarmError::Refused { path: node.url().to_owned(), reason };
+                check_version(&names.database, found, version()).map_err(older)?;
+            }
+        }
+    }
+    nodes.use_database(&names.database);
+    Ok(())
+}
+
+/// Refuses a schema that is to be migrated before it can be read.
+fn check_version(database: &str, found: u32, version: u32) -> Result<(), String> {
+    if found >= version {
+        return Ok(());
+    }
+    Err(format!(
+        "the database {} has schema version {found}, and this program reads version {version}: `stk serve` of \
+         this version migrates it",
+        identifier(database)
+    ))
+}
+
 /// Brings the database to this program's version.
 ///
 /// Errors: its version is a later one; the user may not create what is missing; a shard has several
@@ -139,29 +196,9 @@ pub(super) async fn migrate(nodes: &mut Nodes, names: &Names) -> Result<(), Warm
         refuse_replicas(nodes, &sql).await?;
     }
     let mut missing = Vec::new();
-    // Without a cluster's Distributed above it: each server tells what was done to itself. Looked at
-    // before anything is made, so that who only reads needs no right to.
+    // Before anything is made, so that who only reads needs no right to.
     for node in nodes.all() {
-        let found: Result<Vec<u32>, WarmError> =
-            node.rows(&format!("SELECT max(version) FROM {database}.stk_schema")).await;
-        let found = match found {
-            Ok(found) => found.first().copied().unwrap_or(0),
-            Err(WarmError::Refused { reason, .. })
-                if code_of(&reason).is_some_and(|code| MISSING.contains(&code)) =>
-            {
-                0
-            }
-            Err(error) => return Err(error),
-        };
-        if found > version() {
-            let reason = format!(
-                "the database {database} has schema version {found}, and this program knows up to {}; \
-                 run the program that made it, or a newer one",
-                version()
-            );
-            return Err(WarmError::Refused { path: node.url().to_owned(), reason });
-        }
-        missing.push(found);
+        missing.push(found(node, names).await?.unwrap_or(0));
     }
     for (node, _) in nodes.all().iter().zip(&missing).filter(|(_, found)| **found == 0) {
         node.execute(&format!("CREATE DATABASE IF NOT EXISTS {database}")).await?;
@@ -438,6 +475,16 @@ mod tests {
         }
         let marks = all.iter().find(|sql| sql.contains(" marks (")).unwrap();
         assert!(marks.contains("ReplicatedReplacingMergeTree('/stk/{shard}/{table}', '{replica}', version)"));
+    }
+
+    #[test]
+    fn an_older_schema_is_not_read() {
+        assert_eq!(check_version("stk", 2, 2), Ok(()));
+        let refused = check_version("stk", 1, 2).unwrap_err();
+        assert!(
+            refused.starts_with("the database `stk` has schema version 1, and this program reads version 2")
+        );
+        assert!(refused.ends_with("`stk serve` of this version migrates it"), "{refused}");
     }
 
     #[test]

@@ -675,6 +675,35 @@ async fn a_later_schema_is_refused_and_the_same_one_is_made_once() {
 }
 
 #[tokio::test]
+async fn a_database_that_is_to_be_there_is_not_made() {
+    let Some(database) = one() else { return };
+    let refused = async || ClickHouseWarm::open_existing(&database.options()).await.err().unwrap();
+    let (error, place) = (refused().await, format!("database {} at {}", database.name, database.urls[0]));
+    assert!(matches!(error, WarmError::Missing { .. }), "{error}");
+    assert_eq!(error.to_string(), format!("there is no {place}"));
+    let nodes = Nodes::new(&database.options(), ClickHouseWarmMetrics::default()).unwrap();
+    let count = format!("SELECT count() FROM system.databases WHERE name = {}", literal(&database.name));
+    assert_eq!(nodes.one::<u64>(&count).await.unwrap(), 0);
+
+    // One that is somebody else's.
+    nodes.current().execute(&format!("CREATE DATABASE {}", database.name)).await.unwrap();
+    assert_eq!(refused().await.to_string(), format!("there is no schema of stk in {place}"));
+    let count = format!("SELECT count() FROM system.tables WHERE database = {}", literal(&database.name));
+    assert_eq!(nodes.one::<u64>(&count).await.unwrap(), 0);
+
+    database.open().await.commit(block(0, 0, 2)).await.unwrap();
+    let found = ClickHouseWarm::open_existing(&database.options()).await.unwrap();
+    assert_eq!(found.mark(0).await.unwrap().next_offset, 2);
+    let later = format!("INSERT INTO {}.stk_schema (version, program) VALUES (99, 'stk 99')", database.name);
+    nodes.current().execute(&later).await.unwrap();
+    let error = refused().await;
+    assert!(
+        matches!(error, WarmError::Refused { .. }) && error.to_string().contains("version 99"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn errors_say_whether_a_later_try_may_help() {
     let Some(database) = one() else { return };
     let closed = ClickHouseWarm::open(&ClickHouseOptions::new("http://127.0.0.1:1")).await;
