@@ -61,8 +61,9 @@ enum ArchiveCommand {
     List(SelectArgs),
     /// Read archived objects again and compare them with their manifests
     ///
-    /// Bounded by --bytes and --time, it goes on where it stopped the last time. Exits with 1 if
-    /// something is damaged or missing.
+    /// Bounded by --bytes and --time, it goes on where it stopped the last time. What it found damaged
+    /// or missing is remembered until it is read again and sound, and is not dropped from warm. Exits
+    /// with 1 if there is such.
     Verify(VerifyArgs),
     /// Bring archived days back to where they can be read, or into warm
     ///
@@ -495,7 +496,7 @@ async fn scrub(args: &VerifyArgs, config: &Config, json: bool) -> Result<(), Cli
     } else {
         print_scrub(&scrub);
     }
-    match scrub.faults_found {
+    match scrub.faults_found + scrub.known.len() as u64 + scrub.known_more {
         0 => Ok(()),
         count => Err(CliError::failed(format!("{} damaged or missing", counted(count, "object")))
             .hint("put back from a copy what is named above, then run `stk archive verify --restart`")),
@@ -517,7 +518,10 @@ fn print_scrub(scrub: &Scrub) {
     for fault in &scrub.faults {
         say(format_args!("{}: {}", fault.key, fault.reason));
     }
-    let more = scrub.faults_found.saturating_sub(scrub.faults.len() as u64);
+    for fault in &scrub.known {
+        say(format_args!("{}: {} (found before, not read again yet)", fault.key, fault.reason));
+    }
+    let more = scrub.faults_untold();
     if more > 0 {
         say(format_args!("and {more} more"));
     }

@@ -1,7 +1,9 @@
 //! The archive under crashes, lost replies, late rows, rivals and bad stores.
 
 mod http;
+mod lease;
 mod memory;
+mod scrub;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -439,36 +441,6 @@ async fn an_archiver_that_slept_over_its_lease_commits_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_renewed_while_it_is_held_and_kept_from_others() {
-    let world = World::new();
-    let cold = MemoryCold::new();
-    let store = Store::new(Arc::new(cold.clone()), None, ArchiveMetrics::default());
-    let began = tokio::time::Instant::now();
-    let clock = Clock::new(move || Timestamp::from_nanos(began.elapsed().as_nanos() as i64));
-    let lease = lease::Lease::take(&store, &clock, Duration::from_mins(2)).await.unwrap();
-    for _ in 0..20 {
-        tokio::time::sleep(Duration::from_mins(1)).await;
-        lease.check().unwrap();
-        let refused = lease::Lease::take(&store, &clock, Duration::from_mins(2)).await.err().unwrap();
-        assert!(matches!(refused, ArchiveError::Leased { .. }), "{refused}");
-    }
-    assert!(cold.keys("lease/").len() <= 2, "old numbers are removed");
-    lease.release().await.unwrap();
-    let next = lease::Lease::take(&store, &clock, Duration::from_mins(2)).await.unwrap();
-    // One whose process is no more need not be waited for.
-    drop(next);
-    let newest = cold.keys("lease/").pop().unwrap();
-    let text = String::from_utf8(cold.get(&newest).await.unwrap().to_vec()).unwrap();
-    let own = format!("\"pid\": {}", std::process::id());
-    assert!(text.contains(&own));
-    let gone =
-        text.replace(&own, &format!("\"pid\": {}", i32::MAX)).replace("\"nonce\": \"", "\"nonce\": \"X");
-    cold.put(&newest, gone.into()).await.unwrap();
-    lease::Lease::take(&store, &clock, Duration::from_mins(2)).await.unwrap();
-    drop(world);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_store_that_ignores_conditions_is_refused() {
     for vice in [Vice::Overwrites, Vice::OverwritesInSecret] {
         let mut world = World::new();
@@ -604,55 +576,6 @@ async fn garbage_never_takes_what_counts_or_may_come_to_count() {
         assert_eq!(world.run(&cold, patient.clone()).await.unwrap().objects_removed, 0);
     }
     world.check(&cold).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_scrub_goes_on_where_it_stopped_and_finds_every_fault() {
-    let mut world = World::new();
-    world.trades(6).await;
-    let cold = MemoryCold::new();
-    world.run(&cold, options()).await.unwrap();
-    let metrics = ArchiveMetrics::default();
-    let scrubber = || Scrubber::new(Arc::new(cold.clone()), None, world.clock(), metrics.clone());
-    let sound = scrubber().run(Bounds::ALL, false, &nothing()).await.unwrap();
-    assert_eq!((sound.is_finished, sound.faults_found, sound.manifests), (true, 0, 2));
-    assert_eq!(sound.rows, world.rows.len() as u64);
-    let objects = cold.keys("ticks/");
-    assert!(objects.len() >= 4, "{objects:?}");
-    assert_eq!(sound.files, objects.len() as u64);
-    // A byte at a time: an object a call.
-    let mut calls = 0;
-    loop {
-        let scrub = scrubber().run(Bounds { bytes: 1, ..Bounds::ALL }, false, &nothing()).await.unwrap();
-        calls += 1;
-        assert!(scrub.files <= calls);
-        if scrub.is_finished {
-            assert_eq!((scrub.files, scrub.rows), (sound.files, sound.rows));
-            break;
-        }
-    }
-    assert_eq!(calls, objects.len() as u64);
-    let spoil = |key: &String, at: usize| {
-        let mut all = cold.objects.lock().unwrap();
-        let mut bytes = all[key].to_vec();
-        bytes[at] ^= 0x40;
-        all.insert(key.clone(), bytes.into());
-    };
-    let footers: Vec<_> = cold.keys("manifest/").into_iter().filter(|key| key.ends_with("footer")).collect();
-    spoil(&objects[0], 5);
-    spoil(&objects[1], 200);
-    cold.delete(&objects[2]).await.unwrap();
-    cold.delete(&footers[3]).await.unwrap();
-    let mut expected = BTreeSet::from([&objects[0], &objects[1], &objects[2], &footers[3]]);
-    let scrub = scrubber().run(Bounds::ALL, false, &nothing()).await.unwrap();
-    assert_eq!((scrub.is_finished, scrub.faults_found), (true, 4), "{:?}", scrub.faults);
-    for fault in &scrub.faults {
-        assert!(expected.remove(&fault.key), "{fault:?}");
-    }
-    assert_eq!(metrics.faults.get(), 4);
-    // And nothing is dropped of which an object is missing or is known to be damaged.
-    let summary = world.run(&cold, dropping()).await.unwrap();
-    assert_eq!((summary.failures.len(), summary.drops), (2, 0));
 }
 
 #[tokio::test]
