@@ -87,7 +87,9 @@ impl Archiver {
     async fn run_leased(&self, lease: &Lease, progress: &Progress) -> Result<Summary, ArchiveError> {
         probe::probe(&self.store, &fresh_id(self.clock.now())).await?;
         let mut summary = Summary::default();
-        for planned in self.plan().await? {
+        let units = self.plan().await?;
+        progress(Event::Planned { units: units.clone() });
+        for planned in units {
             progress(Event::Begun { planned });
             match self.unit(lease, planned, &mut summary, progress).await {
                 Ok(()) => progress(Event::Done { planned }),
