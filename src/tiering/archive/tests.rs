@@ -370,6 +370,7 @@ async fn a_crash_between_any_two_calls_is_made_good_by_the_next_run() {
             world.sleep(2 * HOUR);
             world.run(&cold, dropping()).await.unwrap();
             assert_eq!(unnamed(&cold).await, BTreeSet::new(), "call {first}, {fault:?}");
+            assert_eq!(cold.keys("probe/"), [""; 0], "call {first}, {fault:?}");
             assert!(cold.keys("lease/").len() <= 2);
             world.check(&cold).await;
         }
@@ -552,7 +553,8 @@ async fn garbage_never_takes_what_counts_or_may_come_to_count() {
     let orphan = format!("{}part-0000-DEAD.parquet", data_prefix(unit));
     let alive = format!("{}part-0000-ALIVE.parquet", data_prefix(unit));
     let footer = format!("{}part-0000-DEAD.footer", manifest_prefix(unit));
-    for key in [&orphan, &alive, &footer] {
+    let probe = "probe/DEAD".to_owned();
+    for key in [&orphan, &alive, &footer, &probe] {
         cold.put(key, "x".into()).await.unwrap();
     }
     let elsewhere = Unit { day: unit.day.next(), kind: crate::market::Kind::Gap };
@@ -566,7 +568,8 @@ async fn garbage_never_takes_what_counts_or_may_come_to_count() {
     assert!(removed == 0 && there(&orphan), "and not removed at once");
     world.sleep(2 * HOUR);
     let removed = world.run(&cold, options()).await.unwrap().objects_removed;
-    assert_eq!((removed, there(&orphan), there(&footer), there(&alive)), (2, false, false, true));
+    assert_eq!((removed, there(&orphan), there(&footer), there(&alive)), (3, false, false, true));
+    assert!(!there(&probe));
     assert_eq!(cold.keys("ticks/").len() + cold.keys("manifest/").len(), counts + 1);
     // What is younger than the grace stays, whatever nobody says of it.
     cold.put(&orphan, "x".into()).await.unwrap();
@@ -587,6 +590,28 @@ async fn a_directory_holds_an_archive_as_well() {
     let summary = world.archiver(cold.clone(), dropping()).run(&nothing()).await.unwrap();
     assert_eq!((summary.commits, summary.drops, summary.failures), (2, 2, Vec::new()));
     world.check(&*cold).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_days_that_are_to_come_back_no_object_between_is_looked_at() {
+    let mut world = World::new();
+    let day_nanos = 24 * HOUR;
+    world
+        .store(0, |offset, index| {
+            let Tick::Trade(mut trade) = trade(0, 0, index) else { unreachable!("it is a trade") };
+            trade.ts = trade.ts.saturating_add_nanos(offset as i64 * day_nanos);
+            Tick::Trade(trade)
+        })
+        .await;
+    let cold = MemoryCold::new();
+    world.run(&cold, options()).await.unwrap();
+    let days: Vec<_> = world.warm().units().await.unwrap().iter().map(|info| info.unit.day).collect();
+    assert_eq!(days.len(), 3);
+    let reader = read::ArchiveReader::new(Arc::new(cold.clone()));
+    let kinds = [crate::market::Kind::Trade];
+    let survey = restore::survey(&reader, &kinds, &restore::spans([days[2], days[0]])).await.unwrap();
+    let seen: BTreeSet<_> = survey.ready.iter().map(|file| file.unit.day).collect();
+    assert_eq!(seen, BTreeSet::from([days[0], days[2]]));
 }
 
 /// What may happen, in any order.
