@@ -4,18 +4,19 @@
 //! (`archive.every_minutes`).
 
 mod lifecycle;
+mod progress;
 pub(super) mod restore;
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use self::progress::Shown;
 use super::serve::node_error;
 use super::{CliError, Global};
 use crate::config::Config;
@@ -27,9 +28,7 @@ use crate::tiering::archive::run::{Archiver, Summary};
 use crate::tiering::archive::snapshot::ReadError;
 use crate::tiering::archive::status::UnitStatus;
 use crate::tiering::archive::verify::{Bounds, Scrub, Scrubber};
-use crate::tiering::archive::{
-    Action, ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Planned, Progress,
-};
+use crate::tiering::archive::{Action, ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Planned};
 use crate::tiering::cold::{Cold, ColdError, ColdMetrics};
 use crate::tiering::warm::Unit;
 
@@ -61,8 +60,9 @@ enum ArchiveCommand {
     List(SelectArgs),
     /// Read archived objects again and compare them with their manifests
     ///
-    /// Bounded by --bytes and --time, it goes on where it stopped the last time. Exits with 1 if
-    /// something is damaged or missing.
+    /// Bounded by --bytes and --time, it goes on where it stopped the last time. What it found damaged
+    /// or missing is remembered until it is read again and sound, and is not dropped from warm. Exits
+    /// with 1 if there is such.
     Verify(VerifyArgs),
     /// Bring archived days back to where they can be read, or into warm
     ///
@@ -242,7 +242,7 @@ async fn archive(args: &RunArgs, config: &Config, json: bool) -> Result<(), CliE
             Err(error) => Err(archive_error(error)),
         }
     } else {
-        let shown = Shown::new();
+        let shown = Shown::of_run();
         let done = archiver.run(&shown.progress()).await;
         shown.clear();
         match done {
@@ -486,7 +486,7 @@ async fn scrub(args: &VerifyArgs, config: &Config, json: bool) -> Result<(), Cli
     let metrics = ArchiveMetrics::default();
     let scrubber = Scrubber::new(cold, args.limit_bandwidth, Clock::default(), metrics);
     let bounds = Bounds { bytes: args.bytes.unwrap_or(u64::MAX), time: args.time.unwrap_or(Duration::MAX) };
-    let shown = Shown::new();
+    let shown = Shown::of_scrub();
     let done = scrubber.run(bounds, args.restart, &shown.progress()).await;
     shown.clear();
     let scrub = done.map_err(archive_error)?;
@@ -495,7 +495,7 @@ async fn scrub(args: &VerifyArgs, config: &Config, json: bool) -> Result<(), Cli
     } else {
         print_scrub(&scrub);
     }
-    match scrub.faults_found {
+    match scrub.faults_found + scrub.known.len() as u64 + scrub.known_more {
         0 => Ok(()),
         count => Err(CliError::failed(format!("{} damaged or missing", counted(count, "object")))
             .hint("put back from a copy what is named above, then run `stk archive verify --restart`")),
@@ -517,61 +517,12 @@ fn print_scrub(scrub: &Scrub) {
     for fault in &scrub.faults {
         say(format_args!("{}: {}", fault.key, fault.reason));
     }
-    let more = scrub.faults_found.saturating_sub(scrub.faults.len() as u64);
+    for fault in &scrub.known {
+        say(format_args!("{}: {} (found before, not read again yet)", fault.key, fault.reason));
+    }
+    let more = scrub.faults_untold();
     if more > 0 {
         say(format_args!("and {more} more"));
-    }
-}
-
-/// Progress on a terminal; elsewhere nothing.
-struct Shown {
-    bars: MultiProgress,
-    written: ProgressBar,
-    now: ProgressBar,
-}
-
-impl Shown {
-    fn new() -> Arc<Self> {
-        let bars = MultiProgress::new();
-        if !std::io::stderr().is_terminal() {
-            bars.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-        }
-        let bar = |template: &str| {
-            let bar = bars.add(ProgressBar::new_spinner());
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
-            }
-            bar
-        };
-        let now = bar("{spinner} {msg}");
-        let written = bar("  {human_pos} rows, {per_sec}");
-        Arc::new(Self { bars, written, now })
-    }
-
-    fn progress(self: &Arc<Self>) -> Progress {
-        let shown = self.clone();
-        let of = Mutex::new(String::new());
-        Arc::new(move |event| {
-            let mut of = of.lock().unwrap_or_else(PoisonError::into_inner);
-            match event {
-                Event::Begun { planned } => {
-                    *of = format!("{}: {}", planned.unit, action(planned.action));
-                    shown.now.set_message(of.clone());
-                }
-                Event::Step { step, .. } => shown.now.set_message(format!("{of}: {step}")),
-                Event::Written { rows } | Event::ReadBack { rows } => shown.written.inc(rows),
-                Event::Failed { error, .. } => {
-                    let _ = shown.bars.println(format!("error: {error}"));
-                }
-                Event::Done { .. } | Event::Removed { .. } => {}
-            }
-            shown.now.tick();
-        })
-    }
-
-    fn clear(&self) {
-        self.now.finish_and_clear();
-        self.written.finish_and_clear();
     }
 }
 

@@ -113,14 +113,13 @@ async fn restore(args: &RestoreArgs, config: &Config) -> Result<(), CliError> {
         None => open_reader(config)?,
     };
     let kinds = if args.kind.is_empty() { Kind::ALL.to_vec() } else { args.kind.clone() };
-    let first = args.days.iter().min().copied().or(args.from).unwrap_or(Timestamp::MIN.trading_day());
-    let last = args.days.iter().max().copied().or(args.to).unwrap_or(Timestamp::MAX.trading_day());
-    let mut survey =
-        restore::survey(&reader, &kinds, first..=last).await.map_err(|error| read_error(&error))?;
-    if !args.days.is_empty() {
-        survey.ready.retain(|file| args.days.contains(&file.unit.day));
-        survey.frozen.retain(|frozen| args.days.contains(&frozen.file.unit.day));
-    }
+    let spans = if args.days.is_empty() {
+        let first = args.from.unwrap_or(Timestamp::MIN.trading_day());
+        vec![first..=args.to.unwrap_or(Timestamp::MAX.trading_day())]
+    } else {
+        restore::spans(args.days.iter().copied())
+    };
+    let survey = restore::survey(&reader, &kinds, &spans).await.map_err(|error| read_error(&error))?;
     if survey.ready.is_empty() && survey.frozen.is_empty() {
         return Err(CliError::failed(format!("{}: nothing of these days is archived", reader.cold().name()))
             .hint("`stk archive list` shows what is"));
@@ -139,7 +138,7 @@ async fn restore(args: &RestoreArgs, config: &Config) -> Result<(), CliError> {
         return Err(CliError::failed("the rows can't be taken into warm before they can be read")
             .hint("run it again once they can, or with --wait"));
     }
-    let taken = into_warm(&reader, &stores, config, &kinds, first..=last, &args.days).await;
+    let taken = into_warm(&reader, &stores, config, &kinds, &spans).await;
     stores.close().await;
     taken
 }
@@ -266,8 +265,7 @@ async fn into_warm(
     stores: &Stores,
     config: &Config,
     kinds: &[Kind],
-    span: std::ops::RangeInclusive<TradingDay>,
-    days: &[TradingDay],
+    spans: &[std::ops::RangeInclusive<TradingDay>],
 ) -> Result<(), CliError> {
     let archiver = Archiver::new(
         stores.cold(),
@@ -277,7 +275,7 @@ async fn into_warm(
         ArchiveMetrics::default(),
     );
     let lease = archiver.hold().await.map_err(archive_error)?;
-    let taken = into_warm_leased(reader, stores, &lease, kinds, span, days).await;
+    let taken = into_warm_leased(reader, stores, &lease, kinds, spans).await;
     let released = lease.release().await.map_err(archive_error);
     taken.and(released)
 }
@@ -287,12 +285,11 @@ async fn into_warm_leased(
     stores: &Stores,
     lease: &Lease,
     kinds: &[Kind],
-    span: std::ops::RangeInclusive<TradingDay>,
-    days: &[TradingDay],
+    spans: &[std::ops::RangeInclusive<TradingDay>],
 ) -> Result<(), CliError> {
-    let survey = restore::survey(reader, kinds, span).await.map_err(|error| read_error(&error))?;
+    let survey = restore::survey(reader, kinds, spans).await.map_err(|error| read_error(&error))?;
     for snapshot in &survey.snapshots {
-        for (day, _) in snapshot.days().filter(|(day, _)| days.is_empty() || days.contains(day)) {
+        for (day, _) in snapshot.days() {
             let unit = Unit { day, kind: snapshot.kind() };
             lease.check().map_err(archive_error)?;
             let rows = restore::into_warm(reader, snapshot, &*stores.warm, unit).await;
@@ -314,10 +311,8 @@ pub(in crate::cli) async fn named(
     kinds.dedup();
     for kind in kinds {
         let of_kind = || keys.iter().filter(|(other, ..)| *other == kind);
-        let days = of_kind().map(|(_, day, _)| *day);
-        let (Some(first), Some(last)) = (days.clone().min(), days.max()) else { continue };
-        let survey =
-            restore::survey(reader, &[kind], first..=last).await.map_err(|error| read_error(&error))?;
+        let spans = restore::spans(of_kind().map(|(_, day, _)| *day));
+        let survey = restore::survey(reader, &[kind], &spans).await.map_err(|error| read_error(&error))?;
         let is_named = |frozen: &FrozenFile| of_kind().any(|(.., key)| *key == frozen.file.file.key);
         found.extend(survey.frozen.into_iter().filter(is_named));
     }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::journal::{JOURNAL_PREFIX, Journal};
 use super::manifest::{DATA_PREFIX, MANIFEST_PREFIX, Manifest, parse_manifest_key};
+use super::probe::PROBE_PREFIX;
 use super::store::Store;
 use super::{ArchiveError, Clock};
 use crate::fail;
@@ -47,7 +48,7 @@ pub(super) async fn collect(store: &Store, clock: &Clock, grace: Duration) -> Re
     // being seen.
     let mut unnamed: BTreeMap<String, Timestamp> = BTreeMap::new();
     let mut manifests = Vec::new();
-    for prefix in [DATA_PREFIX, MANIFEST_PREFIX] {
+    for prefix in [DATA_PREFIX, MANIFEST_PREFIX, PROBE_PREFIX] {
         for object in store.list(prefix, None).await? {
             if parse_manifest_key(&object.key).is_some() {
                 manifests.push(object.key);

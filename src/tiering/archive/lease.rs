@@ -12,6 +12,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -39,7 +41,7 @@ struct Owner {
     /// Where the process id is one.
     pid_namespace: String,
     pid: u32,
-    /// When the process was started, in the kernel's ticks: ids are used again.
+    /// When the process was started, in the kernel's ticks: ids are used again. 0 if it can't tell.
     started: u64,
 }
 
@@ -63,11 +65,23 @@ impl Owner {
         let is_seen = !self.boot.is_empty()
             && !self.pid_namespace.is_empty()
             && (&self.boot, &self.pid_namespace) == (&this.boot, &this.pid_namespace);
-        is_seen && started(self.pid) != Some(self.started)
+        is_seen && (!is_there(self.pid) || is_another(self.started, started(self.pid)))
     }
 }
 
-/// When a process was started; `None` if there is none.
+/// Whether there is a process of that id, whoever's it is and however little of it can be seen.
+fn is_there(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
+}
+
+/// Whether a process that `started` then is surely not the one of its id `now`: of another user's
+/// process that may be hidden, and nothing follows from that.
+fn is_another(started: u64, now: Option<u64>) -> bool {
+    started > 0 && now.is_some_and(|now| now != started)
+}
+
+/// When a process was started; `None` if that can't be read.
 fn started(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything.
@@ -215,6 +229,18 @@ impl Shared {
 
     /// Creates the next number.
     async fn advance(&self, released: bool) -> Result<(), ArchiveError> {
+        for _ in 0..TRIES_MAX {
+            if self.advance_once(released).await? {
+                return Ok(());
+            }
+        }
+        Err(self.lost("its renewals are found again and again"))
+    }
+
+    /// Creates the next number. Gives `false` where it turns out to be there already, by an earlier
+    /// renewal of which no answer came: that one's time is not this one's, nor need it be a release.
+    /// What was held before is, until the number after it is created.
+    async fn advance_once(&self, released: bool) -> Result<bool, ArchiveError> {
         let generation = self.held().generation + 1;
         // Before the request leaves: it is from here that the time runs.
         let (now, confirmed) = (self.clock.now(), Instant::now());
@@ -226,12 +252,14 @@ impl Shared {
             expires_at: expires_at.to_string(),
             released,
         };
-        let nonce = &self.nonce;
-        let is_own = |found: &[u8]| {
-            serde_json::from_slice::<LeaseFile>(found).is_ok_and(|found| found.nonce == *nonce)
-        };
-        if self.store.create(&key(generation), json(&file), is_own).await? != Created::Own {
-            return Err(self.lost("another archiver has taken it"));
+        let parsed = |found: &[u8]| serde_json::from_slice::<LeaseFile>(found).ok();
+        let is_own = |found: &[u8]| parsed(found).is_some_and(|found| found == file);
+        if let Created::Other(found) = self.store.create(&key(generation), json(&file), is_own).await? {
+            if parsed(&found).is_none_or(|found| found.nonce != self.nonce) {
+                return Err(self.lost("another archiver has taken it"));
+            }
+            self.held().generation = generation;
+            return Ok(false);
         }
         // The number may have been free because others have gone past it and removed it.
         let all = generations(&self.store).await?;
@@ -242,7 +270,7 @@ impl Shared {
         for old in all.into_iter().filter(|old| old + 1 < generation) {
             self.store.delete(&key(old)).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn keep(shared: Arc<Self>) {
@@ -260,6 +288,34 @@ impl Shared {
                 // As long as it lasts there is time to try again.
                 Err(error) => tracing::warn!(%error, "the archive's lease could not be renewed yet"),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_gone_if_there_is_none_or_another_and_not_if_it_is_hidden() {
+        let this = Owner::this();
+        assert!(!this.is_gone() && this.started > 0);
+        // Whoever runs this, it is there.
+        assert!(is_there(1));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        assert!(is_there(pid), "it is not waited for yet");
+        child.wait().unwrap();
+        assert!(Owner { pid, ..this.clone() }.is_gone());
+        assert!(Owner { pid: u32::MAX, ..this.clone() }.is_gone());
+        assert!(Owner { started: this.started - 1, ..this.clone() }.is_gone());
+        assert!(!Owner { started: 0, ..this.clone() }.is_gone());
+        assert!(!Owner { boot: "another".to_owned(), pid, ..this }.is_gone());
+        // Of a process of another user, /proc mounted with hidepid=2 tells nothing.
+        for (started, now, another) in
+            [(7, None, false), (7, Some(7), false), (7, Some(8), true), (0, Some(8), false)]
+        {
+            assert_eq!(is_another(started, now), another, "{started} {now:?}");
         }
     }
 }

@@ -117,6 +117,11 @@ impl Default for Clock {
 /// What a run tells of itself while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// What is due is known.
+    Planned {
+        /// All of it, in order.
+        units: Vec<Planned>,
+    },
     /// A unit is begun.
     Begun {
         /// What is done with it.

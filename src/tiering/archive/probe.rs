@@ -6,13 +6,16 @@ use super::ArchiveError;
 use super::store::Store;
 use crate::tiering::cold::ColdError;
 
+/// Where the keys of probes lie: a run that was killed leaves one.
+pub(super) const PROBE_PREFIX: &str = "probe/";
+
 /// Tries of the second create, whose answer must be a plain one.
 const TRIES_MAX: usize = 4;
 
 /// Creates a fresh key twice: unless the second one is refused and the first one's bytes stay, the
 /// store is refused. Some stores that speak S3 ignore `If-None-Match`.
 pub(super) async fn probe(store: &Store, nonce: &str) -> Result<(), ArchiveError> {
-    let key = format!("probe/{nonce}");
+    let key = format!("{PROBE_PREFIX}{nonce}");
     let refused = || ArchiveError::Unconditional { store: store.name().to_owned() };
     let first = Bytes::from(format!("first {nonce}"));
     store.create(&key, first.clone(), |found| found == first).await?;

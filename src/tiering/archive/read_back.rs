@@ -7,6 +7,7 @@ use super::manifest::ManifestFile;
 use super::store::Store;
 use super::{ArchiveError, Event, Progress};
 use crate::market::{Kind, RowDigest};
+use crate::tiering::cold::ColdError;
 use crate::tiering::parquet::{Footer, Window};
 
 /// Rows that are decoded and digested at once.
@@ -30,7 +31,19 @@ pub(super) async fn read_back(
     if file.footer_at >= file.bytes || file.bytes - file.footer_at > FOOTER_BYTES_MAX {
         return Err(damaged(format!("its footer can't begin at {} of {} bytes", file.footer_at, file.bytes)));
     }
-    let tail = store.get_range(key, file.footer_at..file.bytes).await?;
+    let tail = match store.get_range(key, file.footer_at..file.bytes).await {
+        // A store refuses to read beyond an end as it refuses who has no right to read.
+        Err(error @ ColdError::Refused { .. }) => {
+            let found = store.list(key, None).await?.into_iter().find(|object| object.key == *key);
+            return Err(match found {
+                Some(found) if found.bytes < file.bytes => {
+                    damaged(format!("it has {} bytes, and had {}", found.bytes, file.bytes))
+                }
+                _ => error.into(),
+            });
+        }
+        tail => tail?,
+    };
     let window = Window { start: file.footer_at, bytes: tail.clone(), file_bytes: file.bytes };
     let footer = Footer::parse(kind, &window).map_err(|error| damaged(error.to_string()))?;
     let groups = footer.row_groups().map_err(|error| damaged(error.to_string()))?;

@@ -4,6 +4,7 @@
 //! for some days ([`request`], [`wait`]); and rows that warm has dropped are taken back into it
 //! ([`into_warm`]), proven equal to what was archived.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +64,7 @@ const COPY_GIB_MONTH: f64 = 0.023;
 
 /// What of the archive a restore is about.
 pub struct Survey {
-    /// The archive's days of each kind.
+    /// The archive's days, of each kind and span.
     pub snapshots: Vec<Snapshot>,
     /// Objects that can be read now.
     pub ready: Vec<DataFile>,
@@ -123,20 +124,29 @@ pub enum RestoreError {
     },
 }
 
-/// Looks at the archived objects of `kinds` and `days`.
+/// The spans that make up `days`, in order.
+pub fn spans(days: impl IntoIterator<Item = TradingDay>) -> Vec<RangeInclusive<TradingDay>> {
+    let days: Vec<TradingDay> = days.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+    let runs = days.chunk_by(|day, next| day.next() == *next);
+    runs.filter_map(|run| Some(*run.first()?..=*run.last()?)).collect()
+}
+
+/// Looks at the archived objects of `kinds` and of the days of `spans`, and at no others.
 pub async fn survey(
     reader: &ArchiveReader,
     kinds: &[Kind],
-    days: RangeInclusive<TradingDay>,
+    spans: &[RangeInclusive<TradingDay>],
 ) -> Result<Survey, ReadError> {
-    let range = TimeRange { from: days.start().start(), to: days.end().end() };
     let (mut snapshots, mut files) = (Vec::new(), Vec::new());
     for kind in kinds {
-        let snapshot = reader.snapshot(*kind, range).await?;
-        for (day, _) in snapshot.days() {
-            files.extend(snapshot.files(day)?);
+        for days in spans {
+            let range = TimeRange { from: days.start().start(), to: days.end().end() };
+            let snapshot = reader.snapshot(*kind, range).await?;
+            for (day, _) in snapshot.days() {
+                files.extend(snapshot.files(day)?);
+            }
+            snapshots.push(snapshot);
         }
-        snapshots.push(snapshot);
     }
     let (ready, frozen) = reader.availability(files, &SharedReadStats::default()).await?;
     Ok(Survey { snapshots, ready, frozen })
@@ -146,8 +156,10 @@ pub async fn survey(
 pub fn estimate(frozen: &[FrozenFile], tier: RestoreTier, days: u32) -> Result<Estimate, RestoreError> {
     let (mut estimate, mut retrieval) = (Estimate::NOTHING, 0.0);
     for frozen in frozen {
-        let Some(price) = PRICES.iter().find(|price| (price.class, price.tier) == (frozen.class, tier))
-        else {
+        let price = PRICES.iter().find(|price| (price.class, price.tier) == (frozen.class, tier));
+        // What is on its way already comes by the tier it was asked for with, the slowest perhaps.
+        let slowest = || PRICES.iter().rfind(|price| frozen.restoring && price.class == frozen.class);
+        let Some(price) = price.or_else(slowest) else {
             return Err(RestoreError::NotExpedited { key: frozen.file.file.key.clone() });
         };
         let slowest = estimate.time.0.max(price.time.0);
@@ -310,8 +322,20 @@ mod tests {
         assert_eq!(bulk.time, (hours(24), hours(48)));
         let refused = estimate(&files, RestoreTier::Expedited, 1).unwrap_err();
         assert!(matches!(refused, RestoreError::NotExpedited { .. }));
+        // One that is on its way already is not asked for, and refuses nothing.
+        let under_way = [files[0].clone(), files[2].clone()];
+        let expedited = estimate(&under_way, RestoreTier::Expedited, 1).unwrap();
+        assert_eq!((expedited.objects, expedited.restoring), (1, 1));
+        assert_eq!(expedited.time, (hours(24), hours(48)));
         assert_eq!(estimate(&files[..1], RestoreTier::Expedited, 1).unwrap().time, (minutes(1), minutes(5)));
         assert_eq!(estimate(&[], RestoreTier::Bulk, 1).unwrap(), Estimate::NOTHING);
+    }
+
+    #[test]
+    fn days_one_after_the_other_are_one_span() {
+        let day = TradingDay::from_days_since_epoch;
+        assert_eq!(spans([5, 3, 9, 4, 3].map(day)), [day(3)..=day(5), day(9)..=day(9)]);
+        assert!(spans([]).is_empty());
     }
 
     fn open(dir: &TempDir) -> Arc<LocalWarm> {
@@ -377,13 +401,13 @@ mod tests {
         let warm = open(&dir);
         dropped(&warm, &bucket).await;
         let reader = Arc::new(ArchiveReader::new(Arc::new(bucket.clone())));
-        let days = Timestamp::MIN.trading_day()..=Timestamp::MAX.trading_day();
-        let all = survey(&reader, &Kind::ALL, days.clone()).await.unwrap();
+        let days = [Timestamp::MIN.trading_day()..=Timestamp::MAX.trading_day()];
+        let all = survey(&reader, &Kind::ALL, &days).await.unwrap();
         assert!(all.frozen.is_empty() && all.ready.len() > 1);
         for file in &all.ready {
             bucket.move_to(&file.file.key, StorageClass::DeepArchive).await;
         }
-        let survey = survey(&reader, &Kind::ALL, days).await.unwrap();
+        let survey = survey(&reader, &Kind::ALL, &days).await.unwrap();
         assert_eq!((survey.ready.len(), survey.frozen.len()), (0, all.ready.len()));
         let snapshot = &survey.snapshots[0];
         let unit = Unit { day: snapshot.days().next().unwrap().0, kind: Kind::Trade };

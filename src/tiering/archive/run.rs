@@ -10,7 +10,7 @@ use super::manifest::{MANIFEST_VERSION, Manifest, ManifestFile, manifest_key};
 use super::plan::{Action, Moment, Planned, is_same, manifests, offsets};
 use super::read_back::read_back;
 use super::store::{Created, Store, json};
-use super::verify::{Fault, SCRUB_KEY, Scrub};
+use super::verify::{SCRUB_KEY, Scrub};
 use super::{ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress, garbage, object, probe};
 use crate::fail;
 use crate::market::{Kind, RowDigest, Timestamp};
@@ -87,7 +87,9 @@ impl Archiver {
     async fn run_leased(&self, lease: &Lease, progress: &Progress) -> Result<Summary, ArchiveError> {
         probe::probe(&self.store, &fresh_id(self.clock.now())).await?;
         let mut summary = Summary::default();
-        for planned in self.plan().await? {
+        let units = self.plan().await?;
+        progress(Event::Planned { units: units.clone() });
+        for planned in units {
             progress(Event::Begun { planned });
             match self.unit(lease, planned, &mut summary, progress).await {
                 Ok(()) => progress(Event::Done { planned }),
@@ -356,9 +358,9 @@ impl Archiver {
             .is_some_and(|known| known.step == Step::Dropping && is_same(&known.next_offsets, next_offsets));
         if !is_going {
             let scrub: Option<Scrub> = self.store.get_json(SCRUB_KEY).await?;
-            let faults = scrub.map(|scrub| scrub.faults).unwrap_or_default();
+            let scrub = scrub.unwrap_or_default();
             for manifest in &manifests {
-                self.check_covered(unit, manifest, &moment, &faults).await?;
+                self.check_covered(unit, manifest, &moment, &scrub).await?;
             }
             self.note(lease, unit, &mut journal, Step::Dropping, progress).await?;
             fail::point("archive.dropping");
@@ -385,16 +387,23 @@ impl Archiver {
         unit: Unit,
         manifest: &Manifest,
         moment: &Moment,
-        faults: &[Fault],
+        scrub: &Scrub,
     ) -> Result<(), ArchiveError> {
-        for file in &manifest.files {
-            for key in [&file.key, &file.footer_key] {
-                if self.store.availability(key).await?.is_none() {
-                    return Err(self.store.damaged(key, "a manifest names it, and it is not there"));
-                }
-                if let Some(fault) = faults.iter().find(|fault| fault.key == *key) {
-                    return Err(self.store.damaged(key, &fault.reason));
-                }
+        let key = manifest_key(unit, manifest.number);
+        match scrub.faults_untold() {
+            0 => {}
+            more => {
+                let reason = format!("it may be: a scrub found {more} more faults than {SCRUB_KEY} names");
+                return Err(self.store.damaged(&key, reason));
+            }
+        }
+        let files = manifest.files.iter().flat_map(|file| [&file.key, &file.footer_key]);
+        for key in std::iter::once(&key).chain(files) {
+            if self.store.availability(key).await?.is_none() {
+                return Err(self.store.damaged(key, "a manifest names it, and it is not there"));
+            }
+            if let Some(fault) = scrub.fault_of(key) {
+                return Err(self.store.damaged(key, &fault.reason));
             }
         }
         if moment.has_dropped(&manifest.next_offsets) {

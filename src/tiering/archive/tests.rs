@@ -1,7 +1,9 @@
 //! The archive under crashes, lost replies, late rows, rivals and bad stores.
 
 mod http;
+mod lease;
 mod memory;
+mod scrub;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -368,6 +370,7 @@ async fn a_crash_between_any_two_calls_is_made_good_by_the_next_run() {
             world.sleep(2 * HOUR);
             world.run(&cold, dropping()).await.unwrap();
             assert_eq!(unnamed(&cold).await, BTreeSet::new(), "call {first}, {fault:?}");
+            assert_eq!(cold.keys("probe/"), [""; 0], "call {first}, {fault:?}");
             assert!(cold.keys("lease/").len() <= 2);
             world.check(&cold).await;
         }
@@ -436,36 +439,6 @@ async fn an_archiver_that_slept_over_its_lease_commits_nothing() {
     }
     assert_eq!(unnamed(&cold).await, BTreeSet::new());
     world.check(&cold).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lease_is_renewed_while_it_is_held_and_kept_from_others() {
-    let world = World::new();
-    let cold = MemoryCold::new();
-    let store = Store::new(Arc::new(cold.clone()), None, ArchiveMetrics::default());
-    let began = tokio::time::Instant::now();
-    let clock = Clock::new(move || Timestamp::from_nanos(began.elapsed().as_nanos() as i64));
-    let lease = lease::Lease::take(&store, &clock, Duration::from_mins(2)).await.unwrap();
-    for _ in 0..20 {
-        tokio::time::sleep(Duration::from_mins(1)).await;
-        lease.check().unwrap();
-        let refused = lease::Lease::take(&store, &clock, Duration::from_mins(2)).await.err().unwrap();
-        assert!(matches!(refused, ArchiveError::Leased { .. }), "{refused}");
-    }
-    assert!(cold.keys("lease/").len() <= 2, "old numbers are removed");
-    lease.release().await.unwrap();
-    let next = lease::Lease::take(&store, &clock, Duration::from_mins(2)).await.unwrap();
-    // One whose process is no more need not be waited for.
-    drop(next);
-    let newest = cold.keys("lease/").pop().unwrap();
-    let text = String::from_utf8(cold.get(&newest).await.unwrap().to_vec()).unwrap();
-    let own = format!("\"pid\": {}", std::process::id());
-    assert!(text.contains(&own));
-    let gone =
-        text.replace(&own, &format!("\"pid\": {}", i32::MAX)).replace("\"nonce\": \"", "\"nonce\": \"X");
-    cold.put(&newest, gone.into()).await.unwrap();
-    lease::Lease::take(&store, &clock, Duration::from_mins(2)).await.unwrap();
-    drop(world);
 }
 
 #[tokio::test(start_paused = true)]
@@ -580,7 +553,8 @@ async fn garbage_never_takes_what_counts_or_may_come_to_count() {
     let orphan = format!("{}part-0000-DEAD.parquet", data_prefix(unit));
     let alive = format!("{}part-0000-ALIVE.parquet", data_prefix(unit));
     let footer = format!("{}part-0000-DEAD.footer", manifest_prefix(unit));
-    for key in [&orphan, &alive, &footer] {
+    let probe = "probe/DEAD".to_owned();
+    for key in [&orphan, &alive, &footer, &probe] {
         cold.put(key, "x".into()).await.unwrap();
     }
     let elsewhere = Unit { day: unit.day.next(), kind: crate::market::Kind::Gap };
@@ -594,7 +568,8 @@ async fn garbage_never_takes_what_counts_or_may_come_to_count() {
     assert!(removed == 0 && there(&orphan), "and not removed at once");
     world.sleep(2 * HOUR);
     let removed = world.run(&cold, options()).await.unwrap().objects_removed;
-    assert_eq!((removed, there(&orphan), there(&footer), there(&alive)), (2, false, false, true));
+    assert_eq!((removed, there(&orphan), there(&footer), there(&alive)), (3, false, false, true));
+    assert!(!there(&probe));
     assert_eq!(cold.keys("ticks/").len() + cold.keys("manifest/").len(), counts + 1);
     // What is younger than the grace stays, whatever nobody says of it.
     cold.put(&orphan, "x".into()).await.unwrap();
@@ -606,55 +581,6 @@ async fn garbage_never_takes_what_counts_or_may_come_to_count() {
     world.check(&cold).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_scrub_goes_on_where_it_stopped_and_finds_every_fault() {
-    let mut world = World::new();
-    world.trades(6).await;
-    let cold = MemoryCold::new();
-    world.run(&cold, options()).await.unwrap();
-    let metrics = ArchiveMetrics::default();
-    let scrubber = || Scrubber::new(Arc::new(cold.clone()), None, world.clock(), metrics.clone());
-    let sound = scrubber().run(Bounds::ALL, false, &nothing()).await.unwrap();
-    assert_eq!((sound.is_finished, sound.faults_found, sound.manifests), (true, 0, 2));
-    assert_eq!(sound.rows, world.rows.len() as u64);
-    let objects = cold.keys("ticks/");
-    assert!(objects.len() >= 4, "{objects:?}");
-    assert_eq!(sound.files, objects.len() as u64);
-    // A byte at a time: an object a call.
-    let mut calls = 0;
-    loop {
-        let scrub = scrubber().run(Bounds { bytes: 1, ..Bounds::ALL }, false, &nothing()).await.unwrap();
-        calls += 1;
-        assert!(scrub.files <= calls);
-        if scrub.is_finished {
-            assert_eq!((scrub.files, scrub.rows), (sound.files, sound.rows));
-            break;
-        }
-    }
-    assert_eq!(calls, objects.len() as u64);
-    let spoil = |key: &String, at: usize| {
-        let mut all = cold.objects.lock().unwrap();
-        let mut bytes = all[key].to_vec();
-        bytes[at] ^= 0x40;
-        all.insert(key.clone(), bytes.into());
-    };
-    let footers: Vec<_> = cold.keys("manifest/").into_iter().filter(|key| key.ends_with("footer")).collect();
-    spoil(&objects[0], 5);
-    spoil(&objects[1], 200);
-    cold.delete(&objects[2]).await.unwrap();
-    cold.delete(&footers[3]).await.unwrap();
-    let mut expected = BTreeSet::from([&objects[0], &objects[1], &objects[2], &footers[3]]);
-    let scrub = scrubber().run(Bounds::ALL, false, &nothing()).await.unwrap();
-    assert_eq!((scrub.is_finished, scrub.faults_found), (true, 4), "{:?}", scrub.faults);
-    for fault in &scrub.faults {
-        assert!(expected.remove(&fault.key), "{fault:?}");
-    }
-    assert_eq!(metrics.faults.get(), 4);
-    // And nothing is dropped of which an object is missing or is known to be damaged.
-    let summary = world.run(&cold, dropping()).await.unwrap();
-    assert_eq!((summary.failures.len(), summary.drops), (2, 0));
-}
-
 #[tokio::test]
 async fn a_directory_holds_an_archive_as_well() {
     let mut world = World::new();
@@ -664,6 +590,28 @@ async fn a_directory_holds_an_archive_as_well() {
     let summary = world.archiver(cold.clone(), dropping()).run(&nothing()).await.unwrap();
     assert_eq!((summary.commits, summary.drops, summary.failures), (2, 2, Vec::new()));
     world.check(&*cold).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_days_that_are_to_come_back_no_object_between_is_looked_at() {
+    let mut world = World::new();
+    let day_nanos = 24 * HOUR;
+    world
+        .store(0, |offset, index| {
+            let Tick::Trade(mut trade) = trade(0, 0, index) else { unreachable!("it is a trade") };
+            trade.ts = trade.ts.saturating_add_nanos(offset as i64 * day_nanos);
+            Tick::Trade(trade)
+        })
+        .await;
+    let cold = MemoryCold::new();
+    world.run(&cold, options()).await.unwrap();
+    let days: Vec<_> = world.warm().units().await.unwrap().iter().map(|info| info.unit.day).collect();
+    assert_eq!(days.len(), 3);
+    let reader = read::ArchiveReader::new(Arc::new(cold.clone()));
+    let kinds = [crate::market::Kind::Trade];
+    let survey = restore::survey(&reader, &kinds, &restore::spans([days[2], days[0]])).await.unwrap();
+    let seen: BTreeSet<_> = survey.ready.iter().map(|file| file.unit.day).collect();
+    assert_eq!(seen, BTreeSet::from([days[0], days[2]]));
 }
 
 /// What may happen, in any order.

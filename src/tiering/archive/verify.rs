@@ -4,6 +4,9 @@
 //! ```text
 //! scrub.json   how far it has come, and what it found
 //! ```
+//!
+//! What was found stands, over as many scrubs as it takes, until the object was read again and is
+//! sound: by this list a run of the archive knows which days it must not drop from warm.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +14,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::manifest::{MANIFEST_PREFIX, Manifest, manifest_key, parse_manifest_key};
+use super::manifest::{
+    MANIFEST_PREFIX, Manifest, data_prefix, manifest_key, manifest_prefix, parse_manifest_key,
+};
 use super::read_back::read_back;
 use super::store::Store;
 use super::{ArchiveError, ArchiveMetrics, Clock, Progress};
@@ -22,7 +27,7 @@ use crate::tiering::warm::Unit;
 /// The key of a scrub's progress.
 pub const SCRUB_KEY: &str = "scrub.json";
 
-/// Faults that are kept; more are counted.
+/// Faults that are kept in either list; more are counted.
 const FAULTS_MAX: usize = 1_000;
 
 /// How much one call does: it ends with the object in which it passes either.
@@ -73,10 +78,60 @@ pub struct Scrub {
     pub rows: u64,
     /// Objects that are frozen, and could not be read.
     pub frozen: u64,
-    /// Faults found.
+    /// Faults found, and those known before of which it could not see whether they are mended.
     pub faults_found: u64,
     /// The first of them.
     pub faults: Vec<Fault>,
+    /// Faults that earlier scrubs found, of objects to which this one has not come yet.
+    #[serde(default)]
+    pub known: Vec<Fault>,
+    /// Faults of earlier scrubs that are not in `known`.
+    #[serde(default)]
+    pub known_more: u64,
+}
+
+impl Scrub {
+    /// One that begins anew. What the one before it found stands until it was read again: whoever
+    /// drops rows from warm must know of it.
+    fn anew(before: Option<Self>, began_at: String) -> Self {
+        let before = before.unwrap_or_default();
+        let mut scrub = Self {
+            version: 1,
+            began_at,
+            known_more: before.faults_untold(),
+            known: before.faults,
+            ..Self::default()
+        };
+        scrub.known.extend(before.known);
+        let more = scrub.known.len().saturating_sub(FAULTS_MAX);
+        scrub.known.truncate(FAULTS_MAX);
+        scrub.known_more += more as u64;
+        scrub
+    }
+
+    /// What is known to be wrong with an object.
+    pub(super) fn fault_of(&self, key: &str) -> Option<&Fault> {
+        self.faults.iter().chain(&self.known).find(|fault| fault.key == key)
+    }
+
+    /// Faults whose objects are not named.
+    pub fn faults_untold(&self) -> u64 {
+        self.known_more + self.faults_found.saturating_sub(self.faults.len() as u64)
+    }
+
+    fn add(&mut self, fault: Fault) {
+        self.faults_found += 1;
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(fault);
+        }
+    }
+
+    /// Comes to the objects that `is_seen`: those known faults of theirs that still `stand` are found
+    /// again, the others are no more.
+    fn settle(&mut self, is_seen: impl Fn(&str) -> bool, stand: impl Fn(&str) -> bool) {
+        let seen: Vec<Fault> = self.known.extract_if(.., |fault| is_seen(&fault.key)).collect();
+        seen.into_iter().filter(|fault| stand(&fault.key)).for_each(|fault| self.add(fault));
+    }
 }
 
 /// Reads archived objects again.
@@ -100,12 +155,10 @@ impl Scrubber {
     /// result; an error is a store that can't be read.
     pub async fn run(&self, bounds: Bounds, anew: bool, progress: &Progress) -> Result<Scrub, ArchiveError> {
         let began = Instant::now();
-        let known = self.progress().await?.filter(|known| !known.is_finished && !anew);
-        let mut scrub = known.unwrap_or_else(|| Scrub {
-            version: 1,
-            began_at: self.clock.now().to_string(),
-            ..Scrub::default()
-        });
+        let mut scrub = match self.progress().await? {
+            Some(known) if !known.is_finished && !anew => known,
+            before => Scrub::anew(before, self.clock.now().to_string()),
+        };
         let from_bytes = scrub.bytes;
         let is_spent =
             |scrub: &Scrub| scrub.bytes - from_bytes >= bounds.bytes || began.elapsed() >= bounds.time;
@@ -118,17 +171,29 @@ impl Scrubber {
             let manifest = match self.manifest(unit, number).await {
                 Ok(manifest) => manifest,
                 Err(error) => {
-                    self.fault(&mut scrub, error)?;
+                    let found = self.fault(&mut scrub, error)?;
+                    // Which objects it names can't be told.
+                    let unit = [data_prefix(unit), manifest_prefix(unit)];
+                    let is_of_unit = |key: &str| unit.iter().any(|prefix| key.starts_with(prefix));
+                    scrub.settle(is_of_unit, |key| key != found);
                     (scrub.after, scrub.files_done) = (Some(key), 0);
                     continue;
                 }
             };
+            scrub.settle(|seen| seen == key, |_| false);
             for file in manifest.files.iter().skip(scrub.files_done) {
                 if is_spent(&scrub) {
                     return self.save(scrub).await;
                 }
-                if let Err(error) = self.file(&mut scrub, unit, file, progress).await {
-                    self.fault(&mut scrub, error)?;
+                let is_of_file = |key: &str| key == file.key || key == file.footer_key;
+                match self.file(&mut scrub, unit, file, progress).await {
+                    Ok(is_read) => scrub.settle(is_of_file, |_| !is_read),
+                    Err(error) => {
+                        let found = self.fault(&mut scrub, error)?;
+                        // The footer's copy is read after an object that is sound.
+                        let is_unread = |key: &str| found == file.key && key == file.footer_key;
+                        scrub.settle(is_of_file, is_unread);
+                    }
                 }
                 scrub.files_done += 1;
                 self.save(scrub.clone()).await?;
@@ -137,6 +202,8 @@ impl Scrubber {
             scrub.manifests += 1;
             (scrub.after, scrub.files_done) = (Some(key), 0);
         }
+        // What it did not come to, no manifest names any more.
+        (scrub.known, scrub.known_more) = (Vec::new(), 0);
         scrub.is_finished = true;
         self.save(scrub).await
     }
@@ -147,14 +214,12 @@ impl Scrubber {
         Ok(scrub)
     }
 
-    fn fault(&self, scrub: &mut Scrub, error: ArchiveError) -> Result<(), ArchiveError> {
+    /// Adds what is damaged, and gives its key.
+    fn fault(&self, scrub: &mut Scrub, error: ArchiveError) -> Result<String, ArchiveError> {
         let ArchiveError::Damaged { key, reason, .. } = error else { return Err(error) };
         self.store.metrics.faults.inc();
-        scrub.faults_found += 1;
-        if scrub.faults.len() < FAULTS_MAX {
-            scrub.faults.push(Fault { key, reason });
-        }
-        Ok(())
+        scrub.add(Fault { key: key.clone(), reason });
+        Ok(key)
     }
 
     async fn read(&self, unit: Unit, number: u32) -> Result<Manifest, ArchiveError> {
@@ -173,18 +238,19 @@ impl Scrubber {
         Ok(manifest)
     }
 
+    /// Reads an object and its footer's copy. Whether they could be read: what is frozen can't.
     async fn file(
         &self,
         scrub: &mut Scrub,
         unit: Unit,
         file: &super::manifest::ManifestFile,
         progress: &Progress,
-    ) -> Result<(), ArchiveError> {
+    ) -> Result<bool, ArchiveError> {
         match self.store.availability(&file.key).await? {
             None => return Err(self.store.damaged(&file.key, "it is missing")),
             Some(Availability::Frozen | Availability::Restoring) => {
                 scrub.frozen += 1;
-                return Ok(());
+                return Ok(false);
             }
             Some(Availability::Ready | Availability::Restored { .. }) => {}
         }
@@ -193,7 +259,7 @@ impl Scrubber {
         scrub.rows += file.digest.rows;
         let footer = read_back(&self.store, unit.kind, file, progress).await?;
         match self.store.get(&file.footer_key).await? {
-            Some(copy) if copy == footer => Ok(()),
+            Some(copy) if copy == footer => Ok(true),
             Some(_) => Err(self.store.damaged(&file.footer_key, "it is no copy of its object's footer")),
             None => Err(self.store.damaged(&file.footer_key, "it is missing")),
         }

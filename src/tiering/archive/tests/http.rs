@@ -175,7 +175,7 @@ async fn any_request_of_a_scrub_or_a_restore_may_fail() {
                 cold.move_to(&object.key, StorageClass::Glacier).await;
             }
             let reader = Arc::new(ArchiveReader::new(Arc::new(faulty.clone())));
-            let survey = restore::survey(&reader, &[Kind::Trade], unit.day..=unit.day).await.expect(&told);
+            let survey = restore::survey(&reader, &[Kind::Trade], &[unit.day..=unit.day]).await.expect(&told);
             assert_eq!((survey.ready.len(), survey.frozen.len()), (0, objects.len()), "{told}");
             restore::request(&faulty, &survey.frozen, RestoreTier::Standard, 1, |_| {}).await.expect(&told);
             restore::wait(&faulty, &survey.frozen, Duration::from_millis(10), |_| {}).await.expect(&told);

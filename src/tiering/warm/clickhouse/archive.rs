@@ -144,7 +144,12 @@ impl Inner {
 
     /// Drops the parts on one server that hold nothing but rows that are gone. How many such rows
     /// are left, in parts that hold others as well.
-    async fn drop_parts(&self, node: &Node, unit: Unit, state: &UnitState) -> Result<u64, WarmError> {
+    pub(super) async fn drop_parts(
+        &self,
+        node: &Node,
+        unit: Unit,
+        state: &UnitState,
+    ) -> Result<u64, WarmError> {
         let table = self.names.local(&rows_table(unit.kind));
         let day = day_literal(unit.day);
         for _ in 0..DROP_ROUNDS_MAX {

@@ -90,11 +90,13 @@ pub(super) fn raise(offsets: &mut Vec<u64>, others: &[u64]) {
 }
 
 /// Which rows `drop_rows` may take away: those below `unit`'s offsets, and restores that do not
-/// count any more.
+/// count any more. A restore that was begun after `unit` was read is none of them: whoever drops may
+/// have lost its lease meanwhile.
 pub(super) fn gone(unit: &UnitState) -> String {
     format!(
-        "(epoch < {RESTORED} AND `offset` < {}) OR (epoch >= {RESTORED} AND epoch != {})",
+        "(epoch < {RESTORED} AND `offset` < {}) OR (epoch >= {RESTORED} AND epoch <= {} AND epoch != {})",
         by_partition(&unit.next_offsets),
+        unit.generation,
         unit.restored
     )
 }

@@ -558,6 +558,33 @@ async fn dropping_and_restoring_may_fail_at_any_request() {
     assert!(failed >= 2 * (5 + 8), "{failed}");
 }
 
+#[tokio::test]
+async fn a_drop_that_goes_on_after_its_lease_leaves_a_restore_alone() {
+    use futures_util::{StreamExt, TryStreamExt};
+    let Some(database) = one() else { return };
+    let warm = database.open().await;
+    warm.commit(block(0, 0, 4)).await.unwrap();
+    let mut units = warm.units().await.unwrap().into_iter().map(|info| info.unit);
+    let unit = units.find(|unit| unit.kind == Kind::Gap).unwrap();
+    let rows: Vec<TickBatch> = warm.export(unit, &[0..4]).await.unwrap().try_collect().await.unwrap();
+    let digest = warm.digest(unit, &[0..4]).await.unwrap();
+    let restore = async || {
+        let rows = rows.clone().into_iter().map(Ok);
+        warm.restore(unit, &[4], futures_util::stream::iter(rows).boxed()).await.unwrap();
+    };
+    let node = warm.inner.nodes.current();
+    // Of a day that never came back before, and of one that did.
+    for _ in 0..2 {
+        assert_eq!(warm.drop_rows(unit, &[4]).await.unwrap(), 0);
+        let known = state::read_unit(&warm.inner.nodes, unit).await.unwrap();
+        restore().await;
+        assert_eq!(warm.inner.drop_parts(node, unit, &known).await.unwrap(), 0);
+        assert_eq!(warm.digest(unit, &[0..4]).await.unwrap(), digest);
+    }
+    assert_eq!(warm.drop_rows(unit, &[4]).await.unwrap(), 0);
+    assert_eq!(warm.units().await.unwrap().iter().filter(|info| info.unit == unit).count(), 0);
+}
+
 /// The offsets of gaps that warm and the archive show together; every row of each is there once.
 async fn offsets_of_tiers(warm: &Arc<ClickHouseWarm>, cold: &Arc<DirCold>) -> Vec<u64> {
     use futures_util::TryStreamExt;
