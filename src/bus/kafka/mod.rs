@@ -244,7 +244,7 @@ impl KafkaBus {
     /// Errors: the brokers can't be reached, they refuse who asks, the settings are refused, or the
     /// topic is not fit to be the log, with the reason.
     pub async fn open(config: KafkaBusConfig) -> Result<Arc<Self>, BusError> {
-        let shared = Self::connect(config)?;
+        let shared = Self::connect(config).await?;
         let found = admin::make_or_check(&shared).await?;
         Self::open_found(shared, found).await
     }
@@ -253,13 +253,13 @@ impl KafkaBus {
     ///
     /// Errors: there is no such topic, as [`BusError::Missing`]; or as [`KafkaBus::open`].
     pub async fn open_existing(config: KafkaBusConfig) -> Result<Arc<Self>, BusError> {
-        let shared = Self::connect(config)?;
+        let shared = Self::connect(config).await?;
         let found = admin::check(&shared).await?;
         Self::open_found(shared, found).await
     }
 
-    /// Who can ask the brokers, and knows nothing of the topic yet.
-    fn connect(config: KafkaBusConfig) -> Result<Shared, BusError> {
+    /// Who can ask the brokers, which have answered once, and knows nothing of the topic yet.
+    async fn connect(config: KafkaBusConfig) -> Result<Shared, BusError> {
         let name = format!("topic {} at {}", config.topic, config.brokers);
         let refused = |reason: String| BusError::Failed { path: name.clone(), reason };
         if !(1..=PARTITIONS_MAX).contains(&config.partitions) {
