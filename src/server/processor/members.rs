@@ -39,7 +39,7 @@ struct Worker {
 /// Follows the log's word on whose partitions are whose, until told to stop.
 pub(super) async fn run(
     shared: Arc<Shared>,
-    mut fenced: mpsc::UnboundedReceiver<u16>,
+    mut fenced: mpsc::Receiver<u16>,
 ) -> Result<(), ProcessorError> {
     let mut workers: BTreeMap<u16, Worker> = BTreeMap::new();
     let outcome = follow(&shared, &mut workers, &mut fenced).await;
@@ -56,7 +56,7 @@ pub(super) async fn run(
 async fn follow(
     shared: &Arc<Shared>,
     workers: &mut BTreeMap<u16, Worker>,
-    fenced: &mut mpsc::UnboundedReceiver<u16>,
+    fenced: &mut mpsc::Receiver<u16>,
 ) -> Result<(), ProcessorError> {
     let failed = |source| ProcessorError::Membership { source };
     // What the log says comes before a stop: a processor that is stopped at once drains all the same.

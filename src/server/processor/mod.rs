@@ -321,7 +321,7 @@ struct Shared {
     /// What warm said, while it is tried again.
     warm_away: Mutex<Option<String>>,
     /// Partitions whose worker was fenced.
-    fenced: mpsc::UnboundedSender<u16>,
+    fenced: mpsc::Sender<u16>,
     stop: CancellationToken,
     failed: CancellationToken,
 }
@@ -399,7 +399,8 @@ impl Processor {
     /// returned.
     pub fn start(stores: Stores, config: ProcessorConfig, metrics: ProcessorMetrics) -> Self {
         let partitions = stores.bus.partitions();
-        let (fenced, is_fenced) = mpsc::unbounded_channel();
+        // A partition's worker says it once, and one that comes after it may before that is heard.
+        let (fenced, is_fenced) = mpsc::channel(2 * usize::from(partitions.max(1)));
         let shared = Arc::new(Shared {
             stores,
             config,

@@ -72,7 +72,7 @@ pub(super) async fn run(
             tracing::warn!(partition, %error, "the partition is processed elsewhere");
             shared.set_status(partition, Status::Failed(error.to_string()));
             // Nobody hears it once the processor stops.
-            let _ = shared.fenced.send(partition);
+            let _ = shared.fenced.try_send(partition);
             return Ok(());
         }
         Err(error) => {
