@@ -68,7 +68,7 @@ pub struct Stores {
     _lock: Option<File>,
 }
 
-/// What stores are opened for. Where they are not taken in into, they are not made either.
+/// What stores are opened for. Only who takes in makes what is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
     /// To take in what comes.

@@ -2,18 +2,24 @@
 //!
 //! Where the log has lost its beginning nobody knows any more which of a producer's batches went before,
 //! so that its first records may be repeats of ones that were dropped. Warm tells them apart: it holds
-//! rows of a record that was taken in, and none of a repeat. From the first record that it holds rows of
-//! on, a producer's numbers are known. Records before that one are doubtful, and not counted.
+//! rows of a record that was taken in, and from the first such record on a producer's numbers are known.
+//! A record before that one is a repeat if warm holds the same rows at offsets before the log's beginning,
+//! and was lost if it holds none of them. Where warm has dropped rows of there it is doubtful, and not counted.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
+use futures_util::TryStreamExt;
+
 use super::producers::Producers;
-use super::{Auditor, Event, Finding, Link, Severity};
+use super::{Auditor, Event, Finding, Link, Severity, at};
 use crate::bus::{Bounds, Bus, BusError, BusReader, Record};
-use crate::market::{Gap, NO_SYMBOL, RowDigest, Seq, SymbolTable, Tick, TickBatchBuilder, TradingDay};
+use crate::market::{
+    Gap, NO_SYMBOL, RowDigest, Seq, SymbolTable, Tick, TickBatch, TickBatchBuilder, TimeRange, Timestamp,
+    TradingDay,
+};
 use crate::tiering::state::PartitionState;
-use crate::tiering::warm::{Mark, Unit};
+use crate::tiering::warm::{Mark, Query, Unit, WarmError};
 use crate::wire::record::{Origin, RecordError, RecordView};
 
 /// Bytes of records taken from the log at once.
@@ -33,8 +39,8 @@ const GAPS_MAX: usize = 1_000;
 /// a partition), a feed out of Kafka what it read since it told the brokers last, message by message.
 pub(super) const DOUBTFUL_RECORDS_MAX: u64 = 1_024;
 
-/// Producers whose doubtful records are told.
-const DOUBTFUL_MAX: usize = 1 << 16;
+/// Records of a partition that are passed over, as repeats or doubtful.
+const PASSED_MAX: usize = 1 << 16;
 
 /// The records of a partition in order.
 struct Walk {
@@ -147,8 +153,8 @@ pub(super) struct LogRead {
     pub(super) records: u64,
     /// Records of them that are repeats.
     pub(super) repeats: u64,
-    /// Of each producer the offset below which its records are doubtful.
-    doubtful: BTreeMap<u64, u64>,
+    /// The offsets of records that are not counted though nothing in the log repeats them.
+    passed: HashSet<u64>,
     /// Where doubtful records are, by unit, and how many rows they have.
     pub(super) doubts: BTreeMap<Unit, (Range<u64>, u64)>,
 }
@@ -228,7 +234,7 @@ impl Auditor {
                 pending: BTreeMap::new(),
                 records: 0,
                 repeats: 0,
-                doubtful: BTreeMap::new(),
+                passed: HashSet::new(),
                 doubts: BTreeMap::new(),
             };
             let mut reading = Reading {
@@ -360,11 +366,25 @@ impl Auditor {
             }
             return Ok(());
         }
-        if is_trimmed
-            && !reading.proven.contains(&view.origin.producer)
-            && !self.is_proven(reading, offset, view.origin, &ticks).await
-        {
-            return Ok(());
+        if is_trimmed && !reading.proven.contains(&view.origin.producer) {
+            let standing = self.standing(reading, offset, view.origin, &ticks).await;
+            if standing != Standing::Counts {
+                reading.read.passed.insert(offset);
+            }
+            match standing {
+                Standing::Counts => {}
+                Standing::Repeats => {
+                    reading.read.repeats += 1;
+                    return Ok(());
+                }
+                Standing::Unknown => {
+                    for tick in &ticks {
+                        let doubt = reading.read.doubts.entry(unit_of(tick)).or_insert((offset..offset, 0));
+                        (doubt.0.end, doubt.1) = (offset + 1, doubt.1 + 1);
+                    }
+                    return Ok(());
+                }
+            }
         }
         let read = &mut reading.read;
         read.digests.advance(offset);
@@ -374,21 +394,20 @@ impl Auditor {
         Ok(())
     }
 
-    /// Whether a record counts whose producer may have sent it before the log's beginning: warm holds rows
-    /// of it, or can't tell any more, or too many came before it.
-    async fn is_proven(&self, reading: &mut Reading, offset: u64, origin: Origin, ticks: &[Tick]) -> bool {
+    /// What a record is whose producer may have sent it before the log's beginning. It counts where warm
+    /// holds rows of it, or can't tell any more, or too many came before it.
+    async fn standing(&self, reading: &mut Reading, offset: u64, origin: Origin, ticks: &[Tick]) -> Standing {
         let asked = reading.asked.entry(origin.producer).or_default();
         *asked += 1;
         if *asked > DOUBTFUL_RECORDS_MAX {
             reading.asked.remove(&origin.producer);
             reading.proven.insert(origin.producer);
-            return true;
+            return Standing::Counts;
         }
         let offsets = of_partition(reading.partition, offset..offset + 1);
-        let mut rows: BTreeMap<Unit, u64> = BTreeMap::new();
-        ticks.iter().for_each(|tick| *rows.entry(unit_of(tick)).or_default() += 1);
+        let units: BTreeSet<Unit> = ticks.iter().map(unit_of).collect();
         let mut is_known = false;
-        for unit in rows.keys() {
+        for unit in &units {
             if self.is_dropped(*unit, reading.partition, offset) {
                 is_known = true;
                 continue;
@@ -399,21 +418,61 @@ impl Auditor {
                 Ok(_) | Err(_) => {
                     reading.asked.remove(&origin.producer);
                     reading.proven.insert(origin.producer);
-                    return true;
+                    return Standing::Counts;
                 }
             }
         }
         // An empty record takes nothing in, and rows that warm has dropped are held against the
         // archive alone, which can't be done with a part of them.
-        if is_known || rows.is_empty() || reading.read.doubtful.len() >= DOUBTFUL_MAX {
-            return true;
+        if is_known || units.is_empty() || reading.read.passed.len() >= PASSED_MAX {
+            return Standing::Counts;
         }
-        reading.read.doubtful.insert(origin.producer, offset + 1);
-        for (unit, count) in rows {
-            let (range, sum) = reading.read.doubts.entry(unit).or_insert((offset..offset, 0));
-            (range.end, *sum) = (offset + 1, *sum + count);
+        let repeated = self.repeated(reading.partition, reading.read.offsets.start, ticks).await;
+        repeated.unwrap_or(Standing::Unknown)
+    }
+
+    /// Whether warm holds rows like `ticks` in `partition` before the log's beginning, `first`: all of a
+    /// record that is a repeat, whose first is there, and none of one that is not.
+    async fn repeated(&self, partition: u16, first: u64, ticks: &[Tick]) -> Result<Standing, WarmError> {
+        let (mut builder, mut table) = (TickBatchBuilder::new(partition), SymbolTable::default());
+        for (index, tick) in (0..).zip(ticks) {
+            let symbol = tick.symbol().map_or(NO_SYMBOL, |symbol| table.intern(symbol));
+            builder.push(symbol, Seq { partition, offset: first, index }, tick);
         }
-        false
+        let hash = |batch: &TickBatch, row: usize| batch.slice(row..row + 1).digest().sum;
+        let (mut found, mut missing, mut is_dropped) = (0_u64, 0_u64, false);
+        for (day, batch) in builder.finish(&table) {
+            let unit = Unit { day, kind: batch.kind() };
+            let mut wanted: HashMap<u64, u64> = HashMap::new();
+            (0..batch.len()).for_each(|row| *wanted.entry(hash(&batch, row)).or_default() += 1);
+            let of_unit = ticks.iter().filter(|tick| unit_of(tick) == unit);
+            let symbols: Option<BTreeSet<_>> = of_unit.map(Tick::symbol).collect();
+            let RowDigest { ts_min, ts_max, .. } = batch.digest();
+            let range = TimeRange {
+                from: Timestamp::from_nanos(ts_min),
+                to: Timestamp::from_nanos(ts_max).saturating_add_nanos(1),
+            };
+            let symbols = symbols.map(|symbols| symbols.into_iter().collect());
+            let mut scan = self.warm.scan(&Query::new(unit.kind, symbols, range)).await?;
+            let dropped = scan.dropped.get(&day).map_or(0, |offsets| at(offsets, partition));
+            is_dropped |= dropped > 0 && !scan.restored.contains(&day);
+            while let Some(batch) = scan.rows.try_next().await? {
+                let Ok(keys) = batch.keys() else { return Ok(Standing::Unknown) };
+                let places = keys.partitions().iter().zip(keys.offsets());
+                let before = places.enumerate().filter(|(_, at)| *at.0 == partition && *at.1 < first);
+                for (row, _) in before {
+                    if let Some(left) = wanted.get_mut(&hash(&batch, row)).filter(|left| **left > 0) {
+                        (*left, found) = (*left - 1, found + 1);
+                    }
+                }
+            }
+            missing += wanted.values().sum::<u64>();
+        }
+        Ok(match (found, missing) {
+            (_, 0) => Standing::Repeats,
+            (0, _) if !is_dropped => Standing::Counts,
+            _ => Standing::Unknown,
+        })
     }
 
     /// Digests of a unit's rows in the stretches between `cuts`, of records that were read before as
@@ -438,9 +497,8 @@ impl Auditor {
                 }
                 for record in records {
                     let Ok(view) = RecordView::parse(&record.bytes) else { continue };
-                    let is_doubtful =
-                        read.doubtful.get(&view.origin.producer).is_some_and(|until| record.offset < *until);
-                    if !state.admit(view.origin) || is_doubtful || record.offset < *first {
+                    let is_passed = read.passed.contains(&record.offset);
+                    if !state.admit(view.origin) || is_passed || record.offset < *first {
                         continue;
                     }
                     digests.advance(record.offset);
@@ -515,6 +573,17 @@ impl Auditor {
         }
         Ok(None)
     }
+}
+
+/// What a record is, of which nobody knows whether its producer sent it before the log's beginning.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It is to be in warm.
+    Counts,
+    /// Warm took it in before, at an offset that the log has dropped.
+    Repeats,
+    /// Warm no longer has what would tell.
+    Unknown,
 }
 
 /// A partition being read.

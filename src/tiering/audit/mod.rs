@@ -417,7 +417,8 @@ impl Auditor {
                 partition: Some(partition),
                 offsets: Some(doubtful.clone()),
                 what: format!(
-                    "{rows} rows of records that may repeat ones which the log has dropped: warm holds none of them"
+                    "{rows} rows of records that may repeat ones which the log has dropped: warm holds none of them, \
+                     and no longer all that came before them"
                 ),
                 next: "nothing, if a feed sent batches again at that time; the log can't tell any more".to_owned(),
             });
