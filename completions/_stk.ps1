@@ -116,7 +116,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
         'stk;archive;run' {
             [CompletionResult]::new('--before', '--before', [CompletionResultType]::ParameterName, 'Copy the days before this one, whatever their age')
             [CompletionResult]::new('--kind', '--kind', [CompletionResultType]::ParameterName, 'Copy and drop these kinds alone')
-            [CompletionResult]::new('--limit-bandwidth', '--limit-bandwidth', [CompletionResultType]::ParameterName, 'Bytes a second to and from the archive, at most: 20MB')
+            [CompletionResult]::new('--limit-bandwidth', '--limit-bandwidth', [CompletionResultType]::ParameterName, 'Bytes of data objects a second to and from the archive, at most: 20MB')
             [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
             [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or `s3://bucket/prefix` that is the archive')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
@@ -153,7 +153,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
         'stk;archive;verify' {
             [CompletionResult]::new('--bytes', '--bytes', [CompletionResultType]::ParameterName, 'End after so many bytes, with the object in which they are reached: 10GB')
             [CompletionResult]::new('--time', '--time', [CompletionResultType]::ParameterName, 'End after so long, with the object in which it is reached: 30m')
-            [CompletionResult]::new('--limit-bandwidth', '--limit-bandwidth', [CompletionResultType]::ParameterName, 'Bytes a second from the archive, at most: 20MB')
+            [CompletionResult]::new('--limit-bandwidth', '--limit-bandwidth', [CompletionResultType]::ParameterName, 'Bytes of data objects a second from the archive, at most: 20MB')
             [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
             [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or `s3://bucket/prefix` that is the archive')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')

@@ -107,7 +107,7 @@ set edit:completion:arg-completer[stk] = {|@words|
         &'stk;archive;run'= {
             cand --before 'Copy the days before this one, whatever their age'
             cand --kind 'Copy and drop these kinds alone'
-            cand --limit-bandwidth 'Bytes a second to and from the archive, at most: 20MB'
+            cand --limit-bandwidth 'Bytes of data objects a second to and from the archive, at most: 20MB'
             cand --data 'Data directory, which no server may have open'
             cand --url 'Directory or `s3://bucket/prefix` that is the archive'
             cand --config 'Configuration file'
@@ -141,7 +141,7 @@ set edit:completion:arg-completer[stk] = {|@words|
         &'stk;archive;verify'= {
             cand --bytes 'End after so many bytes, with the object in which they are reached: 10GB'
             cand --time 'End after so long, with the object in which it is reached: 30m'
-            cand --limit-bandwidth 'Bytes a second from the archive, at most: 20MB'
+            cand --limit-bandwidth 'Bytes of data objects a second from the archive, at most: 20MB'
             cand --data 'Data directory, which no server may have open'
             cand --url 'Directory or `s3://bucket/prefix` that is the archive'
             cand --config 'Configuration file'

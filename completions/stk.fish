@@ -99,7 +99,7 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_sub
 complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "lifecycle" -d 'Show or set at which age archived days go to Glacier and Deep Archive'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l before -d 'Copy the days before this one, whatever their age' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l kind -d 'Copy and drop these kinds alone' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l limit-bandwidth -d 'Bytes a second to and from the archive, at most: 20MB' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l limit-bandwidth -d 'Bytes of data objects a second to and from the archive, at most: 20MB' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l data -d 'Data directory, which no server may have open' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l config -d 'Configuration file' -r -F
@@ -124,7 +124,7 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l bytes -d 'End after so many bytes, with the object in which they are reached: 10GB' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l time -d 'End after so long, with the object in which it is reached: 30m' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l limit-bandwidth -d 'Bytes a second from the archive, at most: 20MB' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l limit-bandwidth -d 'Bytes of data objects a second from the archive, at most: 20MB' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l data -d 'Data directory, which no server may have open' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l config -d 'Configuration file' -r -F

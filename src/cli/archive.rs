@@ -83,7 +83,7 @@ struct RunArgs {
     /// Copy and drop these kinds alone
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
     kind: Vec<Kind>,
-    /// Bytes a second to and from the archive, at most: 20MB
+    /// Bytes of data objects a second to and from the archive, at most: 20MB
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     limit_bandwidth: Option<u64>,
 }
@@ -112,7 +112,7 @@ struct VerifyArgs {
     /// Begin anew
     #[arg(long)]
     restart: bool,
-    /// Bytes a second from the archive, at most: 20MB
+    /// Bytes of data objects a second from the archive, at most: 20MB
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     limit_bandwidth: Option<u64>,
 }

@@ -63,6 +63,14 @@ fn a_day_goes_into_the_archive_and_is_found_there() {
     assert!(table.contains("ticks/kind=quote/date="), "{table}");
     let scrub = json(&home, &["archive", "verify", "--data", &data, "--json"]);
     assert_eq!((&scrub["is_finished"], &scrub["rows"]), (&true.into(), &TICKS.into()), "{scrub}");
+    // In a pipe each unit is told of in a line.
+    let rest = home.stk(&["archive", "run", "--data", &data]).env("STK_ARCHIVE_SETTLE_MINUTES", "0").output();
+    let said = String::from_utf8(rest.expect("the binary runs").stderr).expect("text");
+    assert!(
+        said.contains("bar of ") && said.contains(": copy, ") && said.contains(" rows: archived (1 of "),
+        "{said}"
+    );
+    assert!(said.contains(" rows: dropped from warm ("), "{said}");
     // A flipped bit is found, and told by the exit code.
     let key = manifest["files"][0]["key"].as_str().expect("a key");
     let path = home.path("data/cold").join(key);
@@ -72,6 +80,10 @@ fn a_day_goes_into_the_archive_and_is_found_there() {
     let verify = home.run(&["archive", "verify", "--data", &data]);
     assert!(verify.starts_with("exit: 1\n") && verify.contains(key), "{verify}");
     assert!(verify.contains("1 object damaged or missing"), "{verify}");
+    // The next one begins with the bars, and has not forgotten it.
+    let begun = home.run(&["archive", "verify", "--bytes", "1", "--data", &data]);
+    assert!(begun.starts_with("exit: 1\n") && begun.contains(key), "{begun}");
+    assert!(begun.contains("(found before, not read again yet)"), "{begun}");
 }
 
 /// The interpreter with DuckDB, polars and pyarrow that `scripts/test` prepares.

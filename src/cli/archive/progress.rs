@@ -73,15 +73,7 @@ impl Shown {
                 Event::Failed { error, .. } => {
                     let _ = shown.bars.println(format!("error: {error}"));
                 }
-                Event::Done { planned } if !shown.is_terminal => {
-                    let rows = grouped(planned.rows);
-                    say(format_args!(
-                        "{}, {rows} rows: done ({} of {})",
-                        head(planned),
-                        tally.units_done,
-                        tally.units
-                    ));
-                }
+                Event::Done { planned } if !shown.is_terminal => say(tally.line(planned)),
                 _ => {}
             }
             shown.now.set_message(tally.phase());
@@ -170,6 +162,18 @@ impl Tally {
         format!("{} of {} rows written", grouped(written), grouped(self.rows))
     }
 
+    /// That a unit is done, by the step it has come to.
+    fn line(&self, planned: Planned) -> String {
+        let became = match self.step {
+            "committed" => "archived",
+            "dropped" => "dropped from warm",
+            // Rows in it are to change yet, or share a file with others, or its copy failed.
+            _ => "left to a later run",
+        };
+        let rows = grouped(planned.rows);
+        format!("{}, {rows} rows: {became} ({} of {})", head(planned), self.units_done, self.units)
+    }
+
     fn phase(&self) -> String {
         let Some(unit) = self.unit else { return String::new() };
         let doing = match self.step {
@@ -224,6 +228,11 @@ mod tests {
         assert_eq!(tally.phase(), "trade of 2026-11-20: drop (3 of 3): looking at it");
         tally.take(&step("dropping"));
         assert_eq!(tally.phase(), "trade of 2026-11-20: drop (3 of 3): dropping");
+        tally.take(&Event::Done { planned: drop });
+        let line = |became| format!("trade of 2026-11-20: drop, 1,000 rows: {became} (3 of 3)");
+        assert_eq!(tally.line(drop), line("left to a later run"));
+        tally.take(&step("dropped"));
+        assert_eq!(tally.line(drop), line("dropped from warm"));
     }
 
     #[test]

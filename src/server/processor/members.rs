@@ -37,10 +37,7 @@ struct Worker {
 }
 
 /// Follows the log's word on whose partitions are whose, until told to stop.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    mut fenced: mpsc::Receiver<u16>,
-) -> Result<(), ProcessorError> {
+pub(super) async fn run(shared: Arc<Shared>, mut fenced: mpsc::Receiver<u16>) -> Result<(), ProcessorError> {
     let mut workers: BTreeMap<u16, Worker> = BTreeMap::new();
     let outcome = follow(&shared, &mut workers, &mut fenced).await;
     if let Err(error) = &outcome {

@@ -64,7 +64,8 @@ pub struct ArchiveOptions {
     pub keep_days: u32,
     /// How old what no manifest names must be before it is removed.
     pub grace: Duration,
-    /// Bytes a second to and from the store, at most.
+    /// Bytes a second to and from the store, at most: what is written, and data objects that are read.
+    /// Manifests and notes that are read are small, and those of a lease must not wait.
     pub bandwidth: Option<u64>,
     /// How long a lease lasts that is not renewed.
     pub lease: Duration,

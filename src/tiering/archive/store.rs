@@ -83,7 +83,7 @@ impl Store {
         self.put(key, json(value)).await
     }
 
-    /// The object; `None` if there is none.
+    /// The object; `None` if there is none. For small ones: it does not wait until bytes may flow.
     pub(super) async fn get(&self, key: &str) -> Result<Option<Bytes>, ColdError> {
         match self.again(|| self.cold.get(key)).await {
             Ok(bytes) => Ok(Some(bytes)),

@@ -564,26 +564,26 @@ async fn a_drop_that_goes_on_after_its_lease_leaves_a_restore_alone() {
     let Some(database) = one() else { return };
     let warm = database.open().await;
     warm.commit(block(0, 0, 4)).await.unwrap();
+    warm.commit(block(1, 0, 4)).await.unwrap();
+    let (whole, next) = ([0..4, 0..4], [4, 4]);
     let mut units = warm.units().await.unwrap().into_iter().map(|info| info.unit);
     let unit = units.find(|unit| unit.kind == Kind::Gap).unwrap();
-    let all = 0..4;
-    let rows: Vec<TickBatch> =
-        warm.export(unit, std::slice::from_ref(&all)).await.unwrap().try_collect().await.unwrap();
-    let digest = warm.digest(unit, std::slice::from_ref(&all)).await.unwrap();
+    let rows: Vec<TickBatch> = warm.export(unit, &whole).await.unwrap().try_collect().await.unwrap();
+    let digest = warm.digest(unit, &whole).await.unwrap();
     let restore = async || {
         let rows = rows.clone().into_iter().map(Ok);
-        warm.restore(unit, &[4], futures_util::stream::iter(rows).boxed()).await.unwrap();
+        warm.restore(unit, &next, futures_util::stream::iter(rows).boxed()).await.unwrap();
     };
     let node = warm.inner.nodes.current();
     // Of a day that never came back before, and of one that did.
     for _ in 0..2 {
-        assert_eq!(warm.drop_rows(unit, &[4]).await.unwrap(), 0);
+        assert_eq!(warm.drop_rows(unit, &next).await.unwrap(), 0);
         let known = state::read_unit(&warm.inner.nodes, unit).await.unwrap();
         restore().await;
         assert_eq!(warm.inner.drop_parts(node, unit, &known).await.unwrap(), 0);
-        assert_eq!(warm.digest(unit, std::slice::from_ref(&all)).await.unwrap(), digest);
+        assert_eq!(warm.digest(unit, &whole).await.unwrap(), digest);
     }
-    assert_eq!(warm.drop_rows(unit, &[4]).await.unwrap(), 0);
+    assert_eq!(warm.drop_rows(unit, &next).await.unwrap(), 0);
     assert_eq!(warm.units().await.unwrap().iter().filter(|info| info.unit == unit).count(), 0);
 }
 
