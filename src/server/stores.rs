@@ -89,7 +89,7 @@ impl Stores {
     /// or added to. Hot is not asked, and not opened.
     ///
     /// Errors: the data directory holds nothing, as [`NodeError::NoStore`]; there is no such topic or database,
-    /// as [`BusError::Missing`] and [`WarmError::Missing`]; or as [`Stores::open`].
+    /// as [`crate::bus::BusError::Missing`] and [`WarmError::Missing`]; or as [`Stores::open`].
     pub async fn open_existing(config: &Config) -> Result<Self, NodeError> {
         Self::open_for(config, Use::Ask).await
     }
