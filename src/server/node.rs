@@ -516,9 +516,9 @@ impl Node {
         let mut stopping = pin!(stopping);
         let stopped = tokio::select! {
             stopped = &mut stopping => stopped,
-            reason = stores.give_up_log() => {
-                // Whoever waited for the log ends now, with an error that says less.
-                let _ = stopping.await;
+            reason = stores.log_away() => {
+                // Whoever waited for the log ends now, if with an error with one that says less.
+                let ((), _) = tokio::join!(stores.give_up_log(), stopping);
                 Err(NodeError::LogAway { reason })
             }
         };

@@ -305,9 +305,9 @@ impl Stores {
         ]
     }
 
-    /// Ends the log once it could not be reached for 15 seconds, so that nobody waits for it any
-    /// longer: why not. For who stops; a log on disk is always there. Cancel-safe.
-    pub async fn give_up_log(&self) -> String {
+    /// Resolves once the log could not be reached for 15 seconds: why not. A log on disk is always
+    /// there. Cancel-safe.
+    pub async fn log_away(&self) -> String {
         let Log::Kafka(bus) = &self.log else { return std::future::pending().await };
         let mut outages = bus.outages();
         loop {
@@ -315,10 +315,15 @@ impl Stores {
             let _ = outages.wait_for(Option::is_some).await;
             let back = outages.wait_for(Option::is_none);
             if tokio::time::timeout(KAFKA_AWAY_MAX, back).await.is_err() {
-                let reason = bus.ready().err().unwrap_or_else(|| format!("{} is away", bus.name()));
-                bus.close(Duration::ZERO).await;
-                return reason;
+                return bus.ready().err().unwrap_or_else(|| format!("{} is away", bus.name()));
             }
+        }
+    }
+
+    /// Ends a log that is away, so that nobody waits for it any longer: what was not delivered fails.
+    pub async fn give_up_log(&self) {
+        if let Log::Kafka(bus) = &self.log {
+            bus.close(Duration::ZERO).await;
         }
     }
 
