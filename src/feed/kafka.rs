@@ -65,7 +65,7 @@ const NUMBERS_AGAIN_MESSAGES: u64 = 8_192;
 const AGAIN_WAITING_MAX: usize = 256;
 
 /// A partition of one of the topics, by their order in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Key {
     topic: u16,
     partition: u16,
@@ -110,7 +110,8 @@ pub struct KafkaFeed {
     reading: Reading,
     dead: DeadLetters,
     lines: BTreeMap<Key, Line>,
-    trackers: HashMap<String, SequenceTracker>,
+    /// By partition, symbol where each has its own numbers, and line.
+    trackers: HashMap<(Key, Option<Symbol>, String), SequenceTracker>,
     /// Batches that are whole, to be handed out before anything else. Only
     /// [`KafkaFeed::finish_batch`] adds to them, so that nothing overtakes.
     whole: VecDeque<Batch>,
@@ -299,7 +300,7 @@ impl KafkaFeed {
         let Ok(mapped) = self.config.decode(payload, envelope, now) else { return };
         for mapped in mapped {
             let Mapped::Tick(tick, Some(numbered)) = mapped else { continue };
-            let Some((tracker, _)) = self.tracker(key, &tick, &numbered) else { continue };
+            let Some(tracker) = self.tracker(key, &tick, &numbered.line) else { continue };
             // A hole that was old by its messages' own time has been told.
             tracker.observe(0, numbered.sequence, 1, envelope.ts.unwrap_or(now), &mut |_| {});
         }
@@ -469,22 +470,28 @@ impl KafkaFeed {
         recv_ts: Timestamp,
         ticks: &mut Vec<Tick>,
     ) -> bool {
-        let symbol = self.numbered_symbol(tick);
-        let Some((tracker, source)) = self.tracker(key, tick, numbered) else { return true };
+        let Some(tracker) = self.tracker(key, tick, &numbered.line) else { return true };
         let before = tracker.counts();
-        let ts = tick.ts();
-        let mut tell = |event: Event| {
+        let mut events = Vec::new();
+        let verdict =
+            tracker.observe(0, numbered.sequence, 1, recv_ts, &mut |event: Event| events.push(event));
+        let counts = tracker.counts();
+        self.metrics.missed.inc_by(counts.missed - before.missed);
+        self.metrics.duplicates.inc_by(counts.duplicates - before.duplicates);
+        for event in events {
             let (kind, first, last) = match event {
                 Event::Missed(span) => (GapKind::Missed, span.first, span.last),
                 Event::Reset(first) => (GapKind::Reset, first, 0),
             };
-            let source = source.as_str().into();
-            ticks.push(Tick::Gap(Box::new(Gap { symbol, ts, recv_ts, kind, source, first, last })));
-        };
-        let verdict = tracker.observe(0, numbered.sequence, 1, recv_ts, &mut tell);
-        let counts = tracker.counts();
-        self.metrics.missed.inc_by(counts.missed - before.missed);
-        self.metrics.duplicates.inc_by(counts.duplicates - before.duplicates);
+            let mut source = format!("kafka/{}/{}", self.topic(key), key.partition);
+            if !numbered.line.is_empty() {
+                source.push('/');
+                source.push_str(&line_name(&numbered.line));
+            }
+            let (symbol, source) = (self.numbered_symbol(tick), source.into());
+            let gap = Gap { symbol, ts: tick.ts(), recv_ts, kind, source, first, last };
+            ticks.push(Tick::Gap(Box::new(gap)));
+        }
         verdict != Verdict::Stale
     }
 
@@ -493,25 +500,13 @@ impl KafkaFeed {
         tick.symbol().filter(|_| self.config.per == Some(Per::Symbol))
     }
 
-    /// What follows the numbers of a tick, and the source's name in gaps; `None` where too many are
-    /// followed.
-    fn tracker(
-        &mut self,
-        key: Key,
-        tick: &Tick,
-        numbered: &Numbered,
-    ) -> Option<(&mut SequenceTracker, String)> {
-        let mut source = format!("kafka/{}/{}", self.topic(key), key.partition);
-        if !numbered.line.is_empty() {
-            source.push_str(&format!("/{}", numbered.line.chars().take(64).collect::<String>()));
-        }
-        let symbol = self.numbered_symbol(tick);
-        let name = symbol.map_or_else(|| source.clone(), |symbol| format!("{source} {symbol}"));
-        if self.trackers.len() >= TRACKERS_MAX && !self.trackers.contains_key(&name) {
+    /// What follows the numbers of a tick; `None` where too many are followed.
+    fn tracker(&mut self, key: Key, tick: &Tick, line: &str) -> Option<&mut SequenceTracker> {
+        let numbers = (key, self.numbered_symbol(tick), line_name(line));
+        if self.trackers.len() >= TRACKERS_MAX && !self.trackers.contains_key(&numbers) {
             return None;
         }
-        let tracker = self.trackers.entry(name).or_insert_with(|| SequenceTracker::new(None));
-        Some((tracker, source))
+        Some(self.trackers.entry(numbers).or_insert_with(|| SequenceTracker::new(None)))
     }
 
     /// Has the batch being filled handed out.
@@ -597,6 +592,11 @@ impl KafkaFeed {
         self.commit();
         Ok(())
     }
+}
+
+/// A line's name, as much of it as is looked at; the common one of none takes no memory.
+fn line_name(line: &str) -> String {
+    line.chars().take(64).collect()
 }
 
 /// What a message says beside its payload.
