@@ -518,7 +518,10 @@ impl Node {
             stopped = &mut stopping => stopped,
             reason = stores.log_away() => {
                 // Whoever waited for the log ends now, if with an error with one that says less.
-                let ((), _) = tokio::join!(stores.give_up_log(), stopping);
+                let ((), ended) = tokio::join!(stores.give_up_log(), stopping);
+                if let Err(error) = ended {
+                    tracing::warn!(%error, "not everything ended in good order");
+                }
                 Err(NodeError::LogAway { reason })
             }
         };

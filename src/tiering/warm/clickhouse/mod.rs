@@ -183,7 +183,8 @@ impl ClickHouseWarm {
     /// Connects to a database that is there, and makes and migrates nothing.
     ///
     /// Errors: there is no such database, or none of `stk`'s, as [`WarmError::Missing`]; the schema is an
-    /// older or a later one; the server can't be reached.
+    /// older or a later one; the server can't be reached; there are several servers that don't make one
+    /// store.
     pub async fn open_existing(options: &ClickHouseOptions) -> Result<Arc<Self>, WarmError> {
         let (mut nodes, names, metrics) = Self::connect(options)?;
         schema::check(&mut nodes, &names).await?;

@@ -154,8 +154,10 @@ async fn found(node: &Node, names: &Names) -> Result<Option<u32>, WarmError> {
 
 /// Makes sure that the database is there, of this program's version; makes nothing.
 ///
-/// Errors: it is not there, as [`WarmError::Missing`]; its version is another one.
+/// Errors: it is not there, as [`WarmError::Missing`]; its version is another one; a shard has several
+/// replicas.
 pub(super) async fn check(nodes: &mut Nodes, names: &Names) -> Result<(), WarmError> {
+    refuse_replicas_of_cluster(nodes, names).await?;
     for node in nodes.all() {
         let place = format!("database {} at {}", names.database, node.url());
         match found(node, names).await? {
@@ -167,6 +169,7 @@ pub(super) async fn check(nodes: &mut Nodes, names: &Names) -> Result<(), WarmEr
             }
         }
     }
+    refuse_replicas_of_tables(nodes, names).await?;
     nodes.use_database(&names.database);
     Ok(())
 }
@@ -189,12 +192,7 @@ fn check_version(database: &str, found: u32, version: u32) -> Result<(), String>
 /// replicas.
 pub(super) async fn migrate(nodes: &mut Nodes, names: &Names) -> Result<(), WarmError> {
     let database = identifier(&names.database);
-    if let Some(cluster) = &names.cluster {
-        // By each server's own configuration: by that it forwards what it is sent.
-        let sql =
-            format!("SELECT max(replica_num) FROM system.clusters WHERE cluster = {}", literal(cluster));
-        refuse_replicas(nodes, &sql).await?;
-    }
+    refuse_replicas_of_cluster(nodes, names).await?;
     let mut missing = Vec::new();
     // Before anything is made, so that who only reads needs no right to.
     for node in nodes.all() {
@@ -221,13 +219,25 @@ pub(super) async fn migrate(nodes: &mut Nodes, names: &Names) -> Result<(), Warm
             node.insert_rows("stk_schema", Some(&format!("schema:{number}")), &[row]).await?;
         }
     }
-    if names.keeper_path.is_some() {
-        // The keeper knows of servers that nobody has named here, once there are tables.
-        let database = literal(&names.database);
-        let sql = format!("SELECT max(total_replicas) FROM system.replicas WHERE database = {database}");
-        refuse_replicas(nodes, &sql).await?;
+    refuse_replicas_of_tables(nodes, names).await
+}
+
+/// By each server's own configuration: by that it forwards what it is sent.
+async fn refuse_replicas_of_cluster(nodes: &Nodes, names: &Names) -> Result<(), WarmError> {
+    let Some(cluster) = &names.cluster else { return Ok(()) };
+    let cluster = literal(cluster);
+    refuse_replicas(nodes, &format!("SELECT max(replica_num) FROM system.clusters WHERE cluster = {cluster}"))
+        .await
+}
+
+/// The keeper knows of servers that nobody has named here, once there are tables.
+async fn refuse_replicas_of_tables(nodes: &Nodes, names: &Names) -> Result<(), WarmError> {
+    if names.keeper_path.is_none() {
+        return Ok(());
     }
-    Ok(())
+    let database = literal(&names.database);
+    let sql = format!("SELECT max(total_replicas) FROM system.replicas WHERE database = {database}");
+    refuse_replicas(nodes, &sql).await
 }
 
 /// Refuses servers of which `sql` says that a shard has several: see "Replicas" in the module's
