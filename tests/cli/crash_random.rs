@@ -17,6 +17,7 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use stk::client::ingest::IngestClient;
 use stk::feed::sim::{Sim, SimConfig};
 use stk::market::Tick;
+use tokio::sync::Notify;
 
 use super::crash::{PRODUCER, Row, day};
 use super::kill::{hash, seed, stored};
@@ -95,14 +96,17 @@ struct Archiving {
     running: Arc<Mutex<Option<Child>>>,
     enough: Arc<AtomicBool>,
     finished: Arc<AtomicU64>,
+    /// Told of each run that begins.
+    begun: Arc<Notify>,
 }
 
 impl Archiving {
     fn start(command: impl Fn() -> Command + Send + 'static) -> Self {
         let (running, finished) = (Arc::new(Mutex::new(None::<Child>)), Arc::new(AtomicU64::new(0)));
-        let enough = Arc::new(AtomicBool::new(false));
+        let (enough, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
         tokio::spawn({
-            let (running, finished, enough) = (running.clone(), finished.clone(), enough.clone());
+            let (running, finished) = (running.clone(), finished.clone());
+            let (enough, begun) = (enough.clone(), begun.clone());
             async move {
                 let mut looks = tokio::time::interval(Duration::from_millis(50));
                 loop {
@@ -112,7 +116,10 @@ impl Archiving {
                         return;
                     }
                     match child.as_mut().map(|child| child.try_wait().expect("it is ours")) {
-                        None => *child = Some(command().spawn().expect("the binary runs")),
+                        None => {
+                            *child = Some(command().spawn().expect("the binary runs"));
+                            begun.notify_one();
+                        }
                         Some(Some(status)) => {
                             finished.fetch_add(u64::from(status.success()), Ordering::AcqRel);
                             *child = None;
@@ -122,7 +129,7 @@ impl Archiving {
                 }
             }
         });
-        Self { running, enough, finished }
+        Self { running, enough, finished, begun }
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
@@ -262,8 +269,7 @@ async fn whatever_is_killed_under_load_what_was_accepted_stands_in_history_once(
             }
             "archiver" => {
                 while !archiving.kill() {
-                    // The next run begins at once.
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    archiving.begun.notified().await;
                 }
             }
             name => {
