@@ -210,6 +210,10 @@ pub fn is_final(code: RDKafkaErrorCode) -> bool {
     )
 }
 
+/// What librdkafka says where a listener has hung up: which of them, hangs on whether it was about to
+/// read or to write then.
+const HUNG_UP: [&str; 3] = ["Disconnected", "Receive failed", "Send failed"];
+
 /// Why brokers do not serve a client, out of what it calls back.
 #[derive(Clone, Debug, Default)]
 pub struct Trouble(Arc<Mutex<Told>>);
@@ -253,7 +257,7 @@ impl Trouble {
         let advice = if told.is_refusal {
             "; the broker does not take this client's certificate, or that it has none: check \
              `ssl.certificate.location` and `ssl.key.location`"
-        } else if reason.contains("Disconnected") {
+        } else if HUNG_UP.iter().any(|words| reason.contains(words)) {
             "; if that goes on, check the port and `security.protocol`: listeners of another protocol hang up"
         } else {
             ""
@@ -550,8 +554,14 @@ mod tests {
         assert_eq!(told(), (advice.to_owned(), true));
         trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: Connect to ipv4#b:1 failed: Connection refused");
         assert!(!told().1, "it may be back with another login");
-        trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: Disconnected: connection closed by peer");
-        assert!(told().0.contains("check the port and `security.protocol`"));
+        for hung_up in [
+            "Disconnected: connection closed by peer",
+            "Receive failed: Connection reset by peer",
+            "Send failed: Broken pipe (after 0ms in state UP)",
+        ] {
+            trouble.logged("FAIL", &format!("[thrd:b:1/1]: b:1/1: {hung_up}"));
+            assert!(told().0.contains("check the port and `security.protocol`"), "{hung_up}");
+        }
         trouble.logged("FAIL", "[thrd:b:1/1]: b:1/1: Receive failed: bad certificate: SSL alert number 42");
         assert!(told().0.contains("`ssl.certificate.location`") && told().1);
         trouble.clear();
