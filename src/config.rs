@@ -162,7 +162,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "processor.rows_max",
         shape: Shape::Count(0, 100_000_000),
         default: "0",
-        doc: "Rows held in memory, all partitions together, before they go to warm. 0: 500000, and 2000000 \
+        doc: "Rows held in memory, all partitions together, before they go to warm. 0: 500000, and 4000000 \
               where warm is ClickHouse, which takes few large inserts better than many small ones.",
     },
     Setting {
@@ -552,7 +552,7 @@ impl Resolved {
                 grace: Duration::from_hours(self.count("archive.grace_hours")),
             },
             rows_max: match self.count("processor.rows_max") as usize {
-                0 if self.optional("warm.clickhouse_url").is_some() => 2_000_000,
+                0 if self.optional("warm.clickhouse_url").is_some() => 4_000_000,
                 0 => 500_000,
                 rows => rows,
             },
@@ -852,7 +852,7 @@ mod tests {
     fn blocks_are_larger_where_warm_is_clickhouse() {
         let rows = |text: &str| from_file(text).unwrap().config().rows_max;
         let clickhouse = "[warm]\nclickhouse_url = \"http://127.0.0.1:8123\"\n";
-        assert_eq!((rows(""), rows(clickhouse)), (500_000, 2_000_000));
+        assert_eq!((rows(""), rows(clickhouse)), (500_000, 4_000_000));
         assert_eq!(rows(&format!("{clickhouse}[processor]\nrows_max = 1000\n")), 1_000);
     }
 
