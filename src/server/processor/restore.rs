@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 
 use super::rebuild::for_rows;
 use super::{ProcessorError, Shared};
-use crate::bus::{Bounds, BusError, BusReader};
+use crate::bus::{Bounds, BusError};
 use crate::fail;
 use crate::market::{Kind, Seq, Symbol, Tick, TimeRange, Timestamp};
 use crate::tiering::hot::{HotUpdates, RECENT_TICKS};
@@ -30,23 +30,20 @@ pub(super) async fn hot(
 ) -> Result<(), ProcessorError> {
     let begun = shared.stores.hot.begin(partition, bounds, to).await;
     let has_all = begun.map_err(|source| ProcessorError::Hot { partition, source })?;
-    let (mut from, earlier) =
+    let (mut from, mut earlier) =
         if has_all { (to, PartitionState::new()) } else { checkpoint(shared, partition, bounds).await };
-    if from < bounds.first && !has_all {
-        if to > 0 {
-            tracing::info!(
-                partition,
-                from,
-                log_first = bounds.first,
-                "hot: the log is trimmed; reading warm"
-            );
-            fill_from_warm(shared, partition, state).await?;
-        }
-        from = bounds.first;
-    }
-    if from < to {
+    while from < to {
         tracing::info!(partition, from, to, "hot: reading the log");
-        replay(shared, partition, from, to, earlier).await?;
+        match replay(shared, partition, from, to, &mut earlier).await {
+            Ok(()) => break,
+            // Retention has taken them, or took them meanwhile; only what is in warm is ever trimmed.
+            Err(ProcessorError::Bus { source: BusError::Trimmed { first, .. }, .. }) if first > from => {
+                tracing::info!(partition, from, log_first = first, "hot: the log is trimmed; reading warm");
+                fill_from_warm(shared, partition, state).await?;
+                from = first;
+            }
+            Err(error) => return Err(error),
+        }
     }
     apply(shared, partition, &HotUpdates { ticks: Vec::new(), bars: state.bars().collect() }).await
 }
@@ -71,28 +68,22 @@ async fn checkpoint(shared: &Arc<Shared>, partition: u16, bounds: Bounds) -> (u6
     none
 }
 
-/// Applies the ticks of the log's records `from..to`.
+/// Applies the ticks of the log's records `from..to`, which follow on `state`.
+///
+/// Errors: the log has been trimmed beyond what is read next, as [`BusError::Trimmed`].
 async fn replay(
     shared: &Arc<Shared>,
     partition: u16,
     from: u64,
     to: u64,
-    mut state: PartitionState,
+    state: &mut PartitionState,
 ) -> Result<(), ProcessorError> {
     let bus_error = |source| ProcessorError::Bus { partition, source };
-    let mut reader = reader_from(shared, partition, from, to).await?;
+    let mut reader = shared.stores.bus.reader(partition, from).await.map_err(bus_error)?;
     let mut updates = HotUpdates::default();
     while reader.offset() < to {
         let next = reader.offset();
-        let records = match reader.next(shared.config.read_bytes_max).await {
-            Ok(records) => records,
-            // What retention took meanwhile is in warm, and too old for hot.
-            Err(BusError::Trimmed { first, .. }) => {
-                reader = reader_from(shared, partition, first, to).await?;
-                continue;
-            }
-            Err(source) => return Err(bus_error(source)),
-        };
+        let records = reader.next(shared.config.read_bytes_max).await.map_err(bus_error)?;
         reader.check_follows(next, &records).map_err(ProcessorError::hole(partition))?;
         for record in records {
             if record.offset >= to {
@@ -113,22 +104,6 @@ async fn replay(
         updates.ticks.clear();
     }
     Ok(())
-}
-
-/// A reader from `from` on, or from where the log begins by now; `to` is never trimmed.
-async fn reader_from(
-    shared: &Shared,
-    partition: u16,
-    mut from: u64,
-    to: u64,
-) -> Result<Box<dyn BusReader>, ProcessorError> {
-    loop {
-        match shared.stores.bus.reader(partition, from).await {
-            Ok(reader) => return Ok(reader),
-            Err(BusError::Trimmed { first, .. }) if first > from && from < to => from = first.min(to),
-            Err(source) => return Err(ProcessorError::Bus { partition, source }),
-        }
-    }
 }
 
 /// Fills hot with the last ticks of the newest day in warm.

@@ -113,6 +113,21 @@ fn market_at(rate_ticks_per_s: f64, count: u64) -> Vec<Tick> {
     ticks
 }
 
+/// The trades of the busiest symbol but the first, and that one: its minute is none any more of those
+/// that the state knows once the others are in.
+fn busy_symbol() -> (Symbol, Vec<Tick>, Tick) {
+    let mut trades: Vec<Tick> =
+        market_at(10.0, 20_000).into_iter().filter(|tick| tick.kind() == Kind::Trade).collect();
+    let mut counts: BTreeMap<Symbol, usize> = BTreeMap::new();
+    trades.iter().filter_map(Tick::symbol).for_each(|symbol| *counts.entry(symbol).or_default() += 1);
+    let symbol = *counts.iter().max_by_key(|(_, count)| **count).unwrap().0;
+    trades.retain(|tick| tick.symbol() == Some(symbol));
+    let late = trades.remove(0);
+    let minutes: BTreeSet<Timestamp> = trades.iter().map(|tick| tick.ts().floor_minute()).collect();
+    assert!(minutes.len() > 8, "{} minutes", minutes.len());
+    (symbol, trades, late)
+}
+
 /// As a text, so that a difference can be read and anything be ordered.
 fn texts<'a>(ticks: impl IntoIterator<Item = &'a Tick>) -> Vec<String> {
     let mut texts: Vec<String> = ticks.into_iter().map(|tick| format!("{tick:?}")).collect();
@@ -280,15 +295,7 @@ async fn a_store_that_fails_at_any_block_costs_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_trade_corrects_a_minute_long_past() {
     let dir = TempDir::new().unwrap();
-    let mut trades: Vec<Tick> =
-        market_at(10.0, 20_000).into_iter().filter(|tick| tick.kind() == Kind::Trade).collect();
-    let mut counts: BTreeMap<Symbol, usize> = BTreeMap::new();
-    trades.iter().filter_map(Tick::symbol).for_each(|symbol| *counts.entry(symbol).or_default() += 1);
-    let symbol = *counts.iter().max_by_key(|(_, count)| **count).unwrap().0;
-    trades.retain(|tick| tick.symbol() == Some(symbol));
-    let late = trades.remove(0);
-    let minutes: BTreeSet<Timestamp> = trades.iter().map(|tick| tick.ts().floor_minute()).collect();
-    assert!(minutes.len() > 8, "{} minutes", minutes.len());
+    let (symbol, trades, late) = busy_symbol();
     let life = Life::begin(dir.path());
     let processor = life.process(ProcessorConfig { rebuild_interval: Duration::ZERO, ..small() });
     life.append(&trades, 1).await;
@@ -315,13 +322,44 @@ async fn a_late_trade_corrects_a_minute_long_past() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rebuilt_bars_go_to_warm_though_no_record_follows() {
+    let dir = TempDir::new().unwrap();
+    let (symbol, trades, late) = busy_symbol();
+    let minute = late.ts().floor_minute();
+    let life = Life::begin(dir.path());
+    // Each record is a block of its own, so that none is open when bars are rebuilt.
+    let config = ProcessorConfig {
+        rows_max: 1,
+        rebuild_interval: Duration::ZERO,
+        block_age_max: Duration::from_millis(10),
+        ..ProcessorConfig::default()
+    };
+    let metrics = ProcessorMetrics::default();
+    let processor = Processor::start(life.stores.clone(), config, metrics.clone());
+    life.append(&trades, 1).await;
+    let volume =
+        |bars: Vec<crate::market::Bar>| bars.iter().find(|bar| bar.ts == minute).map_or(0, |bar| bar.volume);
+    while metrics.rows.get() < trades.len() as u64 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let before = volume(life.bars(symbol, Timeframe::MINUTE).await);
+    life.append(std::slice::from_ref(&late), 1_000).await;
+    let Tick::Trade(trade) = &late else { unreachable!("only trades are left") };
+    let told = tokio::time::timeout(Duration::from_mins(1), async {
+        while volume(life.bars(symbol, Timeframe::MINUTE).await) != before + u64::from(trade.size) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    told.await.expect("the bar of the late trade is in warm");
+    processor.stop().await.unwrap();
+    drop(processor);
+    life.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_that_warm_answers_again_says_that_warm_is_back() {
     let dir = TempDir::new().unwrap();
-    let mut trades: Vec<Tick> =
-        market_at(10.0, 20_000).into_iter().filter(|tick| tick.kind() == Kind::Trade).collect();
-    let symbol = trades[0].symbol();
-    trades.retain(|tick| tick.symbol() == symbol);
-    let late = trades.remove(0);
+    let (_, trades, late) = busy_symbol();
     let life = Life::begin(dir.path());
     let warm = Arc::new(FailingWarm {
         warm: life.warm.clone(),
@@ -399,6 +437,8 @@ struct SharedBus {
     bus: Arc<LocalBus>,
     /// An offset that its readers leave out.
     lost: Option<u64>,
+    /// Where the log begins once a reader has read one record of what is before.
+    trimmed: u64,
     members: Mutex<Vec<Told>>,
 }
 
@@ -428,13 +468,19 @@ impl Membership for Assigned {
 
 struct Leaky {
     reader: Box<dyn BusReader>,
+    from: u64,
     lost: Option<u64>,
+    trimmed: u64,
 }
 
 #[async_trait::async_trait]
 impl BusReader for Leaky {
     async fn next(&mut self, bytes_max: usize) -> Result<Vec<Record>, BusError> {
-        let mut records = self.reader.next(bytes_max).await?;
+        let offset = self.reader.offset();
+        if self.from < offset && offset < self.trimmed {
+            return Err(BusError::Trimmed { partition: 0, offset, first: self.trimmed });
+        }
+        let mut records = self.reader.next(if offset < self.trimmed { 1 } else { bytes_max }).await?;
         records.retain(|record| Some(record.offset) != self.lost);
         Ok(records)
     }
@@ -463,7 +509,8 @@ impl Bus for SharedBus {
     }
 
     async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError> {
-        Ok(Box::new(Leaky { reader: self.bus.reader(partition, from).await?, lost: self.lost }))
+        let reader = self.bus.reader(partition, from).await?;
+        Ok(Box::new(Leaky { reader, from, lost: self.lost, trimmed: self.trimmed }))
     }
 
     async fn join(&self) -> Result<Box<dyn Membership>, BusError> {
@@ -486,7 +533,7 @@ async fn a_hole_that_the_log_does_not_vouch_for_is_refused() {
         life.append(&market(2_000), sequence).await;
     }
     let (first, told) = mpsc::unbounded_channel();
-    let bus = SharedBus { bus: life.bus.clone(), lost: Some(3), members: Mutex::new(vec![told]) };
+    let bus = SharedBus { bus: life.bus.clone(), lost: Some(3), trimmed: 0, members: Mutex::new(vec![told]) };
     let stores = Stores { bus: Arc::new(bus), hot_files: None, ..life.stores.clone() };
     let processor = Processor::start(stores, small(), ProcessorMetrics::default());
     first.send((Assignment::Gained(vec![0]), oneshot::channel().0)).unwrap();
@@ -495,6 +542,38 @@ async fn a_hole_that_the_log_does_not_vouch_for_is_refused() {
     assert!(matches!(error, ProcessorError::Hole { partition: 0, expected: 3, found: 4 }), "{error}");
     let mark = life.stores.warm.claim(0).await.unwrap();
     assert!(mark.next_offset <= 3, "{}", mark.next_offset);
+    life.end().await;
+}
+
+/// What the log loses while hot is filled from it, hot has from warm: closes before the day too, which
+/// came long ago.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_trimmed_while_hot_is_filled_comes_from_warm() {
+    let dir = TempDir::new().unwrap();
+    let life = Life::begin(dir.path());
+    life.append(&market(20_000), 1).await;
+    life.process(small()).stop().await.unwrap();
+    let expected = hot_of(&*life.hot).await;
+    life.end().await;
+
+    let life = Life::begin(dir.path());
+    let (gained, told) = mpsc::unbounded_channel();
+    let bus = Arc::new(SharedBus {
+        bus: life.bus.clone(),
+        lost: None,
+        trimmed: 150,
+        members: Mutex::new(vec![told]),
+    });
+    for partition in 0..PARTITIONS {
+        assert!(life.bus.bounds(partition).await.unwrap().next > bus.trimmed);
+    }
+    let stores = Stores { bus: bus.clone(), hot_files: None, ..life.stores.clone() };
+    let processor = Processor::start(stores, small(), ProcessorMetrics::default());
+    gained.send((Assignment::Gained((0..PARTITIONS).collect()), oneshot::channel().0)).unwrap();
+    processor.restored().await;
+    processor.stop().await.unwrap();
+    assert_eq!(hot_of(&*life.hot).await, expected);
+    drop((processor, bus));
     life.end().await;
 }
 
@@ -508,6 +587,7 @@ async fn partitions_that_move_between_processes_keep_every_tick_once() {
     let bus = Arc::new(SharedBus {
         bus: life.bus.clone(),
         lost: None,
+        trimmed: 0,
         members: Mutex::new(vec![first_told, second_told]),
     });
     let metrics = ProcessorMetrics::default();
