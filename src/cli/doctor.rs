@@ -280,7 +280,7 @@ fn check(gathered: &Gathered) -> Vec<Finding> {
             }
         }
         (None, error) => findings.push(Finding::note(
-            format!("no server at {}: {}", gathered.server, error.as_deref().unwrap_or("no answer")),
+            error.clone().unwrap_or_else(|| format!("no server at {}: no answer", gathered.server)),
             "start one with `stk serve --feed sim`, or name another with `--server`",
         )),
     }

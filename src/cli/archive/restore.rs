@@ -24,6 +24,8 @@ use crate::tiering::cold::RestoreTier;
 use crate::tiering::warm::Unit;
 
 #[derive(Args)]
+#[command(override_usage = "stk archive restore [OPTIONS] <DAY>...\n       \
+                            stk archive restore [OPTIONS] --from <DAY> [--to <DAY>]")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct RestoreArgs {
     /// Trading days (2025-01-02)
