@@ -336,10 +336,12 @@ async fn rebuilt_bars_go_to_warm_though_no_record_follows() {
     };
     let metrics = ProcessorMetrics::default();
     let processor = Processor::start(life.stores.clone(), config, metrics.clone());
+    processor.restored().await;
     life.append(&trades, 1).await;
     let volume =
         |bars: Vec<crate::market::Bar>| bars.iter().find(|bar| bar.ts == minute).map_or(0, |bar| bar.volume);
     while metrics.rows.get() < trades.len() as u64 {
+        processor.ready().unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let before = volume(life.bars(symbol, Timeframe::MINUTE).await);
