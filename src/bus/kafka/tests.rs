@@ -272,15 +272,26 @@ async fn marks_are_holes_that_the_reader_vouches_for() {
             producer.commit_transaction(PATIENCE).unwrap();
         }
     };
-    tokio::task::spawn_blocking(transact).await.unwrap();
+    tokio::task::spawn_blocking(transact.clone()).await.unwrap();
+    // A commit is answered before the brokers have written its mark.
+    within("the brokers' last mark", async {
+        while bus.bounds(0).await.unwrap().next < 6 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let mut reader = bus.reader(0, 0).await.unwrap();
-    let mut offsets: Vec<u64> = Vec::new();
-    while offsets.len() < 4 {
-        let records = within("the records", reader.next(1)).await.unwrap();
-        reader.check_follows(offsets.last().map_or(0, |last| last + 1), &records).unwrap();
-        offsets.extend(records.iter().map(|record| record.offset));
-    }
-    assert_eq!(offsets, [0, 1, 3, 4]);
+    let read = async |reader: &mut Box<dyn BusReader>, from: u64, last: u64| {
+        let (mut next, mut offsets) = (from, Vec::new());
+        while next <= last {
+            let records = within("the records", reader.next(1)).await.unwrap();
+            reader.check_follows(next, &records).unwrap();
+            offsets.extend(records.iter().map(|record| record.offset));
+            next = reader.offset();
+        }
+        offsets
+    };
+    assert_eq!(read(&mut reader, 0, 4).await, [0, 1, 3, 4]);
     within("the last mark", async {
         while reader.offset() < 6 {
             let waiting = tokio::time::timeout(Duration::from_millis(200), reader.next(1)).await;
@@ -293,6 +304,13 @@ async fn marks_are_holes_that_the_reader_vouches_for() {
     let records = within("the record after", reader.next(1)).await.unwrap();
     assert_eq!((records[0].offset, reader.check_follows(5, &records)), (6, Ok(())));
     assert_eq!(reader.check_follows(4, &records), Err((4, 6)), "there was a record");
+    // At the tail, the record behind a mark tells of it.
+    let appending = async {
+        tokio::task::spawn_blocking(transact).await.unwrap();
+        append(&*bus, 0, ["behind the last mark"]).await;
+    };
+    let (offsets, ()) = tokio::join!(read(&mut reader, 7, 13), appending);
+    assert_eq!(offsets, [7, 8, 10, 11, 13]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
