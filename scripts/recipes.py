@@ -174,8 +174,9 @@ def fetch_kafka(place):
 
 
 def redis(home, ports, container):
-    # Append-only, so that a kill and a start keep the data.
-    options = ["--port", str(ports[0]), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]
+    # Append-only, so that a kill and a start keep the data. For that it need not be on the disk, for which a server on a
+    # busy one would stand still.
+    options = ["--port", str(ports[0]), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "no"]
     if container:
         return [], ["redis-server", *options]
     if not shutil.which("redis-server"):
@@ -272,7 +273,26 @@ def s3(home, ports, container):
     options = ["-H", "127.0.0.1", "-p", str(ports[0])]
     if container:
         return [], options
-    return [str(cached(f"moto-{MOTO}", fetch_moto) / "bin/python"), "-m", "moto.server", *options]
+    return [str(cached(f"moto-{MOTO}", fetch_moto) / "bin/python"), "-c", ATOMIC_MOTO, *options]
+
+
+# S3 looks at a write's condition and writes in one step. moto may answer another request in between, so that of two who
+# create an object both do.
+ATOMIC_MOTO = """
+import functools, threading
+from moto.s3.responses import S3Response
+from moto.server import main
+
+put, one_at_a_time = S3Response.put_object, threading.Lock()
+
+@functools.wraps(put)
+def put_object(self):
+    with one_at_a_time:
+        return put(self)
+
+S3Response.put_object = put_object
+main()
+"""
 
 
 def fetch_moto(place):

@@ -3,7 +3,7 @@
 //!
 //! No topic is known here, and no record.
 
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -368,6 +368,8 @@ pub struct Health {
     down: watch::Sender<Option<String>>,
     /// Brokers with an open connection.
     up: Gauge<i64, AtomicI64>,
+    /// A report since the last failure had brokers with an open connection.
+    is_up: AtomicBool,
     trouble: Trouble,
 }
 
@@ -387,6 +389,15 @@ impl Health {
         self.up.clone()
     }
 
+    /// Takes note of a report's open connections. The first since a failure may have been made before
+    /// it and come after it; the next one is of a later second.
+    fn connected(&self, brokers: i64) {
+        self.up.set(brokers);
+        if self.is_up.swap(brokers > 0, Ordering::AcqRel) && brokers > 0 {
+            self.answered();
+        }
+    }
+
     /// Takes note of an answer.
     pub fn answered(&self) {
         self.down.send_if_modified(|down| {
@@ -401,6 +412,7 @@ impl Health {
 
     /// Takes note of what a client could not do.
     pub fn failed(&self, reason: String) {
+        self.is_up.store(false, Ordering::Release);
         if self.down.send_replace(Some(reason.clone())).is_none() {
             tracing::warn!(reason, "Kafka does not answer; what needs it waits");
         }
@@ -458,11 +470,7 @@ impl ClientContext for Watch {
 
     fn stats(&self, statistics: Statistics) {
         let up = statistics.brokers.values().filter(|broker| broker.state == "UP" && broker.nodeid >= 0);
-        let count = up.count() as i64;
-        self.health.up.set(count);
-        if count > 0 {
-            self.health.answered();
-        }
+        self.health.connected(up.count() as i64);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -486,6 +494,22 @@ mod tests {
             properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let features: Vec<_> = features.iter().map(|feature| (*feature).to_owned()).collect();
         check(&properties, &features).map_or_else(|error| error.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn a_report_from_before_a_failure_does_not_end_it() {
+        let health = Health::default();
+        health.connected(1);
+        health.connected(1);
+        health.failed("all brokers are down".to_owned());
+        // Made before, told after.
+        health.connected(1);
+        assert_eq!(health.down().as_deref(), Some("all brokers are down"));
+        health.connected(0);
+        health.connected(1);
+        assert!(health.down().is_some());
+        health.connected(1);
+        assert_eq!(health.down(), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What tests that need a real service share.
 
+pub(crate) mod address;
 pub(crate) mod proxy;
 
 /// Where the service `name` (`S3`, `KAFKA`, …) is: what `STK_TEST_<NAME>` says. Where it is not set

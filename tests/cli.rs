@@ -1,5 +1,7 @@
 //! The real binary: what it says, what it does, and how it ends.
 
+#[path = "../src/testing/address.rs"]
+mod address;
 #[path = "../src/testing/proxy.rs"]
 #[allow(dead_code, reason = "some faults are for the library's own tests")]
 mod proxy;

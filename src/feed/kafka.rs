@@ -124,6 +124,7 @@ pub struct KafkaFeed {
     origin: Option<Origin>,
     /// The first contact, until a broker has answered.
     meeting: Option<JoinHandle<Result<(), MeetError>>>,
+    making: Option<JoinHandle<Result<(), KafkaError>>>,
     is_met: bool,
     is_dead_topic_made: bool,
     looking: Option<JoinHandle<Result<Look, LookError>>>,
@@ -168,6 +169,7 @@ impl KafkaFeed {
             calls: 0,
             origin: None,
             meeting: None,
+            making: None,
             is_met: false,
             is_dead_topic_made: false,
             looking: None,
@@ -224,14 +226,20 @@ impl KafkaFeed {
                 }
             }
             if !self.is_dead_topic_made {
-                let topic = self.config.file.dead_letter_topic.clone();
-                match make_topic(&self.client, &topic).await {
-                    Ok(()) => self.is_dead_topic_made = true,
-                    Err(error) if code_of(&error).is_none_or(is_final) => return Err(self.failed(error)),
-                    Err(error) => {
+                let making = self.making.get_or_insert_with(|| {
+                    let (client, topic) = (self.client.clone(), self.config.file.dead_letter_topic.clone());
+                    tokio::spawn(async move { make_topic(&client, &topic).await })
+                });
+                let made = making.await;
+                self.making = None;
+                match made {
+                    Ok(Ok(())) => self.is_dead_topic_made = true,
+                    Ok(Err(error)) if code_of(&error).is_none_or(is_final) => return Err(self.failed(error)),
+                    Ok(Err(error)) => {
                         self.pause("making the dead-letter topic", &error).await;
                         continue;
                     }
+                    Err(error) => return Err(self.failed(error)),
                 }
             }
             let looking = self.looking.get_or_insert_with(|| {

@@ -14,7 +14,7 @@ use stk::feed::sim::{Sim, SimConfig};
 use stk::market::{Cancel, RowDigest, Status, Tape, Tick, TradingDay};
 use tokio::sync::oneshot;
 
-use super::support::PATIENCE;
+use super::support::{self, PATIENCE};
 
 /// The digest of all rows of each kind.
 pub(crate) type Digests = BTreeMap<&'static str, RowDigest>;
@@ -279,8 +279,7 @@ pub(crate) async fn weigh_down(ingest: &str, megabytes: usize) -> Result<(), Ing
         tape: Tape::A,
     }));
     for _ in 0..megabytes {
-        let endpoint = ingest.parse().expect("an address");
-        let mut client = IngestClient::connect(endpoint, PRODUCER, 0, 0).await?;
+        let mut client = support::ingest(ingest, PRODUCER, 0).await?;
         client.send(std::slice::from_ref(&status)).await?;
         client.flush().await?;
     }

@@ -9,11 +9,12 @@ use stk::market::TimeRange;
 use stk::tiering::history::HistoryStats;
 use tokio::sync::Notify;
 
+use super::address::OwnAddress;
 use super::crash::{
     self, Digests, Doomed, PRODUCER, Row, When, all_of, bring, day, kills, points, ticks, weigh_down,
 };
 use super::scaled::digests_within;
-use super::support::{Home, OwnAddress, PATIENCE, Server, serve};
+use super::support::{self, Home, PATIENCE, Server, serve};
 
 /// Ticks of a round: some blocks, as many as compaction puts together.
 const TICKS: usize = 2_500;
@@ -72,8 +73,7 @@ impl Machine {
     }
 
     pub(crate) async fn connect(&self, tries_max: u32) -> Result<IngestClient, IngestError> {
-        let endpoint = self.ingest.parse().expect("an address");
-        IngestClient::connect(endpoint, PRODUCER, 0, tries_max).await
+        support::ingest(&self.ingest, PRODUCER, tries_max).await
     }
 
     /// The digests of all that it holds, with nothing running.

@@ -19,10 +19,11 @@ use stk::feed::sim::{Sim, SimConfig};
 use stk::market::Tick;
 use tokio::sync::Notify;
 
+use super::address::OwnAddress;
 use super::crash::{PRODUCER, Row, day};
 use super::kill::{hash, seed, stored};
 use super::scaled::{Scaled, digests};
-use super::support::{Home, OwnAddress, OwnServices, Server};
+use super::support::{Home, OwnServices, Server};
 
 /// Kills in CI.
 const KILLS_IN_CI: u64 = 6;

@@ -2,17 +2,16 @@
 //! one takes over, and every row stands there once.
 
 use std::process::Command;
-use std::time::Instant;
 
-use stk::client::Endpoint;
 use stk::client::ingest::IngestClient;
 
+use super::address::OwnAddress;
 use super::crash::{
     self, Digests, Doomed, PRODUCER, Row, When, all_of, bring, kills, points, ticks, weigh_down,
 };
 use super::crash_machine::undisturbed;
 use super::scaled::Scaled;
-use super::support::{Home, OwnAddress, PATIENCE, Server};
+use super::support::{self, Home, Server};
 
 /// Ticks of a round.
 const TICKS: usize = 400;
@@ -38,25 +37,13 @@ impl Feed {
     pub(crate) async fn start(scaled: &Scaled, home: &Home) -> Self {
         let ingest = OwnAddress::new();
         let server = Server::run(Self::command(scaled, home, &ingest), true);
-        let endpoint = ingest.parse().expect("an address");
-        let client = connect(&endpoint).await;
+        let client = support::ingest(&ingest, PRODUCER, u32::MAX).await.expect("a server");
         Self { server, client, ingest }
     }
 
     fn command(scaled: &Scaled, home: &Home, ingest: &str) -> Command {
         let listen = ["--listen", "127.0.0.1:0", "--ingest-listen", ingest];
         scaled.stk(home, &[&["serve", "--roles", "feed"], &listen[..]].concat())
-    }
-}
-
-/// A client of the server at `endpoint`, which may be slow to answer on a busy machine.
-async fn connect(endpoint: &Endpoint) -> IngestClient {
-    let since = Instant::now();
-    loop {
-        match IngestClient::connect(endpoint.clone(), PRODUCER, 0, u32::MAX).await {
-            Ok(client) => return client,
-            Err(error) => assert!(since.elapsed() < PATIENCE, "a server: {error}"),
-        }
     }
 }
 

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::address::OwnAddress;
 use super::crash::Row;
-use super::support::{Home, OwnAddress, Server, Starting};
+use super::support::{self, Home, Server, Starting};
 use futures_util::TryStreamExt;
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
-use stk::client::ingest::IngestClient;
 use stk::config::{Config, Resolved};
 use stk::feed::sim::{Sim, SimConfig};
 use stk::market::{Kind, Tick, TimeRange};
@@ -96,8 +96,7 @@ async fn nothing_accepted_is_lost_and_nothing_doubled() {
         server
     };
     let mut server = start(0);
-    let endpoint = ingest.parse().expect("an address");
-    let mut client = IngestClient::connect(endpoint, 42, 0, u32::MAX).await.expect("a server");
+    let mut client = support::ingest(&ingest, 42, u32::MAX).await.expect("a server");
     let enough = Arc::new(AtomicBool::new(false));
     let (sent, mut is_sent) = tokio::sync::watch::channel(0_u64);
     let producer = tokio::spawn({

@@ -171,14 +171,12 @@ async fn the_capture_through_kafka_clickhouse_redis_and_s3_is_what_one_machine_g
     // At scale, each role a process, two of them processors.
     let feed = scaled.serve(&home, "feed");
     let processors = [scaled.serve(&home, "processor"), scaled.serve(&home, "processor")];
+    // Each has its part of the log.
+    processors.iter().for_each(Server::await_ready);
     let gateway = scaled.serve(&home, "gateway");
     let mut watch = scaled.stk(&home, &["watch", "AAPL", "--format", "json", "--server", &gateway.address]);
     let watch = watch.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
-    until("the watch's connection", async || {
-        home.run(&["symbols", "--server", &gateway.address]).starts_with("exit: 0")
-            && super::support::metric(&gateway.address, "gateway_websockets") >= 1.0
-    })
-    .await;
+    subscribed(&gateway.address).await;
     let replayed = home.run(&["replay", &capture, "--speed", "max", "--ingest", &feed.ingest]);
     assert!(replayed.contains("41422 ticks durable"), "{replayed}");
     let (live, _) = digests(&scaled.config()).await;
@@ -268,6 +266,16 @@ async fn what_a_killed_processor_had_the_other_one_takes_over() {
         assert_eq!(stored[kind], expected[kind], "{kind}");
     }
     assert_eq!(cost.log_rows, 0, "all of it is in ClickHouse");
+}
+
+/// Waits until somebody has subscribed at a gateway.
+pub(crate) async fn subscribed(address: &str) {
+    until("a subscription", async || {
+        let status: serde_json::Value =
+            serde_json::from_str(&ureq(address, "/v1/status")).unwrap_or_default();
+        status["connections"]["groups"].as_u64() > Some(0)
+    })
+    .await;
 }
 
 /// What the server at `address` answers.

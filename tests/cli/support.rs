@@ -1,13 +1,13 @@
 //! Drives the real binary: exit code, stdout and stderr in one text, in a directory of its own.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use stk::client::ingest::{IngestClient, IngestError};
 
 /// A directory of its own, and `stk` run in it without the user's environment.
 pub(crate) struct Home {
@@ -243,32 +243,20 @@ pub(crate) fn service(name: &str) -> Option<String> {
     None
 }
 
-/// An address of a test's own, also while nobody listens there: a server that was killed finds it
-/// free again. No other test has it as long as this lives.
-pub(crate) struct OwnAddress {
-    address: String,
-    _claim: File,
-}
-
-impl OwnAddress {
-    pub(crate) fn new() -> Self {
-        // Below the ports that the kernel gives to clients, above those of `scripts/services`.
-        for port in 32_000..32_768 {
-            let claim = std::env::temp_dir().join(format!("stk-test-port-{port}"));
-            let Ok(claim) = File::create(claim) else { continue };
-            if claim.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-                return Self { address: format!("127.0.0.1:{port}"), _claim: claim };
-            }
+/// A client of the server that takes ticks in at `address`. A machine that has other things to do may
+/// answer late; a server that is gone is told at once.
+pub(crate) async fn ingest(
+    address: &str,
+    producer: u64,
+    tries_max: u32,
+) -> Result<IngestClient, IngestError> {
+    let began = Instant::now();
+    loop {
+        let endpoint = address.parse().expect("an address");
+        match IngestClient::connect(endpoint, producer, 0, tries_max).await {
+            Err(error) if error.to_string().contains("no answer within") && began.elapsed() < PATIENCE => {}
+            connected => return connected,
         }
-        panic!("no port from 32000 to 32767 is free");
-    }
-}
-
-impl std::ops::Deref for OwnAddress {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.address
     }
 }
 

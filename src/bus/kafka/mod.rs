@@ -146,6 +146,8 @@ struct Shared {
     record_bytes_max: usize,
     /// The parts that this process takes in processing, for their commits.
     members: Mutex<Vec<std::sync::Weak<Member>>>,
+    /// Held for a round of dropping what is old.
+    trimming: tokio::sync::Mutex<()>,
     closed: CancellationToken,
 }
 
@@ -280,6 +282,7 @@ impl KafkaBus {
             marks: (0..config.partitions).map(|_| Marks::default()).collect(),
             record_bytes_max: RECORD_BYTES_MAX,
             members: Mutex::default(),
+            trimming: tokio::sync::Mutex::default(),
             closed: CancellationToken::new(),
             epoch: LogEpoch::new(0),
             config,

@@ -153,10 +153,14 @@ impl Pool {
             self.give_back(client);
         }
     }
+}
 
-    /// A reader has finished a read: what it keeps may be taken.
-    pub(super) fn rested(&self) {
-        self.returned.notify_waiters();
+/// A reader's read. When it ends, or is dropped half-way, what the reader keeps may be taken.
+pub(super) struct Reading(pub(super) Arc<Pool>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.returned.notify_waiters();
     }
 }
 

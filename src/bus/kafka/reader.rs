@@ -9,7 +9,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 
 use super::Shared;
-use super::pool::{Lease, Pool};
+use super::pool::{Lease, Pool, Reading};
 use super::tail::{Lookup, Tail};
 use crate::bus::{Bounds, BusError, BusReader, Record};
 use crate::kafka::{code_of, is_final, is_out_of_range};
@@ -88,6 +88,8 @@ impl KafkaReader {
     /// least one record, unless there turns out to be none or it has to be tried again.
     async fn catch_up(&mut self, until: u64, bytes_max: usize) -> Result<(), BusError> {
         let lease = self.lease.clone();
+        // Ends after the lock.
+        let _reading = Reading(self.pool.clone());
         let mut client = lease.client.lock().await;
         self.pool.touch(&lease);
         if client.is_none() {
@@ -160,8 +162,6 @@ impl KafkaReader {
         if self.position() >= until {
             self.pool.give_back_of(&mut client);
         }
-        drop(client);
-        self.pool.rested();
         Ok(())
     }
 

@@ -252,6 +252,33 @@ async fn an_end_of_before_is_none_of_now() {
     assert_eq!(offsets, (0..20).collect::<Vec<u64>>());
 }
 
+/// A read that is dropped half-way leaves its consumer to who waits for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_gave_up_holds_nobody_up() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let bus = open(KafkaBusConfig { catch_ups_max: 1, ..config(&brokers) }).await;
+    append(&*bus, 0, 0..10).await;
+    let (mut first, mut second) = (bus.reader(0, 0).await.unwrap(), bus.reader(0, 0).await.unwrap());
+    let mut reading = first.next(1);
+    within("the first one's consumer", async {
+        while bus.metrics().catch_up_consumers.get() == 0 {
+            assert!(futures_util::poll!(&mut reading).is_pending());
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let waiting = tokio::spawn(async move { second.next(1).await });
+    within("waiting", async {
+        while bus.metrics().catch_up_waits.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(reading);
+    let records = within("the second", waiting).await.unwrap().unwrap();
+    assert_eq!(records[0].offset, 0);
+}
+
 /// Kafka's own marks take offsets: the reader goes over them, and only over them.
 #[tokio::test(flavor = "multi_thread")]
 async fn marks_are_holes_that_the_reader_vouches_for() {
@@ -272,14 +299,17 @@ async fn marks_are_holes_that_the_reader_vouches_for() {
             producer.commit_transaction(PATIENCE).unwrap();
         }
     };
-    tokio::task::spawn_blocking(transact.clone()).await.unwrap();
     // A commit is answered before the brokers have written its mark.
-    within("the brokers' last mark", async {
-        while bus.bounds(0).await.unwrap().next < 6 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let marked = async |next: u64| {
+        within("the brokers' last mark", async {
+            while bus.bounds(0).await.unwrap().next < next {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    tokio::task::spawn_blocking(transact.clone()).await.unwrap();
+    marked(6).await;
     let mut reader = bus.reader(0, 0).await.unwrap();
     let read = async |reader: &mut Box<dyn BusReader>, from: u64, last: u64| {
         let (mut next, mut offsets) = (from, Vec::new());
@@ -307,6 +337,7 @@ async fn marks_are_holes_that_the_reader_vouches_for() {
     // At the tail, the record behind a mark tells of it.
     let appending = async {
         tokio::task::spawn_blocking(transact).await.unwrap();
+        marked(13).await;
         append(&*bus, 0, ["behind the last mark"]).await;
     };
     let (offsets, ()) = tokio::join!(read(&mut reader, 7, 13), appending);

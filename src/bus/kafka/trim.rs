@@ -28,8 +28,9 @@ pub(super) fn start(shared: Arc<Shared>) {
     });
 }
 
-/// One round.
+/// One round, alone: of two, each would count what either dropped.
 pub(super) async fn trim(shared: &Shared) -> Result<(), BusError> {
+    let _turn = shared.trimming.lock().await;
     for member in shared.members() {
         // Nobody waits for it.
         drop(member.commit(shared));
@@ -73,8 +74,8 @@ pub(super) async fn trim(shared: &Shared) -> Result<(), BusError> {
     let firsts = shared.patiently(ANSWER_WAIT_MAX, || shared.admin.delete_before(&offsets)).await?;
     fail::point("log.kafka.trimmed");
     for (partition, first) in firsts {
-        let marks = &shared.marks[usize::from(partition)];
-        let before = marks.first.fetch_max(first, Ordering::AcqRel);
+        shared.marks[usize::from(partition)].first.fetch_max(first, Ordering::AcqRel);
+        let before = deletions.iter().find(|deletion| deletion.0 == partition).map_or(first, |found| found.1);
         shared.metrics.trimmed_records.inc_by(first.saturating_sub(before));
     }
     Ok(())

@@ -86,6 +86,15 @@ impl Place {
             _ => None,
         }
     }
+
+    async fn until_committed(&self, offset: u64) {
+        within("the commit", async {
+            while self.committed() != Some(offset) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
 }
 
 /// Pulls until there are `count` ticks.
@@ -314,7 +323,7 @@ async fn sequence_numbers_are_followed_across_a_restart() {
     let calls = feed.calls;
     feed.acknowledge(calls);
     drop(feed);
-    within("the commit", async { while place.committed() != Some(3) {} }).await;
+    place.until_committed(3).await;
 
     for number in [3, 2, 4, 8] {
         place.send(0, message(number).as_bytes()).await;
@@ -350,7 +359,7 @@ async fn what_the_topic_dropped_is_a_gap() {
     let calls = feed.calls;
     feed.acknowledge(calls);
     drop(feed);
-    within("the commit", async { while place.committed() != Some(2) {} }).await;
+    place.until_committed(2).await;
     for id in 3..=6 {
         place.send(0, json(id).as_bytes()).await;
     }

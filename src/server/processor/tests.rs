@@ -192,8 +192,11 @@ async fn a_shared_hot_store_is_taken_over_or_filled_again() {
     let Some(url) = service("REDIS") else { return };
     let dir = TempDir::new().unwrap();
     let prefix = format!("test:{}:", dir.path().display());
-    let open =
-        || RedisHot::connect(RedisHotConfig::new(url.clone(), prefix.clone(), PARTITIONS, "log".into()));
+    let open = || {
+        let config = RedisHotConfig::new(url.clone(), prefix.clone(), PARTITIONS, "log".into());
+        // A busy machine is no Redis that is away.
+        RedisHot::connect(RedisHotConfig { read_wait_max: Duration::from_secs(30), ..config })
+    };
     let ticks = market(20_000);
     let life = Life::begin(dir.path());
     life.append(&ticks, 1).await;
@@ -218,6 +221,19 @@ async fn a_shared_hot_store_is_taken_over_or_filled_again() {
         redis.close().await;
         life.end().await;
     }
+}
+
+/// Looks until there is something, for a minute at most.
+async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            match look() {
+                Some(found) => return found,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), looking).await.expect("it comes")
 }
 
 /// Refuses every commit after some, as a disk that fails, and the first scans.
@@ -275,11 +291,11 @@ async fn a_store_that_fails_at_any_block_costs_nothing() {
         let metrics = ProcessorMetrics::default();
         let processor = Processor::start(stores, small(), metrics.clone());
         processor.failed().cancelled().await;
-        let why = processor.ready().unwrap_err();
-        assert!(processor.stop().await.is_err());
+        assert!(processor.ready().is_err());
+        let why = processor.stop().await.unwrap_err().to_string();
         drop(processor);
         assert_eq!(metrics.held_rows.get(), 0, "rows of workers that are gone");
-        assert!(why.contains("no space") || why.contains("stopped"), "{why}");
+        assert!(why.contains("no space"), "{why}");
         life.end().await;
 
         let life = Life::begin(dir.path());
@@ -366,22 +382,23 @@ async fn a_rebuild_that_warm_answers_again_says_that_warm_is_back() {
     let warm = Arc::new(FailingWarm {
         warm: life.warm.clone(),
         commits_left: AtomicU32::new(u32::MAX),
-        scans_refused: AtomicU32::new(2),
+        scans_refused: AtomicU32::new(u32::MAX),
     });
     let stores = Stores { warm: warm.clone(), ..life.stores.clone() };
     // No block is cut before the end.
-    let config =
-        ProcessorConfig { rebuild_interval: Duration::ZERO, retries_max: 8, ..ProcessorConfig::default() };
+    let config = ProcessorConfig {
+        rebuild_interval: Duration::ZERO,
+        retries_max: 1_000,
+        ..ProcessorConfig::default()
+    };
     let metrics = ProcessorMetrics::default();
     let processor = Processor::start(stores, config, metrics.clone());
     life.append(&trades, 1).await;
     life.append(&[late], 1_000).await;
-    let mut degraded = BTreeSet::new();
-    while metrics.rebuilds.get() == 0 {
-        degraded.extend(processor.degraded());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(degraded, BTreeSet::from(["warm: warm: no space; rows wait for it in the log".to_owned()]));
+    let degraded = until(|| processor.degraded()).await;
+    assert_eq!(degraded, "warm: warm: no space; rows wait for it in the log");
+    warm.scans_refused.store(0, Ordering::Relaxed);
+    until(|| (metrics.rebuilds.get() > 0).then_some(())).await;
     assert_eq!(processor.degraded(), None, "it answers again");
     assert_eq!(warm.commits_left.load(Ordering::Relaxed), u32::MAX, "no block has told so");
     processor.stop().await.unwrap();

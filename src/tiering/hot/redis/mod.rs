@@ -34,8 +34,6 @@ use super::{Hot, HotEntry, HotError, HotUpdates, RECENT_TICKS};
 use crate::bus::Bounds;
 use crate::market::{Seq, Symbol, Tick, Timestamp};
 
-/// How long a gateway waits for an answer before it answers from its own memory.
-const READ_MAX: Duration = Duration::from_millis(500);
 /// How long the writer waits for the replies of a pipeline.
 const WRITE_MAX: Duration = Duration::from_secs(5);
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -64,12 +62,21 @@ pub struct RedisHotConfig {
     /// The least time between two rounds of the writer. A round that took longer is followed by a
     /// rest as long, of a quarter of a second at most, so that Redis has time for others.
     pub round_interval: Duration,
+    /// How long a gateway waits for an answer before it answers from its own memory.
+    pub read_wait_max: Duration,
 }
 
 impl RedisHotConfig {
-    /// With the default interval.
+    /// With the default interval and wait.
     pub fn new(url: String, prefix: String, partitions: u16, log: String) -> Self {
-        Self { url, prefix, partitions, log, round_interval: Duration::from_millis(5) }
+        Self {
+            url,
+            prefix,
+            partitions,
+            log,
+            round_interval: Duration::from_millis(5),
+            read_wait_max: Duration::from_millis(500),
+        }
     }
 }
 
@@ -278,7 +285,7 @@ impl RedisHot {
                 .set_response_timeout(Some(response_max));
             client.get_connection_manager_lazy(settings).map_err(|error| bad(&error))
         };
-        let (reader, writer) = (manager(READ_MAX)?, manager(WRITE_MAX)?);
+        let (reader, writer) = (manager(config.read_wait_max)?, manager(WRITE_MAX)?);
         let shared = Arc::new(Shared {
             address,
             keys: Keys { prefix: config.prefix.clone() },
@@ -370,7 +377,7 @@ impl RedisHot {
     pub(super) async fn ping(&self) -> Result<(), HotError> {
         let mut pipeline = Pipeline::with_capacity(1);
         pipeline.cmd("PING");
-        self.shared.query(&self.reader, &pipeline, READ_MAX).await.map(|_| ())
+        self.shared.query(&self.reader, &pipeline, self.shared.config.read_wait_max).await.map(|_| ())
     }
 
     /// Adds all that Redis knows to `memory`.
@@ -439,16 +446,21 @@ impl Hot for RedisHot {
     }
 
     async fn get(&self, symbols: &[Symbol]) -> Result<Vec<Option<HotEntry>>, HotError> {
-        let stored = self.shared.stored(&self.reader, symbols, READ_MAX).await?;
+        let stored = self.shared.stored(&self.reader, symbols, self.shared.config.read_wait_max).await?;
         Ok(stored.into_iter().map(|stored| stored.map(|stored| stored.entry)).collect())
     }
 
     async fn recent(&self, symbol: Symbol) -> Result<Vec<(Seq, Tick)>, HotError> {
-        Ok(self.shared.recent(&self.reader, &[symbol], READ_MAX).await?.pop().unwrap_or_default())
+        Ok(self
+            .shared
+            .recent(&self.reader, &[symbol], self.shared.config.read_wait_max)
+            .await?
+            .pop()
+            .unwrap_or_default())
     }
 
     async fn symbols(&self) -> Result<Vec<Symbol>, HotError> {
-        self.shared.symbols(&self.reader, READ_MAX).await
+        self.shared.symbols(&self.reader, self.shared.config.read_wait_max).await
     }
 
     async fn begin(&self, partition: u16, log: Bounds, to: u64) -> Result<bool, HotError> {

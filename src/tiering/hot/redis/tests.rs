@@ -1,6 +1,5 @@
 //! Against a real Redis: `scripts/services up redis` starts one. Those that kill it start their own.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicU32;
 
@@ -12,6 +11,7 @@ use tokio::runtime::Handle;
 
 use super::*;
 use crate::market::Bar;
+use crate::testing::address::OwnAddress;
 use crate::testing::service;
 use crate::tiering::hot::conformance::{self, PARTITIONS, is_as_told, steps, ticks};
 use crate::tiering::hot::fallback::FallbackHot;
@@ -27,6 +27,8 @@ fn config(url: &str, prefix: &str) -> RedisHotConfig {
     let (url, prefix) = (url.to_owned(), prefix.to_owned());
     RedisHotConfig {
         round_interval: Duration::ZERO,
+        // A busy machine is no Redis that is away.
+        read_wait_max: Duration::from_secs(30),
         ..RedisHotConfig::new(url, prefix, PARTITIONS, "log-1".into())
     }
 }
@@ -131,6 +133,8 @@ async fn gateways_share_what_one_processor_writes() {
     let processor = open(&url, &prefix).await;
     tell(&*processor, &ticks).await;
     processor.settled().await;
+    let (trips, puts) = (processor.metrics().trips.get(), processor.metrics().puts.get());
+    assert!(trips <= 8 && puts == 4, "600 ticks of 4 symbols in {trips} round trips, {puts} states");
     for _ in 0..2 {
         let gateway = FallbackHot::alone(open(&url, &prefix).await, PARTITIONS);
         is_as_told(&*gateway, &ticks).await.unwrap();
@@ -138,8 +142,6 @@ async fn gateways_share_what_one_processor_writes() {
         // It has copied all of it, for when it is alone.
         until("copied", async || is_as_told(&*gateway.own(), &ticks).await.is_ok()).await;
     }
-    let (trips, puts) = (processor.metrics().trips.get(), processor.metrics().puts.get());
-    assert!(trips <= 8 && puts == 4, "600 ticks of 4 symbols in {trips} round trips, {puts} states");
 }
 
 #[tokio::test]
@@ -285,7 +287,7 @@ async fn a_value_that_another_program_broke_names_its_key() {
 
 /// A Redis that this test may kill, without persistence.
 struct OwnRedis {
-    port: u16,
+    address: OwnAddress,
     dir: TempDir,
     process: Option<Child>,
 }
@@ -297,23 +299,27 @@ impl OwnRedis {
             // As for any other service, CI has to have it.
             service("REDIS_SERVER").map(|_| ())?;
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut redis = Self { port, dir: TempDir::new().unwrap(), process: None };
+        let mut redis = Self { address: OwnAddress::new(), dir: TempDir::new().unwrap(), process: None };
         redis.again().await;
         Some(redis)
     }
 
     fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", &*self.address)
     }
 
     async fn again(&mut self) {
+        let (host, port) = self.address.split_once(':').unwrap();
         let mut server = Command::new("redis-server");
-        server.args(["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]);
-        server.args(["--port", &self.port.to_string()]).arg("--dir").arg(self.dir.path());
-        self.process = Some(server.stdout(Stdio::null()).spawn().unwrap());
-        let address = ("127.0.0.1", self.port);
-        until("redis-server listens", async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
+        server.args(["--save", "", "--appendonly", "no", "--bind", host, "--port", port]);
+        let process = self
+            .process
+            .insert(server.arg("--dir").arg(self.dir.path()).stdout(Stdio::null()).spawn().unwrap());
+        until("redis-server listens", async || {
+            assert!(process.try_wait().unwrap().is_none(), "redis-server ended");
+            tokio::net::TcpStream::connect(&*self.address).await.is_ok()
+        })
+        .await;
     }
 
     fn kill(&mut self) {
