@@ -368,7 +368,7 @@ pub struct Health {
     down: watch::Sender<Option<String>>,
     /// Brokers with an open connection.
     up: Gauge<i64, AtomicI64>,
-    /// A report since the last failure had brokers with an open connection.
+    /// The last report had brokers with an open connection, and nothing has failed since.
     is_up: AtomicBool,
     trouble: Trouble,
 }

@@ -124,6 +124,7 @@ pub struct KafkaFeed {
     origin: Option<Origin>,
     /// The first contact, until a broker has answered.
     meeting: Option<JoinHandle<Result<(), MeetError>>>,
+    /// The making of the dead-letter topic, until it is there.
     making: Option<JoinHandle<Result<(), KafkaError>>>,
     is_met: bool,
     is_dead_topic_made: bool,

@@ -234,17 +234,12 @@ impl Plant {
         tell(&format!("/readyz: {}", told.1));
     }
 
-    /// Waits until `server` says that all is well.
-    async fn until_well_again(&self, server: &Server) {
-        until("all is well", async || health(server) == (true, String::new())).await;
-    }
-
-    /// Waits until every process says that all is well, for as long as a request may hang that was
+    /// Waits until each of `servers` says that all is well, for as long as a request may hang that was
     /// made in the wrong moment, and be made again.
-    async fn until_well(&self) {
+    async fn until_well(&self, servers: &[&Server]) {
         let mut last = String::new();
         let well = tokio::time::timeout(4 * PATIENCE, async {
-            for server in self.servers() {
+            for server in servers {
                 loop {
                     let (is_ready, wrong) = health(server);
                     last = wrong;
@@ -300,7 +295,7 @@ impl Plant {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{what}: {said}");
         tell("the producer has ended");
-        self.until_well().await;
+        self.until_well(&self.servers()).await;
         tell("/readyz is ready everywhere");
         until(&format!("all trades: {what}"), async || self.seen().len() >= self.trades_of_aapl).await;
         let mut seen = self.seen();
@@ -389,7 +384,7 @@ async fn each_service_may_be_away_under_load() {
     plant.latest_goes_on("without ClickHouse").await;
     let (status, body) = plant.history(&today());
     assert!(status == 503 && body.contains("http://127.0.0.1:"), "{status}: {body}");
-    plant.until_well_again(&plant.gateway).await;
+    plant.until_well(&[&plant.gateway]).await;
     wait_out(since).await;
     let of_processors = |name| plant.processors.iter().map(|each| count(each, name)).sum::<u64>();
     assert!(of_processors("processor_retries_total") > 0, "storing is tried again");
@@ -431,9 +426,7 @@ async fn each_service_may_be_away_under_load() {
     plant.goes_on("without S3").await;
     plant.latest_goes_on("without S3").await;
     plant.until_history(&today()).await;
-    for server in plant.servers() {
-        plant.until_well_again(server).await;
-    }
+    plant.until_well(&plant.servers()).await;
     wait_out(since).await;
     plant.own.resume("s3");
     tell("s3: resume");

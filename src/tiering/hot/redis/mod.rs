@@ -451,12 +451,8 @@ impl Hot for RedisHot {
     }
 
     async fn recent(&self, symbol: Symbol) -> Result<Vec<(Seq, Tick)>, HotError> {
-        Ok(self
-            .shared
-            .recent(&self.reader, &[symbol], self.shared.config.read_wait_max)
-            .await?
-            .pop()
-            .unwrap_or_default())
+        let wait_max = self.shared.config.read_wait_max;
+        Ok(self.shared.recent(&self.reader, &[symbol], wait_max).await?.pop().unwrap_or_default())
     }
 
     async fn symbols(&self) -> Result<Vec<Symbol>, HotError> {
