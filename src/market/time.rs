@@ -307,9 +307,9 @@ impl TimeRange {
         self.from <= ts && ts < self.to
     }
 
-    /// Whether the two ranges share an instant.
+    /// Whether the two ranges share an instant. An empty range shares none, wherever it lies.
     pub fn overlaps(&self, other: &Self) -> bool {
-        self.from < other.to && other.from < self.to
+        self.from.max(other.from) < self.to.min(other.to)
     }
 
     /// Whether nothing is inside.
@@ -389,6 +389,17 @@ mod tests {
             prop_assert!(day.start() <= ts && ts < day.end());
             prop_assert_eq!(day.to_string().parse::<TradingDay>().unwrap(), day);
             prop_assert_eq!(day.next().previous(), day);
+        }
+
+        #[test]
+        fn ranges_overlap_where_they_share_an_instant(bounds in prop::array::uniform4(0_i64..6)) {
+            let [from, to, other_from, other_to] = bounds.map(Timestamp::from_nanos);
+            let (range, other) = (TimeRange { from, to }, TimeRange { from: other_from, to: other_to });
+            let is_shared = |nanos| {
+                let ts = Timestamp::from_nanos(nanos);
+                range.contains(ts) && other.contains(ts)
+            };
+            prop_assert_eq!(range.overlaps(&other), (0..6).any(is_shared));
         }
 
         #[test]

@@ -57,6 +57,16 @@ async fn what_can_not_be_answered_says_why() {
         ("/v2/stocks/bars?symbols=AAPL", 400, "timeframe is required"),
         ("/v2/stocks/trades?symbols=AAPL&limit=0", 400, "limit=0 is not within 1 to 10000"),
         ("/v2/stocks/trades?symbols=AAPL&sort=desc", 400, "sort=\"desc\" is not served; rows are sorted asc"),
+        (
+            "/v2/stocks/trades?symbols=AAPL&start=2025-01-02&end=2025-01-01",
+            400,
+            "start=2025-01-02T05:00:00Z is after end=2025-01-01",
+        ),
+        (
+            "/v1/history?symbols=AAPL&from=2025-01-01T00:00:00Z&to=2025-01-01T00:00:00Z",
+            400,
+            "from=2025-01-01T00:00:00Z is not before to=2025-01-01T00:00:00Z",
+        ),
         ("/v1/history?symbols=AAPL&when=now", 400, "there is no parameter \"when\""),
         (
             "/v1/history?symbols=AAPL&kind=dances",
@@ -68,7 +78,7 @@ async fn what_can_not_be_answered_says_why() {
         let (got, body) = json_of(&server, path).await;
         assert_eq!((got, body["message"].as_str().unwrap()), (status, message), "{path}");
     }
-    assert_eq!(server.metrics.rest_errors.get(), 11);
+    assert_eq!(server.metrics.rest_errors.get(), 13);
 }
 
 #[tokio::test]

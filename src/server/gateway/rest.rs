@@ -394,7 +394,12 @@ fn alpaca_range(parameters: &Parameters) -> Result<TimeRange, ApiError> {
     // Alpaca's end belongs to the range; a bare day is whole.
     let is_day = parameters.get("end").is_some_and(|end| end.len() == 10);
     let to = time("end", parse_to)?.map(|to| if is_day { to } else { to.saturating_add_nanos(1) });
-    Ok(TimeRange { from, to: to.unwrap_or(Timestamp::MAX) })
+    let range = TimeRange { from, to: to.unwrap_or(Timestamp::MAX) };
+    if range.is_empty() {
+        let end = parameters.get("end").unwrap_or_default();
+        return Err(ApiError::invalid(format!("start={from} is after end={}", shown(end))));
+    }
+    Ok(range)
 }
 
 /// A page under way.
@@ -499,9 +504,13 @@ pub(super) async fn history(State(shared): State<Arc<Shared>>, parameters: Param
     };
     let from = time("from", parse_from)?.unwrap_or(Timestamp::MIN);
     let to = time("to", parse_to)?.unwrap_or(Timestamp::MAX);
+    let range = TimeRange { from, to };
+    if range.is_empty() {
+        return Err(ApiError::invalid(format!("from={from} is not before to={to}")));
+    }
     let limit = parameters.parsed("limit")?;
     let symbols = parameters.symbols()?;
-    let query = HistoryQuery { symbols, kind, timeframe, range: TimeRange { from, to }, limit };
+    let query = HistoryQuery { symbols, kind, timeframe, range, limit };
     let answer = history_of(&shared)?.query(query).await.map_err(|error| refused(&error))?;
     let coverage = coverage_json(&answer.coverage).to_string();
     let writer = RowWriter::new(format, kind, Vec::new()).map_err(|error| ApiError::internal(&error))?;

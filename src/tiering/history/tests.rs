@@ -519,6 +519,25 @@ async fn records_that_are_nowhere_are_told() {
 }
 
 #[tokio::test]
+async fn no_time_of_an_archived_day_holds_no_row() {
+    let archive = |step| Step::Archive(0, step);
+    let world = World::after(vec![
+        Step::Append(0, vec![gap(None, 1)]),
+        Step::Commit(0, 1),
+        archive(ArchiveStep::Upload),
+        archive(ArchiveStep::Commit),
+        archive(ArchiveStep::Drop),
+    ])
+    .await;
+    let from = gap(None, 1).ts();
+    for (nanos, rows) in [(1, 1), (0, 0), (-1, 0)] {
+        let range = TimeRange { from, to: from.saturating_add_nanos(nanos) };
+        let answer = world.history().query(HistoryQuery { range, ..all(Kind::Gap) }).await.unwrap();
+        assert_eq!(ticks_of(answer).await.len(), rows, "{range:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_record_is_named() {
     let world = World::after(vec![Step::Append(1, vec![gap(None, 1)])]).await;
     world.bus.push(1, Bytes::from_static(&[9]));
