@@ -44,7 +44,7 @@ fn code_error(what: &'static str, text: &[u8], expected: &'static str) -> CodeEr
 impl Exchange {
     /// Investors Exchange.
     pub const IEX: Self = Self(b'V');
-    /// No exchange: the side of a quote without one.
+    /// No exchange: the side of a quote without one, or where a source does not tell it.
     pub const NONE: Self = Self(b' ');
 
     /// An exchange from its code: one printable ASCII byte.
@@ -153,10 +153,26 @@ pub struct Trade {
     pub exchange: Exchange,
     /// Sale conditions.
     pub conditions: Conditions,
-    /// The venue's trade id, unique per symbol and day.
+    /// The exchange's trade id, unique for the symbol, the exchange and the day: on the consolidated
+    /// tape each exchange numbers its own.
     pub id: u64,
     /// The tape.
     pub tape: Tape,
+}
+
+impl Trade {
+    /// Whether a cancel or correction of trade `id` on `exchange` is about this one, where it is of
+    /// the same symbol and day. Where one of the two has no exchange the id decides.
+    pub fn is_named(&self, exchange: Exchange, id: u64) -> bool {
+        let untold = exchange == Exchange::NONE || self.exchange == Exchange::NONE;
+        self.id == id && (untold || self.exchange == exchange)
+    }
+
+    /// Takes the terms that a correction gives.
+    pub fn correct(&mut self, terms: &TradeTerms) {
+        (self.id, self.price, self.size, self.conditions) =
+            (terms.id, terms.price, terms.size, terms.conditions);
+    }
 }
 
 /// The best bid and offer of one venue, or the NBBO where the feed gives that.

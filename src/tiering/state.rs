@@ -7,7 +7,8 @@
 //! answer (a late trade of a minute that is gone, a trade that is broken or amended) marks the
 //! symbol and day for [`PartitionState::rebuild`] from its stored trades.
 //!
-//! A cancel or correction amends trades of its own trading day, in which trade ids are unique.
+//! A cancel or correction amends trades of its own trading day, in which an exchange's trade ids are
+//! unique.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
 
 use super::codec::{CodecError, Reader, Writer};
-use crate::market::{Bar, Seq, Symbol, SymbolTable, Tick, Timeframe, Timestamp, Trade, TradingDay};
+use crate::market::{Bar, Exchange, Seq, Symbol, SymbolTable, Tick, Timeframe, Timestamp, Trade, TradingDay};
 use crate::wire::record::Origin;
 
 /// The version of the saved state that is written and read.
@@ -516,8 +517,8 @@ impl Day {
 #[derive(Default)]
 pub(super) struct FinalTrades {
     trades: Vec<Option<Trade>>,
-    /// Where the last trade with an id stands.
-    by_id: HashMap<u64, usize>,
+    /// Where the last trade of an exchange with an id stands.
+    by_id: HashMap<(Exchange, u64), usize>,
     /// Minutes that recent ticks changed.
     touched: BTreeSet<Timestamp>,
 }
@@ -526,25 +527,23 @@ impl FinalTrades {
     pub(super) fn apply(&mut self, tick: &Tick, recent: bool) {
         let changed = match tick {
             Tick::Trade(trade) => {
-                self.by_id.insert(trade.id, self.trades.len());
+                self.by_id.insert((trade.exchange, trade.id), self.trades.len());
                 self.trades.push(Some(*trade));
                 Some(trade.ts)
             }
-            Tick::Cancel(cancel) => self.amended(cancel.id, |trade| trade.take().map(|trade| trade.ts)),
+            Tick::Cancel(cancel) => {
+                let at = self.named(cancel.exchange, cancel.id);
+                at.and_then(|at| self.trades[at].take()).map(|trade| trade.ts)
+            }
             Tick::Correction(correction) => {
-                let terms = correction.corrected;
-                let changed = self.amended(correction.original.id, |trade| {
-                    let trade = trade.as_mut()?;
-                    (trade.id, trade.price, trade.size, trade.conditions) =
-                        (terms.id, terms.price, terms.size, terms.conditions);
+                let at = self.named(correction.exchange, correction.original.id);
+                at.and_then(|at| {
+                    let trade = self.trades[at].as_mut()?;
+                    self.by_id.remove(&(trade.exchange, trade.id));
+                    trade.correct(&correction.corrected);
+                    self.by_id.insert((trade.exchange, trade.id), at);
                     Some(trade.ts)
-                });
-                if changed.is_some()
-                    && let Some(at) = self.by_id.remove(&correction.original.id)
-                {
-                    self.by_id.insert(terms.id, at);
-                }
-                changed
+                })
             }
             Tick::Quote(_) | Tick::Status(_) | Tick::Gap(_) | Tick::PrevClose(_) => None,
         };
@@ -553,12 +552,17 @@ impl FinalTrades {
         }
     }
 
-    fn amended(
-        &mut self,
-        id: u64,
-        amend: impl FnOnce(&mut Option<Trade>) -> Option<Timestamp>,
-    ) -> Option<Timestamp> {
-        self.by_id.get(&id).and_then(|&at| amend(&mut self.trades[at]))
+    /// Where the last trade stands that [is named](Trade::is_named) by an exchange and an id.
+    fn named(&self, exchange: Exchange, id: u64) -> Option<usize> {
+        let exact = self.by_id.get(&(exchange, id));
+        if let Some(at) = exact.or_else(|| self.by_id.get(&(Exchange::NONE, id))) {
+            return Some(*at);
+        }
+        if exchange != Exchange::NONE {
+            return None;
+        }
+        // Few sources leave the exchange out, and then seldom of what amends alone.
+        self.trades.iter().rposition(|trade| trade.is_some_and(|trade| trade.is_named(exchange, id)))
     }
 
     pub(super) fn left(&self) -> impl DoubleEndedIterator<Item = &Trade> {
@@ -640,7 +644,7 @@ mod tests {
     fn ticks_of(steps: &[Step]) -> Vec<(Option<Tick>, Step)> {
         let mut trades: Vec<Trade> = Vec::new();
         let mut ticks = Vec::new();
-        for (id, step) in (1..).zip(steps) {
+        for (number, step) in (1..).zip(steps) {
             let target = |back: usize| trades.len().checked_sub(back + 1).map(|at| trades[at]);
             let tick = match *step {
                 Step::Trade { symbol, day, second, price, size, conditions } => {
@@ -649,7 +653,9 @@ mod tests {
                         price: cents(price),
                         size: u32::from(size),
                         conditions,
-                        ..made_trade(symbol, day, second, id)
+                        // Each exchange numbers its own trades.
+                        exchange: Exchange::from_code(b"VQ"[number as usize % 2]).unwrap(),
+                        ..made_trade(symbol, day, second, number / 2)
                     };
                     trades.push(trade);
                     Some(Tick::Trade(trade))
@@ -697,11 +703,11 @@ mod tests {
         for tick in ticks {
             match tick {
                 Tick::Trade(trade) => trades.push(*trade),
-                Tick::Cancel(cancel) => trades.retain(|trade| trade.id != cancel.id),
+                Tick::Cancel(cancel) => trades.retain(|trade| !trade.is_named(cancel.exchange, cancel.id)),
                 Tick::Correction(correction) => {
-                    for trade in trades.iter_mut().filter(|trade| trade.id == correction.original.id) {
-                        trade.price = correction.corrected.price;
-                        trade.size = correction.corrected.size;
+                    let (exchange, id) = (correction.exchange, correction.original.id);
+                    for trade in trades.iter_mut().filter(|trade| trade.is_named(exchange, id)) {
+                        trade.correct(&correction.corrected);
                     }
                 }
                 _ => {}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use stk::market::{Exchange, Tick};
 use stk::server::gateway::MemoryBus;
 use stk::tiering::hot::memory::MemoryHot;
 use stk::tiering::hot::{Hot, HotEntry};
@@ -39,6 +40,26 @@ async fn the_last_of_symbols_as_alpaca_answers() {
     let (_, snapshot) = json_of(&server, "/v2/stocks/AAPL/snapshot").await;
     assert_eq!((&snapshot["symbol"], &snapshot["latestTrade"]), (&json!("AAPL"), &last_trade));
     assert_eq!(json_of(&server, "/v1/symbols").await, (200, json!({"symbols": ["AAPL", "TSLA"]})));
+}
+
+#[tokio::test]
+async fn each_exchange_numbers_its_own_trades() {
+    let server = Server::start(config()).await;
+    let of_exchange = |code: u8, tick: Tick| match tick {
+        Tick::Cancel(mut cancel) => {
+            cancel.exchange = Exchange::from_code(code).unwrap();
+            Tick::Cancel(cancel)
+        }
+        tick => tick,
+    };
+    server.publish(&[trade("AAPL", 7), of_exchange(b'Q', cancel("AAPL", 7))]).await;
+    let (status, latest) = json_of(&server, "/v2/stocks/AAPL/trades/latest").await;
+    assert_eq!((status, &latest["trade"]["i"]), (200, &json!(7)), "another exchange's was broken");
+    for exchange in [b'V', b' '] {
+        server.publish(&[trade("AAPL", 8), of_exchange(exchange, cancel("AAPL", 8))]).await;
+        let (_, latest) = json_of(&server, "/v2/stocks/AAPL/trades/latest").await;
+        assert_eq!(latest["trade"]["i"], 7, "broken by {}", exchange as char);
+    }
 }
 
 #[tokio::test]

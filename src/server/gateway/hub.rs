@@ -26,7 +26,7 @@ use super::replay::Replay;
 use super::subscription::{Channel, Subscription};
 use crate::bus::epoch::Mismatch;
 use crate::bus::{Bus, BusError, BusReader, Record};
-use crate::market::{Bar, Quote, Seq, Status, Symbol, Tick, Timestamp, Trade, TradingDay};
+use crate::market::{Bar, Exchange, Quote, Seq, Status, Symbol, Tick, Timestamp, Trade, TradingDay};
 use crate::server::metrics::GatewayMetrics;
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::hot::{HotEntry, HotUpdates};
@@ -112,8 +112,8 @@ struct Partition {
 #[derive(Default)]
 struct Slot {
     trade: Option<Trade>,
-    /// The id of a trade broken after it became the last.
-    broken: Option<u64>,
+    /// The exchange and id of a trade broken after it became the last.
+    broken: Option<(Exchange, u64)>,
     quote: Option<Quote>,
     status: Option<Status>,
     seq: Seq,
@@ -133,14 +133,13 @@ impl Slot {
             Tick::Quote(quote) => self.quote = Some(*quote),
             Tick::Status(status) => self.status = Some((**status).clone()),
             Tick::Cancel(cancel) => {
-                self.broken = Some(cancel.id);
-                self.trade = self.trade.filter(|trade| trade.id != cancel.id);
+                self.broken = Some((cancel.exchange, cancel.id));
+                self.trade = self.trade.filter(|trade| !trade.is_named(cancel.exchange, cancel.id));
             }
             Tick::Correction(correction) => {
-                if let Some(trade) = self.trade.as_mut().filter(|trade| trade.id == correction.original.id) {
-                    let terms = correction.corrected;
-                    (trade.id, trade.price) = (terms.id, terms.price);
-                    (trade.size, trade.conditions) = (terms.size, terms.conditions);
+                let (exchange, id) = (correction.exchange, correction.original.id);
+                if let Some(trade) = self.trade.as_mut().filter(|trade| trade.is_named(exchange, id)) {
+                    trade.correct(&correction.corrected);
                 }
             }
             Tick::Gap(_) | Tick::PrevClose(_) => {}
@@ -605,9 +604,9 @@ impl Hub {
             if slot.seq < entry.seq {
                 continue;
             }
-            entry.trade = slot
-                .trade
-                .or_else(|| entry.trade.take().filter(|trade| slot.broken.is_none_or(|id| id != trade.id)));
+            let stands =
+                |trade: &Trade| !slot.broken.is_some_and(|(exchange, id)| trade.is_named(exchange, id));
+            entry.trade = slot.trade.or_else(|| entry.trade.take().filter(stands));
             entry.quote = slot.quote.or(entry.quote.take());
             entry.status = slot.status.clone().or(entry.status.take());
             entry.seq = slot.seq;

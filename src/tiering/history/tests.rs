@@ -362,20 +362,24 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
-/// Trades of two symbols within three days, and cancels of some of them.
+/// Trades of three symbols on two exchanges within three days, and cancels of some of them.
 fn trading() -> impl Strategy<Value = Tick> {
     let start = 1_763_649_000_000_000_000_i64;
     let minute = 60_000_000_000_i64;
     let ts = prop_oneof![0_i64..5, 300_i64..310, 1400_i64..1405, 2900_i64..2903]
         .prop_map(move |minutes| start + minutes * minute);
     let symbol = prop::sample::select(&["AAPL", "MSFT", "BRK.B"][..]);
-    (symbol, ts, 0_i64..60, 1_i64..500, 1_u32..300, 0_u64..30, 0..12).prop_map(
-        |(symbol, ts, second, price, size, id, cancel)| {
+    let exchange = prop::sample::select(&[(b'V', b'V'), (b'Q', b'Q'), (b'Q', b' ')][..]);
+    (symbol, ts, 0_i64..60, 1_i64..500, 1_u32..300, (exchange, 0_u64..10), 0..8).prop_map(
+        |(symbol, ts, second, price, size, (exchange, id), cancel)| {
             let symbol: Symbol = symbol.parse().unwrap();
             let ts = Timestamp::from_nanos(ts).saturating_add_nanos(second * 1_000_000_000);
             let price = Price::from_ten_thousandths(price * 100).unwrap();
-            let (exchange, tape) = (Exchange::IEX, Tape::A);
+            let (of_trade, of_cancel) = exchange;
+            let (exchange, tape) = (Exchange::from_code(of_trade).unwrap(), Tape::A);
             if cancel == 0 {
+                // Some do not tell whose trade they break.
+                let exchange = Exchange::from_code(of_cancel).unwrap();
                 let cancel =
                     Cancel { symbol, ts, recv_ts: ts, id, price, size, exchange, action: b'C', tape };
                 return Tick::Cancel(Box::new(cancel));
@@ -384,6 +388,22 @@ fn trading() -> impl Strategy<Value = Tick> {
             Tick::Trade(Trade { symbol, ts, recv_ts: ts, price, size, exchange, conditions, id, tape })
         },
     )
+}
+
+/// Without trades that have another's exchange and id on its day.
+fn with_unique_ids(mut steps: Vec<Step>) -> Vec<Step> {
+    let mut seen = HashSet::new();
+    for step in &mut steps {
+        if let Step::Append(_, ticks) = step {
+            ticks.retain(|tick| match tick {
+                Tick::Trade(trade) => {
+                    seen.insert((trade.symbol, trade.exchange, trade.ts.trading_day(), trade.id))
+                }
+                _ => true,
+            });
+        }
+    }
+    steps
 }
 
 proptest! {
@@ -422,7 +442,7 @@ proptest! {
 
     #[test]
     fn bars_are_those_of_the_trades_that_stand(
-        steps in steps(trading()),
+        steps in steps(trading()).prop_map(with_unique_ids),
         timeframe in prop::sample::select(&["1Min", "5Min", "1Hour", "7Hour", "1Day", "1Week", "1Month"][..]),
         from_minutes in 0_i64..3000,
         len_minutes in 0_i64..6000,
@@ -441,7 +461,8 @@ proptest! {
     }
 }
 
-/// The bars by the book: all trades that no later cancel of their day breaks, added one by one.
+/// The bars by the book: all trades that no later cancel of their day breaks, added one by one. A
+/// cancel breaks the last that it can be about.
 fn reference_bars(rows: &[Row], timeframe: Timeframe, range: TimeRange) -> Vec<Bar> {
     let mut rows: Vec<&Row> = rows.iter().collect();
     rows.sort_by_key(|(_, _, seq, _)| *seq);
@@ -450,10 +471,13 @@ fn reference_bars(rows: &[Row], timeframe: Timeframe, range: TimeRange) -> Vec<B
         match tick {
             Tick::Trade(trade) => standing.push(*trade),
             Tick::Cancel(cancel) => {
-                standing.retain(|trade| {
-                    (trade.symbol, trade.id, trade.ts.trading_day())
-                        != (cancel.symbol, cancel.id, cancel.ts.trading_day())
-                });
+                let is_broken = |trade: &Trade| {
+                    (trade.symbol, trade.ts.trading_day()) == (cancel.symbol, cancel.ts.trading_day())
+                        && trade.is_named(cancel.exchange, cancel.id)
+                };
+                if let Some(at) = standing.iter().rposition(is_broken) {
+                    standing.remove(at);
+                }
             }
             _ => {}
         }

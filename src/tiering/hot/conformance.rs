@@ -51,11 +51,13 @@ pub(crate) fn ticks(steps: &[(usize, Step)]) -> Vec<(Seq, Tick)> {
     for (at, &(number, step)) in steps.iter().enumerate() {
         let symbol: Symbol = NAMES[number].parse().expect("a symbol");
         let ts = START.saturating_add_nanos(at as i64 * 1_000);
-        let (recv_ts, exchange, tape, conditions) = (ts, Exchange::IEX, Tape::C, Conditions::NONE);
+        let (recv_ts, tape, conditions) = (ts, Tape::C, Conditions::NONE);
+        // Each exchange numbers its own trades.
+        let exchange = Exchange::from_code(b"VQ"[at % 2]).expect("a code");
         let target = |back: usize| trades[number].iter().rev().nth(back).copied();
         let tick = match step {
             Step::Trade(price) => {
-                let id = at as u64 + 1;
+                let id = at as u64 / 2;
                 let trade = Trade {
                     symbol,
                     ts,
@@ -84,7 +86,7 @@ pub(crate) fn ticks(steps: &[(usize, Step)]) -> Vec<(Seq, Tick)> {
                 tape,
             }),
             Step::Cancel(back) => {
-                let Some(Trade { id, price, size, .. }) = target(back) else { continue };
+                let Some(Trade { id, price, size, exchange, .. }) = target(back) else { continue };
                 Tick::Cancel(Box::new(Cancel {
                     symbol,
                     ts,
@@ -105,7 +107,7 @@ pub(crate) fn ticks(steps: &[(usize, Step)]) -> Vec<(Seq, Tick)> {
                     symbol,
                     ts,
                     recv_ts,
-                    exchange,
+                    exchange: trade.exchange,
                     original,
                     corrected,
                     tape,
@@ -142,10 +144,11 @@ fn naive(symbol: Symbol, ticks: &[(Seq, Tick)]) -> (Option<HotEntry>, Vec<(Seq, 
             Tick::Quote(quote) => entry.quote = Some(*quote),
             Tick::Status(status) => entry.status = Some((**status).clone()),
             Tick::PrevClose(close) => entry.prev_close = Some(*close),
-            Tick::Cancel(cancel) => trades.retain(|trade| trade.id != cancel.id),
+            Tick::Cancel(cancel) => trades.retain(|trade| !trade.is_named(cancel.exchange, cancel.id)),
             Tick::Correction(correction) => {
-                for trade in trades.iter_mut().filter(|trade| trade.id == correction.original.id) {
-                    trade.price = correction.corrected.price;
+                let (exchange, id) = (correction.exchange, correction.original.id);
+                for trade in trades.iter_mut().filter(|trade| trade.is_named(exchange, id)) {
+                    trade.correct(&correction.corrected);
                 }
             }
             Tick::Gap(_) => {}

@@ -226,19 +226,19 @@ impl Entry {
         match tick {
             Tick::Status(status) => self.status = Some(Box::new((seq, (**status).clone()))),
             Tick::PrevClose(close) => self.prev_close = Some(Box::new((seq, *close))),
-            Tick::Cancel(cancel) if self.trade.is_some_and(|(_, trade)| trade.id == cancel.id) => {
-                self.trade = self.last_standing_trade();
+            Tick::Cancel(cancel) => {
+                if self.trade.is_some_and(|(_, trade)| trade.is_named(cancel.exchange, cancel.id)) {
+                    self.trade = self.last_standing_trade();
+                }
             }
             Tick::Correction(correction) => {
                 if let Some((_, trade)) = &mut self.trade
-                    && trade.id == correction.original.id
+                    && trade.is_named(correction.exchange, correction.original.id)
                 {
-                    let terms = correction.corrected;
-                    (trade.id, trade.price, trade.size, trade.conditions) =
-                        (terms.id, terms.price, terms.size, terms.conditions);
+                    trade.correct(&correction.corrected);
                 }
             }
-            Tick::Cancel(_) | Tick::Gap(_) | Tick::Trade(_) | Tick::Quote(_) => {}
+            Tick::Gap(_) | Tick::Trade(_) | Tick::Quote(_) => {}
         }
     }
 
