@@ -42,7 +42,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Where a backend's or a frame's crate may be named: nowhere but in its own files.
 const HOMES: &[(&str, &[&str])] = &[
     ("fjall::", &["src/bus/local"]),
-    ("rdkafka::", &["src/kafka.rs", "src/bus/kafka", "src/feed/kafka"]),
+    ("rdkafka::", &["src/kafka", "src/bus/kafka", "src/feed/kafka"]),
     ("redis::", &["src/tiering/hot/redis"]),
     ("clickhouse::", &["src/tiering/warm/clickhouse"]),
     ("object_store::", &["src/tiering/cold"]),
