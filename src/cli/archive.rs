@@ -396,6 +396,7 @@ impl SelectArgs {
 }
 
 async fn units(args: &SelectArgs, config: &Config) -> Result<BTreeMap<Unit, UnitStatus>, CliError> {
+    super::check_days(args.from, args.to)?;
     let cold = open_cold(config)?;
     let stores = Stores::open_existing(config).await.map_err(node_error)?;
     let warm = stores.warm.clone();

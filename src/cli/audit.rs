@@ -51,6 +51,7 @@ pub(super) struct AuditArgs {
 }
 
 pub(super) fn run(args: AuditArgs, global: &Global) -> Result<(), CliError> {
+    super::check_days(args.from, args.to)?;
     crate::telemetry::init("warn", super::colour());
     let config = global.resolve_stores(args.data.as_deref(), args.url.as_deref())?.config();
     let selection = Selection { kinds: args.kind, from: args.day.or(args.from), to: args.day.or(args.to) };

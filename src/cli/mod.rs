@@ -202,6 +202,19 @@ fn symbol(text: &str) -> Result<Symbol, SymbolError> {
     text.to_ascii_uppercase().parse()
 }
 
+/// Refuses days that select none.
+fn check_days(
+    from: Option<crate::market::TradingDay>,
+    to: Option<crate::market::TradingDay>,
+) -> Result<(), CliError> {
+    match (from, to) {
+        (Some(from), Some(to)) if from > to => {
+            Err(CliError::usage(format!("--from {from} is after --to {to}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads a span of time: `10s`, `2m`, `1h30m`.
 fn duration(text: &str) -> Result<std::time::Duration, String> {
     let read = text.parse::<jiff::SignedDuration>().ok().and_then(|span| span.try_into().ok());

@@ -25,6 +25,7 @@ pub struct TimeError(String);
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
 const NANOS_PER_MINUTE: i64 = 60 * NANOS_PER_SECOND;
+const NANOS_PER_DAY: i64 = 86_400 * NANOS_PER_SECOND;
 
 impl Timestamp {
     /// The first instant that can be written.
@@ -42,6 +43,12 @@ impl Timestamp {
         self.0
     }
 
+    /// Whether a tick of this instant can be stored: from 1900, where the days of ClickHouse begin
+    /// (`Date32`), to 2261, which is whole.
+    pub const fn is_storable(self) -> bool {
+        self.0 >= -25_566 * NANOS_PER_DAY && self.0 < 106_651 * NANOS_PER_DAY
+    }
+
     /// This machine's clock.
     pub fn now() -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -51,7 +58,7 @@ impl Timestamp {
     /// The start of this instant's minute. New York's offset is whole minutes, so a minute is the
     /// same one there.
     pub const fn floor_minute(self) -> Self {
-        Self(self.0 - self.0.rem_euclid(NANOS_PER_MINUTE))
+        Self(self.0.saturating_sub(self.0.rem_euclid(NANOS_PER_MINUTE)))
     }
 
     /// This instant moved by `nanos`, held within the range.
@@ -226,14 +233,9 @@ impl FromStr for TradingDay {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bytes = text.as_bytes();
         let shaped = bytes.len() == 10 && bytes[4] == b'-' && bytes[7] == b'-';
-        let date: civil::Date = match text.parse() {
-            Ok(date) if shaped => date,
-            _ => return Err(TimeError(shown(text))),
-        };
-        if !(1700..=2260).contains(&date.year()) {
-            return Err(TimeError(shown(text)));
-        }
-        Ok(Self::from_date(date))
+        let day = text.parse().ok().filter(|_| shaped).map(Self::from_date);
+        let days = Timestamp::MIN.trading_day()..=Timestamp::MAX.trading_day();
+        day.filter(|day| days.contains(day)).ok_or_else(|| TimeError(shown(text)))
     }
 }
 
@@ -364,6 +366,19 @@ mod tests {
     }
 
     #[test]
+    fn ticks_are_of_years_that_every_store_has() {
+        for (text, is_storable) in [
+            ("1899-12-31T23:59:59Z", false),
+            ("1900-01-02T00:00:00Z", true),
+            ("2261-12-31T23:59:59Z", true),
+            ("2262-01-01T00:00:00Z", false),
+        ] {
+            assert_eq!(at(text).is_storable(), is_storable, "{text}");
+        }
+        assert!(!Timestamp::MIN.is_storable() && !Timestamp::MAX.is_storable());
+    }
+
+    #[test]
     fn bounds_take_days_and_instants() {
         assert_eq!(parse_from("2025-01-01").unwrap(), at("2025-01-01T05:00:00Z"));
         assert_eq!(parse_to("2025-01-01").unwrap(), at("2025-01-02T05:00:00Z"));
@@ -383,10 +398,15 @@ mod tests {
         }
 
         #[test]
-        fn a_day_holds_its_instants(nanos in 0_i64..4_000_000_000_000_000_000) {
+        fn a_day_holds_its_instants(nanos in prop_oneof![
+            any::<i64>(),
+            i64::MIN..i64::MIN + 2 * NANOS_PER_DAY,
+            i64::MAX - 2 * NANOS_PER_DAY..i64::MAX,
+        ]) {
             let ts = Timestamp::from_nanos(nanos);
             let day = ts.trading_day();
-            prop_assert!(day.start() <= ts && ts < day.end());
+            prop_assert!(day.start() <= ts && (ts < day.end() || ts == Timestamp::MAX));
+            prop_assert!(ts.floor_minute() <= ts && day.start() <= ts.floor_minute());
             prop_assert_eq!(day.to_string().parse::<TradingDay>().unwrap(), day);
             prop_assert_eq!(day.next().previous(), day);
         }

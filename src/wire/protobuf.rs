@@ -138,11 +138,14 @@ impl TryFrom<&v1::Tick> for Tick {
 
     fn try_from(tick: &v1::Tick) -> Result<Self, WireError> {
         let (ts, recv_ts) = (Timestamp::from_nanos(tick.ts), Timestamp::from_nanos(tick.recv_ts));
-        let body = tick.body.as_ref().ok_or_else(|| WireError::Field {
-            message: "tick",
-            field: "body",
-            reason: "is missing, or of a kind this version does not know".to_owned(),
-        })?;
+        let wrong = |field, reason| WireError::Field { message: "tick", field, reason };
+        if !ts.is_storable() {
+            return Err(wrong("ts", format!("is {ts}, which is not within 1900 to 2261")));
+        }
+        let body = tick
+            .body
+            .as_ref()
+            .ok_or_else(|| wrong("body", "is missing, or of a kind this version does not know".to_owned()))?;
         let symbol = |read: &Read| tick.symbol.parse::<Symbol>().map_err(|error| read.error("symbol", error));
         Ok(match body {
             v1::tick::Body::Trade(t) => {

@@ -156,6 +156,11 @@ fn what_is_wrong_is_named() {
             .contains("more than 9 decimals")
     );
     assert!(error(&"[".repeat(100)).contains("nested too deep"));
+    for ts in [i64::MIN, i64::MAX] {
+        let tick = protobuf::v1::Tick { ts, ..(&specimens()[0]).into() };
+        let error = Tick::try_from(&tick).unwrap_err().to_string();
+        assert!(error.contains("`ts` is ") && error.contains("not within 1900 to 2261"), "{error}");
+    }
 }
 
 /// One tick of every kind, with what is awkward to carry.

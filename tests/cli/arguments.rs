@@ -38,6 +38,10 @@ fn wrong_arguments_are_named() {
     refused(&["replay", "no-such-file"], "no-such-file");
     refused(&["watch", "AAPL", "--sort", "colour"], "colour");
     refused(&["watch", "AAPL", "--filter", "last<"], "last<");
+    let backwards = ["--from", "2025-02-01", "--to", "2025-01-01"];
+    for command in [&["audit"][..], &["archive", "status"], &["archive", "list"], &["archive", "restore"]] {
+        refused(&[command, &backwards].concat(), "--from 2025-02-01 is after --to 2025-01-01");
+    }
     refused(&["demo", "--for", "10"], "10s");
     refused(&["--config", "none.toml", "config", "check"], "none.toml");
 }

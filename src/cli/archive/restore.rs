@@ -96,15 +96,7 @@ pub(in crate::cli) struct How {
 }
 
 pub(super) async fn run(args: &RestoreArgs, config: &Config) -> Result<(), CliError> {
-    if let (Some(from), Some(to)) = (args.from, args.to)
-        && from > to
-    {
-        return Err(CliError::usage(format!("--from {from} is after --to {to}")));
-    }
-    restore(args, config).await
-}
-
-async fn restore(args: &RestoreArgs, config: &Config) -> Result<(), CliError> {
+    crate::cli::check_days(args.from, args.to)?;
     let stores = if args.into_warm && !args.dry_run {
         Some(Stores::open_to_move(config).await.map_err(node_error)?)
     } else {
@@ -256,6 +248,8 @@ fn restore_error(error: RestoreError) -> CliError {
         RestoreError::Unequal { .. } => {
             CliError::failed(&error).hint("`stk archive verify` says which object is damaged")
         }
+        RestoreError::Ahead { .. } => CliError::failed(&error)
+            .hint("let `stk serve` come to the log's end first; history has these rows from the archive"),
         RestoreError::Warm(error) => node_error(error.clone().into()),
     }
 }

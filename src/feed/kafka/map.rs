@@ -446,6 +446,11 @@ impl<'m> Row<'m, '_> {
     }
 
     fn time(&self) -> Result<Timestamp, String> {
+        let ts = self.any_time()?;
+        if ts.is_storable() { Ok(ts) } else { Err(format!("ts is {ts}, which is not within 1900 to 2261")) }
+    }
+
+    fn any_time(&self) -> Result<Timestamp, String> {
         let Some((field, value)) = self.get("ts")? else { return Err(absent("ts")) };
         if let Value::Instant(ts) = value.as_ref() {
             return Ok(*ts);
@@ -565,6 +570,11 @@ mod tests {
             (r#""s":1"#, r#""s":-1"#, "size is -1, which is out of range"),
             (r#""s":1"#, r#""s":1.5"#, "size is 1.5, which has more decimals"),
             (r#""t":1"#, r#""t":"noon""#, "ts is \"noon\", not a decimal number"),
+            (
+                r#""t":1"#,
+                r#""t":9220000000000"#,
+                "ts is 2262-03-03T23:06:40Z, which is not within 1900 to 2261",
+            ),
             (r#","n":1"#, "", "it has no sequence"),
             (r#""n":1"#, r#""n":1,"c":[1]"#, "conditions hold 1, not a text"),
         ] {

@@ -110,6 +110,21 @@ pub enum RestoreError {
         /// How many.
         objects: u64,
     },
+    /// Warm would take these rows a second time when it comes to them in the log.
+    #[error(
+        "{unit}: it is archived up to offset {archived} of partition {partition}, and warm has only come \
+         to {warm}: what it still takes out of the log would stand in it twice"
+    )]
+    Ahead {
+        /// The unit.
+        unit: Unit,
+        /// The first such partition.
+        partition: u16,
+        /// Up to where the archive holds it, exclusive.
+        archived: u64,
+        /// Up to where warm has come, exclusive.
+        warm: u64,
+    },
     /// What came back is not what was archived.
     #[error("{unit}: {place} holds {found}, but its manifest tells of {expected}")]
     Unequal {
@@ -242,10 +257,16 @@ pub async fn into_warm(
     if !frozen.is_empty() {
         return Err(RestoreError::Frozen { unit, objects: frozen.len() as u64 });
     }
+    let next_offsets = snapshot.next_offsets(unit.day);
+    for (partition, &archived) in (0_u16..).zip(next_offsets) {
+        let warm = warm.mark(partition).await?.next_offset;
+        if warm < archived {
+            return Err(RestoreError::Ahead { unit, partition, archived, warm });
+        }
+    }
     let mut expected = RowDigest::default();
     snapshot.manifests(unit.day).for_each(|manifest| expected.add(manifest.digest));
     let rows = reader.scan(unit.kind, ready, None, TimeRange::ALL, SharedReadStats::default());
-    let next_offsets = snapshot.next_offsets(unit.day);
     // Warm stores all or nothing: an error at the end of the rows leaves it as it was.
     let rows = checked(rows.map_err(|error| unreadable(&error)).boxed(), unit, expected);
     warm.restore(unit, next_offsets, rows).await?;
@@ -372,6 +393,21 @@ mod tests {
             let query = Query::new(*kind, None, TimeRange::ALL);
             conformance::scans_give_what_matches(&*warm, &rows, &query).await;
         }
+    }
+
+    #[tokio::test]
+    async fn what_warm_has_yet_to_come_to_does_not_come_back_before_it() {
+        let (dir, new_dir, cold_dir) =
+            (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+        let cold: Arc<dyn Cold> = Arc::new(DirCold::open(cold_dir.path()).unwrap());
+        dropped(&open(&dir), &*cold).await;
+        let reader = Arc::new(ArchiveReader::new(cold));
+        let snapshot = reader.snapshot(Kind::Trade, TimeRange::ALL).await.unwrap();
+        let unit = Unit { day: snapshot.days().next().unwrap().0, kind: Kind::Trade };
+        let warm = open(&new_dir);
+        let error = into_warm(&reader, &snapshot, &*warm, unit).await.unwrap_err();
+        assert!(matches!(error, RestoreError::Ahead { warm: 0, .. }), "{error}");
+        assert!(warm.units().await.unwrap().is_empty(), "nothing came back");
     }
 
     #[tokio::test]

@@ -227,7 +227,7 @@ impl History {
         let log = self.log(&cut, query.kind, range);
         let mut tail = log.read(named.as_deref(), self.tail_rows_max).await?;
         if bars {
-            for (symbol, day) in tail.rebuilds() {
+            for (symbol, day) in tail.rebuilds(symbols) {
                 // Without all of the day's trades its bars stay as they are; the answer says so.
                 match self.bar_ticks(&cut, symbol, day).await? {
                     Ok(ticks) => tail.rebuild(symbol, day, &ticks),
@@ -368,20 +368,25 @@ impl History {
     async fn gaps(
         &self,
         cut: &Cut,
-        in_log: Vec<Gap>,
+        in_log: Vec<(u16, Gap)>,
         symbols: Option<&[Symbol]>,
         range: TimeRange,
     ) -> Result<(Vec<Gap>, u64, ArchivedCoverage), HistoryError> {
         let TierScan { mut rows, archived, .. } = self.scan_at(cut, Kind::Gap, None, range).await?;
         let mut gaps = BTreeMap::new();
-        let mut more = 0;
-        let mut take = |gap: Gap| {
-            // A gap of no single symbol stands in every partition.
+        let mut is_over = false;
+        // A gap of no single symbol stands in every partition.
+        let (mut of_symbols, mut of_all) = (0, BTreeMap::<u16, u64>::new());
+        let mut take = |partition: u16, gap: Gap| {
+            match gap.symbol {
+                Some(_) => of_symbols += 1,
+                None => *of_all.entry(partition).or_default() += 1,
+            }
             let key = (gap.ts, gap.source.clone(), gap.first, gap.last, gap.kind as u8, gap.symbol);
-            if gaps.len() < GAPS_MAX || gaps.contains_key(&key) {
-                gaps.insert(key, gap);
-            } else {
-                more += 1;
+            gaps.insert(key, gap);
+            if gaps.len() > GAPS_MAX {
+                is_over = true;
+                gaps.pop_last();
             }
         };
         while let Some(batch) = rows.try_next().await? {
@@ -390,14 +395,16 @@ impl History {
                 if concerns(view.symbol(row), symbols)
                     && let Tick::Gap(gap) = view.tick(row)?
                 {
-                    take(*gap);
+                    take(view.seq(row).partition, *gap);
                 }
             }
         }
         in_log
             .into_iter()
-            .filter(|gap| range.contains(gap.ts) && concerns(gap.symbol, symbols))
-            .for_each(&mut take);
+            .filter(|(_, gap)| range.contains(gap.ts) && concerns(gap.symbol, symbols))
+            .for_each(|(partition, gap)| take(partition, gap));
+        let all = of_symbols + of_all.into_values().max().unwrap_or(0);
+        let more = if is_over { all.saturating_sub(GAPS_MAX as u64) } else { 0 };
         Ok((gaps.into_values().collect(), more, ArchivedCoverage::new(Kind::Gap, archived)))
     }
 }

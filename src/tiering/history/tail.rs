@@ -50,7 +50,8 @@ pub(super) struct Tail {
     table: SymbolTable,
     /// By partition; absent where the log holds nothing that warm lacks.
     partitions: Vec<Option<Partition>>,
-    gaps: Vec<Gap>,
+    /// With the partition each stands in.
+    gaps: Vec<(u16, Gap)>,
     rows: u64,
     rows_max: u64,
     /// Rows of each symbol, once there are more than `rows_max`; none is held then.
@@ -62,8 +63,8 @@ struct Partition {
     number: u16,
     builder: TickBatchBuilder,
     state: PartitionState,
-    /// The place of the last tick applied.
-    last: Seq,
+    /// The offset before which the log is read.
+    end: u64,
 }
 
 impl Partition {
@@ -96,14 +97,19 @@ impl Tail {
             bytes_read: 0,
         };
         for ((partition, mark), offsets) in (0_u16..).zip(marks).zip(log) {
-            if offsets.is_empty() {
+            if offsets.is_empty() && filter.kind != Kind::Bar {
                 tail.partitions.push(None);
                 continue;
             }
             let state = PartitionState::restore(&mark.checkpoint)
                 .map_err(|error| HistoryError::state(partition, &error))?;
+            // Bars may be marked to be rebuilt though nothing came after them.
+            if offsets.is_empty() && !state.needs_rebuild() {
+                tail.partitions.push(None);
+                continue;
+            }
             let builder = TickBatchBuilder::new(partition);
-            let mut read = Partition { number: partition, builder, state, last: Seq::default() };
+            let mut read = Partition { number: partition, builder, state, end: offsets.end };
             let mut reader = bus.reader(partition, offsets.start).await?;
             while reader.offset() < offsets.end {
                 for record in reader.next(READ_BYTES_MAX).await? {
@@ -136,14 +142,13 @@ impl Tail {
             let (_, tick) = row?;
             let seq = Seq { partition: read.number, offset, index };
             if let Tick::Gap(gap) = &tick {
-                self.gaps.push((**gap).clone());
+                self.gaps.push((read.number, (**gap).clone()));
             }
             if symbols.is_some_and(|symbols| symbols.binary_search(&tick.symbol()).is_err()) {
                 continue;
             }
             if self.filter.kind == Kind::Bar {
                 read.state.apply(seq, &tick);
-                read.last = seq;
             } else if self.filter.wants(seq, &tick) {
                 let symbol = tick.symbol().map_or(NO_SYMBOL, |symbol| self.table.intern(symbol));
                 self.rows += 1;
@@ -172,10 +177,16 @@ impl Tail {
         }
     }
 
-    /// The symbol-days whose bars can't be told from the tail alone: [`Tail::rebuild`] each.
-    pub(super) fn rebuilds(&mut self) -> Vec<(Symbol, TradingDay)> {
+    /// The days of `symbols` (sorted; `None` for all) in the range asked for whose bars can't be told
+    /// from the tail alone: [`Tail::rebuild`] each. Others may be marked since before the tail.
+    pub(super) fn rebuilds(&mut self, symbols: Option<&[Symbol]>) -> Vec<(Symbol, TradingDay)> {
+        let range = self.filter.range;
+        let is_wanted = |(symbol, day): &(Symbol, TradingDay)| {
+            symbols.is_none_or(|symbols| symbols.binary_search(symbol).is_ok())
+                && range.overlaps(&TimeRange { from: day.start(), to: day.end() })
+        };
         let states = self.partitions.iter_mut().flatten();
-        states.flat_map(|read| read.state.take_rebuilds()).collect()
+        states.flat_map(|read| read.state.take_rebuilds()).filter(is_wanted).collect()
     }
 
     /// Forms the bars of a symbol's day anew from all trades, cancels and corrections of it, in
@@ -184,13 +195,15 @@ impl Tail {
         let Some((last, _)) = ticks.last() else { return };
         let at = usize::from(last.partition);
         let Some(mut read) = self.partitions.get_mut(at).and_then(Option::take) else { return };
-        read.state.rebuild(symbol, day, read.last, ticks);
+        // After every revision that is stored or in the tail, as the processor places it.
+        let place = Seq { partition: read.number, offset: read.end.saturating_sub(1), index: u32::MAX };
+        read.state.rebuild(symbol, day, place, ticks);
         self.take_bars(&mut read);
         self.partitions[at] = Some(read);
     }
 
-    /// The gaps in the tail, of all symbols and times.
-    pub(super) fn take_gaps(&mut self) -> Vec<Gap> {
+    /// The gaps in the tail, of all symbols and times, each with the partition it stands in.
+    pub(super) fn take_gaps(&mut self) -> Vec<(u16, Gap)> {
         std::mem::take(&mut self.gaps)
     }
 

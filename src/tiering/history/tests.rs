@@ -111,13 +111,13 @@ impl BusReader for FakeReader {
 }
 
 /// What a processor does, one block at a time.
-async fn commit_block(bus: &FakeBus, tiers: &Tiers, partition: u16, records_max: usize) {
+async fn commit_block(bus: &FakeBus, tiers: &Tiers, partition: u16, records_max: usize, rebuilds: bool) {
     let warm = &*tiers.warm;
     let mark = warm.mark(partition).await.unwrap();
     let mut state = PartitionState::restore(&mark.checkpoint).unwrap();
     let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(partition));
     let records = bus.from(partition, mark.next_offset).unwrap();
-    let (mut next_offset, mut last, mut ticks) = (mark.next_offset, Seq::default(), Vec::new());
+    let (mut next_offset, mut ticks) = (mark.next_offset, Vec::new());
     for record in records.iter().take(records_max) {
         next_offset = record.offset + 1;
         let view = RecordView::parse(&record.bytes).unwrap();
@@ -126,14 +126,16 @@ async fn commit_block(bus: &FakeBus, tiers: &Tiers, partition: u16, records_max:
         }
         for (index, row) in (0..).zip(view.ticks()) {
             let (_, tick) = row.unwrap();
-            last = Seq { partition, offset: record.offset, index };
+            let seq = Seq { partition, offset: record.offset, index };
             let symbol = tick.symbol().map_or(NO_SYMBOL, |symbol| table.intern(symbol));
-            builder.push(symbol, last, &tick);
-            state.apply(last, &tick);
-            ticks.push((last, tick));
+            builder.push(symbol, seq, &tick);
+            state.apply(seq, &tick);
+            ticks.push((seq, tick));
         }
     }
-    for (symbol, day) in state.take_rebuilds() {
+    let rebuilds =
+        if rebuilds && next_offset > mark.next_offset { state.take_rebuilds() } else { Vec::new() };
+    for (symbol, day) in rebuilds {
         let mut rows = ticks.clone();
         for kind in [Kind::Trade, Kind::Cancel, Kind::Correction] {
             let range = TimeRange { from: day.start(), to: day.end() };
@@ -143,7 +145,8 @@ async fn commit_block(bus: &FakeBus, tiers: &Tiers, partition: u16, records_max:
                 rows.extend((0..batch.len()).map(|row| (view.seq(row), view.tick(row).unwrap())));
             }
         }
-        state.rebuild(symbol, day, last, &rows);
+        let place = Seq { partition, offset: next_offset - 1, index: u32::MAX };
+        state.rebuild(symbol, day, place, &rows);
     }
     for (seq, bar) in state.take_changed_bars() {
         builder.push_bar(table.intern(bar.symbol), seq, &bar);
@@ -171,8 +174,8 @@ enum Step {
     Append(u16, Vec<Tick>),
     /// The last record of the partition arrives once more.
     Repeat(u16),
-    /// The processor stores so many records.
-    Commit(u16, usize),
+    /// The processor stores so many records, with the bars that are marked to be rebuilt or without.
+    Commit(u16, usize, bool),
     Compact,
     Restart,
     /// The log drops what warm holds.
@@ -203,7 +206,8 @@ fn steps(tick: impl Strategy<Value = Tick> + 'static) -> impl Strategy<Value = V
     let step = prop_oneof![
         6 => append,
         1 => partition().prop_map(Step::Repeat),
-        3 => (partition(), 1_usize..4).prop_map(|(partition, records)| Step::Commit(partition, records)),
+        3 => (partition(), 1_usize..4, any::<bool>())
+            .prop_map(|(partition, records, rebuilds)| Step::Commit(partition, records, rebuilds)),
         1 => Just(Step::Compact),
         1 => Just(Step::Restart),
         1 => partition().prop_map(Step::Trim),
@@ -312,9 +316,9 @@ impl World {
                         bus.push(partition, bytes.clone());
                     }
                 }
-                Step::Commit(partition, records) => {
+                Step::Commit(partition, records, rebuilds) => {
                     let tiers = Tiers { warm: warm.clone(), archive: Some(archive.reader.clone()) };
-                    commit_block(&bus, &tiers, partition, records).await;
+                    commit_block(&bus, &tiers, partition, records, rebuilds).await;
                 }
                 Step::Archive(unit, step) => archive.step(&warm, unit, step).await,
                 Step::Compact => while warm.compact().unwrap() {},
@@ -447,6 +451,7 @@ proptest! {
         from_minutes in 0_i64..3000,
         len_minutes in 0_i64..6000,
         whole in any::<bool>(),
+        symbols in prop::sample::subsequence(&["AAPL", "BRK.B", "MSFT"][..], 0..=3),
     ) {
         runtime().block_on(async {
             let world = World::after(steps).await;
@@ -454,9 +459,13 @@ proptest! {
             let from = Timestamp::from_nanos(1_763_649_000_000_000_000 + from_minutes * 60_000_000_000);
             let range = TimeRange { from, to: from.saturating_add_nanos(len_minutes * 60_000_000_000) };
             let range = if whole { TimeRange::ALL } else { range };
-            let query = HistoryQuery { symbols: Vec::new(), kind: Kind::Bar, timeframe: Some(timeframe), range, limit: None };
+            let symbols: Vec<Symbol> = symbols.iter().map(|symbol| symbol.parse().unwrap()).collect();
+            let is_asked = |bar: &Bar| symbols.is_empty() || symbols.contains(&bar.symbol);
+            let mut expected = reference_bars(&world.rows, timeframe, range);
+            expected.retain(is_asked);
+            let query = HistoryQuery { symbols, kind: Kind::Bar, timeframe: Some(timeframe), range, limit: None };
             let found = bars_of(world.history().query(query).await.unwrap()).await;
-            assert_eq!(found, reference_bars(&world.rows, timeframe, range));
+            assert_eq!(found, expected);
         });
     }
 }
@@ -512,7 +521,7 @@ async fn coverage_tells_gaps_and_where_rows_came_from() {
     let steps = vec![
         Step::Append(0, vec![gap(None, 1), gap(Some("AAPL"), 2)]),
         Step::Append(1, vec![gap(None, 1), gap(Some("TSLA"), 3)]),
-        Step::Commit(0, 9),
+        Step::Commit(0, 9, true),
         Step::Append(0, vec![gap(Some("MSFT"), 4)]),
     ];
     let world = World::after(steps).await;
@@ -528,12 +537,29 @@ async fn coverage_tells_gaps_and_where_rows_came_from() {
 }
 
 #[tokio::test]
+async fn of_many_gaps_the_first_are_listed_and_all_are_counted() {
+    let of_all = |first: u64| gap(None, first);
+    let (late, early): (Vec<Tick>, Vec<Tick>) =
+        ((700..1400).map(of_all).collect(), (0..700).map(of_all).collect());
+    let mut steps = Vec::new();
+    for partition in 0..PARTITIONS {
+        steps.push(Step::Append(partition, late.clone()));
+        steps.push(Step::Commit(partition, 1, true));
+        steps.push(Step::Append(partition, early.clone()));
+    }
+    steps.push(Step::Append(0, vec![gap(Some("AAPL"), 1400)]));
+    let coverage = World::after(steps).await.history().query(all(Kind::Trade)).await.unwrap().coverage;
+    assert!(coverage.gaps.iter().map(|gap| gap.first).eq(0..GAPS_MAX as u64));
+    assert_eq!(coverage.gaps_not_listed, 401);
+}
+
+#[tokio::test]
 async fn records_that_are_nowhere_are_told() {
     let world = World::after(vec![
         Step::Append(0, vec![gap(None, 1)]),
         Step::Append(0, vec![gap(None, 2)]),
         Step::Append(0, vec![gap(None, 3)]),
-        Step::Commit(0, 1),
+        Step::Commit(0, 1, true),
     ])
     .await;
     world.bus.trim(0, 2);
@@ -547,7 +573,7 @@ async fn no_time_of_an_archived_day_holds_no_row() {
     let archive = |step| Step::Archive(0, step);
     let world = World::after(vec![
         Step::Append(0, vec![gap(None, 1)]),
-        Step::Commit(0, 1),
+        Step::Commit(0, 1, true),
         archive(ArchiveStep::Upload),
         archive(ArchiveStep::Commit),
         archive(ArchiveStep::Drop),
@@ -706,7 +732,7 @@ async fn archived_world(cold: Arc<dyn Cold>) -> World {
             steps.push(Step::Append(partition, (0..20).map(|at| trade(day * 1440 + at, name)).collect()));
         }
     }
-    steps.extend((0..PARTITIONS).map(|partition| Step::Commit(partition, 99)));
+    steps.extend((0..PARTITIONS).map(|partition| Step::Commit(partition, 99, true)));
     let mut world = World::after(steps).await;
     world.archive.reader = Arc::new(ArchiveReader::new(cold));
     for number in 0..4 {
@@ -793,7 +819,7 @@ async fn a_late_trade_of_a_dropped_day_rebuilds_its_bars_from_the_archive() {
     expected.retain(|bar| bar.symbol == symbol);
     assert_eq!(found, expected, "from the log's tail");
     let tiers = world.history().tiers().clone();
-    commit_block(&world.bus, &tiers, partition, 99).await;
+    commit_block(&world.bus, &tiers, partition, 99, true).await;
     assert_eq!(
         bars_of(world.history().query(bars).await.unwrap()).await,
         expected,
@@ -880,7 +906,7 @@ async fn warm_made_anew_beside_an_old_archive_repeats_and_lacks_nothing() {
     let history = History::new(world.bus.clone(), anew.clone()).with_archive(world.archive.reader.clone());
     for records in [0, 1, 1, 99] {
         for partition in 0..PARTITIONS {
-            commit_block(&world.bus, &tiers, partition, records).await;
+            commit_block(&world.bus, &tiers, partition, records, true).await;
         }
         for name in ["AAPL", "MSFT", "TSLA"] {
             let answer = history.query(of(name)).await.unwrap();

@@ -398,15 +398,18 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(State, u64, usize), WarmError> {
     while len < bytes.len() {
         let rest = &bytes[len..];
         let end = rest.iter().position(|&byte| byte == b'\n');
-        let Some(edit) = end.and_then(|end| parse_line(&rest[..end])) else {
+        let Some(json) = end.and_then(|end| whole_line(&rest[..end])) else {
             // Only the last append can be torn: whole lines after this one mean damage.
             let torn = end
-                .is_none_or(|end| !rest[end + 1..].split(|&b| b == b'\n').any(|l| parse_line(l).is_some()));
+                .is_none_or(|end| !rest[end + 1..].split(|&b| b == b'\n').any(|l| whole_line(l).is_some()));
             if torn && edits > 0 {
                 break;
             }
             return Err(damaged(path, format!("the line at byte {len} does not have its checksum")));
         };
+        // Never taken for a torn one: what it says was committed.
+        let edit = serde_json::from_slice(json)
+            .map_err(|error| damaged(path, format!("the line at byte {len} can't be read: {error}")))?;
         if (edits == 0) != matches!(edit, Edit::Begin { .. }) {
             return Err(damaged(path, "its first line, and no other, has to tell the version"));
         }
@@ -420,14 +423,12 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(State, u64, usize), WarmError> {
     Ok((state, len as u64, edits))
 }
 
-fn parse_line(line: &[u8]) -> Option<Edit> {
+/// The text of a line that has its checksum.
+fn whole_line(line: &[u8]) -> Option<&[u8]> {
     let (checksum, json) = line.split_at_checked(CHECKSUM_LEN)?;
     let json = json.strip_prefix(b" ")?;
     let checksum = u32::from_str_radix(std::str::from_utf8(checksum).ok()?, 16).ok()?;
-    if checksum != crc32(json) {
-        return None;
-    }
-    serde_json::from_slice(json).ok()
+    (checksum == crc32(json)).then_some(json)
 }
 
 fn newest(dir: &Path) -> Result<Option<(u64, PathBuf)>, WarmError> {

@@ -262,6 +262,15 @@ async fn a_manifest_cut_anywhere_in_its_last_line_is_the_state_before_it() {
         let state = manifest::read(dir.path()).unwrap().unwrap();
         assert_eq!(state.marks[&0].next_offset, if len == whole.len() { 2 } else { 1 });
     }
+    // A last line that has its checksum was not cut off by a crash, whatever it says.
+    let strange = br#"{"of":"another version"}"#;
+    let line = format!("{:08x} {}\n", crc32(strange), std::str::from_utf8(strange).unwrap());
+    fs::write(&manifest, [&whole[..], line.as_bytes()].concat()).unwrap();
+    let error = LocalWarm::open(dir.path(), QUIET).err().unwrap().to_string();
+    assert!(
+        error.contains(&format!("the line at byte {} can't be read: unknown variant", whole.len())),
+        "{error}"
+    );
     // Damage before the last line is no crash.
     let mut damaged = whole.clone();
     damaged[before - 10] ^= 1;
