@@ -445,6 +445,7 @@ async fn status(args: &SelectArgs, config: &Config, json: bool) -> Result<(), Cl
 }
 
 async fn list(args: &SelectArgs, config: &Config, json: bool) -> Result<(), CliError> {
+    super::check_days(args.from, args.to)?;
     let cold = open_cold(config)?;
     let archived = crate::tiering::archive::status::archived(&cold, |unit| args.takes(unit)).await;
     let archived = archived.map_err(archive_error)?;

@@ -18,7 +18,7 @@ use crate::market::{
     BatchError, Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp, TradingDay,
 };
 use crate::tiering::archive::read::{ArchiveReader, FrozenFile, ReadStats, SharedReadStats};
-use crate::tiering::archive::snapshot::{ReadError, Snapshot};
+use crate::tiering::archive::snapshot::{ReadError, Snapshot, reaches};
 use crate::tiering::warm::{Query, Scan, ScanStats, Warm, WarmError};
 
 /// How often a scan begins anew because days were dropped or restored while it was planned.
@@ -136,9 +136,23 @@ impl Tiers {
         symbols: Option<&[Symbol]>,
         range: TimeRange,
     ) -> Result<TierScan, TiersError> {
+        self.scan_from(kind, symbols, range, &[]).await
+    }
+
+    /// As [`Tiers::scan`], for who needs no row below `first_offsets`, by partition: much of what
+    /// holds none other is not read, so that the rest of a long history costs little.
+    pub async fn scan_from(
+        &self,
+        kind: Kind,
+        symbols: Option<&[Symbol]>,
+        range: TimeRange,
+        first_offsets: &[u64],
+    ) -> Result<TierScan, TiersError> {
+        let mut query = Query::new(kind, symbols.map(<[_]>::to_vec), range);
+        query.first_offsets = first_offsets.to_vec();
         let mut tries = 0;
         loop {
-            let error = match self.try_scan(kind, symbols, range).await? {
+            let error = match self.try_scan(query.clone()).await? {
                 Ok(scan) => return Ok(scan),
                 Err(error) => error,
             };
@@ -151,15 +165,10 @@ impl Tiers {
 
     /// An error within the answer where the archive went on between the looks at its two sides, or
     /// is not the one that warm's days went to.
-    async fn try_scan(
-        &self,
-        kind: Kind,
-        symbols: Option<&[Symbol]>,
-        range: TimeRange,
-    ) -> Result<Result<TierScan, TiersError>, TiersError> {
-        let mut query = Query::new(kind, symbols.map(<[_]>::to_vec), range);
+    async fn try_scan(&self, mut query: Query) -> Result<Result<TierScan, TiersError>, TiersError> {
+        let (kind, range) = (query.kind, query.range);
         let near = self.warm.scan(&query).await?;
-        let needed = dropped_within(&near, range);
+        let needed = dropped_within(&near, &query);
         let Some(archive) = &self.archive else {
             if let Some(day) = needed.keys().next() {
                 return Err(TiersError::NoArchive { kind: kind.name(), day: *day });
@@ -182,12 +191,15 @@ impl Tiers {
                     return Ok(Ok(from_warm(near, ArchivedPart { unasked, ..ArchivedPart::default() })));
                 }
             }
-        } else {
+        } else if query.first_offsets.is_empty() || archive.is_ahead_of(kind, &near.next_offsets).await? {
             archive.snapshot(kind, range).await?
+        } else {
+            // Of all the days that there may be, no other has anything.
+            archive.snapshot(kind, span_of(&needed)).await?
         };
         query.archived = read_from_archive(&snapshot, &needed, &near.next_offsets);
         let scan = self.warm.scan(&query).await?;
-        let dropped = dropped_within(&scan, range);
+        let dropped = dropped_within(&scan, &query);
         let unsettled = dropped
             .iter()
             .find(|(day, offsets)| !query.archived.contains_key(day) || !snapshot.covers(**day, offsets));
@@ -216,7 +228,7 @@ async fn merged(
     let stats = SharedReadStats::default();
     let (mut total, mut bytes) = (0, 0);
     for day in query.archived.keys() {
-        for file in snapshot.files(*day)? {
+        for file in snapshot.files_from(*day, &query.first_offsets)? {
             (total, bytes) = (total + 1, bytes + file.file.bytes);
             if file.may_hold_any(symbols.as_deref(), range) {
                 files.push(file);
@@ -271,13 +283,22 @@ fn from_warm(scan: Scan, archived: ArchivedPart) -> TierScan {
     }
 }
 
-/// The days of `range` of which rows are neither in the scan nor were restored into it.
-fn dropped_within(scan: &Scan, range: TimeRange) -> Days {
+/// The days asked for of which rows are neither in the scan nor were restored into it.
+fn dropped_within(scan: &Scan, query: &Query) -> Days {
     let dropped = scan.dropped.iter().filter(|(day, offsets)| {
         let day_range = TimeRange { from: day.start(), to: day.end() };
-        range.overlaps(&day_range) && !scan.restored.contains(day) && offsets.iter().any(|offset| *offset > 0)
+        query.range.overlaps(&day_range)
+            && !scan.restored.contains(day)
+            && reaches(offsets, &query.first_offsets)
     });
     dropped.map(|(day, offsets)| (*day, offsets.clone())).collect()
+}
+
+/// From the first of `days` to the last.
+fn span_of(days: &Days) -> TimeRange {
+    let start = days.keys().next().map_or(Timestamp::MIN, |day| day.start());
+    let end = days.keys().next_back().map_or(Timestamp::MAX, |day| day.end());
+    TimeRange { from: start, to: end }
 }
 
 /// Of which days the archive is read, and up to which offsets: those of which warm has dropped

@@ -1,13 +1,20 @@
 //! What a connection gets, whatever happens to it.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde_json::Value;
+use stk::bus::epoch::LogEpoch;
+use stk::market::{Seq, SymbolTable, TickBatchBuilder};
+use stk::server::gateway::MemoryBus;
+use stk::tiering::history::History;
+use stk::tiering::warm::local::{LocalWarm, LocalWarmOptions};
+use stk::tiering::warm::{Block, Warm};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::support::{Client, Server, config, quote, trade};
+use super::support::{Client, LOG_ID, PARTITIONS, Server, config, quote, symbol, trade, trade_at};
 
 fn ids(messages: &[Value]) -> Vec<u64> {
     messages
@@ -258,6 +265,38 @@ async fn events_of_another_log_begin_anew_with_a_gap() {
     assert_eq!(response.status(), 200);
     let text = response.text().await.unwrap();
     assert!(text.starts_with("retry: ") && text.contains(&gap("1.0_0", "2.a.0.2_0")), "{text}");
+}
+
+/// What the log has dropped since comes from history, however long ago it was traded.
+#[tokio::test]
+async fn a_token_that_the_log_has_dropped_is_resumed_from_out_of_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let warm = LocalWarm::open(dir.path(), LocalWarmOptions { compaction: false }).unwrap();
+    let bus = Arc::new(MemoryBus::new(PARTITIONS, 4).with_epoch(LogEpoch::new(LOG_ID)));
+    let history = History::new(bus.clone(), warm.clone());
+    let server = Server::start_on(config(), bus, |state| state.history = Some(history)).await;
+    let traded = |id: u64| trade_at("AAPL", id, "2017-07-10T15:00:00Z".parse().unwrap());
+    let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(0));
+    for id in 0..10 {
+        server.publish(&[traded(id)]).await;
+        if id < 8 {
+            let seq = Seq { partition: 0, offset: id, index: 0 };
+            builder.push(table.intern(symbol("AAPL")), seq, &traded(id));
+        }
+    }
+    let batches = builder.finish(&table);
+    let checkpoint = bytes::Bytes::new();
+    warm.commit(Block { partition: 0, first_offset: 0, next_offset: 8, batches, checkpoint }).await.unwrap();
+
+    let request = r#"{"action":"subscribe","trades":["*"],"gaps":true,"token":true,"since":"2.a.0.2_0"}"#;
+    let mut client = Client::subscribed(server.address, request).await;
+    let mut got = Vec::new();
+    while got.last() != Some(&9) {
+        let messages = client.messages().await;
+        assert!(messages.iter().all(|message| message["T"] != "gap"), "{messages:?}");
+        got.extend(ids(&messages));
+    }
+    assert!(got.iter().copied().eq(2..10), "{got:?}");
 }
 
 /// The log has a record that nobody can read: those who asked are told between which places, live

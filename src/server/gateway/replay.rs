@@ -28,8 +28,6 @@ use crate::wire::token::{LogId, Position, Token};
 const READ_BYTES_MAX: usize = 256 * 1024;
 /// Symbols asked of hot at a time.
 const HOT_SYMBOLS: usize = 512;
-/// How far back a token that is no longer in the log is looked for in history.
-const TOKEN_AGE_MAX_NANOS: i64 = 7 * 86_400 * 1_000_000_000;
 
 /// What a connection joins with.
 pub(super) struct Join {
@@ -313,9 +311,8 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
             }
             Ahead::Log => match from_log(attachment, &mut replay).await {
                 Err(BusError::Trimmed { .. }) => {
-                    let from = Timestamp::now().saturating_add_nanos(-TOKEN_AGE_MAX_NANOS);
                     let lower = replay.positions.clone();
-                    from_history(attachment, past, &mut replay, from, Some(lower)).await?;
+                    from_history(attachment, past, &mut replay, Timestamp::MIN, Some(lower)).await?;
                 }
                 result => result?,
             },
@@ -477,6 +474,7 @@ async fn from_history(
     let symbols: Vec<Symbol> =
         if replay.want.any_all() { Vec::new() } else { replay.want.symbols().into_iter().collect() };
     let mut ends: Vec<u64> = hub.positions();
+    let first_offsets: Vec<u64> = lower.iter().flatten().map(|position| position.offset).collect();
     let mut sources = Vec::new();
     let (mut is_missing, mut archived) = (false, ArchivedCoverage::default());
     for (channel, kind) in kinds {
@@ -485,7 +483,7 @@ async fn from_history(
         }
         let range = TimeRange { from, to: Timestamp::MAX };
         let query = HistoryQuery { symbols: symbols.clone(), kind, timeframe: None, range, limit: None };
-        let answer = history.query(query).await?;
+        let answer = history.query_from(query, &first_offsets).await?;
         for covered in &answer.coverage.partitions {
             if let Some(end) = ends.get_mut(usize::from(covered.partition)) {
                 *end = (*end).min(covered.log_next_offset);

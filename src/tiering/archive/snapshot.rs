@@ -108,8 +108,13 @@ impl Snapshot {
 
     /// The data objects of `day`.
     pub fn files(&self, day: TradingDay) -> Result<Vec<DataFile>, ReadError> {
+        self.files_from(day, &[])
+    }
+
+    /// The data objects of `day` that may hold rows at `first_offsets`, by partition, or after.
+    pub fn files_from(&self, day: TradingDay, first_offsets: &[u64]) -> Result<Vec<DataFile>, ReadError> {
         let unit = Unit { day, kind: self.kind };
-        let chain = self.units.get(&day).into_iter().flat_map(|chain| &chain.0);
+        let chain = self.manifests(day).filter(|manifest| reaches(&manifest.next_offsets, first_offsets));
         let files = chain.flat_map(|manifest| &manifest.files).map(|file| {
             let parsed = |name: &Option<String>| name.as_deref().map(str::parse::<Symbol>).transpose();
             let symbols = parsed(&file.symbol_min).and_then(|min| Ok((min, parsed(&file.symbol_max)?)));
@@ -127,6 +132,12 @@ impl Snapshot {
     pub fn manifests(&self, day: TradingDay) -> impl Iterator<Item = &Arc<Manifest>> {
         self.units.get(&day).into_iter().flat_map(|chain| &chain.0)
     }
+}
+
+/// Whether rows below `next_offsets` may lie at `first_offsets` or after; by partition, both.
+pub(in crate::tiering) fn reaches(next_offsets: &[u64], first_offsets: &[u64]) -> bool {
+    let first = |partition: usize| first_offsets.get(partition).copied().unwrap_or(0);
+    next_offsets.iter().enumerate().any(|(partition, next)| *next > first(partition))
 }
 
 /// The days that rows of `range` are of.

@@ -201,9 +201,19 @@ impl History {
 
     /// Answers `query`: as the stores are now, whatever happens to them while the answer is read.
     pub async fn query(&self, query: HistoryQuery) -> Result<HistoryAnswer, HistoryError> {
+        self.query_from(query, &[]).await
+    }
+
+    /// As [`History::query`], for who needs no tick below `first_offsets`, by partition: some of them
+    /// may be in the answer, but what holds none other is not read. Not for bars.
+    pub async fn query_from(
+        &self,
+        query: HistoryQuery,
+        first_offsets: &[u64],
+    ) -> Result<HistoryAnswer, HistoryError> {
         let symbols = wanted(&query.symbols);
         for _ in 0..TRIES_MAX {
-            match self.try_query(&query, symbols.as_deref()).await {
+            match self.try_query(&query, symbols.as_deref(), first_offsets).await {
                 // What stood in the log when the query began was stored and dropped since.
                 Err(HistoryError::Bus(BusError::Trimmed { .. }) | HistoryError::Unsettled) => {}
                 answer => return answer,
@@ -216,11 +226,12 @@ impl History {
         &self,
         query: &HistoryQuery,
         symbols: Option<&[Symbol]>,
+        first_offsets: &[u64],
     ) -> Result<HistoryAnswer, HistoryError> {
         let timeframe = query.timeframe.unwrap_or(Timeframe::MINUTE);
         let bars = query.kind == Kind::Bar;
         let range = if bars { bars::parts_range(timeframe, query.range) } else { query.range };
-        let mut cut = self.cut(query.kind, symbols, range).await?;
+        let mut cut = self.cut(query.kind, symbols, range, first_offsets).await?;
         // Rows without a symbol belong to an answer about all symbols alone.
         let named: Option<Vec<Option<Symbol>>> =
             symbols.map(|symbols| symbols.iter().copied().map(Some).collect());
@@ -241,7 +252,7 @@ impl History {
             ..HistoryStats::default()
         }));
         let (gaps, gaps_not_listed, of_gaps) =
-            self.gaps(&cut, tail.take_gaps(), symbols, query.range).await?;
+            self.gaps(&cut, tail.take_gaps(), symbols, query.range, first_offsets).await?;
         cut.archived.frozen.extend(of_gaps.frozen);
         let coverage = Coverage {
             partitions: (0..)
@@ -279,13 +290,14 @@ impl History {
         kind: Kind,
         symbols: Option<&[Symbol]>,
         range: TimeRange,
+        first_offsets: &[u64],
     ) -> Result<Cut, HistoryError> {
         let partitions = self.bus.partitions();
         let mut marks = Vec::with_capacity(usize::from(partitions));
         for partition in 0..partitions {
             marks.push(self.tiers.warm.mark(partition).await?);
         }
-        let scan = self.tiers.scan(kind, symbols, range).await?;
+        let scan = self.tiers.scan_from(kind, symbols, range, first_offsets).await?;
         let mut log = Vec::with_capacity(marks.len());
         let mut missing = Vec::new();
         for (partition, mark) in (0..partitions).zip(&marks) {
@@ -325,7 +337,7 @@ impl History {
         let range = TimeRange { from: day.start(), to: day.end() };
         let mut ticks = Vec::new();
         for kind in [Kind::Trade, Kind::Cancel, Kind::Correction] {
-            let scan = self.scan_at(cut, kind, Some(&[symbol]), range).await?;
+            let scan = self.scan_at(cut, kind, Some(&[symbol]), range, &[]).await?;
             let archived = ArchivedCoverage::new(kind, scan.archived);
             if !archived.frozen.is_empty() {
                 return Ok(Err(archived));
@@ -355,8 +367,9 @@ impl History {
         kind: Kind,
         symbols: Option<&[Symbol]>,
         range: TimeRange,
+        first_offsets: &[u64],
     ) -> Result<TierScan, HistoryError> {
-        let scan = self.tiers.scan(kind, symbols, range).await?;
+        let scan = self.tiers.scan_from(kind, symbols, range, first_offsets).await?;
         let same = (0_usize..).zip(&cut.marks).all(|(partition, mark)| {
             scan.next_offsets.get(partition).copied().unwrap_or(0) == mark.next_offset
         });
@@ -371,8 +384,10 @@ impl History {
         in_log: Vec<(u16, Gap)>,
         symbols: Option<&[Symbol]>,
         range: TimeRange,
+        first_offsets: &[u64],
     ) -> Result<(Vec<Gap>, u64, ArchivedCoverage), HistoryError> {
-        let TierScan { mut rows, archived, .. } = self.scan_at(cut, Kind::Gap, None, range).await?;
+        let scan = self.scan_at(cut, Kind::Gap, None, range, first_offsets).await?;
+        let TierScan { mut rows, archived, .. } = scan;
         let mut gaps = BTreeMap::new();
         let mut is_over = false;
         // A gap of no single symbol stands in every partition.

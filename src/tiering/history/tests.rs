@@ -431,7 +431,14 @@ proptest! {
                 };
                 // No symbol asks for all of them here, and for none of a store.
                 let symbols = query.symbols.clone().filter(|symbols| !symbols.is_empty());
-                let mut expected = conformance::expected(&world.rows, &Query { symbols, ..query });
+                let first_offsets = query.first_offsets.clone();
+                let whole = Query { symbols, first_offsets: Vec::new(), ..query };
+                let mut expected = conformance::expected(&world.rows, &whole);
+                let from = |seq: &Seq| seq.offset >= first_offsets.get(usize::from(seq.partition)).copied().unwrap_or(0);
+                let unlimited = HistoryQuery { limit: None, ..asked.clone() };
+                let mut later = ticks_of(world.history().query_from(unlimited, &first_offsets).await.unwrap()).await;
+                later.retain(|(_, _, seq, _)| from(seq));
+                assert!(expected.iter().filter(|(_, _, seq, _)| from(seq)).eq(&later), "{asked:?} {first_offsets:?}");
                 expected.truncate(limit.unwrap_or(u64::MAX) as usize);
                 let history = History { tail_rows_max, ..world.history() };
                 let answer = history.query(asked.clone()).await.unwrap();

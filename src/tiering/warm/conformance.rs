@@ -52,12 +52,16 @@ pub(crate) fn query() -> impl Strategy<Value = Query> {
             TimeRange { from, to: from.saturating_add_nanos(len) }
         }),
     ];
-    (prop::sample::select(&Kind::ALL[..7]), symbols, range).prop_map(|(kind, symbols, range)| Query {
-        kind,
-        symbols: symbols.map(|symbols| symbols.into_iter().collect()),
-        range,
-        archived: std::collections::BTreeMap::new(),
-    })
+    let first_offsets = prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(0_u64..12, 1..3)];
+    (prop::sample::select(&Kind::ALL[..7]), symbols, range, first_offsets).prop_map(
+        |(kind, symbols, range, first_offsets)| Query {
+            kind,
+            symbols: symbols.map(|symbols| symbols.into_iter().collect()),
+            range,
+            archived: std::collections::BTreeMap::new(),
+            first_offsets,
+        },
+    )
 }
 
 /// A row as it is compared.
@@ -98,9 +102,11 @@ impl Case {
 pub(crate) fn expected(rows: &[Row], query: &Query) -> Vec<Row> {
     let mut matching: Vec<Row> = rows
         .iter()
-        .filter(|(symbol, ts, _, tick)| {
+        .filter(|(symbol, ts, seq, tick)| {
             let wanted = query.symbols.as_ref();
+            let first = query.first_offsets.get(usize::from(seq.partition)).copied().unwrap_or(0);
             tick.kind() == query.kind
+                && seq.offset >= first
                 && query.range.contains(*ts)
                 && wanted.is_none_or(|wanted| symbol.is_some_and(|symbol| wanted.contains(&symbol)))
         })

@@ -53,12 +53,15 @@ pub struct Query {
     /// below the `p`-th are left out, unless the store has had the day restored (see
     /// [`Scan::restored`]). Partitions beyond the vector's end have 0.
     pub archived: BTreeMap<TradingDay, Vec<u64>>,
+    /// Rows of partition `p` at offsets below the `p`-th are left out. Partitions beyond the vector's
+    /// end have 0.
+    pub first_offsets: Vec<u64>,
 }
 
 impl Query {
     /// Asks for all that matches, with nothing left to the archive.
     pub fn new(kind: Kind, symbols: Option<Vec<Symbol>>, range: TimeRange) -> Self {
-        Self { kind, symbols, range, archived: BTreeMap::new() }
+        Self { kind, symbols, range, archived: BTreeMap::new(), first_offsets: Vec::new() }
     }
 }
 

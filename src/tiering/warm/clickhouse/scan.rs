@@ -70,7 +70,10 @@ impl Inner {
         let stats = Arc::new(Mutex::new(size));
         let (state, rows) = self
             .open(query.kind, |state| {
-                let wanted = sql::wanted(query.symbols.as_deref(), &query.range)?;
+                let mut wanted = sql::wanted(query.symbols.as_deref(), &query.range)?;
+                if !query.first_offsets.is_empty() {
+                    wanted = format!("{wanted} AND {}", sql::from(&query.first_offsets));
+                }
                 // A day that comes in just now has only rows that the archive has not.
                 Some(format!("{wanted} AND ({})", sql::counts(state, &query.archived, &days)))
             })

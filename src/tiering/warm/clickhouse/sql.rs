@@ -107,6 +107,11 @@ pub(super) fn within(offsets: &[Range<u64>]) -> String {
     format!("`offset` >= {} AND `offset` < {}", by_partition(&starts), by_partition(&ends))
 }
 
+/// Which rows lie at `first_offsets`, by partition, or after.
+pub(super) fn from(first_offsets: &[u64]) -> String {
+    format!("`offset` >= {}", by_partition(first_offsets))
+}
+
 /// Which rows are asked for by symbol and time. `None`: none can be.
 pub(super) fn wanted(symbols: Option<&[Symbol]>, range: &TimeRange) -> Option<String> {
     if range.is_empty() || symbols.is_some_and(<[Symbol]>::is_empty) {

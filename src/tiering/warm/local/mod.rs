@@ -617,7 +617,8 @@ impl Shared {
             let info = &segment.info;
             // What lies below is read from the archive.
             let floors = query.archived.get(&info.day).filter(|_| !restored.contains(&info.day));
-            let floor = floors.and_then(|floors| floors.get(usize::from(info.partition))).copied();
+            let of_partition = |offsets: &Vec<u64>| offsets.get(usize::from(info.partition)).copied();
+            let floor = floors.and_then(of_partition).max(of_partition(&query.first_offsets));
             let offsets = floor.unwrap_or(0)..u64::MAX;
             let wanted = info.may_hold(&query.range, wanted.as_deref()) && offsets.start < info.next_offset;
             wanted.then(|| Part { segment: segment.clone(), offsets })
