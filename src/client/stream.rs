@@ -16,7 +16,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::{Endpoint, Key};
 use crate::backoff::{Backoff, jitter_seed};
-use crate::market::{Price, Symbol, Timestamp};
+use crate::market::{Price, Symbol, Timestamp, TradingDay};
 use crate::wire::Message;
 use crate::wire::json;
 
@@ -44,8 +44,8 @@ pub struct SymbolSnapshot {
     pub trade: Option<(Price, u32, Timestamp)>,
     /// Bid, its size, ask, its size, and the time of the last quote.
     pub quote: Option<(Price, u32, Price, u32, Timestamp)>,
-    /// Shares traded today.
-    pub volume: Option<u64>,
+    /// The last day with a bar, and the shares traded on it.
+    pub volume: Option<(TradingDay, u64)>,
     /// The close of the session before.
     pub prev_close: Option<Price>,
     /// The trading status' code.
@@ -374,6 +374,10 @@ fn snapshot(message: &Value) -> Option<SymbolSnapshot> {
     let instant = |value: &Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
     let trade = &message["latestTrade"];
     let quote = &message["latestQuote"];
+    let daily = &message["dailyBar"];
+    let day_of = |value: &Value| instant(&value["t"]).map(Timestamp::trading_day);
+    // Before a day has a bar the last one is of the session before.
+    let before = if day_of(trade) > day_of(daily) { daily } else { &message["prevDailyBar"] };
     Some(SymbolSnapshot {
         symbol: message["S"].as_str()?.parse().ok()?,
         trade: price(&trade["p"])
@@ -385,8 +389,8 @@ fn snapshot(message: &Value) -> Option<SymbolSnapshot> {
                 (bid, size(&quote["bs"]).unwrap_or(0), ask, size(&quote["as"]).unwrap_or(0), ts)
             },
         ),
-        volume: message["dailyBar"]["v"].as_u64(),
-        prev_close: price(&message["prevClose"]).or_else(|| price(&message["prevDailyBar"]["c"])),
+        volume: day_of(daily).zip(daily["v"].as_u64()),
+        prev_close: price(&message["prevClose"]).or_else(|| price(&before["c"])),
         status: message["status"].as_str().map(str::to_owned),
     })
 }

@@ -7,7 +7,7 @@ use foldhash::HashMap;
 
 use super::filter::Filter;
 use crate::client::stream::{Event, SymbolSnapshot};
-use crate::market::{BarEffect, Price, Symbol, Tick, Timeframe, Timestamp, Trade};
+use crate::market::{BarEffect, Price, Symbol, Tick, Timeframe, Timestamp, Trade, TradingDay};
 use crate::wire::{BarChannel, Message};
 
 /// A column of the board.
@@ -100,7 +100,9 @@ pub(super) struct Row {
     pub(super) ask: Option<Price>,
     pub(super) bid_size: u32,
     pub(super) ask_size: u32,
+    /// Shares traded on `day`.
     pub(super) volume: u64,
+    day: Option<TradingDay>,
     pub(super) halted: bool,
     /// When the last trade and the last quote were heard of, by the local clock.
     pub(super) traded_at: Option<Timestamp>,
@@ -123,6 +125,7 @@ impl Row {
             bid_size: 0,
             ask_size: 0,
             volume: 0,
+            day: None,
             halted: false,
             traded_at: None,
             quoted_at: None,
@@ -189,12 +192,20 @@ impl Row {
         self.trend[self.trend_len - 1] = value;
     }
 
+    /// Whether `day` is the one whose shares are counted; a later one is from now on.
+    fn is_of(&mut self, day: TradingDay) -> bool {
+        if self.day.is_none_or(|counted| day > counted) {
+            (self.day, self.volume) = (Some(day), 0);
+        }
+        self.day == Some(day)
+    }
+
     fn trade(&mut self, trade: &Trade, received: Timestamp) {
         let effect = BarEffect::of(trade.conditions, Timeframe::Minutes(1));
         if effect.open_close || self.last.is_none() {
             self.price(trade.price, received);
         }
-        if effect.volume {
+        if effect.volume && self.is_of(trade.ts.trading_day()) {
             self.volume = self.volume.saturating_add(u64::from(trade.size));
         }
     }
@@ -410,7 +421,14 @@ impl Board {
     fn begin(&mut self, snapshot: &SymbolSnapshot, now: Timestamp) {
         self.with(snapshot.symbol, |row| {
             row.prev_close = snapshot.prev_close.or(row.prev_close);
-            row.volume = snapshot.volume.unwrap_or(row.volume);
+            if let Some((day, volume)) = snapshot.volume
+                && row.is_of(day)
+            {
+                row.volume = volume;
+            }
+            if let Some((_, _, ts)) = snapshot.trade {
+                row.is_of(ts.trading_day());
+            }
             row.halted = snapshot.status.as_deref().is_some_and(is_halt);
             if let Some((bid, bid_size, ask, ask_size, ts)) = snapshot.quote {
                 row.quote(bid, bid_size, ask, ask_size, ts.min(now));
@@ -442,12 +460,18 @@ impl Board {
             }
             Message::Tick(Tick::Cancel(cancel)) => {
                 self.with(cancel.symbol, |row| {
-                    row.volume = row.volume.saturating_sub(u64::from(cancel.size));
+                    if row.is_of(cancel.ts.trading_day()) {
+                        row.volume = row.volume.saturating_sub(u64::from(cancel.size));
+                    }
                 });
             }
             Message::Tick(Tick::Gap(gap)) => self.gap(format!("{} {}", gap.source, gap.kind.name())),
             // The day's own sum is the truth: it holds what cancels and late trades changed.
-            Message::Bar(BarChannel::Daily, bar) => self.with(bar.symbol, |row| row.volume = bar.volume),
+            Message::Bar(BarChannel::Daily, bar) => self.with(bar.symbol, |row| {
+                if row.is_of(bar.ts.trading_day()) {
+                    row.volume = bar.volume;
+                }
+            }),
             Message::Tick(Tick::Correction(_)) | Message::Bar(..) | Message::Control(_) => {}
         }
     }
@@ -650,6 +674,27 @@ mod tests {
         board.apply(lost, NOW);
         board.apply(Event::Connected { resumed: false }, NOW);
         assert_eq!((board.gaps, &board.link), (1, &Link::Live), "what can't be resumed is a gap");
+    }
+
+    #[test]
+    fn shares_are_those_of_the_last_day() {
+        let mut board = board();
+        let daily = |day: &str, volume| {
+            format!(
+                r#"[{{"T":"d","S":"A","o":1,"h":1,"l":1,"c":1,"v":{volume},"n":1,"vw":1,"t":"{day}T05:00:00Z"}}]"#
+            )
+        };
+        let volume = |board: &mut Board| {
+            board.prepare(NOW, 10);
+            board.shown().next().unwrap().volume
+        };
+        tell(&mut board, &daily("2023-11-13", 9000));
+        assert_eq!(volume(&mut board), 9000);
+        // The first trade of the next day, though none of it makes a bar.
+        tell(&mut board, &format!("[{}]", trade("A", "10", 100).replace("\"@\"", "\"T\"")));
+        assert_eq!(volume(&mut board), 100);
+        tell(&mut board, &daily("2023-11-13", 9001));
+        assert_eq!(volume(&mut board), 100, "the day before is amended late");
     }
 
     #[test]

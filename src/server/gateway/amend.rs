@@ -147,13 +147,15 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Calls `take` with each row, by symbol; false, and none, where rows of the partition are
-    /// missing: bars from the rest would be no better than those there are.
+    /// Calls `take` with each row, by symbol; false, and none, where rows of the partition are missing
+    /// or archived where they can't be read: bars from the rest would be no better than those there
+    /// are.
     async fn each(&self, kind: Kind, mut take: impl FnMut(Symbol, Seq, Tick)) -> Result<bool, HistoryError> {
         let symbols = self.symbols.to_vec();
         let query = HistoryQuery { symbols, kind, timeframe: None, range: self.range, limit: None };
         let mut answer = self.history.query(query).await?;
-        if answer.coverage.missing.iter().any(|missing| missing.partition == self.partition) {
+        let is_missing = answer.coverage.missing.iter().any(|missing| missing.partition == self.partition);
+        if is_missing || answer.coverage.archived.is_partial() {
             return Ok(false);
         }
         while let Some(batch) = answer.rows.next().await {

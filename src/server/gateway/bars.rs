@@ -11,7 +11,8 @@ use crate::wire::BarChannel;
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
 const MINUTE: i64 = 60 * NANOS_PER_SECOND;
-/// Late minutes that wait for the half minute; of more, the oldest is not told.
+/// Late minutes that wait for the half minute, and days that wait for the minute's end; of more, the
+/// oldest is not told.
 const LATE_MAX: usize = 8;
 
 /// Bars that wait to be told.
@@ -32,14 +33,23 @@ struct Live {
     /// Minutes changed after they were told, ascending, and when they are due.
     late: Vec<Bar>,
     late_due: Option<Timestamp>,
-    day: Option<Bar>,
-    day_due: Option<Timestamp>,
+    /// Days changed, ascending, and when they are due.
+    days: Vec<Bar>,
+    days_due: Option<Timestamp>,
 }
 
+/// Puts `bar` in its place, or in that of the one it revises.
 fn insert(bars: &mut Vec<Bar>, bar: Bar) {
     match bars.binary_search_by_key(&bar.ts, |other| other.ts) {
         Ok(at) => bars[at] = bar,
         Err(at) => bars.insert(at, bar),
+    }
+}
+
+fn insert_late(bars: &mut Vec<Bar>, bar: Bar) {
+    insert(bars, bar);
+    if bars.len() > LATE_MAX {
+        bars.remove(0);
     }
 }
 
@@ -51,14 +61,11 @@ impl LiveBars {
             self.waiting.push(bar.symbol);
         }
         if bar.timeframe == Timeframe::Day {
-            live.day = Some(bar);
+            insert_late(&mut live.days, bar);
         } else if live.told.is_none_or(|told| bar.ts > told) {
             insert(&mut live.open, bar);
         } else {
-            insert(&mut live.late, bar);
-            if live.late.len() > LATE_MAX {
-                live.late.remove(0);
-            }
+            insert_late(&mut live.late, bar);
         }
     }
 
@@ -68,9 +75,11 @@ impl LiveBars {
         let mut due = Vec::new();
         let symbols = &mut self.symbols;
         self.waiting.retain(|symbol| {
-            let (Some(live), Some(now)) = (symbols.get_mut(symbol), clock(*symbol)) else { return false };
+            let Some(live) = symbols.get_mut(symbol) else { return false };
+            // Rebuilt before its first tick it has no clock yet.
+            let Some(now) = clock(*symbol) else { return true };
             live.take_due(now, &mut due);
-            live.is_waiting = !live.open.is_empty() || !live.late.is_empty() || live.day.is_some();
+            live.is_waiting = !live.open.is_empty() || !live.late.is_empty() || !live.days.is_empty();
             live.is_waiting
         });
         due
@@ -97,14 +106,12 @@ impl Live {
                 due.extend(self.late.drain(..).filter(Bar::has_price).map(|bar| (BarChannel::Updated, bar)));
             }
         }
-        if let Some(day) = self.day {
+        if !self.days.is_empty() {
             let minute_end =
-                *self.day_due.get_or_insert_with(|| now.floor_minute().saturating_add_nanos(MINUTE));
+                *self.days_due.get_or_insert_with(|| now.floor_minute().saturating_add_nanos(MINUTE));
             if now >= minute_end {
-                (self.day, self.day_due) = (None, None);
-                if day.has_price() {
-                    due.push((BarChannel::Daily, day));
-                }
+                self.days_due = None;
+                due.extend(self.days.drain(..).filter(Bar::has_price).map(|bar| (BarChannel::Daily, bar)));
             }
         }
     }
@@ -154,6 +161,26 @@ mod tests {
         assert_eq!(told(&mut bars, "01:05"), []);
         assert_eq!(told(&mut bars, "01:30"), [("u", "3".to_owned())]);
         assert_eq!(told(&mut bars, "02:30"), []);
+    }
+
+    #[test]
+    fn a_late_trade_of_another_day_hides_none_of_today() {
+        let mut bars = LiveBars::default();
+        let yesterday = at("00:10").saturating_add_nanos(-86_400 * NANOS_PER_SECOND);
+        bars.change(bar(Timeframe::Day, at("00:10"), 2_0000));
+        bars.change(bar(Timeframe::Day, yesterday, 1_0000));
+        assert_eq!(told(&mut bars, "00:11"), []);
+        assert_eq!(told(&mut bars, "01:00"), [("d", "1".to_owned()), ("d", "2".to_owned())]);
+        assert_eq!(told(&mut bars, "02:00"), []);
+    }
+
+    #[test]
+    fn a_symbol_without_a_tick_yet_is_told_with_its_first() {
+        let mut bars = LiveBars::default();
+        bars.change(bar(Timeframe::MINUTE, at("00:10"), 1_0000));
+        assert!(bars.due(|_| None).is_empty());
+        bars.change(bar(Timeframe::MINUTE, at("01:10"), 2_0000));
+        assert_eq!(told(&mut bars, "02:00"), [("b", "1".to_owned()), ("b", "2".to_owned())]);
     }
 
     #[test]

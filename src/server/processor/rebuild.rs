@@ -1,6 +1,7 @@
 //! Bars anew from their trades, after a late, broken or amended one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
 use futures_util::StreamExt;
@@ -14,6 +15,12 @@ use crate::tiering::tiers::{TierRows, TiersError};
 use crate::tiering::warm::WarmError;
 use crate::wire::record::RecordView;
 
+/// How long a day of which objects must be restored first is not asked for again.
+const FROZEN_PAUSE: Duration = Duration::from_mins(10);
+
+/// The least time between two rounds where there are such days alone.
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
+
 /// Ticks with their places, by symbol.
 type Rows = HashMap<Symbol, Vec<(Seq, Tick)>>;
 
@@ -21,12 +28,20 @@ impl Worker {
     /// Rebuilds all bars that are marked, from the rows in warm, in the archive, and those that only
     /// the log has.
     pub(super) async fn rebuild(&mut self) -> Result<(), ProcessorError> {
+        let now = Instant::now();
+        self.frozen_days.retain(|_, until| *until > now);
+        let (kept_back, marked): (Vec<_>, Vec<_>) =
+            self.state.take_rebuilds().into_iter().partition(|(_, day)| self.frozen_days.contains_key(day));
+        kept_back.into_iter().for_each(|(symbol, day)| self.state.postpone(symbol, day));
+        if marked.is_empty() {
+            self.rebuilt = Some((now + IDLE_PAUSE, Duration::ZERO));
+            return Ok(());
+        }
         // Rows are in warm or after `stored`, never in between.
         self.wait_stored().await?;
         let shared = self.shared.clone();
         let _turn = shared.rebuilding.lock().await;
         let began = Instant::now();
-        let marked = self.state.take_rebuilds();
         let mut days: BTreeMap<TradingDay, Vec<Symbol>> = BTreeMap::new();
         for (symbol, day) in &marked {
             days.entry(*day).or_default().push(*symbol);
@@ -54,9 +69,11 @@ impl Worker {
                             %day,
                             symbols = symbols.len(),
                             "ticks came for a day whose trades must be restored from the archive first; its \
-                             bars stay as they are"
+                             bars stay as they are until then"
                         );
                         self.shared.metrics.rebuilds_kept_back.inc_by(symbols.len() as u64);
+                        symbols.iter().for_each(|symbol| self.state.postpone(*symbol, day));
+                        self.frozen_days.insert(day, Instant::now() + FROZEN_PAUSE);
                         break;
                     }
                     // What is stored goes on without the archive; the marks stay.

@@ -1,6 +1,6 @@
 //! A partition's worker.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::members::Goal;
 use super::{ProcessorError, Shared, Status, restore};
 use crate::bus::{BusError, Record};
 use crate::fail;
-use crate::market::{Bar, NO_SYMBOL, Seq, Symbol, TickBatchBuilder, Timeframe, Timestamp};
+use crate::market::{Bar, NO_SYMBOL, Seq, Symbol, TickBatchBuilder, Timeframe, Timestamp, TradingDay};
 use crate::tiering::hot::HotUpdates;
 use crate::tiering::state::PartitionState;
 use crate::tiering::warm::Mark;
@@ -36,6 +36,9 @@ pub(super) struct Worker {
     pub(super) repeats: VecDeque<u64>,
     /// When the last rebuild ended, and how long it took.
     pub(super) rebuilt: Option<(Instant, Duration)>,
+    /// Days with marked bars of which archived objects must be restored first, and until when they
+    /// are not asked for again.
+    pub(super) frozen_days: BTreeMap<TradingDay, Instant>,
     /// What hot has not been told yet.
     updates: HotUpdates,
     /// The block being filled.
@@ -150,6 +153,7 @@ impl Worker {
             stored: next,
             repeats: VecDeque::new(),
             rebuilt: None,
+            frozen_days: BTreeMap::new(),
             updates: HotUpdates::default(),
             builder: TickBatchBuilder::new(partition),
             block_first: next,

@@ -217,9 +217,13 @@ async fn keeps_the_newest_bars_as_last_revised(hot: &dyn Hot) {
     let symbol = symbols()[0];
     let partition = symbol.partition(PARTITIONS);
     let minute = START.floor_minute();
-    let bar = |minutes: i64, timeframe, volume| Bar {
+    let unpriced = |minutes: i64, timeframe, volume| Bar {
         volume,
         ..Bar::empty(symbol, timeframe, minute.saturating_add_nanos(minutes * 60_000_000_000))
+    };
+    let bar = |minutes, timeframe, volume| {
+        let bar = unpriced(minutes, timeframe, volume);
+        Bar { open_ts: bar.ts, close_ts: bar.ts, ..bar }
     };
     let day = 24 * 60;
     let told = [
@@ -232,6 +236,9 @@ async fn keeps_the_newest_bars_as_last_revised(hot: &dyn Hot) {
         (1, bar(0, Timeframe::MINUTE, 8)),
         // The day before is corrected late.
         (4, bar(-day, Timeframe::Day, 11)),
+        // Odd lots alone set no price, and are the last bar of nobody.
+        (5, unpriced(1, Timeframe::MINUTE, 7)),
+        (5, unpriced(day, Timeframe::Day, 7)),
     ];
     let bars = told.map(|(offset, bar)| (Seq { partition, offset, index: 0 }, bar)).to_vec();
     hot.apply(partition, &HotUpdates { ticks: Vec::new(), bars }).await.expect("applied");

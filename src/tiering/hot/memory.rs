@@ -33,6 +33,9 @@ pub const CHECKPOINT_VERSION: u8 = 1;
 
 /// Ticks of one chunk of a checkpoint.
 const CHUNK_TICKS: usize = 16_384;
+/// Trades that are kept of those that quotes have driven out of a symbol's ring: what the last trade
+/// is once later ones are broken.
+const OLDER_TRADES: usize = 4;
 /// Symbols that are copied out under one lock.
 const SYMBOLS_PER_LOCK: usize = 64;
 
@@ -137,7 +140,8 @@ struct Ring {
 }
 
 impl Ring {
-    fn push(&mut self, compact: Compact) {
+    /// Returns what has no place any more.
+    fn push(&mut self, compact: Compact) -> Option<Compact> {
         if self.slots.len() < RECENT_TICKS {
             if self.slots.len() == self.slots.capacity() {
                 // Most symbols trade seldom: no more than twice what is needed, never past the end.
@@ -145,10 +149,11 @@ impl Ring {
                 self.slots.reserve_exact(grown - self.slots.len());
             }
             self.slots.push(compact);
-            return;
+            return None;
         }
-        self.slots[self.oldest] = compact;
+        let out = std::mem::replace(&mut self.slots[self.oldest], compact);
         self.oldest = (self.oldest + 1) % RECENT_TICKS;
+        Some(out)
     }
 
     fn oldest_first(&self) -> impl Iterator<Item = &Compact> {
@@ -174,6 +179,9 @@ struct Entry {
     prev_close: Option<Box<(Seq, PrevClose)>>,
     bars: Box<Bars>,
     ring: Ring,
+    /// The last trades that left the ring and stand, as amended, oldest first; at most
+    /// [`OLDER_TRADES`].
+    older: VecDeque<(Seq, Trade)>,
     /// The last ticks that are neither trade nor quote, at most [`RECENT_TICKS`].
     others: VecDeque<(Seq, Tick)>,
     /// What a store elsewhere has of it.
@@ -191,6 +199,7 @@ impl Entry {
             prev_close: None,
             bars: Box::default(),
             ring: Ring::default(),
+            older: VecDeque::new(),
             others: VecDeque::new(),
             sent: Sent::default(),
         }
@@ -206,15 +215,42 @@ impl Entry {
             Tick::Trade(trade) => {
                 self.trade = Some((seq, *trade));
                 self.sent.changed |= Parts::TRADE;
-                self.ring.push(Compact::of_trade(seq, trade));
+                self.remember(seq.partition, Compact::of_trade(seq, trade));
             }
             Tick::Quote(quote) => {
                 self.quote = Some((seq, *quote));
                 self.sent.changed |= Parts::QUOTE;
-                self.ring.push(Compact::of_quote(seq, quote));
+                self.remember(seq.partition, Compact::of_quote(seq, quote));
             }
             other => self.apply_other(seq, other),
         }
+    }
+
+    #[inline]
+    fn remember(&mut self, partition: u16, compact: Compact) {
+        if let Some(out) = self.ring.push(compact)
+            && let Tick::Trade(trade) = out.tick(self.symbol)
+        {
+            self.keep_older(out.seq(partition), trade);
+        }
+    }
+
+    fn keep_older(&mut self, seq: Seq, mut trade: Trade) {
+        for (_, other) in self.others.iter().filter(|(place, _)| *place > seq) {
+            match other {
+                Tick::Cancel(cancel) if trade.is_named(cancel.exchange, cancel.id) => return,
+                Tick::Correction(correction)
+                    if trade.is_named(correction.exchange, correction.original.id) =>
+                {
+                    trade.correct(&correction.corrected);
+                }
+                _ => {}
+            }
+        }
+        if self.older.len() == OLDER_TRADES {
+            self.older.pop_front();
+        }
+        self.older.push_back((seq, trade));
     }
 
     fn apply_other(&mut self, seq: Seq, tick: &Tick) {
@@ -227,16 +263,16 @@ impl Entry {
             Tick::Status(status) => self.status = Some(Box::new((seq, (**status).clone()))),
             Tick::PrevClose(close) => self.prev_close = Some(Box::new((seq, *close))),
             Tick::Cancel(cancel) => {
+                self.older.retain(|(_, trade)| !trade.is_named(cancel.exchange, cancel.id));
                 if self.trade.is_some_and(|(_, trade)| trade.is_named(cancel.exchange, cancel.id)) {
                     self.trade = self.last_standing_trade();
                 }
             }
             Tick::Correction(correction) => {
-                if let Some((_, trade)) = &mut self.trade
-                    && trade.is_named(correction.exchange, correction.original.id)
-                {
-                    trade.correct(&correction.corrected);
-                }
+                let trades = self.trade.iter_mut().chain(&mut self.older);
+                trades
+                    .filter(|(_, trade)| trade.is_named(correction.exchange, correction.original.id))
+                    .for_each(|(_, trade)| trade.correct(&correction.corrected));
             }
             Tick::Gap(_) | Tick::Trade(_) | Tick::Quote(_) => {}
         }
@@ -248,7 +284,7 @@ impl Entry {
         let recent = self.recent(partition, None, usize::MAX);
         let mut trades = FinalTrades::default();
         recent.iter().for_each(|(_, tick)| trades.apply(tick, false));
-        let last = *trades.left().next_back()?;
+        let Some(last) = trades.left().next_back().copied() else { return self.older.back().copied() };
         let places = recent.iter().rev().find(|(_, tick)| {
             matches!(tick, Tick::Trade(trade) if (trade.ts, trade.recv_ts) == (last.ts, last.recv_ts))
         });
@@ -283,7 +319,9 @@ impl Entry {
         let quote = self.quote.map(|(seq, quote)| (seq, Tick::Quote(quote)));
         let status = self.status.as_ref().map(|placed| (placed.0, Tick::Status(Box::new(placed.1.clone()))));
         let close = self.prev_close.as_ref().map(|placed| (placed.0, Tick::PrevClose(placed.1)));
-        let pinned = [trade, quote, status, close].into_iter().flatten();
+        let older = self.older.iter().map(|(seq, trade)| (*seq, Tick::Trade(*trade)));
+        let older = older.filter(|(seq, _)| self.trade.is_none_or(|(last, _)| last != *seq));
+        let pinned = [trade, quote, status, close].into_iter().flatten().chain(older);
         ticks.extend(pinned.filter(|(seq, _)| {
             // What stands among the recent ones is there already.
             *seq < oldest || !self.recent_has(*seq)
@@ -303,6 +341,8 @@ impl Entry {
             |held: &Option<(Seq, Bar)>| held.is_some_and(|(place, held)| held.ts == bar.ts && seq >= place);
         let bars = &mut *self.bars;
         let placed = Some((seq, bar));
+        // Odd lots alone make no bar that anybody is shown: the one before it stays the last.
+        let newer = |held: &Option<(Seq, Bar)>| bar.has_price() && newer(held);
         let held = if bar.timeframe.stored() != Timeframe::Day {
             if !newer(&bars.minute) && !revises(&bars.minute) {
                 return;
@@ -673,6 +713,26 @@ mod tests {
             prop_assert!(restored.restore(0, &bytes).is_err());
             prop_assert!(restored.restore(0, &bytes[..at]).is_err());
             prop_assert_eq!(restored.shard(0).unwrap().entries.len(), 0);
+        }
+    }
+
+    #[test]
+    fn the_trade_before_a_broken_one_is_known_though_quotes_drove_it_out() {
+        use conformance::Step;
+        let mut steps =
+            vec![(0, Step::Trade(1)), (0, Step::Trade(2)), (0, Step::Correct(1, 3)), (0, Step::Trade(4))];
+        steps.extend((0..2 * RECENT_TICKS as u16).map(|quote| (0, Step::Quote(quote + 1))));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for _ in 0..3 {
+            // Another trade than the last: the last is broken, then the one before it, and so on.
+            let ticks = ticks(&steps);
+            let partition = ticks[0].0.partition;
+            let (hot, restored) = (told(&ticks), MemoryHot::new(PARTITIONS));
+            restored.restore(partition, &hot.checkpoint(partition, 1, b"").unwrap()).unwrap();
+            for hot in [hot, restored] {
+                runtime.block_on(is_as_told(&hot, &ticks)).unwrap();
+            }
+            steps.push((0, Step::Cancel(steps.len() - 4 - 2 * RECENT_TICKS)));
         }
     }
 
