@@ -21,6 +21,7 @@ use super::serve::node_error;
 use super::{CliError, Global};
 use crate::config::Config;
 use crate::market::{Kind, TradingDay};
+use crate::server::archiver;
 use crate::server::stores::Stores;
 use crate::telemetry::say;
 use crate::tiering::archive::read::ArchiveReader;
@@ -198,16 +199,6 @@ fn read_error(error: &ReadError) -> CliError {
     }
 }
 
-fn options(config: &Config) -> ArchiveOptions {
-    ArchiveOptions {
-        after_days: config.archive.after_days,
-        settle: config.archive.settle,
-        keep_days: config.warm_keep_days,
-        grace: config.archive.grace,
-        ..ArchiveOptions::default()
-    }
-}
-
 pub(super) fn archive_error(error: ArchiveError) -> CliError {
     match &error {
         ArchiveError::Leased { .. } => {
@@ -216,6 +207,9 @@ pub(super) fn archive_error(error: ArchiveError) -> CliError {
         ArchiveError::LeaseLost { .. } => {
             CliError::failed(&error).hint("what was committed stands; `stk archive run` goes on from there")
         }
+        ArchiveError::OtherLog { .. } => CliError::failed(&error).hint(
+            "set archive.url to a place of its own; history reads one archive, the other stays as it is",
+        ),
         ArchiveError::Unconditional { .. } => CliError::failed(&error)
             .hint("use a store that knows conditional writes (`If-None-Match: *`), or a directory"),
         ArchiveError::Differs { .. } | ArchiveError::Damaged { .. } => {
@@ -232,7 +226,8 @@ async fn archive(args: &RunArgs, config: &Config, json: bool) -> Result<(), CliE
         before: args.before,
         kinds: args.kind.clone(),
         bandwidth: args.limit_bandwidth,
-        ..options(config)
+        log: Some(stores.bus.epoch().log().id),
+        ..archiver::options(config)
     };
     let warm = stores.warm.clone();
     let archiver = Archiver::new(cold, warm, options, Clock::default(), ArchiveMetrics::default());
@@ -400,7 +395,8 @@ async fn units(args: &SelectArgs, config: &Config) -> Result<BTreeMap<Unit, Unit
     let cold = open_cold(config)?;
     let stores = Stores::open_existing(config).await.map_err(node_error)?;
     let warm = stores.warm.clone();
-    let archiver = Archiver::new(cold, warm, options(config), Clock::default(), ArchiveMetrics::default());
+    let archiver =
+        Archiver::new(cold, warm, archiver::options(config), Clock::default(), ArchiveMetrics::default());
     let found = archiver.status(|unit| args.takes(unit)).await;
     drop(archiver);
     stores.close().await;

@@ -182,7 +182,7 @@ impl Stores {
         let cold_metrics = ColdMetrics::default();
         let (own, metrics) = (config.clone(), cold_metrics.clone());
         let cold = blocking(move || Ok(open_cold(&own, &metrics)?)).await?;
-        let archive = Arc::new(ArchiveReader::new(cold));
+        let archive = Arc::new(ArchiveReader::new(cold).beside(bus.epoch().log().id));
         let dir = config.data_dir.clone();
         Ok(Self { bus, warm, archive, log, days, redis, cold_metrics, dir, _lock: lock })
     }

@@ -6,6 +6,8 @@
 //! holds what warm has dropped: where a snapshot of it does not, the snapshot is too old and is
 //! taken anew. Of a day that is in both, warm is the nearer. What was restored into warm is read
 //! from there.
+//!
+//! An archive of another log has rows of its own: its days are read whole, beside all that warm has.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -176,7 +178,7 @@ impl Tiers {
             return Ok(Ok(from_warm(near, ArchivedPart::default())));
         };
         let snapshot = if needed.is_empty() {
-            let ahead = snapshot_ahead(archive, &near.next_offsets, kind, range);
+            let ahead = snapshot_ahead(archive, &near.next_offsets, &query);
             let unasked = match tokio::time::timeout(ASK_TIME_MAX, ahead).await {
                 Ok(Ok(Some(snapshot))) => Ok(snapshot),
                 Ok(Ok(None)) => Err(None),
@@ -197,6 +199,14 @@ impl Tiers {
             // Of all the days that there may be, no other has anything.
             archive.snapshot(kind, span_of(&needed)).await?
         };
+        if archive.is_foreign().await? {
+            if let Some(day) = needed.keys().next() {
+                let store = archive.cold().name().to_owned();
+                return Ok(Err(TiersError::NotArchived { kind: kind.name(), day: *day, store }));
+            }
+            let days = snapshot.days().map(|(day, _)| day).collect();
+            return merged(archive, &snapshot, &query, days, near).await.map(Ok);
+        }
         query.archived = read_from_archive(&snapshot, &needed, &near.next_offsets);
         let scan = self.warm.scan(&query).await?;
         let dropped = dropped_within(&scan, &query);
@@ -209,15 +219,17 @@ impl Tiers {
         }
         // What was restored since is in warm's rows, whatever was asked to be left out.
         query.archived.retain(|day, _| !scan.restored.contains(day));
-        merged(archive, &snapshot, &query, scan).await.map(Ok)
+        let days = query.archived.keys().copied().collect();
+        merged(archive, &snapshot, &query, days, scan).await.map(Ok)
     }
 }
 
-/// The scan of warm, and of what it leaves to the archive, as one.
+/// The scan of warm, and of what the archive has of `days`, as one.
 async fn merged(
     archive: &Arc<ArchiveReader>,
     snapshot: &Snapshot,
     query: &Query,
+    days: Vec<TradingDay>,
     scan: Scan,
 ) -> Result<TierScan, TiersError> {
     let (kind, range) = (query.kind, query.range);
@@ -227,7 +239,7 @@ async fn merged(
     let mut files = Vec::new();
     let stats = SharedReadStats::default();
     let (mut total, mut bytes) = (0, 0);
-    for day in query.archived.keys() {
+    for day in &days {
         for file in snapshot.files_from(*day, &query.first_offsets)? {
             (total, bytes) = (total + 1, bytes + file.file.bytes);
             if file.may_hold_any(symbols.as_deref(), range) {
@@ -236,12 +248,7 @@ async fn merged(
         }
     }
     let (ready, frozen) = archive.availability(files, &stats).await?;
-    let archived = ArchivedPart {
-        days: query.archived.keys().copied().collect(),
-        files: ready.len() as u64,
-        frozen,
-        unasked: None,
-    };
+    let archived = ArchivedPart { days, files: ready.len() as u64, frozen, unasked: None };
     let cold = archive.scan(kind, ready, symbols.as_deref(), range, stats.clone());
     {
         let mut stats = stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -259,17 +266,19 @@ async fn merged(
     })
 }
 
-/// The archive's days, where it holds rows that warm, which ends at `next_offsets`, has not come to.
+/// The archive's days, where it holds rows that warm, which ends at `next_offsets`, has not come to, or
+/// that are of another log. Nobody who asks for what comes after a place in this log needs those.
 async fn snapshot_ahead(
     archive: &Arc<ArchiveReader>,
     next_offsets: &[u64],
-    kind: Kind,
-    range: TimeRange,
+    query: &Query,
 ) -> Result<Option<Snapshot>, ReadError> {
-    if archive.is_ahead_of(kind, next_offsets).await? {
-        return archive.snapshot(kind, range).await.map(Some);
-    }
-    Ok(None)
+    let is_more = if archive.is_foreign().await? {
+        query.first_offsets.is_empty()
+    } else {
+        archive.is_ahead_of(query.kind, next_offsets).await?
+    };
+    if is_more { archive.snapshot(query.kind, query.range).await.map(Some) } else { Ok(None) }
 }
 
 fn from_warm(scan: Scan, archived: ArchivedPart) -> TierScan {

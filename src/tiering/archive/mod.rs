@@ -25,6 +25,7 @@ pub mod lease;
 pub mod manifest;
 mod metrics;
 mod object;
+pub mod origin;
 mod plan;
 mod probe;
 pub mod read;
@@ -75,6 +76,9 @@ pub struct ArchiveOptions {
     /// pages a symbol takes lie near each other and are fetched in a request or two; some memory is
     /// that of two.
     pub row_group_rows: usize,
+    /// The name of the log that warm is filled from, where that is known: the archive then holds rows
+    /// of no other.
+    pub log: Option<u64>,
 }
 
 impl Default for ArchiveOptions {
@@ -90,6 +94,7 @@ impl Default for ArchiveOptions {
             lease: Duration::from_mins(2),
             object_bytes: 256 << 20,
             row_group_rows: 1 << 17,
+            log: None,
         }
     }
 }
@@ -193,6 +198,16 @@ pub enum ArchiveError {
     Unconditional {
         /// The store.
         store: String,
+    },
+    /// The archive's rows are of another log, in which places mean something else.
+    #[error("{store} holds rows of another log ({archived}) than this one ({log})")]
+    OtherLog {
+        /// The store.
+        store: String,
+        /// The log that it is of.
+        archived: String,
+        /// The log at hand.
+        log: String,
     },
     /// Another archiver is at work.
     #[error("{store}: {owner} is archiving, until {until} at the latest")]

@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::cache::Cache;
 use super::manifest::Manifest;
+use super::origin;
 use super::snapshot::{self, DataFile, ReadError, Snapshot};
 use crate::market::{Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp};
 use crate::tiering::cold::{Availability, Cold, ColdError, StorageClass, ranges};
@@ -120,6 +121,10 @@ pub struct ArchiveReader {
     cold: Arc<dyn Cold>,
     manifests: Cache<Manifest>,
     indexes: Cache<Index>,
+    /// The log beside which it is read, where that is known.
+    log: Option<u64>,
+    /// Whether the rows are of another, once that was asked.
+    is_foreign: tokio::sync::OnceCell<bool>,
     /// The kinds of which warm is known to be no older than the archive.
     caught_up: Mutex<[bool; Kind::ALL.len()]>,
     /// Held, by kind, while that is asked.
@@ -135,10 +140,26 @@ impl ArchiveReader {
             cold,
             manifests: Cache::new(MANIFEST_BYTES_MAX),
             indexes: Cache::new(INDEX_BYTES_MAX),
+            log: None,
+            is_foreign: tokio::sync::OnceCell::new(),
             caught_up: Mutex::default(),
             asking: Default::default(),
             metrics: ReadMetrics::default(),
         }
+    }
+
+    /// The same, read beside the log named `log`.
+    #[must_use]
+    pub fn beside(self, log: u64) -> Self {
+        Self { log: Some(log), ..self }
+    }
+
+    /// Whether the archive's rows are of another log than the one it is read beside. Asks the store
+    /// once.
+    pub async fn is_foreign(&self) -> Result<bool, ReadError> {
+        let Some(log) = self.log else { return Ok(false) };
+        let ask = || async { Ok::<_, ColdError>(origin::other_log(&*self.cold, log).await?.is_some()) };
+        Ok(*self.is_foreign.get_or_try_init(ask).await?)
     }
 
     /// The store.

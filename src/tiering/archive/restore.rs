@@ -110,6 +110,14 @@ pub enum RestoreError {
         /// How many.
         objects: u64,
     },
+    /// The rows are of another log than warm's.
+    #[error("{unit}: {store} holds rows of another log than the one that warm is filled from")]
+    OtherLog {
+        /// The unit.
+        unit: Unit,
+        /// The archive.
+        store: String,
+    },
     /// Warm would take these rows a second time when it comes to them in the log.
     #[error(
         "{unit}: it is archived up to offset {archived} of partition {partition}, and warm has only come \
@@ -252,6 +260,9 @@ pub async fn into_warm(
     warm: &dyn ArchiveSource,
     unit: Unit,
 ) -> Result<u64, RestoreError> {
+    if reader.is_foreign().await? {
+        return Err(RestoreError::OtherLog { unit, store: reader.cold().name().to_owned() });
+    }
     let files = snapshot.files(unit.day)?;
     let (ready, frozen) = reader.availability(files, &SharedReadStats::default()).await?;
     if !frozen.is_empty() {

@@ -11,7 +11,9 @@ use super::plan::{Action, Moment, Planned, is_same, manifests, offsets};
 use super::read_back::read_back;
 use super::store::{Created, Store, json};
 use super::verify::{SCRUB_KEY, Scrub};
-use super::{ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress, garbage, object, probe};
+use super::{
+    ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress, garbage, object, origin, probe,
+};
 use crate::fail;
 use crate::market::{Kind, RowDigest, Timestamp};
 use crate::tiering::cold::Cold;
@@ -86,6 +88,9 @@ impl Archiver {
 
     async fn run_leased(&self, lease: &Lease, progress: &Progress) -> Result<Summary, ArchiveError> {
         probe::probe(&self.store, &fresh_id(self.clock.now())).await?;
+        if let Some(log) = self.options.log {
+            origin::claim(&self.store, log).await?;
+        }
         let mut summary = Summary::default();
         let units = self.plan().await?;
         progress(Event::Planned { units: units.clone() });

@@ -43,6 +43,7 @@ use crate::market::{Kind, RowDigest, TimeRange, Timestamp, TradingDay};
 use crate::tiering::archive::ArchiveError;
 use crate::tiering::archive::chain::{Chain, Chains};
 use crate::tiering::archive::manifest::{Manifest, manifest_key};
+use crate::tiering::archive::origin;
 use crate::tiering::cold::Cold;
 use crate::tiering::warm::{ArchiveSource, Mark, Query, Unit, WarmError};
 
@@ -135,6 +136,7 @@ impl Facts {
 pub struct Auditor {
     bus: Arc<dyn Bus>,
     warm: Arc<dyn ArchiveSource>,
+    cold: Arc<dyn Cold>,
     chains: Chains,
     selection: Selection,
     progress: Progress,
@@ -166,15 +168,16 @@ impl Auditor {
         selection: Selection,
         progress: Progress,
     ) -> Self {
-        let chains = Chains::new(cold);
+        let chains = Chains::new(cold.clone());
         let (facts, report) = (BTreeMap::new(), Report::default());
-        Self { bus, warm, chains, selection, progress, facts, narrowed: 0, report }
+        Self { bus, warm, cold, chains, selection, progress, facts, narrowed: 0, report }
     }
 
     /// Makes the audit.
     ///
-    /// Errors: a store can't be asked. What is damaged or missing is in the report.
+    /// Errors: a store can't be asked, or the archive is another log's. What is damaged or missing is in the report.
     pub async fn run(mut self) -> Result<Report, AuditError> {
+        origin::check(&*self.cold, self.bus.epoch().log().id).await?;
         // The marks first: what lies below them is in warm and stays there until it is dropped.
         let mut marks = Vec::new();
         for partition in 0..self.bus.partitions() {

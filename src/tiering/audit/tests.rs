@@ -678,6 +678,21 @@ async fn a_manifest_that_came_before_the_journal_was_read_is_not_missing() {
 }
 
 #[tokio::test]
+async fn an_archive_of_another_log_is_not_held_against_this_one() {
+    let world = archived_in_three().await;
+    let other = Bytes::from_static(br#"{"version":1,"log":"0000000000000001"}"#);
+    let cold = Arc::new(DirCold::open(&world.cold()).unwrap());
+    cold.put(origin::LOG_KEY, other).await.unwrap();
+    let progress: Progress = Arc::new(|_| {});
+    let auditor = Auditor::new(world.bus.clone(), world.warm.clone(), cold, Selection::default(), progress);
+    let refused = auditor.run().await.unwrap_err().to_string();
+    assert!(
+        refused.ends_with("holds rows of another log (0000000000000001) than this one (0000000000000007)"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn a_manifest_of_rows_that_warm_took_in_meanwhile_is_compared() {
     let world = World::new();
     world.trades();
@@ -685,7 +700,7 @@ async fn a_manifest_of_rows_that_warm_took_in_meanwhile_is_compared() {
     for partition in 0..PARTITIONS {
         world.push(partition, 7, 5, &[trade(partition, 1_000)]);
     }
-    let report = Arc::new(world).audit_while("").await;
+    let report = Arc::new(world).audit_while("manifest/").await;
     assert_eq!(report.findings, []);
     let manifest = &report.units[0].manifests[0];
     assert_eq!((manifest.digest.rows, manifest.warm, manifest.log), (42, Some(true), None));

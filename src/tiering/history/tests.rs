@@ -17,6 +17,9 @@ use crate::market::{
 };
 use crate::tiering::archive::manifest::Manifest;
 use crate::tiering::archive::read::tests as fake;
+use crate::tiering::archive::restore::{self, RestoreError};
+use crate::tiering::archive::run::Archiver;
+use crate::tiering::archive::{ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Progress};
 use crate::tiering::cold::dir::DirCold;
 use crate::tiering::cold::faulty::{Fault, FaultyCold};
 use crate::tiering::cold::{Cold, RestoreTier, StorageClass};
@@ -26,15 +29,20 @@ use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
 use crate::tiering::warm::{ArchiveSource, Block, Query, Unit};
 use crate::wire::record::{Origin, RecordEncoder, RecordView};
 
+pub(in crate::tiering) const LOG_ID: u64 = 7;
+
 /// A log in memory, of which the oldest records can be dropped.
-#[derive(Default)]
 pub(in crate::tiering) struct FakeBus {
+    epoch: LogEpoch,
     partitions: Mutex<Vec<(u64, Vec<Bytes>)>>,
 }
 
 impl FakeBus {
     pub(in crate::tiering) fn new() -> Arc<Self> {
-        Arc::new(Self { partitions: Mutex::new(vec![(0, Vec::new()); usize::from(PARTITIONS)]) })
+        Arc::new(Self {
+            epoch: LogEpoch::new(LOG_ID),
+            partitions: Mutex::new(vec![(0, Vec::new()); usize::from(PARTITIONS)]),
+        })
     }
 
     pub(in crate::tiering) fn push(&self, partition: u16, bytes: Bytes) -> u64 {
@@ -67,7 +75,7 @@ impl Bus for FakeBus {
     }
 
     fn epoch(&self) -> &LogEpoch {
-        unreachable!("who reads asks for offsets alone")
+        &self.epoch
     }
 
     async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {
@@ -592,6 +600,67 @@ async fn no_time_of_an_archived_day_holds_no_row() {
         let answer = world.history().query(HistoryQuery { range, ..all(Kind::Gap) }).await.unwrap();
         assert_eq!(ticks_of(answer).await.len(), rows, "{range:?}");
     }
+}
+
+/// The log and warm were lost, and others begin beside the archive: their offsets say nothing of it.
+#[tokio::test]
+async fn rows_of_a_new_log_stand_beside_an_archive_of_the_old_one() {
+    let dir = TempDir::new().unwrap();
+    let cold: Arc<dyn Cold> = Arc::new(DirCold::open(&dir.path().join("cold")).unwrap());
+    let old = World::after((1..4).map(|first| Step::Append(0, vec![gap(None, first)])).collect()).await;
+    let old_tiers = Tiers::warm_alone(old.warm.clone());
+    commit_block(&old.bus, &old_tiers, 0, 9, true).await;
+    let options = |log| ArchiveOptions {
+        before: Some("2026-12-01".parse().unwrap()),
+        settle: std::time::Duration::ZERO,
+        log: Some(log),
+        ..ArchiveOptions::default()
+    };
+    let archiver = |warm, log| {
+        Archiver::new(cold.clone(), warm, options(log), Clock::default(), ArchiveMetrics::default())
+    };
+    let progress: Progress = Arc::new(|_| {});
+    assert_eq!(archiver(old.warm.clone(), LOG_ID).run(&progress).await.unwrap().rows, 3);
+
+    let new = World::after(vec![Step::Append(0, vec![gap(None, 7)])]).await;
+    let history = |log| {
+        let archive = Arc::new(ArchiveReader::new(cold.clone()).beside(log));
+        History::new(new.bus.clone(), new.warm.clone()).with_archive(archive)
+    };
+    let firsts = async |log| {
+        let answer = history(log).query(all(Kind::Gap)).await.unwrap();
+        let mut firsts: Vec<_> = ticks_of(answer)
+            .await
+            .into_iter()
+            .map(|(_, _, _, tick)| match tick {
+                Tick::Gap(gap) => gap.first,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        firsts.sort_unstable();
+        firsts
+    };
+    assert_eq!(firsts(LOG_ID).await, [1, 2, 3], "of the same log the first record is archived");
+    let other = LOG_ID + 1;
+    assert_eq!(firsts(other).await, [1, 2, 3, 7]);
+    let tiers = history(other).tiers().clone();
+    commit_block(&new.bus, &tiers, 0, 9, true).await;
+    for first in 8..12 {
+        new.bus.push(0, encoded(&[gap(None, first)], first));
+    }
+    commit_block(&new.bus, &tiers, 0, 9, true).await;
+    assert_eq!(firsts(other).await, [1, 2, 3, 7, 8, 9, 10, 11], "also once warm has passed its offsets");
+    // Who asks for what came after a place in this log does not need it.
+    let later = history(other).query_from(all(Kind::Gap), &[1]).await.unwrap();
+    assert_eq!(ticks_of(later).await.len(), 4);
+
+    let refused = archiver(new.warm.clone(), other).run(&progress).await.unwrap_err();
+    assert!(matches!(refused, ArchiveError::OtherLog { .. }), "{refused}");
+    let reader = Arc::new(ArchiveReader::new(cold.clone()).beside(other));
+    let snapshot = reader.snapshot(Kind::Gap, TimeRange::ALL).await.unwrap();
+    let unit = Unit { day: snapshot.days().next().unwrap().0, kind: Kind::Gap };
+    let refused = restore::into_warm(&reader, &snapshot, &*new.warm, unit).await.unwrap_err();
+    assert!(matches!(refused, RestoreError::OtherLog { .. }), "{refused}");
 }
 
 #[tokio::test]
