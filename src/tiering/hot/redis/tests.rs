@@ -199,7 +199,7 @@ async fn what_redis_has_is_taken_over_unless_it_is_of_another_log() {
     }
     let bar = |seq: Seq, tick: &Tick| {
         let bar = Bar::empty(tick.symbol().unwrap(), crate::market::Timeframe::MINUTE, tick.ts());
-        (seq, Bar { volume: 7, notional: 1 << 80, ..bar })
+        (seq, Bar { volume: 7, notional: 1 << 80, open_ts: tick.ts(), close_ts: tick.ts(), ..bar })
     };
     tell(&*first, &ticks).await;
     let (seq, tick) = ticks.last().unwrap();
