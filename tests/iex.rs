@@ -133,6 +133,7 @@ fn every_message_becomes_what_the_table_says() {
             make::trade("aapl", ts, 0, 1, 1, 1),
             make::trade("AAPL", ts, 0, -1, 1, 1),
             make::trade("AAPL", ts, 0, i64::MAX, 1, 1),
+            make::trade("AAPL", Timestamp::MAX, 0, 1, 1, 1),
             make::trading_status("AAPL", ts, b'?', ""),
             make::operational_halt("AAPL", ts, b'?'),
             vec![b'Q'; 41],

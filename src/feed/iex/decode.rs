@@ -209,7 +209,7 @@ impl Decoder {
                 let m = known::<42>(message)?;
                 ticks.push(Tick::Quote(Quote {
                     symbol: symbol(m)?,
-                    ts: ts(m),
+                    ts: ts(m)?,
                     recv_ts,
                     bid: price(m, 22)?,
                     ask: price(m, 30)?,
@@ -226,7 +226,7 @@ impl Decoder {
                 let m = known::<38>(message)?;
                 ticks.push(Tick::Trade(Trade {
                     symbol: symbol(m)?,
-                    ts: ts(m),
+                    ts: ts(m)?,
                     recv_ts,
                     price: price(m, 22)?,
                     size: u32_at(m, 18),
@@ -241,7 +241,7 @@ impl Decoder {
                 let m = known::<38>(message)?;
                 ticks.push(Tick::Cancel(Box::new(Cancel {
                     symbol: symbol(m)?,
-                    ts: ts(m),
+                    ts: ts(m)?,
                     recv_ts,
                     id: u64_at(m, 30),
                     price: price(m, 22)?,
@@ -260,7 +260,7 @@ impl Decoder {
                 if is_test || price.is_zero() {
                     return Err(Left::NotCarried);
                 }
-                ticks.push(Tick::PrevClose(PrevClose { symbol: symbol(m)?, ts: ts(m), recv_ts, price }));
+                ticks.push(Tick::PrevClose(PrevClose { symbol: symbol(m)?, ts: ts(m)?, recv_ts, price }));
                 self.tally.prev_closes += 1;
             }
             _ => return Err(Left::NotCarried),
@@ -274,7 +274,7 @@ impl Decoder {
         recv_ts: Timestamp,
         ticks: &mut Vec<Tick>,
     ) -> Result<(), Left> {
-        let symbol = symbol(m)?;
+        let (symbol, ts) = (symbol(m)?, ts(m)?);
         let code = m[1];
         let Some(words) = status_words(code) else {
             return Err(Left::Refused(format!("trading status '{}' of {symbol}", code.escape_ascii())));
@@ -285,7 +285,7 @@ impl Decoder {
             self.halts.insert(symbol, code);
         }
         let reason = std::str::from_utf8(&m[18..22]).unwrap_or_default().trim_end_matches([' ', '\0']);
-        ticks.push(status(symbol, ts(m), recv_ts, char::from(code).encode_utf8(&mut [0; 4]), words, reason));
+        ticks.push(status(symbol, ts, recv_ts, char::from(code).encode_utf8(&mut [0; 4]), words, reason));
         self.tally.statuses += 1;
         Ok(())
     }
@@ -296,19 +296,19 @@ impl Decoder {
         recv_ts: Timestamp,
         ticks: &mut Vec<Tick>,
     ) -> Result<(), Left> {
-        let symbol = symbol(m)?;
+        let (symbol, ts) = (symbol(m)?, ts(m)?);
         match m[1] {
             b'O' => {
                 if self.operational_halts.len() < HALTS_MAX {
                     self.operational_halts.insert(symbol);
                 }
-                ticks.push(status(symbol, ts(m), recv_ts, "OH", "Operational Halt", ""));
+                ticks.push(status(symbol, ts, recv_ts, "OH", "Operational Halt", ""));
             }
             b'N' if self.operational_halts.remove(&symbol) => {
                 let code = self.halts.get(&symbol).copied().unwrap_or(b'T');
                 let words = status_words(code).unwrap_or_default();
                 let code = char::from(code);
-                ticks.push(status(symbol, ts(m), recv_ts, code.encode_utf8(&mut [0; 4]), words, ""));
+                ticks.push(status(symbol, ts, recv_ts, code.encode_utf8(&mut [0; 4]), words, ""));
             }
             b'N' => return Err(Left::NotCarried),
             code => {
@@ -419,8 +419,13 @@ fn known<const BYTES: usize>(message: &[u8]) -> Result<&[u8; BYTES], Left> {
     })
 }
 
-fn ts(message: &[u8]) -> Timestamp {
-    Timestamp::from_nanos(u64_at(message, 2) as i64)
+fn ts(message: &[u8]) -> Result<Timestamp, Left> {
+    let ts = Timestamp::from_nanos(u64_at(message, 2) as i64);
+    if ts.is_storable() {
+        Ok(ts)
+    } else {
+        Err(Left::Refused(format!("time {ts} is not within 1900 to 2261")))
+    }
 }
 
 #[inline]

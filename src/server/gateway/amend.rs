@@ -155,7 +155,10 @@ impl Rows<'_> {
         let query = HistoryQuery { symbols, kind, timeframe: None, range: self.range, limit: None };
         let mut answer = self.history.query(query).await?;
         let is_missing = answer.coverage.missing.iter().any(|missing| missing.partition == self.partition);
-        if is_missing || answer.coverage.archived.is_partial() {
+        let archived = &answer.coverage.archived;
+        // Of other kinds none is needed here.
+        let is_frozen = archived.frozen_not_listed > 0 || archived.frozen.iter().any(|of| of.kind == kind);
+        if is_missing || is_frozen {
             return Ok(false);
         }
         while let Some(batch) = answer.rows.next().await {
