@@ -24,6 +24,7 @@ use crate::market::{Kind, TradingDay};
 use crate::server::archiver;
 use crate::server::stores::Stores;
 use crate::telemetry::say;
+use crate::tiering::archive::origin;
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::archive::run::{Archiver, Summary};
 use crate::tiering::archive::snapshot::ReadError;
@@ -232,7 +233,11 @@ async fn archive(args: &RunArgs, config: &Config, json: bool) -> Result<(), CliE
     let warm = stores.warm.clone();
     let archiver = Archiver::new(cold, warm, options, Clock::default(), ArchiveMetrics::default());
     let done = if args.dry_run {
-        match archiver.plan().await {
+        let planned = async {
+            origin::check(&*stores.cold(), stores.bus.epoch().log().id).await?;
+            archiver.plan().await
+        };
+        match planned.await {
             Ok(planned) => print_plan(&planned, json),
             Err(error) => Err(archive_error(error)),
         }

@@ -473,7 +473,7 @@ fn in_words(
         }
     }
     if let Some(reason) = &archived.unasked {
-        lines.push(format!("warning: the archive could not be asked whether it holds more: {reason}"));
+        lines.push(format!("warning: nothing was read of the archive: {reason}"));
     }
     for part in missing.iter().take(LISTED_MAX) {
         lines.push(format!("warning: {part} are missing: the log dropped them before they were in warm"));

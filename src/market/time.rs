@@ -23,6 +23,11 @@ pub struct TradingDay(i32);
 #[error("\"{0}\" is no time: write a day (2025-01-31) or an instant (2025-01-31T09:30:00-05:00)")]
 pub struct TimeError(String);
 
+/// Why a tick of an instant can't be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not within 1900 to 2261")]
+pub struct Unstorable(Timestamp);
+
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
 const NANOS_PER_MINUTE: i64 = 60 * NANOS_PER_SECOND;
 const NANOS_PER_DAY: i64 = 86_400 * NANOS_PER_SECOND;
@@ -43,10 +48,11 @@ impl Timestamp {
         self.0
     }
 
-    /// Whether a tick of this instant can be stored: from 1900, where the days of ClickHouse begin
+    /// This instant, where a tick of it can be stored: from 1900, where the days of ClickHouse begin
     /// (`Date32`), to 2261, which is whole.
-    pub const fn is_storable(self) -> bool {
-        self.0 >= -25_566 * NANOS_PER_DAY && self.0 < 106_651 * NANOS_PER_DAY
+    pub fn storable(self) -> Result<Self, Unstorable> {
+        let stored = -25_566 * NANOS_PER_DAY..106_651 * NANOS_PER_DAY;
+        if stored.contains(&self.0) { Ok(self) } else { Err(Unstorable(self)) }
     }
 
     /// This machine's clock.
@@ -373,9 +379,9 @@ mod tests {
             ("2261-12-31T23:59:59Z", true),
             ("2262-01-01T00:00:00Z", false),
         ] {
-            assert_eq!(at(text).is_storable(), is_storable, "{text}");
+            assert_eq!(at(text).storable().is_ok(), is_storable, "{text}");
         }
-        assert!(!Timestamp::MIN.is_storable() && !Timestamp::MAX.is_storable());
+        assert!(Timestamp::MIN.storable().is_err() && Timestamp::MAX.storable().is_err());
     }
 
     #[test]

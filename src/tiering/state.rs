@@ -449,10 +449,9 @@ const NANOS_PER_MINUTE: u64 = 60_000_000_000;
 
 /// A day in the range of [`Timestamp`], so that its start can be computed.
 fn day_from(days: i64) -> Result<TradingDay, StateError> {
-    match days {
-        -100_000..=100_000 => Ok(TradingDay::from_days_since_epoch(days as i32)),
-        _ => Err(StateError::Damaged("a day is out of range")),
-    }
+    let known = Timestamp::MIN.trading_day()..=Timestamp::MAX.trading_day();
+    let day = i32::try_from(days).map(TradingDay::from_days_since_epoch).ok();
+    day.filter(|day| known.contains(day)).ok_or(StateError::Damaged("a day is out of range"))
 }
 
 /// Keeps the newest days and one visited, the one just added; changed bars of a day that goes
@@ -915,6 +914,20 @@ mod tests {
             PartitionState::restore(&[9; 20]).err().map(|error| error.to_string()).unwrap_or_default(),
             "a processor state of version 9; this program reads version 1: use a newer stk"
         );
+    }
+
+    #[test]
+    fn days_at_both_ends_are_saved_and_read() {
+        let mut state = PartitionState::new();
+        for (offset, ts) in (0..).zip(["1900-01-02T15:00:00Z", "2261-12-31T15:00:00Z"]) {
+            let trade = Trade { size: 100, ts: ts.parse().unwrap(), ..made_trade(0, 0, 0, offset) };
+            state.apply(Seq { partition: 3, offset, index: 0 }, &Tick::Trade(trade));
+        }
+        let marked = Seq { partition: 3, offset: 2, index: 0 };
+        state.mark("MSFT".parse().unwrap(), Timestamp::MIN.trading_day(), marked);
+        state.take_changed_bars();
+        let read = PartitionState::restore(&state.save()).unwrap();
+        assert!(read.bars().eq(state.bars()) && read.bars().count() == 4);
     }
 
     #[test]

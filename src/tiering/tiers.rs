@@ -7,7 +7,8 @@
 //! taken anew. Of a day that is in both, warm is the nearer. What was restored into warm is read
 //! from there.
 //!
-//! An archive of another log has rows of its own: its days are read whole, beside all that warm has.
+//! An archive of another log has none of these rows. History reads it as long as warm has none itself,
+//! and says after that that it does not.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -19,7 +20,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use crate::market::{
     BatchError, Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp, TradingDay,
 };
-use crate::tiering::archive::read::{ArchiveReader, FrozenFile, ReadStats, SharedReadStats};
+use crate::tiering::archive::read::{Ahead, ArchiveReader, FrozenFile, ReadStats, SharedReadStats};
 use crate::tiering::archive::snapshot::{ReadError, Snapshot, reaches};
 use crate::tiering::warm::{Query, Scan, ScanStats, Warm, WarmError};
 
@@ -88,8 +89,8 @@ pub struct ArchivedPart {
     pub files: u64,
     /// Objects that may hold rows asked for and can't be read now: their rows are not in the scan.
     pub frozen: Vec<FrozenFile>,
-    /// Why the archive could not be asked whether it holds more than warm, which has dropped
-    /// nothing of what was asked for.
+    /// Why nothing was read of the archive, which may hold more than warm: it could not be asked, or
+    /// is of another log. Warm has dropped nothing of what was asked for.
     pub unasked: Option<String>,
 }
 
@@ -138,11 +139,13 @@ impl Tiers {
         symbols: Option<&[Symbol]>,
         range: TimeRange,
     ) -> Result<TierScan, TiersError> {
-        self.scan_from(kind, symbols, range, &[]).await
+        let query = Query::new(kind, symbols.map(<[_]>::to_vec), range);
+        self.scan_query(query, false).await
     }
 
-    /// As [`Tiers::scan`], for who needs no row below `first_offsets`, by partition: much of what
-    /// holds none other is not read, so that the rest of a long history costs little.
+    /// As [`Tiers::scan`], for who asks about history. Where `first_offsets` are given, by partition,
+    /// no row below them is needed: days of the archive that hold none other are not read. Where none
+    /// are, and warm stands at its beginning, an archive of another log is read.
     pub async fn scan_from(
         &self,
         kind: Kind,
@@ -152,9 +155,13 @@ impl Tiers {
     ) -> Result<TierScan, TiersError> {
         let mut query = Query::new(kind, symbols.map(<[_]>::to_vec), range);
         query.first_offsets = first_offsets.to_vec();
+        self.scan_query(query, first_offsets.is_empty()).await
+    }
+
+    async fn scan_query(&self, query: Query, reads_other_log: bool) -> Result<TierScan, TiersError> {
         let mut tries = 0;
         loop {
-            let error = match self.try_scan(query.clone()).await? {
+            let error = match self.try_scan(query.clone(), reads_other_log).await? {
                 Ok(scan) => return Ok(scan),
                 Err(error) => error,
             };
@@ -167,7 +174,11 @@ impl Tiers {
 
     /// An error within the answer where the archive went on between the looks at its two sides, or
     /// is not the one that warm's days went to.
-    async fn try_scan(&self, mut query: Query) -> Result<Result<TierScan, TiersError>, TiersError> {
+    async fn try_scan(
+        &self,
+        mut query: Query,
+        reads_other_log: bool,
+    ) -> Result<Result<TierScan, TiersError>, TiersError> {
         let (kind, range) = (query.kind, query.range);
         let near = self.warm.scan(&query).await?;
         let needed = dropped_within(&near, &query);
@@ -178,13 +189,25 @@ impl Tiers {
             return Ok(Ok(from_warm(near, ArchivedPart::default())));
         };
         let snapshot = if needed.is_empty() {
-            let ahead = snapshot_ahead(archive, &near.next_offsets, &query);
-            let unasked = match tokio::time::timeout(ASK_TIME_MAX, ahead).await {
-                Ok(Ok(Some(snapshot))) => Ok(snapshot),
-                Ok(Ok(None)) => Err(None),
+            let reads_other_log = reads_other_log && near.next_offsets.iter().all(|next| *next == 0);
+            let ask = async {
+                let ahead = archive.is_ahead_of(kind, &near.next_offsets).await?;
+                let is_read = ahead == Ahead::Is || (ahead == Ahead::OfOtherLog && reads_other_log);
+                let snapshot = if is_read { Some(archive.snapshot(kind, range).await?) } else { None };
+                Ok::<_, ReadError>((ahead, snapshot))
+            };
+            let store = archive.cold().name();
+            let unasked = match tokio::time::timeout(ASK_TIME_MAX, ask).await {
+                Ok(Ok((Ahead::OfOtherLog, Some(snapshot)))) => {
+                    let days = snapshot.days().map(|(day, _)| day).collect();
+                    return merged(archive, &snapshot, &query, days, near).await.map(Ok);
+                }
+                Ok(Ok((_, Some(snapshot)))) => Ok(snapshot),
+                Ok(Ok((Ahead::OfOtherLog, None))) => Err(Some(format!("{store} holds rows of another log"))),
+                Ok(Ok((_, None))) => Err(None),
                 Ok(Err(error)) if error.is_passing() => Err(Some(error.to_string())),
                 Ok(Err(error)) => return Err(error.into()),
-                Err(_) => Err(Some(format!("{}: no answer within {ASK_TIME_MAX:?}", archive.cold().name()))),
+                Err(_) => Err(Some(format!("{store}: no answer within {ASK_TIME_MAX:?}"))),
             };
             match unasked {
                 Ok(snapshot) => snapshot,
@@ -193,19 +216,19 @@ impl Tiers {
                     return Ok(Ok(from_warm(near, ArchivedPart { unasked, ..ArchivedPart::default() })));
                 }
             }
-        } else if query.first_offsets.is_empty() || archive.is_ahead_of(kind, &near.next_offsets).await? {
+        } else if query.first_offsets.is_empty()
+            || archive.is_ahead_of(kind, &near.next_offsets).await? == Ahead::Is
+        {
             archive.snapshot(kind, range).await?
         } else {
             // Of all the days that there may be, no other has anything.
             archive.snapshot(kind, span_of(&needed)).await?
         };
-        if archive.is_foreign().await? {
-            if let Some(day) = needed.keys().next() {
-                let store = archive.cold().name().to_owned();
-                return Ok(Err(TiersError::NotArchived { kind: kind.name(), day: *day, store }));
-            }
-            let days = snapshot.days().map(|(day, _)| day).collect();
-            return merged(archive, &snapshot, &query, days, near).await.map(Ok);
+        if let Some(day) = needed.keys().next()
+            && archive.is_foreign().await?
+        {
+            let store = archive.cold().name().to_owned();
+            return Ok(Err(TiersError::NotArchived { kind: kind.name(), day: *day, store }));
         }
         query.archived = read_from_archive(&snapshot, &needed, &near.next_offsets);
         let scan = self.warm.scan(&query).await?;
@@ -264,21 +287,6 @@ async fn merged(
         archived,
         archived_offsets: query.archived.clone(),
     })
-}
-
-/// The archive's days, where it holds rows that warm, which ends at `next_offsets`, has not come to, or
-/// that are of another log. Nobody who asks for what comes after a place in this log needs those.
-async fn snapshot_ahead(
-    archive: &Arc<ArchiveReader>,
-    next_offsets: &[u64],
-    query: &Query,
-) -> Result<Option<Snapshot>, ReadError> {
-    let is_more = if archive.is_foreign().await? {
-        query.first_offsets.is_empty()
-    } else {
-        archive.is_ahead_of(query.kind, next_offsets).await?
-    };
-    if is_more { archive.snapshot(query.kind, query.range).await.map(Some) } else { Ok(None) }
 }
 
 fn from_warm(scan: Scan, archived: ArchivedPart) -> TierScan {

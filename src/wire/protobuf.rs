@@ -137,11 +137,10 @@ impl TryFrom<&v1::Tick> for Tick {
     type Error = WireError;
 
     fn try_from(tick: &v1::Tick) -> Result<Self, WireError> {
-        let (ts, recv_ts) = (Timestamp::from_nanos(tick.ts), Timestamp::from_nanos(tick.recv_ts));
+        let recv_ts = Timestamp::from_nanos(tick.recv_ts);
         let wrong = |field, reason| WireError::Field { message: "tick", field, reason };
-        if !ts.is_storable() {
-            return Err(wrong("ts", format!("is {ts}, which is not within 1900 to 2261")));
-        }
+        let ts = Timestamp::from_nanos(tick.ts).storable();
+        let ts = ts.map_err(|error| wrong("ts", error.to_string()))?;
         let body = tick
             .body
             .as_ref()

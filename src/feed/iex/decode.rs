@@ -421,11 +421,7 @@ fn known<const BYTES: usize>(message: &[u8]) -> Result<&[u8; BYTES], Left> {
 
 fn ts(message: &[u8]) -> Result<Timestamp, Left> {
     let ts = Timestamp::from_nanos(u64_at(message, 2) as i64);
-    if ts.is_storable() {
-        Ok(ts)
-    } else {
-        Err(Left::Refused(format!("time {ts} is not within 1900 to 2261")))
-    }
+    ts.storable().map_err(|error| Left::Refused(format!("time {error}")))
 }
 
 #[inline]

@@ -474,7 +474,10 @@ async fn from_history(
     let symbols: Vec<Symbol> =
         if replay.want.any_all() { Vec::new() } else { replay.want.symbols().into_iter().collect() };
     let mut ends: Vec<u64> = hub.positions();
-    let first_offsets: Vec<u64> = lower.iter().flatten().map(|position| position.offset).collect();
+    let first_offsets: Vec<u64> = match &lower {
+        Some(lower) => lower.iter().map(|position| position.offset).collect(),
+        None => vec![0; ends.len()],
+    };
     let mut sources = Vec::new();
     let (mut is_missing, mut archived) = (false, ArchivedCoverage::default());
     for (channel, kind) in kinds {

@@ -142,8 +142,8 @@ pub struct ProcessorMetrics {
     pub handed_over: Counter,
     /// Partitions that another process took without waiting for this one.
     pub lost: Counter,
-    /// Symbols and days whose bars could not be rebuilt, since their trades are archived: those in
-    /// objects that must be restored first stay as they are, others are tried again later.
+    /// Symbols and days whose bars could not be rebuilt, since their trades are archived, each time it
+    /// was tried: every ten minutes where objects must be restored first.
     pub rebuilds_kept_back: Counter,
     /// Times a store was tried again.
     pub retries: Counter,
@@ -178,7 +178,7 @@ impl ProcessorMetrics {
         );
         registry.register(
             "processor_rebuilds_kept_back",
-            "Symbols and days whose bars could not be rebuilt from archived trades",
+            "Symbols and days whose bars could not be rebuilt from archived trades, each time it was tried",
             self.rebuilds_kept_back.clone(),
         );
         registry.register("processor_held_rows", "Rows not yet in warm", self.held_rows.clone());

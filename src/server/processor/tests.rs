@@ -17,8 +17,13 @@ use crate::feed::sim::{Sim, SimConfig};
 use crate::market::{Kind, Symbol, Tick, TimeRange, Timeframe, Timestamp};
 use crate::server::intake::{Intake, IntakeMetrics};
 use crate::testing::service;
+use crate::tiering::archive::read::ArchiveReader;
+use crate::tiering::archive::run::Archiver;
+use crate::tiering::archive::{ArchiveMetrics, ArchiveOptions, Clock};
+use crate::tiering::cold::{Cold, StorageClass};
 use crate::tiering::history::{History, HistoryQuery};
 use crate::tiering::hot::redis::{RedisHot, RedisHotConfig};
+use crate::tiering::state::PartitionState;
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
 use crate::tiering::warm::{Block, Mark, Query, Scan};
 use crate::wire::record::Origin;
@@ -371,6 +376,59 @@ async fn rebuilt_bars_go_to_warm_though_no_record_follows() {
     told.await.expect("the bar of the late trade is in warm");
     processor.stop().await.unwrap();
     drop(processor);
+    life.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bars_of_a_day_in_glacier_stay_as_they_are_and_marked() {
+    let Some(bucket) = crate::tiering::cold::s3::tests::bucket().await else { return };
+    let dir = TempDir::new().unwrap();
+    let (symbol, trades, late) = busy_symbol();
+    let life = Life::begin(dir.path());
+    life.append(&trades, 1).await;
+    life.process(small()).stop().await.unwrap();
+    let minutes = async || {
+        let query = Query::new(Kind::Bar, Some(vec![symbol]), TimeRange::ALL);
+        let batches: Vec<_> = life.warm.scan(&query).await.unwrap().rows.collect().await;
+        let mut bars = Vec::new();
+        for batch in batches {
+            let batch = batch.unwrap();
+            let rows = batch.rows().unwrap();
+            bars.extend((0..batch.len()).map(|row| rows.bar(row).unwrap().1));
+        }
+        bars.retain(|bar| bar.timeframe == Timeframe::MINUTE);
+        bars
+    };
+    let before = minutes().await;
+    let options = ArchiveOptions {
+        before: Some("2025-04-01".parse().unwrap()),
+        kinds: vec![Kind::Trade],
+        settle: Duration::ZERO,
+        keep_days: 0,
+        ..ArchiveOptions::default()
+    };
+    let cold: Arc<dyn Cold> = Arc::new(bucket.clone());
+    let archiver =
+        Archiver::new(cold.clone(), life.warm.clone(), options, Clock::default(), ArchiveMetrics::default());
+    assert_eq!(archiver.run(&(Arc::new(|_| {}) as _)).await.unwrap().drops, 1);
+    for object in cold.list("ticks/", None).await.unwrap() {
+        bucket.move_to(&object.key, StorageClass::Glacier).await;
+    }
+
+    let archive = Some(Arc::new(ArchiveReader::new(cold)));
+    let stores = Stores { archive, ..life.stores.clone() };
+    let metrics = ProcessorMetrics::default();
+    let config = ProcessorConfig { rebuild_interval: Duration::ZERO, ..small() };
+    let processor = Processor::start(stores, config, metrics.clone());
+    life.append(&[late], 1_000).await;
+    until(|| (metrics.rebuilds_kept_back.get() > 0).then_some(())).await;
+    // Its end is a round more.
+    processor.stop().await.unwrap();
+    drop(processor);
+    assert_eq!(metrics.rebuilds_kept_back.get(), 1, "it is not asked for again at once");
+    assert_eq!(minutes().await, before);
+    let mark = life.warm.mark(symbol.partition(PARTITIONS)).await.unwrap();
+    assert!(PartitionState::restore(&mark.checkpoint).unwrap().needs_rebuild(), "whoever goes on finds it");
     life.end().await;
 }
 

@@ -4,37 +4,40 @@
 //! log.json   the log's name
 //! ```
 //!
-//! It is created with the first run and never changes. Who archives rows of another log is refused.
-//! Who reads beside another log, as after that one was lost, takes the archive's days for rows of
-//! their own: none is a row that warm or the log has, whatever the offsets say.
+//! It is created with the first run and never changes. Who archives rows of another log is refused,
+//! and who reads beside another log is told.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
+use super::snapshot::ReadError;
 use super::store::{Created, Store, json};
 use crate::tiering::cold::{Cold, ColdError};
 
 /// The key of the log's name.
 pub const LOG_KEY: &str = "log.json";
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The version that is written and read.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
 struct Origin {
     version: u32,
     /// Sixteen hexadecimal digits.
     log: String,
 }
 
-impl Origin {
-    fn of(log: u64) -> Self {
-        Self { version: 1, log: format!("{log:016x}") }
-    }
+fn name(log: u64) -> String {
+    format!("{log:016x}")
+}
 
-    /// What `bytes` say instead, if they are not this.
-    fn differs(&self, bytes: &[u8]) -> Option<String> {
-        match serde_json::from_slice::<Self>(bytes) {
-            Ok(found) => (found != *self).then_some(found.log),
-            Err(error) => Some(format!("{LOG_KEY} can't be read: {error}")),
-        }
+/// The name in `bytes`, or what is wrong with them.
+fn read(bytes: &Bytes) -> Result<String, String> {
+    let origin: Origin = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    match origin.version {
+        VERSION => Ok(origin.log),
+        version => Err(format!("it is of version {version}: use a newer stk")),
     }
 }
 
@@ -42,11 +45,13 @@ impl Origin {
 ///
 /// Errors: those that are there are of another, as [`ArchiveError::OtherLog`]; or the store refuses.
 pub(super) async fn claim(store: &Store, log: u64) -> Result<(), ArchiveError> {
-    let own = Origin::of(log);
-    let is_own = |found: &[u8]| own.differs(found).is_none();
-    match store.create(LOG_KEY, json(&own), is_own).await? {
+    let own = json(&Origin { version: VERSION, log: name(log) });
+    match store.create(LOG_KEY, own.clone(), |found| *found == own[..]).await? {
         Created::Own => Ok(()),
-        Created::Other(found) => refused(store.cold(), own.differs(&found), log),
+        Created::Other(found) => {
+            let found = read(&found).map_err(|reason| store.damaged(LOG_KEY, reason))?;
+            refuse_other(store.cold(), Some(found), log)
+        }
     }
 }
 
@@ -54,20 +59,85 @@ pub(super) async fn claim(store: &Store, log: u64) -> Result<(), ArchiveError> {
 ///
 /// Errors: as [`ArchiveError::OtherLog`]; or the store refuses.
 pub async fn check(cold: &dyn Cold, log: u64) -> Result<(), ArchiveError> {
-    refused(cold, other_log(cold, log).await?, log)
-}
-
-/// The log that the rows in `cold` are of, where it is another than `log`. Of an archive that does
-/// not say it is the same.
-pub(super) async fn other_log(cold: &dyn Cold, log: u64) -> Result<Option<String>, ColdError> {
-    match cold.get(LOG_KEY).await {
-        Ok(found) => Ok(Origin::of(log).differs(&found)),
-        Err(ColdError::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error),
+    match told(cold).await {
+        Ok(found) => refuse_other(cold, found, log),
+        Err(ReadError::Cold(error)) => Err(error.into()),
+        Err(error) => {
+            let (store, reason) = (cold.name().to_owned(), error.to_string());
+            Err(ArchiveError::Damaged { store, key: LOG_KEY.to_owned(), reason })
+        }
     }
 }
 
-fn refused(cold: &dyn Cold, other: Option<String>, log: u64) -> Result<(), ArchiveError> {
-    let Some(archived) = other else { return Ok(()) };
-    Err(ArchiveError::OtherLog { store: cold.name().to_owned(), archived, log: Origin::of(log).log })
+fn refuse_other(cold: &dyn Cold, archived: Option<String>, log: u64) -> Result<(), ArchiveError> {
+    match archived {
+        Some(archived) if archived != name(log) => {
+            Err(ArchiveError::OtherLog { store: cold.name().to_owned(), archived, log: name(log) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The name of the log that the rows in `cold` are of; `None` where it does not say.
+async fn told(cold: &dyn Cold) -> Result<Option<String>, ReadError> {
+    let found = match cold.get(LOG_KEY).await {
+        Ok(found) => found,
+        Err(ColdError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let (store, key) = (cold.name().to_owned(), LOG_KEY.to_owned());
+    read(&found).map(Some).map_err(|reason| ReadError::Damaged { store, key, reason })
+}
+
+/// Whether the rows in `cold` are of another log than `log`; `None` where it does not say.
+pub(super) async fn is_foreign(cold: &dyn Cold, log: u64) -> Result<Option<bool>, ReadError> {
+    Ok(told(cold).await?.map(|found| found != name(log)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::tiering::archive::ArchiveMetrics;
+    use crate::tiering::cold::dir::DirCold;
+
+    #[tokio::test]
+    async fn an_archive_is_of_the_log_that_came_first() {
+        let dir = TempDir::new().unwrap();
+        let cold = Arc::new(DirCold::open(dir.path()).unwrap());
+        let store = Store::new(cold.clone(), None, ArchiveMetrics::default());
+        assert_eq!(is_foreign(&*cold, 7).await.unwrap(), None);
+        check(&*cold, 7).await.unwrap();
+        for _ in 0..2 {
+            claim(&store, 7).await.unwrap();
+        }
+        // Read for ever.
+        let stored = "{\n  \"version\": 1,\n  \"log\": \"0000000000000007\"\n}\n";
+        assert_eq!(cold.get(LOG_KEY).await.unwrap(), stored);
+        let foreign = [is_foreign(&*cold, 7).await.unwrap(), is_foreign(&*cold, 8).await.unwrap()];
+        assert_eq!(foreign, [Some(false), Some(true)]);
+        for refused in [claim(&store, 8).await, check(&*cold, 8).await] {
+            assert!(matches!(refused, Err(ArchiveError::OtherLog { .. })), "{refused:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_cannot_be_read_is_none_of_another() {
+        let dir = TempDir::new().unwrap();
+        let cold = Arc::new(DirCold::open(dir.path()).unwrap());
+        let store = Store::new(cold.clone(), None, ArchiveMetrics::default());
+        for (stored, told) in
+            [("{", "EOF"), (r#"{"version":2,"log":"0000000000000007"}"#, "of version 2: use a newer stk")]
+        {
+            cold.put(LOG_KEY, stored.into()).await.unwrap();
+            for refused in [claim(&store, 7).await, check(&*cold, 7).await] {
+                assert!(matches!(refused, Err(ArchiveError::Damaged { .. })), "{refused:?}");
+            }
+            let error = is_foreign(&*cold, 7).await.unwrap_err().to_string();
+            assert!(error.contains(LOG_KEY) && error.contains(told), "{error}");
+        }
+    }
 }

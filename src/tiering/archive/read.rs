@@ -116,6 +116,17 @@ pub struct FrozenFile {
     pub restoring: bool,
 }
 
+/// Whether an archive holds rows that a warm store has not come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// Warm has come to all of them.
+    Not,
+    /// It holds such rows.
+    Is,
+    /// Its rows are of another log than warm's, and none of them warm's.
+    OfOtherLog,
+}
+
 /// The archive, as readers see it.
 pub struct ArchiveReader {
     cold: Arc<dyn Cold>,
@@ -123,8 +134,8 @@ pub struct ArchiveReader {
     indexes: Cache<Index>,
     /// The log beside which it is read, where that is known.
     log: Option<u64>,
-    /// Whether the rows are of another, once that was asked.
-    is_foreign: tokio::sync::OnceCell<bool>,
+    /// Whether the rows are of another, once the archive has said so.
+    is_foreign: Mutex<Option<bool>>,
     /// The kinds of which warm is known to be no older than the archive.
     caught_up: Mutex<[bool; Kind::ALL.len()]>,
     /// Held, by kind, while that is asked.
@@ -141,7 +152,7 @@ impl ArchiveReader {
             manifests: Cache::new(MANIFEST_BYTES_MAX),
             indexes: Cache::new(INDEX_BYTES_MAX),
             log: None,
-            is_foreign: tokio::sync::OnceCell::new(),
+            is_foreign: Mutex::default(),
             caught_up: Mutex::default(),
             asking: Default::default(),
             metrics: ReadMetrics::default(),
@@ -154,12 +165,16 @@ impl ArchiveReader {
         Self { log: Some(log), ..self }
     }
 
-    /// Whether the archive's rows are of another log than the one it is read beside. Asks the store
-    /// once.
+    /// Whether the archive's rows are of another log than the one it is read beside.
     pub async fn is_foreign(&self) -> Result<bool, ReadError> {
         let Some(log) = self.log else { return Ok(false) };
-        let ask = || async { Ok::<_, ColdError>(origin::other_log(&*self.cold, log).await?.is_some()) };
-        Ok(*self.is_foreign.get_or_try_init(ask).await?)
+        if let Some(known) = *self.is_foreign.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(known);
+        }
+        let told = origin::is_foreign(&*self.cold, log).await?;
+        // One that does not say yet is asked again.
+        *self.is_foreign.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        Ok(told.unwrap_or(false))
     }
 
     /// The store.
@@ -177,15 +192,20 @@ impl ArchiveReader {
     /// store until it once does not, since warm never goes back, and what comes into the archive
     /// comes out of it. One asks at a time, and goes on though nobody waits any more: a large archive
     /// may take longer to list than a query has patience for, and what was found out is remembered.
-    pub async fn is_ahead_of(self: &Arc<Self>, kind: Kind, next_offsets: &[u64]) -> Result<bool, ReadError> {
+    pub async fn is_ahead_of(self: &Arc<Self>, kind: Kind, next_offsets: &[u64]) -> Result<Ahead, ReadError> {
         let at = Kind::ALL.iter().position(|other| *other == kind).unwrap_or(0);
-        let is_caught_up = || self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at];
-        if is_caught_up() {
-            return Ok(false);
+        let known = || {
+            let is_foreign = *self.is_foreign.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_caught_up = self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at];
+            let caught_up = is_caught_up.then_some(Ahead::Not);
+            is_foreign.filter(|is_foreign| *is_foreign).map(|_| Ahead::OfOtherLog).or(caught_up)
+        };
+        if let Some(known) = known() {
+            return Ok(known);
         }
         let turn = self.asking[at].clone().lock_owned().await;
-        if is_caught_up() {
-            return Ok(false);
+        if let Some(known) = known() {
+            return Ok(known);
         }
         let (reader, next_offsets) = (self.clone(), next_offsets.to_vec());
         let asked = tokio::spawn(async move {
@@ -195,7 +215,10 @@ impl ArchiveReader {
         asked.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    async fn ask_ahead(&self, kind: Kind, at: usize, next_offsets: &[u64]) -> Result<bool, ReadError> {
+    async fn ask_ahead(&self, kind: Kind, at: usize, next_offsets: &[u64]) -> Result<Ahead, ReadError> {
+        if self.is_foreign().await? {
+            return Ok(Ahead::OfOtherLog);
+        }
         let is_ahead = match snapshot::newest(&*self.cold, kind).await? {
             Some(unit) => {
                 let range = TimeRange { from: unit.day.start(), to: unit.day.end() };
@@ -209,7 +232,7 @@ impl ArchiveReader {
         if !is_ahead {
             self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at] = true;
         }
-        Ok(is_ahead)
+        Ok(if is_ahead { Ahead::Is } else { Ahead::Not })
     }
 
     /// Which of `files` can be read now, and which can't.

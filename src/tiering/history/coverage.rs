@@ -81,8 +81,8 @@ pub struct ArchivedCoverage {
     pub frozen: Vec<Frozen>,
     /// Such objects beyond those listed.
     pub frozen_not_listed: u64,
-    /// Why the archive could not be asked whether it holds more than warm, which has dropped
-    /// nothing of what was asked for.
+    /// Why nothing was read of the archive, which may hold more than warm: it could not be asked, or
+    /// is of another log. Warm has dropped nothing of what was asked for.
     pub unasked: Option<String>,
 }
 

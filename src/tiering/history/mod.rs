@@ -204,8 +204,9 @@ impl History {
         self.query_from(query, &[]).await
     }
 
-    /// As [`History::query`], for who needs no tick below `first_offsets`, by partition: some of them
-    /// may be in the answer, but what holds none other is not read. Not for bars.
+    /// As [`History::query`], for who follows this log and needs no tick below `first_offsets`, by
+    /// partition: some of them may be in the answer, but days of the archive that hold none other are
+    /// not read. Not for bars.
     pub async fn query_from(
         &self,
         query: HistoryQuery,

@@ -48,7 +48,7 @@ impl LogFilter {
 pub(super) struct Tail {
     filter: LogFilter,
     table: SymbolTable,
-    /// By partition; absent where the log holds nothing that warm lacks.
+    /// By partition; absent where the log holds nothing that warm lacks, and no bars are marked.
     partitions: Vec<Option<Partition>>,
     /// With the partition each stands in.
     gaps: Vec<(u16, Gap)>,
@@ -110,6 +110,10 @@ impl Tail {
             }
             let builder = TickBatchBuilder::new(partition);
             let mut read = Partition { number: partition, builder, state, end: offsets.end };
+            if offsets.is_empty() {
+                tail.partitions.push(Some(read));
+                continue;
+            }
             let mut reader = bus.reader(partition, offsets.start).await?;
             while reader.offset() < offsets.end {
                 for record in reader.next(READ_BYTES_MAX).await? {

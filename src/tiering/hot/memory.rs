@@ -21,7 +21,7 @@ use self::changes::{ChangeQueue, Sent};
 use super::{Hot, HotEntry, HotError, HotUpdates, RECENT_TICKS};
 use crate::fail;
 use crate::market::{
-    Bar, Conditions, Exchange, PrevClose, Price, Quote, Seq, Status, Symbol, Tape, Tick, Timeframe,
+    Bar, Cancel, Conditions, Exchange, PrevClose, Price, Quote, Seq, Status, Symbol, Tape, Tick, Timeframe,
     Timestamp, Trade,
 };
 use crate::tiering::codec::{CodecError, Reader, Writer};
@@ -253,6 +253,22 @@ impl Entry {
         self.older.push_back((seq, trade));
     }
 
+    /// Forgets the older trade that `cancel` breaks, unless it is about one in the ring.
+    fn break_older(&mut self, cancel: &Cancel) {
+        let is_meant = |trade: &Trade| {
+            trade.is_named(cancel.exchange, cancel.id) && trade.ts.trading_day() == cancel.ts.trading_day()
+        };
+        let is_trade = |compact: &&Compact| compact.is_trade && compact.other == cancel.id;
+        let in_ring =
+            self.ring.slots.iter().filter(is_trade).any(|compact| match compact.tick(self.symbol) {
+                Tick::Trade(trade) => is_meant(&trade),
+                _ => false,
+            });
+        if !in_ring && let Some(at) = self.older.iter().rposition(|(_, trade)| is_meant(trade)) {
+            self.older.remove(at);
+        }
+    }
+
     fn apply_other(&mut self, seq: Seq, tick: &Tick) {
         if self.others.len() == RECENT_TICKS {
             self.others.pop_front();
@@ -263,7 +279,7 @@ impl Entry {
             Tick::Status(status) => self.status = Some(Box::new((seq, (**status).clone()))),
             Tick::PrevClose(close) => self.prev_close = Some(Box::new((seq, *close))),
             Tick::Cancel(cancel) => {
-                self.older.retain(|(_, trade)| !trade.is_named(cancel.exchange, cancel.id));
+                self.break_older(cancel);
                 if self.trade.is_some_and(|(_, trade)| trade.is_named(cancel.exchange, cancel.id)) {
                     self.trade = self.last_standing_trade();
                 }
@@ -336,13 +352,13 @@ impl Entry {
     }
 
     fn apply_bar(&mut self, seq: Seq, bar: Bar) {
-        let newer = |held: &Option<(Seq, Bar)>| held.is_none_or(|(_, held)| bar.ts > held.ts);
+        // Odd lots alone make no bar that anybody is shown: the one before it stays the last.
+        let newer =
+            |held: &Option<(Seq, Bar)>| bar.has_price() && held.is_none_or(|(_, held)| bar.ts > held.ts);
         let revises =
             |held: &Option<(Seq, Bar)>| held.is_some_and(|(place, held)| held.ts == bar.ts && seq >= place);
         let bars = &mut *self.bars;
         let placed = Some((seq, bar));
-        // Odd lots alone make no bar that anybody is shown: the one before it stays the last.
-        let newer = |held: &Option<(Seq, Bar)>| bar.has_price() && newer(held);
         let held = if bar.timeframe.stored() != Timeframe::Day {
             if !newer(&bars.minute) && !revises(&bars.minute) {
                 return;

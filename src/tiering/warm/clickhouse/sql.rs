@@ -109,7 +109,13 @@ pub(super) fn within(offsets: &[Range<u64>]) -> String {
 
 /// Which rows lie at `first_offsets`, by partition, or after.
 pub(super) fn from(first_offsets: &[u64]) -> String {
-    format!("`offset` >= {}", by_partition(first_offsets))
+    // Against constants, so that the index of places says which granules hold none.
+    let mut sql = format!("(`partition` >= {}", first_offsets.len());
+    for (partition, offset) in first_offsets.iter().enumerate() {
+        let _ = write!(sql, " OR (`partition` = {partition} AND `offset` >= {offset})");
+    }
+    sql.push(')');
+    sql
 }
 
 /// Which rows are asked for by symbol and time. `None`: none can be.
