@@ -193,7 +193,7 @@ impl Row {
     }
 
     /// Whether `day` is the one whose shares are counted; a later one is from now on.
-    fn is_of(&mut self, day: TradingDay) -> bool {
+    fn counts_day(&mut self, day: TradingDay) -> bool {
         if self.day.is_none_or(|counted| day > counted) {
             (self.day, self.volume) = (Some(day), 0);
         }
@@ -205,7 +205,7 @@ impl Row {
         if effect.open_close || self.last.is_none() {
             self.price(trade.price, received);
         }
-        if effect.volume && self.is_of(trade.ts.trading_day()) {
+        if effect.volume && self.counts_day(trade.ts.trading_day()) {
             self.volume = self.volume.saturating_add(u64::from(trade.size));
         }
     }
@@ -422,12 +422,12 @@ impl Board {
         self.with(snapshot.symbol, |row| {
             row.prev_close = snapshot.prev_close.or(row.prev_close);
             if let Some((day, volume)) = snapshot.volume
-                && row.is_of(day)
+                && row.counts_day(day)
             {
                 row.volume = volume;
             }
             if let Some((_, _, ts)) = snapshot.trade {
-                row.is_of(ts.trading_day());
+                row.counts_day(ts.trading_day());
             }
             row.halted = snapshot.status.as_deref().is_some_and(is_halt);
             if let Some((bid, bid_size, ask, ask_size, ts)) = snapshot.quote {
@@ -460,7 +460,7 @@ impl Board {
             }
             Message::Tick(Tick::Cancel(cancel)) => {
                 self.with(cancel.symbol, |row| {
-                    if row.is_of(cancel.ts.trading_day()) {
+                    if row.counts_day(cancel.ts.trading_day()) {
                         row.volume = row.volume.saturating_sub(u64::from(cancel.size));
                     }
                 });
@@ -468,7 +468,7 @@ impl Board {
             Message::Tick(Tick::Gap(gap)) => self.gap(format!("{} {}", gap.source, gap.kind.name())),
             // The day's own sum is the truth: it holds what cancels and late trades changed.
             Message::Bar(BarChannel::Daily, bar) => self.with(bar.symbol, |row| {
-                if row.is_of(bar.ts.trading_day()) {
+                if row.counts_day(bar.ts.trading_day()) {
                     row.volume = bar.volume;
                 }
             }),

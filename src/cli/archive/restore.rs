@@ -248,8 +248,9 @@ fn restore_error(error: RestoreError) -> CliError {
         RestoreError::Unequal { .. } => {
             CliError::failed(&error).hint("`stk archive verify` says which object is damaged")
         }
-        RestoreError::OtherLog { .. } => CliError::failed(&error)
-            .hint("history reads it where it is; begin with an empty data directory to have it alone"),
+        RestoreError::OtherLog { .. } => {
+            CliError::failed(&error).hint("a server with an empty data directory answers out of it")
+        }
         RestoreError::Ahead { .. } => CliError::failed(&error)
             .hint("let `stk serve` come to the log's end first; history has these rows from the archive"),
         RestoreError::Warm(error) => node_error(error.clone().into()),

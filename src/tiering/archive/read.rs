@@ -195,10 +195,10 @@ impl ArchiveReader {
     pub async fn is_ahead_of(self: &Arc<Self>, kind: Kind, next_offsets: &[u64]) -> Result<Ahead, ReadError> {
         let at = Kind::ALL.iter().position(|other| *other == kind).unwrap_or(0);
         let known = || {
-            let is_foreign = *self.is_foreign.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_caught_up = self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at];
-            let caught_up = is_caught_up.then_some(Ahead::Not);
-            is_foreign.filter(|is_foreign| *is_foreign).map(|_| Ahead::OfOtherLog).or(caught_up)
+            if *self.is_foreign.lock().unwrap_or_else(PoisonError::into_inner) == Some(true) {
+                return Some(Ahead::OfOtherLog);
+            }
+            self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at].then_some(Ahead::Not)
         };
         if let Some(known) = known() {
             return Ok(known);

@@ -175,7 +175,8 @@ impl Auditor {
 
     /// Makes the audit.
     ///
-    /// Errors: a store can't be asked, or the archive is another log's. What is damaged or missing is in the report.
+    /// Errors: a store can't be asked, or the archive is another log's. What is damaged or missing is in
+    /// the report.
     pub async fn run(mut self) -> Result<Report, AuditError> {
         origin::check(&*self.cold, self.bus.epoch().log().id).await?;
         // The marks first: what lies below them is in warm and stays there until it is dropped.

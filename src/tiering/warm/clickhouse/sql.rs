@@ -109,7 +109,7 @@ pub(super) fn within(offsets: &[Range<u64>]) -> String {
 
 /// Which rows lie at `first_offsets`, by partition, or after.
 pub(super) fn from(first_offsets: &[u64]) -> String {
-    // Against constants, so that the index of places says which granules hold none.
+    // Against constants: an index can't use what is computed for each row.
     let mut sql = format!("(`partition` >= {}", first_offsets.len());
     for (partition, offset) in first_offsets.iter().enumerate() {
         let _ = write!(sql, " OR (`partition` = {partition} AND `offset` >= {offset})");
