@@ -71,6 +71,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--listen', '--listen', [CompletionResultType]::ParameterName, 'Address and port for clients')
             [CompletionResult]::new('--ingest-listen', '--ingest-listen', [CompletionResultType]::ParameterName, 'Address and port for programs that bring ticks, on loopback')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--allow-anonymous', '--allow-anonymous', [CompletionResultType]::ParameterName, 'Serve everybody who reaches the address, without keys')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
@@ -241,6 +242,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('history', 'history', [CompletionResultType]::ParameterValue, 'One symbol of median activity out of many stored rows')
             [CompletionResult]::new('warm-insert', 'warm-insert', [CompletionResultType]::ParameterValue, 'Blocks into ClickHouse, beside posting ready-made files of the same rows')
             [CompletionResult]::new('archive', 'archive', [CompletionResultType]::ParameterValue, 'Stored days into an archive, proven equal on the way')
+            [CompletionResult]::new('readers', 'readers', [CompletionResultType]::ParameterValue, 'What clients that do not read cost those that do')
             [CompletionResult]::new('watch', 'watch', [CompletionResultType]::ParameterValue, 'What the board costs under many updates, in a terminal of its own')
             break
         }
@@ -309,6 +311,18 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'A data directory whose closed days are archived, as `stk bench ingest --data` or `stk replay --data` left it (its rows stay); otherwise one is filled, and the memory that took is counted')
             [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Where the archive is written: an empty directory or `s3://bucket/prefix`; otherwise a directory that is removed')
             [CompletionResult]::new('--symbol', '--symbol', [CompletionResultType]::ParameterName, 'Whose quotes of the first day are read again; otherwise those of the simulated market''s symbol of median activity')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;bench;readers' {
+            [CompletionResult]::new('--good', '--good', [CompletionResultType]::ParameterName, 'WebSocket clients that read, each subscribed to all quotes')
+            [CompletionResult]::new('--streams', '--streams', [CompletionResultType]::ParameterName, 'WebSocket clients that do not read, each with a subscription of its own')
+            [CompletionResult]::new('--history', '--history', [CompletionResultType]::ParameterName, 'Requests for all of history that are not read')
+            [CompletionResult]::new('--rate', '--rate', [CompletionResultType]::ParameterName, 'Quotes per second')
+            [CompletionResult]::new('--seconds', '--seconds', [CompletionResultType]::ParameterName, 'How long each phase is measured')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')

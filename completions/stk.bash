@@ -88,6 +88,9 @@ _stk() {
             stk__subcmd__bench,ingest)
                 cmd="stk__subcmd__bench__subcmd__ingest"
                 ;;
+            stk__subcmd__bench,readers)
+                cmd="stk__subcmd__bench__subcmd__readers"
+                ;;
             stk__subcmd__bench,warm-insert)
                 cmd="stk__subcmd__bench__subcmd__warm__subcmd__insert"
                 ;;
@@ -428,7 +431,7 @@ _stk() {
             return 0
             ;;
         stk__subcmd__bench)
-            opts="-h --json --config --help ingest decode fanout history warm-insert archive watch"
+            opts="-h --json --config --help ingest decode fanout history warm-insert archive readers watch"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -605,6 +608,44 @@ _stk() {
                     return 0
                     ;;
                 --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        stk__subcmd__bench__subcmd__readers)
+            opts="-h --good --streams --history --rate --seconds --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --good)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --streams)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --history)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --seconds)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -988,7 +1029,7 @@ _stk() {
             return 0
             ;;
         stk__subcmd__serve)
-            opts="-h --feed --roles --data --listen --ingest-listen --config --help"
+            opts="-h --feed --roles --data --listen --ingest-listen --allow-anonymous --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

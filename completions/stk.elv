@@ -65,6 +65,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --listen 'Address and port for clients'
             cand --ingest-listen 'Address and port for programs that bring ticks, on loopback'
             cand --config 'Configuration file'
+            cand --allow-anonymous 'Serve everybody who reaches the address, without keys'
             cand -h 'Print help'
             cand --help 'Print help'
         }
@@ -223,6 +224,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand history 'One symbol of median activity out of many stored rows'
             cand warm-insert 'Blocks into ClickHouse, beside posting ready-made files of the same rows'
             cand archive 'Stored days into an archive, proven equal on the way'
+            cand readers 'What clients that do not read cost those that do'
             cand watch 'What the board costs under many updates, in a terminal of its own'
         }
         &'stk;bench;ingest'= {
@@ -285,6 +287,17 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --data 'A data directory whose closed days are archived, as `stk bench ingest --data` or `stk replay --data` left it (its rows stay); otherwise one is filled, and the memory that took is counted'
             cand --url 'Where the archive is written: an empty directory or `s3://bucket/prefix`; otherwise a directory that is removed'
             cand --symbol 'Whose quotes of the first day are read again; otherwise those of the simulated market''s symbol of median activity'
+            cand --config 'Configuration file'
+            cand --json 'Print one JSON object'
+            cand -h 'Print help'
+            cand --help 'Print help'
+        }
+        &'stk;bench;readers'= {
+            cand --good 'WebSocket clients that read, each subscribed to all quotes'
+            cand --streams 'WebSocket clients that do not read, each with a subscription of its own'
+            cand --history 'Requests for all of history that are not read'
+            cand --rate 'Quotes per second'
+            cand --seconds 'How long each phase is measured'
             cand --config 'Configuration file'
             cand --json 'Print one JSON object'
             cand -h 'Print help'

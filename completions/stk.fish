@@ -63,6 +63,7 @@ complete -c stk -n "__fish_stk_using_subcommand serve" -l data -d 'Directory tha
 complete -c stk -n "__fish_stk_using_subcommand serve" -l listen -d 'Address and port for clients' -r
 complete -c stk -n "__fish_stk_using_subcommand serve" -l ingest-listen -d 'Address and port for programs that bring ticks, on loopback' -r
 complete -c stk -n "__fish_stk_using_subcommand serve" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand serve" -l allow-anonymous -d 'Serve everybody who reaches the address, without keys'
 complete -c stk -n "__fish_stk_using_subcommand serve" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand history" -l from -d 'First day (2025-01-01, in New York) or instant (RFC 3339); without it, the beginning' -r
 complete -c stk -n "__fish_stk_using_subcommand history" -l to -d 'Last day, whole, or instant, exclusive; without it, the end' -r
@@ -179,16 +180,17 @@ complete -c stk -n "__fish_stk_using_subcommand symbols" -l key-id -d 'Key to sh
 complete -c stk -n "__fish_stk_using_subcommand symbols" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand symbols" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand symbols" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -l config -d 'Configuration file' -r -F
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -l json -d 'Print one JSON object'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "ingest" -d 'Simulated ticks through the log and the processor into hot and warm, end to end'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "decode" -d 'How quickly an IEX capture is decoded'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "fanout" -d 'Quotes to many WebSocket connections, beside a bare loop in the same run'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "history" -d 'One symbol of median activity out of many stored rows'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "warm-insert" -d 'Blocks into ClickHouse, beside posting ready-made files of the same rows'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "archive" -d 'Stored days into an archive, proven equal on the way'
-complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive watch" -f -a "watch" -d 'What the board costs under many updates, in a terminal of its own'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive readers watch" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive readers watch" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive readers watch" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive readers watch" -f -a "ingest" -d 'Simulated ticks through the log and the processor into hot and warm, end to end'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive readers watch" -f -a "decode" -d 'How quickly an IEX capture is decoded'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive readers watch" -f -a "fanout" -d 'Quotes to many WebSocket connections, beside a bare loop in the same run'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive readers watch" -f -a "history" -d 'One symbol of median activity out of many stored rows'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive readers watch" -f -a "warm-insert" -d 'Blocks into ClickHouse, beside posting ready-made files of the same rows'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive readers watch" -f -a "archive" -d 'Stored days into an archive, proven equal on the way'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive readers watch" -f -a "readers" -d 'What clients that do not read cost those that do'
+complete -c stk -n "__fish_stk_using_subcommand bench; and not __fish_seen_subcommand_from ingest decode fanout history warm-insert archive readers watch" -f -a "watch" -d 'What the board costs under many updates, in a terminal of its own'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l ticks -d 'How many ticks' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l symbols -d 'How many symbols trade' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from ingest" -l rate -d 'Ticks per second of simulated time: how many days they spread over' -r
@@ -236,6 +238,14 @@ complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcomman
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -l json -d 'Print one JSON object'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from archive" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l good -d 'WebSocket clients that read, each subscribed to all quotes' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l streams -d 'WebSocket clients that do not read, each with a subscription of its own' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l history -d 'Requests for all of history that are not read' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l rate -d 'Quotes per second' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l seconds -d 'How long each phase is measured' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l json -d 'Print one JSON object'
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from watch" -l rate -d 'Updates per second' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from watch" -l symbols -d 'How many symbols trade' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from watch" -l seconds -d 'How long it is measured, after a warm-up of two seconds' -r

@@ -4,11 +4,17 @@
 //! A value comes from, the later winning: the default, the file, `STK_*` in the environment, a
 //! flag. What is not in the table is refused by name.
 
+mod network;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use self::network::Network;
 
 /// What a setting holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +75,12 @@ pub const SETTINGS: &[Setting] = &[
         doc: "Keys that clients must show, each `id:secret`. Empty: anybody may connect.",
     },
     Setting {
+        key: "server.allow_anonymous",
+        shape: Shape::Choice(&["no", "yes"]),
+        default: "no",
+        doc: "Whether a server without keys may listen on an address that other machines reach.",
+    },
+    Setting {
         key: "server.connections_max",
         shape: Shape::Count(1, 1_000_000),
         default: "10000",
@@ -80,6 +92,46 @@ pub const SETTINGS: &[Setting] = &[
         default: "8388608",
         doc: "Bytes a slow connection may fall behind before it is told so and closed. Connections \
               with the same subscription share them.",
+    },
+    Setting {
+        key: "server.queues_bytes_max",
+        shape: Shape::Count(16 * MIB, 1 << 40),
+        default: "268435456",
+        doc: "Bytes that may wait for all connections together. Past it the slowest are closed first.",
+    },
+    Setting {
+        key: "server.stall_seconds_max",
+        shape: Shape::Count(1, 3_600),
+        default: "25",
+        doc: "How long a client may take nothing of what is sent to it before it is closed, in seconds.",
+    },
+    Setting {
+        key: "server.history_queries_max",
+        shape: Shape::Count(1, 1_024),
+        default: "16",
+        doc: "The most queries of history at once, replays of streams among them. Others wait in line for a \
+              moment; then they are answered with 429 and `Retry-After`.",
+    },
+    Setting {
+        key: "server.history_queries_per_client_max",
+        shape: Shape::Count(1, 1_024),
+        default: "8",
+        doc: "The most queries of history at once for each key, and for each address. One counts until its \
+              answer has been sent.",
+    },
+    Setting {
+        key: "server.history_bytes_max",
+        shape: Shape::Count(64 * MIB, 1 << 40),
+        default: "536870912",
+        doc: "Bytes of memory for all queries of history and their answers together. A query takes 32 MiB, \
+              and 64 MiB for a stream, while it runs; then as much as is left to send.",
+    },
+    Setting {
+        key: "server.trusted_proxies",
+        shape: Shape::List,
+        default: "",
+        doc: "Addresses or networks (`10.0.0.0/8`) of proxies that are believed when they name the client: by \
+              the PROXY protocol, `Forwarded` or `X-Forwarded-For`. Limits by address then hold for clients.",
     },
     Setting {
         key: "feed.sources",
@@ -453,6 +505,9 @@ impl Resolved {
         if setting.key == "server.keys" && value.lines().any(|key| !key.contains(':')) {
             return Err(refused("each key is `id:secret`".into()));
         }
+        if setting.key == "server.trusted_proxies" {
+            value.lines().try_for_each(|text| text.parse::<Network>().map(|_| ())).map_err(refused)?;
+        }
         if setting.key == "log.kafka_properties" && value.lines().any(|property| !property.contains('=')) {
             return Err(refused("each property is `name=value`".into()));
         }
@@ -463,6 +518,28 @@ impl Resolved {
         }
         self.values.insert(setting.key, (value, origin));
         Ok(())
+    }
+
+    /// Refuses a gateway that everybody on the network could read: it listens beyond loopback, has no
+    /// keys, and `server.allow_anonymous` is not set. Other commands may use the same file.
+    pub fn check_access(&self) -> Result<(), ConfigError> {
+        let config = self.config();
+        let is_open = config.roles.contains(&Role::Gateway)
+            && config.keys.is_empty()
+            && !config.allow_anonymous
+            && !config.listen.ip().to_canonical().is_loopback();
+        if !is_open {
+            return Ok(());
+        }
+        let (value, origin) = &self.values["server.listen"];
+        Err(ConfigError::Value {
+            place: origin.to_string(),
+            key: "server.listen",
+            value: value.clone(),
+            reason:
+                "other machines can reach this address, and without server.keys anybody could read everything"
+                    .to_owned(),
+        })
     }
 
     /// Every setting with its value as text and its origin, in the table's order.
@@ -511,8 +588,19 @@ impl Resolved {
             listen: address("server.listen").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7878))),
             ingest_listen: address("server.ingest_listen"),
             keys: self.pairs("server.keys", ':'),
+            allow_anonymous: self.text("server.allow_anonymous") == "yes",
             connections_max: self.count("server.connections_max") as usize,
             queue_bytes_max: self.count("server.queue_bytes_max") as usize,
+            queues_bytes_max: self.count("server.queues_bytes_max") as usize,
+            stall_max: Duration::from_secs(self.count("server.stall_seconds_max")),
+            history_queries_max: self.count("server.history_queries_max") as usize,
+            history_queries_per_client_max: self.count("server.history_queries_per_client_max") as usize,
+            history_bytes_max: self.count("server.history_bytes_max") as usize,
+            trusted_proxies: self
+                .list("server.trusted_proxies")
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .collect(),
             sources: self.list("feed.sources"),
             partitions: self.count("log.partitions") as u16,
             sync_interval: (self.text("log.durability") == "interval")
@@ -713,10 +801,24 @@ pub struct Config {
     pub ingest_listen: Option<SocketAddr>,
     /// Keys (id, secret) that clients must show; none: anybody may connect.
     pub keys: Vec<(String, String)>,
+    /// Whether a server without keys may listen beyond loopback.
+    pub allow_anonymous: bool,
     /// The most streaming connections.
     pub connections_max: usize,
     /// Bytes a connection may fall behind.
     pub queue_bytes_max: usize,
+    /// Bytes that may wait for all connections together.
+    pub queues_bytes_max: usize,
+    /// How long a client may take nothing.
+    pub stall_max: Duration,
+    /// The most queries of history at once.
+    pub history_queries_max: usize,
+    /// The most for each key and for each address.
+    pub history_queries_per_client_max: usize,
+    /// Bytes of memory for all of them together.
+    pub history_bytes_max: usize,
+    /// Proxies that are believed when they name the client.
+    pub trusted_proxies: Vec<Network>,
     /// Feeds, as written.
     pub sources: Vec<String>,
     /// Partitions of a new log.
@@ -781,112 +883,4 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn from_file(text: &str) -> Result<Resolved, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("stk.toml");
-        std::fs::write(&path, text).unwrap();
-        Resolved::new(Some(&path), [], &[])
-    }
-
-    fn refusal(text: &str) -> String {
-        let message = from_file(text).unwrap_err().to_string();
-        let (_, reason) = message.split_once("stk.toml: ").expect("the file is named");
-        reason.to_owned()
-    }
-
-    #[test]
-    fn the_table_is_sound() {
-        for setting in SETTINGS {
-            assert!(setting.key.split_once('.').is_some(), "{}", setting.key);
-            assert!(setting.doc.ends_with('.'), "{}", setting.key);
-            assert_eq!(SETTINGS.iter().filter(|s| s.key == setting.key).count(), 1, "{}", setting.key);
-        }
-        let defaults = Resolved::new(None, [], &[]).unwrap();
-        let as_flags: Vec<_> =
-            defaults.iter().map(|(s, value, _)| (s.key, value.to_owned(), "--x")).collect();
-        Resolved::new(None, [], &as_flags).expect("every default is a value its setting takes");
-    }
-
-    #[test]
-    fn the_sample_file_is_the_defaults() {
-        let live: String = sample_file()
-            .lines()
-            .map(|line| {
-                line.strip_prefix("# ").filter(|l| l.contains(" = ")).unwrap_or(line).to_owned() + "\n"
-            })
-            .collect();
-        let resolved = from_file(&live).unwrap();
-        for (setting, value, origin) in resolved.iter() {
-            assert_eq!(value, setting.default, "{}", setting.key);
-            assert!(matches!(origin, Origin::File(_)), "{} stands in the sample", setting.key);
-        }
-    }
-
-    #[test]
-    fn later_sources_win_and_are_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("stk.toml");
-        std::fs::write(&path, "[log]\npartitions = 8\nsync_interval_ms = 20\nretention_hours = 1\n").unwrap();
-        let env = [("STK_LOG_SYNC_INTERVAL_MS", "30"), ("STK_LOG_RETENTION_HOURS", "2"), ("HOME", "/x")];
-        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let resolved =
-            Resolved::new(Some(&path), env, &[("log.retention_hours", "3".into(), "--retention")]).unwrap();
-        let shown = |key: &str| {
-            let (_, value, origin) = resolved.iter().find(|(s, ..)| s.key == key).unwrap();
-            format!("{value} {}", origin.to_string().replace(&path.display().to_string(), "FILE"))
-        };
-        assert_eq!(shown("log.partitions"), "8 FILE");
-        assert_eq!(shown("log.sync_interval_ms"), "30 STK_LOG_SYNC_INTERVAL_MS");
-        assert_eq!(shown("log.retention_hours"), "3 --retention");
-        assert_eq!(shown("log.durability"), "interval default");
-        assert_eq!(resolved.config().retention_age, Duration::from_hours(3));
-    }
-
-    #[test]
-    fn blocks_are_larger_where_warm_is_clickhouse() {
-        let rows = |text: &str| from_file(text).unwrap().config().rows_max;
-        let clickhouse = "[warm]\nclickhouse_url = \"http://127.0.0.1:8123\"\n";
-        assert_eq!((rows(""), rows(clickhouse)), (500_000, 4_000_000));
-        assert_eq!(rows(&format!("{clickhouse}[processor]\nrows_max = 1000\n")), 1_000);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        assert_eq!(
-            refusal("[log]\npartition = 4\n"),
-            "there is no setting `log.partition`; did you mean `log.partitions`?"
-        );
-        assert_eq!(
-            refusal("listen = \"x\"\n"),
-            "there is no setting `listen`; did you mean `server.listen`?"
-        );
-        assert_eq!(refusal("[zebra]\nx = 1\n"), "there is no setting `zebra.x`");
-        assert_eq!(
-            refusal("[processor]\nrows_max = 999\n"),
-            "`processor.rows_max` is \"999\": it takes 0, or at least 1000: each block is a durable commit"
-        );
-        assert_eq!(
-            refusal("[log]\npartitions = 0\n"),
-            "`log.partitions` is \"0\": it takes a whole number from 1 to 64"
-        );
-        assert_eq!(
-            refusal("[log]\ndurability = \"never\"\n"),
-            "`log.durability` is \"never\": it takes one of interval, always"
-        );
-        assert!(refusal("[log\n").starts_with("line 1: "));
-        assert!(refusal("[server]\nlisten = \"here\"\n").contains("it takes an address and a port"));
-        assert!(refusal("[server]\ningest_listen = \"0.0.0.0:1\"\n").contains("loopback"));
-        let env = [("STK_LOG_PARTITION".to_owned(), "4".to_owned())];
-        let error = Resolved::new(None, env, &[]).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "the environment: there is no setting `STK_LOG_PARTITION`; did you mean `log.partitions`?"
-        );
-    }
 }

@@ -5,6 +5,8 @@ mod support;
 
 #[path = "gateway/bars.rs"]
 mod bars;
+#[path = "gateway/bounds.rs"]
+mod bounds;
 #[path = "gateway/conversations.rs"]
 mod conversations;
 #[path = "gateway/ingest.rs"]

@@ -8,6 +8,7 @@ mod fanout;
 mod history;
 mod ingest;
 pub(super) mod machine;
+mod readers;
 mod warm_insert;
 mod watch;
 
@@ -50,6 +51,8 @@ enum Bench {
     WarmInsert(warm_insert::WarmInsertArgs),
     /// Stored days into an archive, proven equal on the way
     Archive(archive::ArchiveArgs),
+    /// What clients that do not read cost those that do
+    Readers(readers::ReadersArgs),
     /// What the board costs under many updates, in a terminal of its own
     Watch(watch::WatchArgs),
 }
@@ -141,6 +144,7 @@ pub(super) fn run(args: BenchArgs, global: &Global) -> Result<(), CliError> {
         Bench::Ingest(bench) => ingest::run(&bench, global)?,
         Bench::Decode { file, bytes } => decode(file.as_deref(), bytes)?,
         Bench::Fanout(bench) => fanout::run(&bench)?,
+        Bench::Readers(bench) => readers::run(&bench)?,
         Bench::History(bench) => history::run(&bench, global)?,
         Bench::WarmInsert(bench) => warm_insert::run(&bench, global)?,
         Bench::Archive(bench) => archive::run(&bench, global)?,

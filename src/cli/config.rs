@@ -33,7 +33,7 @@ enum Action {
 
 pub(super) fn run(args: ConfigArgs, global: &Global) -> Result<(), CliError> {
     match args.action {
-        Action::Check => global.resolve(&[]).map(|_| ()),
+        Action::Check => super::check_access(&global.resolve(&[])?),
         Action::Show { json } => {
             let resolved = global.resolve(&[])?;
             // Secrets are shown to nobody: only that there are some.

@@ -128,7 +128,8 @@ fn gather(args: &DoctorArgs, global: &Global) -> Result<Gathered, CliError> {
     let (config_error, data, kafka) = match global.resolve(&[]) {
         Ok(resolved) => {
             let config = resolved.config();
-            (None, Some(look_at(&config.data_dir, config.free_bytes_min)), config.kafka)
+            let error = super::check_access(&resolved).err().map(|error| error.message().to_owned());
+            (error, Some(look_at(&config.data_dir, config.free_bytes_min)), config.kafka)
         }
         Err(error) => (Some(error.message().to_owned()), None, None),
     };

@@ -155,6 +155,16 @@ impl Global {
     }
 }
 
+/// Refuses a configuration with which `stk serve` would be open to everybody on the network.
+fn check_access(resolved: &crate::config::Resolved) -> Result<(), CliError> {
+    resolved.check_access().map_err(|error| {
+        CliError::usage(error).hint(
+            "set server.keys, listen on 127.0.0.1, or say that it is meant: `--allow-anonymous` \
+             (server.allow_anonymous = \"yes\")",
+        )
+    })
+}
+
 /// The async runtime of a command.
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     tokio::runtime::Builder::new_multi_thread()

@@ -28,6 +28,9 @@ pub(super) struct ServeArgs {
     /// Address and port for programs that bring ticks, on loopback
     #[arg(long, value_name = "ADDR")]
     ingest_listen: Option<String>,
+    /// Serve everybody who reaches the address, without keys
+    #[arg(long)]
+    allow_anonymous: bool,
 }
 
 pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
@@ -47,7 +50,12 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
     if let Some(listen) = args.ingest_listen {
         flags.push(("server.ingest_listen", listen, "--ingest-listen"));
     }
-    let config = global.resolve(&flags)?.config();
+    if args.allow_anonymous {
+        flags.push(("server.allow_anonymous", "yes".to_owned(), "--allow-anonymous"));
+    }
+    let resolved = global.resolve(&flags)?;
+    super::check_access(&resolved)?;
+    let config = resolved.config();
     crate::telemetry::init("warn,stk=info", super::colour());
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(async {

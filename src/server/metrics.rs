@@ -32,6 +32,18 @@ pub struct GatewayMetrics {
     pub message_bytes: Counter,
     /// Connections closed since they fell too far behind.
     pub slow_clients: Counter,
+    /// Bytes that wait to be sent to clients; a frame counts once, however many wait for it.
+    pub queue_bytes: Gauge<i64, AtomicI64>,
+    /// Clients closed as the slowest when all queues together had used up their budget.
+    pub clients_evicted: Counter,
+    /// HTTP connections closed since their peer took nothing of an answer for too long.
+    pub stalled_readers: Counter,
+    /// Queries of history that run.
+    pub history_queries: Gauge<i64, AtomicI64>,
+    /// Bytes of memory set aside for queries of history and what is left to send of their answers.
+    pub history_bytes: Gauge<i64, AtomicI64>,
+    /// Queries of history refused since too many ran.
+    pub history_refused: Counter,
     /// Connections dropped since their peer went mute.
     pub mute_clients: Counter,
     /// Clients that showed a wrong key.
@@ -66,6 +78,13 @@ impl GatewayMetrics {
         let gauges = [
             ("gateway_websockets", "Open WebSocket connections", &self.websockets),
             ("gateway_event_streams", "Open SSE connections", &self.event_streams),
+            ("gateway_queue_bytes", "Bytes that wait to be sent to clients", &self.queue_bytes),
+            ("history_queries", "Queries of history that run", &self.history_queries),
+            (
+                "history_bytes",
+                "Bytes set aside for queries of history and their answers",
+                &self.history_bytes,
+            ),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
@@ -74,6 +93,13 @@ impl GatewayMetrics {
             ("gateway_messages", "Messages handed to connections", &self.messages),
             ("gateway_message_bytes", "Bytes of frames handed to connections", &self.message_bytes),
             ("gateway_slow_clients", "Connections closed since they fell too far behind", &self.slow_clients),
+            (
+                "gateway_clients_evicted",
+                "Slowest clients closed for the budget of all",
+                &self.clients_evicted,
+            ),
+            ("gateway_stalled_readers", "Connections whose reader took nothing", &self.stalled_readers),
+            ("history_refused", "Queries of history refused since too many ran", &self.history_refused),
             ("gateway_mute_clients", "Connections dropped since their peer went mute", &self.mute_clients),
             ("gateway_auth_failures", "Clients that showed a wrong key", &self.auth_failures),
             ("gateway_handshakes_limited", "Requests over the limit of handshakes", &self.handshakes_limited),

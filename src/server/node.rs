@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::archiver::{self, ArchiverRole};
-use super::gateway::{self, ClientKey, GatewayConfig, GatewayError, GatewayState};
+use super::gateway::{self, ClientKey, GatewayConfig, GatewayError, GatewayState, QueryLimits};
 use super::ingest;
 use super::intake::{FeedRunError, Intake, IntakeError, IntakeMetrics, run_feed};
 use super::metrics::{self, GatewayMetrics};
@@ -577,6 +577,15 @@ fn gateway_config(config: &Config) -> GatewayConfig {
         keys: config.keys.iter().map(key).collect(),
         connections_max: config.connections_max,
         queue_bytes_max: config.queue_bytes_max,
+        queues_bytes_max: config.queues_bytes_max,
+        stall_max: config.stall_max,
+        queries: QueryLimits {
+            queries_max: config.history_queries_max,
+            per_client_max: config.history_queries_per_client_max,
+            bytes_max: config.history_bytes_max,
+            ..QueryLimits::default()
+        },
+        trusted_proxies: config.trusted_proxies.clone(),
         ..GatewayConfig::default()
     }
 }

@@ -19,7 +19,7 @@ fn bench(home: &Home, args: &[&str]) -> Value {
 fn every_bench_prints_its_figures_its_parameters_and_the_machine() {
     let home = Home::new();
     let market = ["--ticks", "20000", "--symbols", "40", "--seed", "7"];
-    let cases: [(Vec<&str>, &[&str], &[&str]); 6] = [
+    let cases: [(Vec<&str>, &[&str], &[&str]); 7] = [
         (
             [&["ingest"], &market[..]].concat(),
             &["ticks_per_s", "rss_peak_bytes", "bytes_stored", "bytes_per_tick", "generator_ns_per_tick"],
@@ -44,6 +44,23 @@ fn every_bench_prints_its_figures_its_parameters_and_the_machine() {
             [&["archive"], &market[..]].concat(),
             &["rows_per_s_core", "rss_peak_bytes", "bytes", "quote_bytes_per_row", "trade_bytes_per_row"],
             &["ticks", "symbols", "seed"],
+        ),
+        (
+            vec![
+                "readers",
+                "--good",
+                "2",
+                "--streams",
+                "4",
+                "--history",
+                "4",
+                "--rate",
+                "1000",
+                "--seconds",
+                "1",
+            ],
+            &["alone_p99_us", "beside_p99_us", "p99_ratio", "rss_peak_bytes", "beside_healthz_max_us"],
+            &["good", "streams", "history", "rate", "seconds"],
         ),
         (
             vec!["watch", "--rate", "200", "--symbols", "10", "--seconds", "1"],

@@ -227,6 +227,16 @@ impl Client {
         path: &str,
         headers: &[(String, String)],
     ) -> Result<Self, Error> {
+        Self::over(TcpStream::connect(address).await?, address, path, headers).await
+    }
+
+    /// The same over `stream`.
+    pub(crate) async fn over(
+        stream: TcpStream,
+        address: SocketAddr,
+        path: &str,
+        headers: &[(String, String)],
+    ) -> Result<Self, Error> {
         let mut request = http::Request::get(format!("ws://{address}{path}"))
             .header("host", address.to_string())
             .header("connection", "Upgrade")
@@ -236,7 +246,6 @@ impl Client {
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let stream = TcpStream::connect(address).await?;
         let (socket, _) = tokio_tungstenite::client_async(request.body(()).unwrap(), stream).await?;
         Ok(Self(socket))
     }

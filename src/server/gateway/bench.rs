@@ -120,7 +120,7 @@ struct Gauges {
 }
 
 /// A quote whose JSON is 134 bytes long (less the zeros that its time ends with), published now.
-fn quote(symbol: Symbol, number: u64) -> Quote {
+pub(crate) fn quote(symbol: Symbol, number: u64) -> Quote {
     let ts = Timestamp::now();
     let price = |offset: i64| Price::from_ten_thousandths(190_4500 + offset * 100).unwrap_or(Price::ZERO);
     let step = (number % 9) as i64;
@@ -139,7 +139,8 @@ fn quote(symbol: Symbol, number: u64) -> Quote {
     }
 }
 
-fn symbols() -> Vec<Symbol> {
+/// The symbols that are quoted.
+pub(crate) fn symbols() -> Vec<Symbol> {
     let name = |number: usize| {
         let letter = |place: usize| char::from(b'A' + (number / place % 26) as u8);
         format!("{}{}{}", letter(676), letter(26), letter(1)).parse().ok()
@@ -463,7 +464,7 @@ async fn receiver(stream: TcpStream, gauges: Arc<Gauges>) -> Result<Latencies, F
 
 /// Takes a server's frames apart and counts their messages, which have no objects within.
 #[derive(Default)]
-struct FrameCounter {
+pub(crate) struct FrameCounter {
     /// The head of the next frame, and the beginning of its payload, as far as they came.
     head: Vec<u8>,
     /// Bytes of the frame under way that are still to come.
@@ -478,7 +479,7 @@ const PEEK_BYTES: usize = 10 + 192;
 impl FrameCounter {
     /// Takes in what was read; tells of every frame that ended the time its first message was
     /// published, and its messages. Returns the messages.
-    fn count(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(Timestamp, u64)) -> u64 {
+    pub(crate) fn count(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(Timestamp, u64)) -> u64 {
         let mut total = 0;
         while !bytes.is_empty() {
             if self.left == 0 {
@@ -543,7 +544,7 @@ fn published(payload: &[u8]) -> Option<Timestamp> {
 }
 
 /// Latencies in buckets of about 2 %.
-struct Latencies {
+pub(crate) struct Latencies {
     buckets: Vec<u64>,
 }
 
@@ -556,19 +557,19 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    fn record(&mut self, nanos: i64, messages: u64) {
+    pub(crate) fn record(&mut self, nanos: i64, messages: u64) {
         let bucket = (nanos.max(1) as f64).log2() * BUCKETS_PER_DOUBLING;
         if let Some(count) = self.buckets.get_mut(bucket as usize) {
             *count += messages;
         }
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.buckets.iter_mut().zip(&other.buckets).for_each(|(mine, theirs)| *mine += theirs);
     }
 
     /// The upper edge of the bucket in which the quantile lies, microseconds.
-    fn quantile_us(&self, quantile: f64) -> f64 {
+    pub(crate) fn quantile_us(&self, quantile: f64) -> f64 {
         let total: u64 = self.buckets.iter().sum();
         let wanted = (total as f64 * quantile).ceil() as u64;
         let mut seen = 0;

@@ -8,6 +8,7 @@ use foldhash::HashMap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::budget::Budget;
 use super::outbox::Outbox;
 use super::protocol::{Encoding, FrameBuilder, Framing, control_frame};
 use super::subscription::{Channel, Subscription};
@@ -53,6 +54,8 @@ pub(super) struct Fanout {
     touched: Vec<u32>,
     /// The most that waits to be delivered to one group.
     bytes_max: usize,
+    /// What waits to be delivered to all groups together.
+    bytes_total: usize,
     scratch: [Vec<u8>; Encoding::COUNT],
 }
 
@@ -87,6 +90,11 @@ impl Fanout {
         self.bytes_max
     }
 
+    /// How many bytes of messages wait for [`Fanout::deliver`], over all groups.
+    pub(super) fn bytes_total(&self) -> usize {
+        self.bytes_total
+    }
+
     /// Adds `message` to the frames of those who want it; it is encoded once per encoding.
     pub(super) fn emit(
         &mut self,
@@ -117,6 +125,7 @@ impl Fanout {
             group.messages += 1;
             group.bytes += scratch.len();
             self.bytes_max = self.bytes_max.max(group.bytes);
+            self.bytes_total += scratch.len();
             if !std::mem::replace(&mut group.is_touched, true) {
                 self.touched.push(number);
             }
@@ -132,11 +141,11 @@ impl Fanout {
         self.emit(Channel::Gaps, &named, &Outgoing::Tick(gap), token);
     }
 
-    /// Hands the frames of `round` out; returns how many messages and bytes that were, over all
-    /// connections.
-    pub(super) fn deliver(&mut self, round: u64, token: impl Fn() -> String) -> (u64, u64) {
+    /// Hands the frames of `round` out, held by `budget`; returns how many messages and bytes that were,
+    /// over all connections.
+    pub(super) fn deliver(&mut self, round: u64, budget: &Budget, token: impl Fn() -> String) -> (u64, u64) {
         let (mut messages, mut bytes) = (0, 0);
-        self.bytes_max = 0;
+        (self.bytes_max, self.bytes_total) = (0, 0);
         let mut shared_token = None;
         for number in self.touched.drain(..) {
             let Some(group) = self.groups[number as usize].as_mut() else { continue };
@@ -149,11 +158,15 @@ impl Fanout {
             let members = group.members.len() as u64;
             messages += members * std::mem::take(&mut group.messages);
             bytes += members * group.frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+            for frame in &mut group.frames {
+                *frame = budget.hold(std::mem::take(frame));
+            }
             for member in &group.members {
                 member.push_data(&group.frames);
             }
             group.frames.clear();
         }
+        budget.enforce();
         (messages, bytes)
     }
 

@@ -38,6 +38,7 @@ pub(super) enum CloseCode {
     Policy = 1008,
     TooBig = 1009,
     Internal = 1011,
+    TryAgainLater = 1013,
 }
 
 /// What a client sent.
@@ -57,7 +58,7 @@ pub(super) enum Incoming {
 pub(super) enum FrameError {
     #[error("{0}")]
     Protocol(&'static str),
-    #[error("a text message is not UTF-8")]
+    #[error("a text message or the reason of a close is not UTF-8")]
     InvalidText,
     #[error("a message is longer than {0} bytes")]
     TooBig(usize),
@@ -133,7 +134,7 @@ pub(super) fn close(code: CloseCode, reason: &str) -> Bytes {
     control(CLOSE, &payload)
 }
 
-/// The answer to a client's close: its own code.
+/// The answer to a client's close: its own code, which [`close_of`] has checked.
 pub(super) fn close_echo(code: Option<u16>) -> Bytes {
     control(CLOSE, code.map(u16::to_be_bytes).as_ref().map_or(&[], |code| &code[..]))
 }
@@ -240,13 +241,24 @@ impl FrameReader {
 }
 
 fn close_of(payload: &[u8]) -> Result<Incoming, FrameError> {
-    match payload {
-        [] => Ok(Incoming::Close(None)),
-        [high, low, reason @ ..] if std::str::from_utf8(reason).is_ok() => {
-            Ok(Incoming::Close(Some(u16::from_be_bytes([*high, *low]))))
-        }
-        _ => Err(FrameError::Protocol("a close frame is malformed")),
+    let (code, reason) = match payload {
+        [] => return Ok(Incoming::Close(None)),
+        [_] => return Err(FrameError::Protocol("a close frame is malformed")),
+        [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
+    };
+    if !is_close_code(code) {
+        return Err(FrameError::Protocol("a close code that no endpoint may send"));
     }
+    if std::str::from_utf8(reason).is_err() {
+        return Err(FrameError::InvalidText);
+    }
+    Ok(Incoming::Close(Some(code)))
+}
+
+/// Whether an endpoint may send `code` (RFC 6455, 7.4, and the registry it opened): 1004 is reserved,
+/// 1005, 1006 and 1015 stand for closes without a code, and the rest below 3000 is not assigned.
+fn is_close_code(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 #[cfg(test)]
@@ -318,6 +330,21 @@ mod tests {
         let mut head = masked(0x82, &vec![0; 70_000]);
         head[2..10].copy_from_slice(&u64::MAX.to_be_bytes());
         assert_eq!(all(&head[..14]), Err(FrameError::TooBig(1 << 20)));
+    }
+
+    #[test]
+    fn a_close_code_that_nobody_may_send_is_not_echoed() {
+        let close = |code: u16, reason: &[u8]| {
+            all(&masked(FIN | CLOSE, &[&code.to_be_bytes(), reason].concat())).map_err(|e| e.close_code())
+        };
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
+            assert_eq!(close(code, b""), Err(CloseCode::Protocol), "{code}");
+        }
+        for code in [1000, 1003, 1007, 1014, 3000, 4999] {
+            assert_eq!(close(code, "är".as_bytes()), Ok(vec![Incoming::Close(Some(code))]), "{code}");
+        }
+        assert_eq!(close(1000, b"\xff"), Err(CloseCode::InvalidText));
+        assert_eq!(all(&masked(FIN | CLOSE, b"")), Ok(vec![Incoming::Close(None)]));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use serde_json::json;
@@ -19,6 +20,7 @@ use tracing::{error, warn};
 
 use super::amend::Meanwhile;
 use super::bars::LiveBars;
+use super::budget::Budget;
 use super::fanout::{BySymbol, Fanout, GroupKey, Outgoing};
 use super::outbox::Outbox;
 use super::protocol::Framing;
@@ -73,6 +75,8 @@ pub(super) struct HubLimits {
     pub(super) ring_bytes_max: usize,
     /// Bytes of messages that one connection gets in one round, and at most one record's more.
     pub(super) round_bytes_max: usize,
+    /// The same over all connections, what several share counted once.
+    pub(super) round_total_bytes_max: usize,
     /// Whether somebody rebuilds the bars that are marked; otherwise the marks are dropped.
     pub(super) rebuilds: bool,
 }
@@ -89,6 +93,7 @@ struct State {
     /// Bars that are due and wait for the next round.
     due_bars: VecDeque<(BarChannel, Bar)>,
     limits: HubLimits,
+    budget: Arc<Budget>,
     /// Why the hub has stopped, if it has.
     failure: Option<String>,
 }
@@ -223,9 +228,10 @@ impl State {
         updates.bars.clear();
     }
 
-    /// Whether a round has as much for one connection as it may.
+    /// Whether a round has as much for one connection, or for all, as it may.
     fn is_full(&self) -> bool {
         self.fanout.bytes_max() >= self.limits.round_bytes_max
+            || self.fanout.bytes_total() >= self.limits.round_total_bytes_max
     }
 
     fn record(
@@ -356,8 +362,8 @@ impl State {
 
     /// Hands out what was built, `at` standing for where it ends within a record.
     fn deliver(&mut self, at: Option<Seq>, round: u64, metrics: &GatewayMetrics) {
-        let State { log, partitions, fanout, .. } = self;
-        let (messages, bytes) = fanout.deliver(round, || token_of(*log, partitions, at).to_string());
+        let State { log, partitions, fanout, budget, .. } = self;
+        let (messages, bytes) = fanout.deliver(round, budget, || token_of(*log, partitions, at).to_string());
         metrics.messages.inc_by(messages);
         metrics.message_bytes.inc_by(bytes);
     }
@@ -372,6 +378,7 @@ impl Hub {
         warm: Option<Arc<dyn Warm>>,
         own: Option<Arc<MemoryHot>>,
         limits: HubLimits,
+        budget: Arc<Budget>,
         metrics: GatewayMetrics,
     ) -> Result<(Arc<Self>, Vec<Box<dyn BusReader>>), HubError> {
         let mut readers = Vec::new();
@@ -410,6 +417,7 @@ impl Hub {
             own: own.map(|own| (own, HotUpdates::default())),
             due_bars: VecDeque::new(),
             limits,
+            budget,
             failure: None,
         };
         let rounds = tokio::sync::watch::Sender::new(0);
@@ -693,6 +701,14 @@ impl Attachment {
         &self.hub
     }
 
+    /// Adds data of this connection alone to its queue.
+    pub(super) fn push(&self, frames: Vec<Bytes>) {
+        let budget = self.outbox.budget();
+        let frames: Vec<Bytes> = frames.into_iter().map(|frame| budget.hold(frame)).collect();
+        self.outbox.push_data(&frames);
+        budget.enforce();
+    }
+
     /// From now on the connection gets what `subscription` says, with tokens or without.
     pub(super) fn set(&mut self, subscription: &Subscription, token: bool) {
         let hub = self.hub.clone();
@@ -739,9 +755,9 @@ impl Attachment {
         for (number, partition) in state.partitions.iter().enumerate() {
             replay.advance(number, partition.next);
         }
-        self.outbox.push_data(&replay.take_frames());
+        self.push(replay.take_frames());
         if let Some(caught_up) = replay.caught_up() {
-            self.outbox.push_data(&[caught_up]);
+            self.push(vec![caught_up]);
         }
         self.set_in(&mut state, subscription, token);
         Ahead::Nothing

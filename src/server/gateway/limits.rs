@@ -1,7 +1,12 @@
-//! Who may connect: keys, and how often.
+//! Who may connect: keys, how often, and what those pay who show a wrong key.
+//!
+//! A wrong key is answered late, the later the more often it was shown: that is what slows a program
+//! that tries again and again. Nobody else at its address notices, and a key that is right passes
+//! whatever others did.
 
+use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -62,7 +67,7 @@ pub struct HandshakeLimit {
     pub period: Duration,
 }
 
-/// Counts handshakes by address. One with a wrong key costs as much as [`Handshakes::WRONG_COST`].
+/// Counts handshakes by address, where there are no keys to tell clients apart by.
 pub(super) struct Handshakes {
     limit: HandshakeLimit,
     /// When each address will be at rest again.
@@ -70,14 +75,12 @@ pub(super) struct Handshakes {
 }
 
 impl Handshakes {
-    /// What a wrong key costs, in handshakes.
-    const WRONG_COST: u32 = 20;
-
     pub(super) fn new(limit: HandshakeLimit) -> Self {
         Self { limit, rest_at: Mutex::default() }
     }
 
-    fn take(&self, address: IpAddr, cost: u32) -> bool {
+    /// Whether one more handshake is within the limit.
+    pub(super) fn allow(&self, address: IpAddr) -> bool {
         let now = Instant::now();
         let mut rest_at = self.rest_at.lock().unwrap_or_else(PoisonError::into_inner);
         if rest_at.len() >= ADDRESSES_MAX {
@@ -87,22 +90,141 @@ impl Handshakes {
             }
         }
         let entry = rest_at.entry(address).or_insert(now);
-        let filled = (*entry).max(now) + self.limit.period * cost;
+        let filled = (*entry).max(now) + self.limit.period;
         let is_within = filled <= now + self.limit.period * self.limit.burst;
-        if is_within || cost > 1 {
-            *entry = filled.min(now + self.limit.period * self.limit.burst);
+        if is_within {
+            *entry = filled;
         }
         is_within
     }
+}
 
-    /// Whether one more handshake is within the limit.
-    pub(super) fn allow(&self, address: IpAddr) -> bool {
-        self.take(address, 1)
+/// Counts the connections of each address that have not shown a good key yet.
+pub(super) struct Unproven {
+    max: usize,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// The place of a connection that has not shown a good key yet.
+pub(super) struct UnprovenPlace {
+    unproven: Arc<Unproven>,
+    address: IpAddr,
+}
+
+impl Unproven {
+    /// At most `max` at once from each address.
+    pub(super) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { max, by_address: Mutex::default() })
     }
 
-    /// Tells that a handshake showed a wrong key.
-    pub(super) fn wrong_key(&self, address: IpAddr) {
-        self.take(address, Self::WRONG_COST);
+    /// A place for one more, if the address has one left.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<UnprovenPlace> {
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_address.entry(address).or_default();
+        if *count >= self.max {
+            return None;
+        }
+        *count += 1;
+        Some(UnprovenPlace { unproven: self.clone(), address })
+    }
+}
+
+impl Drop for UnprovenPlace {
+    fn drop(&mut self) {
+        let mut by_address = self.unproven.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Wrong keys that are remembered at once.
+const FAILURES_MAX: usize = 16_384;
+/// A wrong key that was not shown for so long is forgotten.
+const FORGET_AFTER: Duration = Duration::from_mins(1);
+/// What the second try waits; each further one waits twice as long.
+const DELAY_FIRST: Duration = Duration::from_millis(250);
+const DELAY_MAX: Duration = Duration::from_secs(15);
+/// Connections that wait for their refusal, with the same key from the same address.
+const WAITING_MAX: u32 = 8;
+/// And over all keys and addresses.
+const WAITING_ALL_MAX: u32 = 256;
+
+/// Remembers wrong keys, each by the address that showed it.
+pub(super) struct Failures {
+    hasher: foldhash::fast::RandomState,
+    state: Mutex<FailureState>,
+}
+
+#[derive(Default)]
+struct FailureState {
+    /// By address and the hash of the key's id.
+    failures: HashMap<(IpAddr, u64), Failure>,
+    waiting: u32,
+}
+
+struct Failure {
+    count: u32,
+    last_at: Instant,
+    waiting: u32,
+}
+
+/// A refusal that is to be told late.
+pub(super) struct Refusal {
+    /// How late.
+    pub(super) delay: Duration,
+    failures: Arc<Failures>,
+    of: (IpAddr, u64),
+}
+
+impl Failures {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { hasher: foldhash::fast::RandomState::default(), state: Mutex::default() })
+    }
+
+    /// Counts a wrong key. `None` where so many wait for their refusal that this one is not told at all.
+    pub(super) fn count(self: &Arc<Self>, address: IpAddr, key_id: &str) -> Option<Refusal> {
+        let of = (address, self.hasher.hash_one(key_id));
+        let now = Instant::now();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *state;
+        let is_old =
+            |failure: &Failure| now.duration_since(failure.last_at) > FORGET_AFTER && failure.waiting == 0;
+        if state.failures.len() >= FAILURES_MAX {
+            state.failures.retain(|_, failure| !is_old(failure));
+        }
+        if state.waiting >= WAITING_ALL_MAX || state.failures.len() >= FAILURES_MAX {
+            return None;
+        }
+        let failure = state.failures.entry(of).or_insert(Failure { count: 0, last_at: now, waiting: 0 });
+        if is_old(failure) {
+            failure.count = 0;
+        }
+        if failure.waiting >= WAITING_MAX {
+            return None;
+        }
+        let delay = match failure.count {
+            0 => Duration::ZERO,
+            tries => (DELAY_FIRST * (1 << (tries - 1).min(10))).min(DELAY_MAX),
+        };
+        failure.count = failure.count.saturating_add(1);
+        failure.last_at = now + delay;
+        failure.waiting += 1;
+        state.waiting += 1;
+        Some(Refusal { delay, failures: self.clone(), of })
+    }
+}
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        let mut state = self.failures.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        if let Some(failure) = state.failures.get_mut(&self.of) {
+            failure.waiting -= 1;
+        }
     }
 }
 
@@ -146,9 +268,33 @@ mod tests {
         assert!(!handshakes.allow(mine) && handshakes.allow(other));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(handshakes.allow(mine) && !handshakes.allow(mine));
-        handshakes.wrong_key(other);
-        assert!(!handshakes.allow(other));
-        tokio::time::advance(Duration::from_secs(3)).await;
-        assert!(handshakes.allow(other));
+    }
+
+    #[test]
+    fn an_address_has_only_so_many_connections_that_show_no_key() {
+        let unproven = Unproven::new(2);
+        let (mine, other) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let first = unproven.enter(mine).unwrap();
+        let _second = unproven.enter(mine).unwrap();
+        assert!(unproven.enter(mine).is_none() && unproven.enter(other).is_some());
+        drop(first);
+        assert!(unproven.enter(mine).is_some());
+        assert_eq!(unproven.by_address.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_key_is_refused_later_each_time_and_no_other_is() {
+        let failures = Failures::new();
+        let (mine, other) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let ms = |address, id| failures.count(address, id).unwrap().delay.as_millis();
+        let delays: Vec<_> = (0..9).map(|_| ms(mine, "old")).collect();
+        assert_eq!(delays, [0, 250, 500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000]);
+        assert_eq!((ms(mine, "new"), ms(other, "old")), (0, 0));
+        tokio::time::advance(FORGET_AFTER + DELAY_MAX + DELAY_FIRST).await;
+        assert_eq!(ms(mine, "old"), 0);
+        let waiting: Vec<_> = (0..WAITING_MAX).map(|_| failures.count(mine, "old").unwrap()).collect();
+        assert!(failures.count(mine, "old").is_none() && failures.count(mine, "new").is_some());
+        drop(waiting);
+        assert!(failures.count(mine, "old").is_some());
     }
 }

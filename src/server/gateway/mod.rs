@@ -7,6 +7,7 @@
 mod amend;
 mod bars;
 pub mod bench;
+mod budget;
 mod fanout;
 mod frame;
 mod hub;
@@ -14,9 +15,12 @@ mod limits;
 mod memory_bus;
 mod outbox;
 mod protocol;
+mod proxies;
+mod queries;
 mod replay;
 mod rest;
 mod snapshot;
+mod socket;
 mod sse;
 mod status;
 mod subscription;
@@ -43,17 +47,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use self::budget::Budget;
 pub use self::hub::HubError;
 use self::hub::{Hub, HubLimits};
 pub use self::limits::{ClientKey, HandshakeLimit};
-use self::limits::{Handshakes, is_allowed, shown_key};
+use self::limits::{Failures, Handshakes, Unproven, is_allowed, shown_key};
 pub use self::memory_bus::MemoryBus;
 use self::protocol::Encoding;
+pub use self::queries::QueryLimits;
+use self::queries::{Asker, Purpose, Queries};
 use self::replay::Past;
 use self::rest::{ApiError, Parameters};
+use self::socket::{Socket, Ties};
 use super::metrics::GatewayMetrics;
 use super::operations::{self, Operations};
 use crate::bus::Bus;
+use crate::config::Network;
 use crate::tiering::history::History;
 use crate::tiering::hot::Hot;
 use crate::tiering::hot::memory::MemoryHot;
@@ -70,11 +79,19 @@ pub struct GatewayConfig {
     /// quarter, and at most one record's messages more, come at once. Connections with the same
     /// subscription share what waits for them.
     pub queue_bytes_max: usize,
+    /// Bytes that may wait for all connections together; past it the slowest are closed first.
+    pub queues_bytes_max: usize,
+    /// How long a client may take nothing of what is sent to it.
+    pub stall_max: Duration,
+    /// What queries of history may take.
+    pub queries: QueryLimits,
+    /// Proxies that are believed when they name the client.
+    pub trusted_proxies: Vec<Network>,
     /// Symbols that one connection may name, over all channels.
     pub symbols_max: usize,
     /// Bytes of the log's tail that are kept in memory for clients that come back.
     pub ring_bytes_max: usize,
-    /// How often one address may connect.
+    /// How often one address may connect, where there are no keys.
     pub handshakes: HandshakeLimit,
     /// How long a stop waits for clients to take what is queued.
     pub stop_max: Duration,
@@ -86,6 +103,10 @@ impl Default for GatewayConfig {
             keys: Vec::new(),
             connections_max: 10_000,
             queue_bytes_max: 8 << 20,
+            queues_bytes_max: 256 << 20,
+            stall_max: Duration::from_secs(25),
+            queries: QueryLimits::default(),
+            trusted_proxies: Vec::new(),
             symbols_max: 30_000,
             ring_bytes_max: 32 << 20,
             handshakes: HandshakeLimit { burst: 2_000, period: Duration::from_millis(20) },
@@ -123,6 +144,9 @@ pub enum GatewayError {
     /// The hub can't start.
     #[error(transparent)]
     Hub(#[from] HubError),
+    /// The threads for history can't be started.
+    #[error("the threads for history can't be started: {0}")]
+    Threads(std::io::Error),
     /// A part of it ended before it was told to.
     #[error("the gateway has ended: {0}")]
     Ended(String),
@@ -154,6 +178,10 @@ struct Shared {
     operations: Operations,
     feeds: Vec<String>,
     handshakes: Handshakes,
+    unproven: Arc<Unproven>,
+    failures: Arc<Failures>,
+    budget: Arc<Budget>,
+    queries: Arc<Queries>,
     streaming: Arc<AtomicUsize>,
     started_at: Instant,
     stop: CancellationToken,
@@ -168,10 +196,11 @@ impl Shared {
         }
     }
 
-    /// The past of a feed; the test feed has only what its log holds.
-    fn past(&self, feed: Feed) -> Past {
+    /// The past of a feed for `asker`; the test feed has only what its log holds.
+    fn past(&self, feed: Feed, asker: Asker) -> Past {
         let history = self.history.clone().filter(|_| feed == Feed::Log);
-        Past { hot: self.hot.clone(), history }
+        let (queries, stall_max) = (self.queries.clone(), self.config.stall_max);
+        Past { hot: self.hot.clone(), history, queries, asker, stall_max }
     }
 
     /// A place among the streaming connections, if there is one.
@@ -205,10 +234,22 @@ impl Drop for Streaming {
 #[derive(Clone, Copy)]
 struct Peer(IpAddr);
 
+/// The id of the good key that a request showed, where keys are needed.
+#[derive(Clone)]
+struct Proven(String);
+
+const TOO_MANY_ATTEMPTS: &str = "too many attempts from this address";
 const TEST_RING_BYTES: usize = 1 << 20;
 /// How long a client may take over the head of a request.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// How long a stream that can't go on may take to say so.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+/// Data of one connection that is on its way to the socket, and can't be dropped any more.
+const TAKE_BYTES: usize = 128 * 1024;
+/// Connections from one address that have not shown a good key yet: this part of all, or so many.
+const UNPROVEN_PART: usize = 4;
+const UNPROVEN_MIN: usize = 16;
 /// Sockets beyond the streaming connections: requests, and those about to be refused.
 const SOCKETS_EXTRA: usize = 512;
 
@@ -224,12 +265,15 @@ pub async fn serve(
 ) -> Result<(), GatewayError> {
     let GatewayState { bus, hot, own_hot, warm, history, config, metrics, operations, feeds } = state;
     let mut stop = std::pin::pin!(stop);
+    let budget = Budget::new(config.queues_bytes_max, metrics.clone());
+    let queries = Queries::start(config.queries, metrics.clone()).map_err(GatewayError::Threads)?;
     let limits = HubLimits {
         ring_bytes_max: config.ring_bytes_max,
         round_bytes_max: config.queue_bytes_max / 4,
+        round_total_bytes_max: config.queues_bytes_max / 8,
         rebuilds: history.is_some(),
     };
-    let starting = Hub::start(bus, warm, own_hot, limits, metrics.clone());
+    let starting = Hub::start(bus, warm, own_hot, limits, budget.clone(), metrics.clone());
     let (hub, readers) = tokio::select! {
         started = starting => started?,
         () = &mut stop => return Ok(()),
@@ -237,13 +281,14 @@ pub async fn serve(
     let test_bus = Arc::new(MemoryBus::new(1, test_feed::RECORDS_MAX));
     let test_limits = HubLimits { ring_bytes_max: TEST_RING_BYTES, rebuilds: false, ..limits };
     let (test_hub, test_readers) =
-        Hub::start(test_bus.clone(), None, None, test_limits, GatewayMetrics::default()).await?;
+        Hub::start(test_bus.clone(), None, None, test_limits, budget.clone(), GatewayMetrics::default())
+            .await?;
     let (hub_stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mut following = tokio::spawn(hub.clone().run(readers, hub_stop.clone()));
     tokio::spawn(test_hub.clone().run(test_readers, hub_stop.clone()));
     tokio::spawn(test_feed::run(test_bus, hub_stop.clone()));
     if let Some(history) = history.clone() {
-        tokio::spawn(amend::run(hub.clone(), history, hub_stop.clone()));
+        tokio::spawn(queries.run(amend::run(hub.clone(), history, hub_stop.clone())));
     }
     let stop_max = config.stop_max;
     let shared = Arc::new(Shared {
@@ -252,6 +297,10 @@ pub async fn serve(
         hot,
         history,
         handshakes: Handshakes::new(config.handshakes),
+        unproven: Unproven::new((config.connections_max / UNPROVEN_PART).max(UNPROVEN_MIN)),
+        failures: Failures::new(),
+        budget,
+        queries: Arc::new(queries),
         config,
         metrics,
         operations,
@@ -280,9 +329,9 @@ pub async fn serve(
             shared.metrics.connections_refused.inc();
             continue;
         };
-        let (router, stop) = (router.clone(), shared.stop.clone());
+        let (router, shared) = (router.clone(), shared.clone());
         tasks.spawn(async move {
-            connection(stream, address, router, stop).await;
+            connection(stream, address, router, shared).await;
             drop(place);
         });
     };
@@ -310,26 +359,46 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-async fn connection(stream: TcpStream, address: SocketAddr, router: Router, stop: CancellationToken) {
-    if let Err(reason) = stream.set_nodelay(true) {
-        debug!(%reason, "a socket can't be told not to wait");
+async fn connection(mut stream: TcpStream, address: SocketAddr, router: Router, shared: Arc<Shared>) {
+    let mut peer = address.ip().to_canonical();
+    let mut read_ahead = Vec::new();
+    if proxies::is_trusted(&shared.config.trusted_proxies, peer) {
+        match proxies::read_head(&mut stream).await {
+            Ok((client, ahead)) => (peer, read_ahead) = (client.unwrap_or(peer), ahead),
+            Err(reason) => {
+                debug!(%address, %reason, "a proxy's connection is dropped");
+                return;
+            }
+        }
     }
-    let peer = Peer(address.ip().to_canonical());
-    let service = TowerToHyperService::new(router.layer(axum::Extension(peer)));
+    let ties = Ties::default();
+    let router = router.layer(axum::Extension(Peer(peer))).layer(axum::Extension(ties.clone()));
+    let socket = Socket::new(stream, read_ahead, shared.config.stall_max, ties.clone());
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router))
         .with_upgrades();
     let mut serving = std::pin::pin!(serving);
-    let served = tokio::select! {
-        served = &mut serving => served,
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    let mut is_stopping = false;
+    let served = loop {
+        tokio::select! {
+            served = &mut serving => break served,
+            () = shared.stop.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = ties.cut.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                break tokio::time::timeout(LINGER_MAX, &mut serving).await.unwrap_or(Ok(()));
+            }
         }
     };
+    // A stream counts its end itself.
+    if ties.has_stalled() && !ties.streams() {
+        shared.metrics.stalled_readers.inc();
+    }
     if let Err(reason) = served {
         debug!(%address, %reason, "a connection broke off");
     }
@@ -337,12 +406,13 @@ async fn connection(stream: TcpStream, address: SocketAddr, router: Router, stop
 
 fn router(shared: Arc<Shared>) -> Router {
     let api = Router::new()
-        .route("/v2/{feed}/sse", get(event_stream))
         .route("/v2/stocks/{what}", get(rest::many))
         .route("/v2/stocks/{first}/{second}", get(rest::one_or_latest))
         .route("/v2/stocks/{symbol}/{what}/latest", get(rest::one_latest))
         .route("/v1/history", get(rest::history))
         .route("/v1/symbols", get(rest::symbols))
+        .layer(middleware::from_fn_with_state(shared.clone(), bounded))
+        .route("/v2/{feed}/sse", get(event_stream))
         .route("/v1/status", get(status::status))
         .layer(middleware::from_fn_with_state(shared.clone(), authorize));
     Router::new()
@@ -354,7 +424,50 @@ fn router(shared: Arc<Shared>) -> Router {
         .merge(api)
         .fallback(rest::fallback)
         .layer(middleware::from_fn_with_state(shared.clone(), count_errors))
+        .layer(middleware::from_fn_with_state(shared.clone(), name_client))
         .with_state(shared)
+}
+
+/// Finds the client's address, where trusted proxies name it.
+async fn name_client(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+    if let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() {
+        let client = proxies::client(&shared.config.trusted_proxies, peer, request.headers());
+        request.extensions_mut().insert(Peer(client));
+    }
+    next.run(request).await
+}
+
+/// Whether a path asks for rows of the past, and not for the last of each symbol.
+fn asks_history(path: &str) -> bool {
+    let is_latest = ["/latest", "/snapshot", "/snapshots"].iter().any(|end| path.ends_with(end));
+    path == "/v1/history" || (path.starts_with("/v2/stocks/") && !is_latest)
+}
+
+/// Bounds what an answer takes: a query of history has a place and threads of its own, and other
+/// answers count among all that waits for clients.
+async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    if !asks_history(request.uri().path()) {
+        if shared.budget.bytes() > shared.budget.bytes_max() {
+            return ApiError::busy("too much waits for clients already", 1).into_response();
+        }
+        let response = next.run(request).await;
+        let budget = shared.budget.clone();
+        return queries::map_body(response, move |bytes| budget.hold(bytes));
+    }
+    let Some(asker) = asker(&request) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    match shared.queries.enter(&asker, Purpose::Answer).await {
+        Ok(place) => shared.queries.answer(place, next.run(request)).await,
+        Err(busy) => ApiError::busy(busy.to_string(), busy.retry_after_s).into_response(),
+    }
+}
+
+/// Who sent a request, as far as limits tell clients apart.
+fn asker(request: &Request) -> Option<Asker> {
+    let Peer(address) = *request.extensions().get::<Peer>()?;
+    let key = request.extensions().get::<Proven>().map(|Proven(id)| id.clone());
+    Some(Asker { address, key })
 }
 
 async fn count_errors(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
@@ -369,49 +482,59 @@ async fn count_errors(State(shared): State<Arc<Shared>>, request: Request, next:
 async fn authorize(
     State(shared): State<Arc<Shared>>,
     parameters: Parameters,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     if shared.config.keys.is_empty() {
         return next.run(request).await;
     }
-    let peer = request.extensions().get::<Peer>().copied();
     let shown = shown_key(request.headers(), &parameters.0);
-    if shown.as_ref().is_some_and(|key| is_allowed(&shared.config.keys, key)) {
-        return next.run(request).await;
-    }
-    if let (Some(_), Some(Peer(address))) = (shown, peer) {
+    let is_good = shown.as_ref().is_some_and(|key| is_allowed(&shared.config.keys, key));
+    if let (Some(key), Some(Peer(address))) = (shown, request.extensions().get::<Peer>().copied()) {
+        if is_good {
+            request.extensions_mut().insert(Proven(key.id));
+            return next.run(request).await;
+        }
         shared.metrics.auth_failures.inc();
-        if !shared.handshakes.allow(address) {
+        let Some(refusal) = shared.failures.count(address, &key.id) else {
             shared.metrics.handshakes_limited.inc();
             return too_many().into_response();
+        };
+        drop(request);
+        tokio::select! {
+            () = tokio::time::sleep(refusal.delay) => {}
+            () = shared.stop.cancelled() => {}
         }
-        shared.handshakes.wrong_key(address);
     }
     ApiError::new(StatusCode::UNAUTHORIZED, "request is not authorized").into_response()
 }
 
-fn too_many() -> (HeaderMap, ApiError) {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    (headers, ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too many connections from this address"))
+/// The answer to more handshakes, or wrong keys, than an address may have.
+fn too_many() -> ApiError {
+    ApiError::busy(TOO_MANY_ATTEMPTS, 1)
 }
 
 async fn event_stream(
     State(shared): State<Arc<Shared>>,
     Path(feed): Path<String>,
-    axum::Extension(Peer(address)): axum::Extension<Peer>,
+    axum::Extension(ties): axum::Extension<Ties>,
     parameters: Parameters,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, ApiError> {
-    let asked = sse::Asked::parse(&parameters, &headers)?;
+    let asked = sse::Asked::parse(&parameters, request.headers())?;
     let gauge = shared.metrics.event_streams.clone();
-    if !shared.handshakes.allow(address) {
+    let Some(asker) = asker(&request) else {
+        return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "no address"));
+    };
+    // Who has shown a good key is not held up by what others at its address do.
+    if asker.key.is_none() && !shared.handshakes.allow(asker.address) {
         shared.metrics.handshakes_limited.inc();
-        return Ok(sse::overloaded());
+        return Ok(sse::refused(TOO_MANY_ATTEMPTS));
     }
-    let Some(streaming) = shared.streaming(&gauge) else { return Ok(sse::overloaded()) };
-    Ok(sse::serve(shared, Feed::named(&feed), asked, streaming))
+    let Some(streaming) = shared.streaming(&gauge) else {
+        return Ok(sse::refused("too many connections to this server"));
+    };
+    Ok(sse::serve(shared, Feed::named(&feed), asked, asker, streaming, ties))
 }
 
 /// The subprotocols spoken, by the client's order of preference.
@@ -443,7 +566,12 @@ async fn websocket(
     let parameters =
         Parameters::from_request_parts(&mut parts, &()).await.map_err(IntoResponse::into_response)?;
     let key = accept_key(&parts.headers).map_err(IntoResponse::into_response)?;
-    if !shared.handshakes.allow(address) {
+    let shown = shown_key(&parts.headers, &parameters.0);
+    let has_keys = !shared.config.keys.is_empty();
+    let is_good = shown.as_ref().is_some_and(|key| is_allowed(&shared.config.keys, key));
+    let unproven = (has_keys && !is_good).then(|| shared.unproven.enter(address));
+    let is_over = unproven.as_ref().is_some_and(Option::is_none);
+    if is_over || (!has_keys && !shared.handshakes.allow(address)) {
         shared.metrics.handshakes_limited.inc();
         return Err(too_many().into_response());
     }
@@ -453,21 +581,17 @@ async fn websocket(
     };
     let chosen = subprotocol(&parts.headers);
     let encoding = chosen.map_or_else(|| content_encoding(&parts.headers), |(_, encoding)| encoding);
-    let opened = ws::Opened {
-        feed: Feed::named(&feed),
-        encoding,
-        address,
-        key: shown_key(&parts.headers, &parameters.0),
-    };
+    let opened =
+        ws::Opened { feed: Feed::named(&feed), encoding, address, key: shown, unproven: unproven.flatten() };
     let mut request = Request::from_parts(parts, body);
     let upgrade = hyper::upgrade::on(&mut request);
     let tasks = shared.tasks.clone();
     tasks.spawn(async move {
         let _streaming = streaming;
         let Ok(upgraded) = upgrade.await else { return };
-        // `connection` serves TCP sockets alone.
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-        ws::serve(shared, opened, parts.io.into_inner(), &parts.read_buf).await;
+        // `connection` serves these alone.
+        let Ok(parts) = upgraded.downcast::<TokioIo<Socket>>() else { return };
+        ws::serve(shared, opened, parts.io.into_inner().into_inner(), &parts.read_buf).await;
     });
     Ok(switching(&key, chosen.map(|(name, _)| name)))
 }

@@ -2,10 +2,13 @@
 //! data, bounded in bytes.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::budget::Budget;
 
 /// The most control messages that wait; a peer that makes more wait without reading is closed.
 const CONTROL_MAX: usize = 256;
@@ -19,6 +22,12 @@ pub(super) struct Outbox {
     /// Data was written: there may be room for a replay to go on.
     drained: Notify,
     data_bytes_max: usize,
+    /// What all queues of the gateway share.
+    budget: Arc<Budget>,
+    /// Its number there.
+    number: u64,
+    /// Cancelled when the connection has fallen too far behind.
+    overflow: CancellationToken,
 }
 
 #[derive(Default)]
@@ -31,8 +40,22 @@ struct Queues {
 }
 
 impl Outbox {
-    pub(super) fn new(data_bytes_max: usize) -> Self {
-        Self { queues: Mutex::default(), filled: Notify::new(), drained: Notify::new(), data_bytes_max }
+    /// Queues that share `budget`; `overflow` is cancelled where they hold too much.
+    pub(super) fn open(data_bytes_max: usize, budget: Arc<Budget>, overflow: CancellationToken) -> Arc<Self> {
+        Arc::new_cyclic(|outbox| Self {
+            queues: Mutex::default(),
+            filled: Notify::new(),
+            drained: Notify::new(),
+            data_bytes_max,
+            number: budget.register(outbox.clone()),
+            budget,
+            overflow,
+        })
+    }
+
+    /// The budget that it shares.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
@@ -46,10 +69,26 @@ impl Outbox {
         if queues.control.len() < CONTROL_MAX {
             queues.control.push_back(frame);
         } else {
-            queues.overflowed = true;
+            self.give_up(&mut queues);
         }
         drop(queues);
         self.filled.notify_one();
+    }
+
+    /// Drops what waits: the connection is closed as too slow.
+    fn give_up(&self, queues: &mut Queues) {
+        queues.overflowed = true;
+        let waiting: usize = std::mem::take(&mut queues.data).iter().map(Bytes::len).sum();
+        queues.data_bytes -= waiting.min(queues.data_bytes);
+        self.overflow.cancel();
+    }
+
+    /// Closes the connection as too slow.
+    pub(super) fn overflow(&self) {
+        self.give_up(&mut self.queues());
+        self.filled.notify_one();
+        // Whoever waits for room has some now, and goes on to find the connection closed.
+        self.drained.notify_one();
     }
 
     /// Adds data. Past the bound all waiting data is dropped and the connection counts as
@@ -61,8 +100,8 @@ impl Outbox {
         }
         queues.data_bytes += frames.iter().map(Bytes::len).sum::<usize>();
         if queues.data_bytes > self.data_bytes_max {
-            queues.overflowed = true;
-            queues.data = VecDeque::new();
+            queues.data.extend(frames.iter().cloned());
+            self.give_up(&mut queues);
         } else {
             queues.data.extend(frames.iter().cloned());
         }
@@ -75,8 +114,9 @@ impl Outbox {
         self.filled.notified().await;
     }
 
-    /// Moves what waits to `frames`, control first.
-    pub(super) fn take(&self, frames: &mut VecDeque<Taken>) {
+    /// Moves what waits to `frames`, control first; data only until `frames` has `bytes_max` bytes, so
+    /// that the rest can still be dropped. Returns whether data is left.
+    pub(super) fn take(&self, frames: &mut VecDeque<Taken>, bytes_max: usize) -> bool {
         let mut queues = self.queues();
         // Control goes before data, but never between the parts of a frame already begun.
         let begun = usize::from(frames.front().is_some_and(|taken| taken.begun));
@@ -88,7 +128,14 @@ impl Outbox {
             frames.insert(at, Taken { frame, is_control: true, begun: false });
             at += 1;
         }
-        frames.extend(queues.data.drain(..).map(|frame| Taken { frame, is_control: false, begun: false }));
+        let mut bytes: usize = frames.iter().map(|taken| taken.frame.len()).sum();
+        while bytes < bytes_max
+            && let Some(frame) = queues.data.pop_front()
+        {
+            bytes += frame.len();
+            frames.push_back(Taken { frame, is_control: false, begun: false });
+        }
+        !queues.data.is_empty()
     }
 
     /// Tells that so many bytes of data left for the socket.
@@ -122,6 +169,12 @@ impl Outbox {
     }
 }
 
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.budget.unregister(self.number);
+    }
+}
+
 /// A frame on its way to the socket.
 pub(super) struct Taken {
     /// What is left of it to write.
@@ -134,6 +187,12 @@ pub(super) struct Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::metrics::GatewayMetrics;
+
+    fn outbox(data_bytes_max: usize) -> Arc<Outbox> {
+        let budget = Budget::new(usize::MAX >> 1, GatewayMetrics::default());
+        Outbox::open(data_bytes_max, budget, CancellationToken::new())
+    }
 
     fn frame(text: &'static str) -> Bytes {
         Bytes::from_static(text.as_bytes())
@@ -145,24 +204,24 @@ mod tests {
 
     #[test]
     fn control_goes_first_but_never_into_a_frame_begun() {
-        let outbox = Outbox::new(100);
+        let outbox = outbox(100);
         let mut frames = VecDeque::new();
         outbox.push_data(&[frame("d1"), frame("d2")]);
         outbox.push_control(frame("c1"));
-        outbox.take(&mut frames);
+        outbox.take(&mut frames, usize::MAX);
         assert_eq!(order(&frames), ["c1", "d1", "d2"]);
         frames.pop_front();
         frames[0].begun = true;
         outbox.push_control(frame("c2"));
-        outbox.take(&mut frames);
+        outbox.take(&mut frames, usize::MAX);
         outbox.push_control(frame("c3"));
-        outbox.take(&mut frames);
+        outbox.take(&mut frames, usize::MAX);
         assert_eq!(order(&frames), ["d1", "c2", "c3", "d2"]);
     }
 
     #[test]
     fn past_the_bound_the_data_is_dropped_for_good() {
-        let outbox = Outbox::new(4);
+        let outbox = outbox(4);
         outbox.push_data(&[frame("abcd")]);
         assert!(!outbox.is_overflowed() && outbox.is_lagging());
         outbox.push_data(&[frame("e")]);
@@ -171,13 +230,27 @@ mod tests {
         outbox.written(5);
         outbox.push_data(&[frame("f")]);
         outbox.push_control(frame("bye"));
-        outbox.take(&mut frames);
+        outbox.take(&mut frames, usize::MAX);
         assert_eq!(order(&frames), ["bye"]);
+    }
+
+    #[test]
+    fn only_so_much_is_taken_at_a_time() {
+        let outbox = outbox(100);
+        let mut frames = VecDeque::new();
+        outbox.push_data(&[frame("d1"), frame("d2"), frame("d3")]);
+        outbox.push_control(frame("c1"));
+        assert!(outbox.take(&mut frames, 5));
+        assert_eq!(order(&frames), ["c1", "d1", "d2"]);
+        assert!(outbox.take(&mut frames, 5));
+        frames.clear();
+        assert!(!outbox.take(&mut frames, 5));
+        assert_eq!(order(&frames), ["d3"]);
     }
 
     #[tokio::test]
     async fn a_replay_waits_for_room() {
-        let outbox = std::sync::Arc::new(Outbox::new(4));
+        let outbox = outbox(4);
         outbox.push_data(&[frame("abcd")]);
         let waiting = tokio::spawn({
             let outbox = outbox.clone();

@@ -183,6 +183,7 @@ pub(super) enum ErrorCode {
     AuthTimeout = 404,
     SymbolLimit = 405,
     SlowClient = 407,
+    Busy = 429,
     Internal = 500,
 }
 
@@ -196,6 +197,7 @@ impl ErrorCode {
             Self::AuthTimeout => "auth timeout",
             Self::SymbolLimit => "symbol limit exceeded",
             Self::SlowClient => "slow client",
+            Self::Busy => "too many requests",
             Self::Internal => "internal error",
         }
     }

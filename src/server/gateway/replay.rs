@@ -6,14 +6,17 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use serde_json::json;
 
 use super::hub::{Ahead, Attachment};
 use super::protocol::{FrameBuilder, Framing, Since, control_frame};
+use super::queries::{Asker, Busy, Place, Purpose, Queries};
 use super::snapshot;
 use super::subscription::{Channel, Subscription};
 use crate::bus::{BusError, BusReader, Record};
@@ -48,6 +51,18 @@ pub(super) struct Join {
 pub(super) struct Past {
     pub(super) hot: Arc<dyn Hot>,
     pub(super) history: Option<History>,
+    /// Where replays are made, and how many at once.
+    pub(super) queries: Arc<Queries>,
+    pub(super) asker: Asker,
+    /// How long a client may take nothing of its replay.
+    pub(super) stall_max: Duration,
+}
+
+impl Past {
+    /// Waits in line to read the log or history.
+    async fn enter(&self, purpose: Purpose) -> Result<Place, JoinError> {
+        Ok(self.queries.enter(&self.asker, purpose).await?)
+    }
 }
 
 /// Why a replay can't go on.
@@ -59,6 +74,12 @@ pub(super) enum JoinError {
     Bus(#[from] BusError),
     #[error(transparent)]
     History(#[from] HistoryError),
+    /// Too many others read the past.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// The client takes nothing.
+    #[error("the client took nothing of its replay for too long")]
+    Stalled,
 }
 
 /// Records on their way to one connection.
@@ -218,14 +239,16 @@ pub(super) fn reset(framing: Framing, first: &str, last: &Token, reason: &str) -
     control_frame(framing, &message, Some(last))
 }
 
-/// Sends what `join` asks for and goes live; gives the place back.
-pub(super) async fn join(
-    mut attachment: Attachment,
-    past: Past,
-    join: Join,
-) -> (Attachment, Result<(), JoinError>) {
-    let result = run(&mut attachment, &past, join).await;
-    (attachment, result)
+/// A replay under way: gives its place back, and what came of it.
+pub(super) type Joining = BoxFuture<'static, (Attachment, Result<(), JoinError>)>;
+
+/// Sends what `join` asks for and goes live, on the threads of history.
+pub(super) fn join(mut attachment: Attachment, past: Past, join: Join) -> Joining {
+    let queries = past.queries.clone();
+    queries.run(async move {
+        let result = run(&mut attachment, &past, join).await;
+        (attachment, result)
+    })
 }
 
 async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(), JoinError> {
@@ -272,17 +295,13 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
         scratch: Vec::new(),
     };
     if let Some((first, mismatch)) = lost {
-        attachment.outbox.push_data(&[reset(
-            framing,
-            &first.to_string(),
-            &replay.token(),
-            &mismatch.to_string(),
-        )]);
+        let told = reset(framing, &first.to_string(), &replay.token(), &mismatch.to_string());
+        attachment.push(vec![told]);
     }
     if let Some(entries) = snapshots {
         for (symbol, entry) in &entries {
-            attachment.outbox.room().await;
-            attachment.outbox.push_data(&[snapshot::frame(framing, *symbol, entry)]);
+            room(attachment, past).await?;
+            attachment.push(vec![snapshot::frame(framing, *symbol, entry)]);
         }
         let mut end = json!({ "T": "snapshot_end", "count": entries.len() });
         // With a replay by time to come there is no token yet that everything before was sent for.
@@ -290,10 +309,12 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
         if let Some(token) = &token {
             end["token"] = token.to_string().into();
         }
-        attachment.outbox.push_data(&[control_frame(framing, &end, token.as_ref())]);
+        attachment.push(vec![control_frame(framing, &end, token.as_ref())]);
     }
+    let mut place = None;
     if is_by_time {
         let from = replay.from;
+        place = Some(past.enter(Purpose::HistoryReplay).await?);
         from_history(attachment, past, &mut replay, from, None).await?;
         if past.history.is_some() {
             // History was filtered by time; what came after its cut is new whatever its time.
@@ -306,28 +327,43 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
             Ahead::Records(records) => {
                 for (partition, record) in records {
                     replay.record(partition, &record);
-                    send(attachment, &mut replay).await;
+                    send(attachment, past, &mut replay).await?;
                 }
             }
-            Ahead::Log => match from_log(attachment, &mut replay).await {
-                Err(BusError::Trimmed { .. }) => {
-                    let lower = replay.positions.clone();
-                    from_history(attachment, past, &mut replay, Timestamp::MIN, Some(lower)).await?;
+            Ahead::Log => {
+                if place.is_none() {
+                    place = Some(past.enter(Purpose::LogReplay).await?);
                 }
-                result => result?,
-            },
+                match from_log(attachment, past, &mut replay).await {
+                    Err(JoinError::Bus(BusError::Trimmed { .. })) => {
+                        // Given back first, so that two that wait never wait for each other.
+                        drop(place.take());
+                        place = Some(past.enter(Purpose::HistoryReplay).await?);
+                        let lower = replay.positions.clone();
+                        from_history(attachment, past, &mut replay, Timestamp::MIN, Some(lower)).await?;
+                    }
+                    result => result?,
+                }
+            }
         }
     }
 }
 
-async fn send(attachment: &Attachment, replay: &mut Replay) {
+async fn send(attachment: &Attachment, past: &Past, replay: &mut Replay) -> Result<(), JoinError> {
     let frames = replay.take_frames();
     if !frames.is_empty() {
-        attachment.outbox.room().await;
-        attachment.outbox.push_data(&frames);
+        room(attachment, past).await?;
+        attachment.push(frames);
     }
     // Others have their turn after every record.
     tokio::task::yield_now().await;
+    Ok(())
+}
+
+/// Waits until the client has taken enough of what it was sent.
+async fn room(attachment: &Attachment, past: &Past) -> Result<(), JoinError> {
+    let room = tokio::time::timeout(past.stall_max, attachment.outbox.room()).await;
+    room.map_err(|_| JoinError::Stalled)
 }
 
 /// What hot knows of the symbols that are wanted, once the hub has passed all of it.
@@ -363,7 +399,7 @@ async fn entries(
 }
 
 /// Replays the log up to where the hub's ring begins, partitions interleaved by time.
-async fn from_log(attachment: &Attachment, replay: &mut Replay) -> Result<(), BusError> {
+async fn from_log(attachment: &Attachment, past: &Past, replay: &mut Replay) -> Result<(), JoinError> {
     struct Source {
         partition: u16,
         reader: Box<dyn BusReader>,
@@ -379,7 +415,7 @@ async fn from_log(attachment: &Attachment, replay: &mut Replay) -> Result<(), Bu
             // Asked first, since a reader of what is gone may only say so once it is read.
             let bounds = hub.bus.bounds(partition).await?;
             if from < bounds.first {
-                return Err(BusError::Trimmed { partition, offset: from, first: bounds.first });
+                return Err(BusError::Trimmed { partition, offset: from, first: bounds.first }.into());
             }
             let reader = hub.bus.reader(partition, from).await?;
             sources.push(Source { partition, reader, end, records: VecDeque::new() });
@@ -406,7 +442,7 @@ async fn from_log(attachment: &Attachment, replay: &mut Replay) -> Result<(), Bu
         let Some((_, record)) = source.records.pop_front() else { return Ok(()) };
         let is_repeat = hub.is_repeat(source.partition, record.offset);
         replay.log_record(source.partition, &record, is_repeat);
-        send(attachment, replay).await;
+        send(attachment, past, replay).await?;
     }
 }
 
@@ -455,10 +491,10 @@ async fn from_history(
             }
         }
         if is_trimmed {
-            attachment.outbox.push_data(&[replay.gap("trimmed", &before, &replay.token())]);
+            attachment.push(vec![replay.gap("trimmed", &before, &replay.token())]);
         } else {
             // Without history, by time: all that the log has of it.
-            from_log(attachment, replay).await?;
+            from_log(attachment, past, replay).await?;
         }
         return Ok(());
     };
@@ -522,12 +558,12 @@ async fn from_history(
         if is_after && is_before && !is_copy && replay.wants(Channel::of(&tick), tick.symbol()) {
             replay.push(&tick);
             if !replay.frames.is_empty() {
-                send(attachment, replay).await;
+                send(attachment, past, replay).await?;
             }
         }
     }
     // What is left of it goes before any token.
-    send(attachment, replay).await;
+    send(attachment, past, replay).await?;
     replay.is_unplaced = false;
     for (number, end) in ends.into_iter().enumerate() {
         match lower {
@@ -536,10 +572,10 @@ async fn from_history(
         }
     }
     if is_missing {
-        attachment.outbox.push_data(&[replay.gap("trimmed", &before, &replay.token())]);
+        attachment.push(vec![replay.gap("trimmed", &before, &replay.token())]);
     }
     if archived.is_partial() {
-        attachment.outbox.push_data(&[replay.archived_gap(&archived, &before)]);
+        attachment.push(vec![replay.archived_gap(&archived, &before)]);
     }
     Ok(())
 }

@@ -24,6 +24,8 @@ use crate::tiering::hot::HotEntry;
 /// The most symbols of one request.
 const SYMBOLS_MAX: usize = 10_000;
 const LIMIT_MAX: usize = 10_000;
+/// When to ask again for what a store that is away holds, in seconds.
+const AWAY_RETRY_S: u32 = 5;
 /// The header that says what an answer covers, as JSON.
 const COVERAGE: header::HeaderName = header::HeaderName::from_static("stk-coverage");
 /// Objects that can't be read now that the header with the coverage lists; the rest is counted.
@@ -36,11 +38,18 @@ const HEADER_GAPS_MAX: usize = 16;
 pub(super) struct ApiError {
     status: StatusCode,
     message: String,
+    /// When to ask again, in seconds, where that helps.
+    retry_after_s: Option<u32>,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, message: message.into(), retry_after_s: None }
+    }
+
+    /// What was asked for can't be had now. Every client tries again after 429, some after nothing else.
+    pub(super) fn busy(message: impl Into<String>, retry_after_s: u32) -> Self {
+        Self { retry_after_s: Some(retry_after_s), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }
     }
 
     /// What was asked for can't be.
@@ -58,7 +67,12 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         // Alpaca's codes are the status and four digits more.
         let code = u32::from(self.status.as_u16()) * 100_000 + 10_000;
-        (self.status, Json(json!({ "code": code, "message": self.message }))).into_response()
+        let retry_after = self.retry_after_s.map(|seconds| [(header::RETRY_AFTER, seconds.to_string())]);
+        let body = Json(json!({ "code": code, "message": self.message }));
+        match retry_after {
+            Some(retry_after) => (self.status, retry_after, body).into_response(),
+            None => (self.status, body).into_response(),
+        }
     }
 }
 
@@ -317,7 +331,7 @@ fn history_of(shared: &Shared) -> Result<&History, ApiError> {
 fn refused(error: &HistoryError) -> ApiError {
     if error.is_passing() {
         tracing::warn!(reason = %error, "a request can't be answered now");
-        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+        return ApiError::busy(error.to_string(), AWAY_RETRY_S);
     }
     ApiError::internal(error)
 }

@@ -6,8 +6,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,13 +18,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::hub::Attachment;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Taken};
 use super::protocol::{ErrorCode, Framing, Since, control_frame, success};
-use super::replay::{self, Join, JoinError};
+use super::queries::Asker;
+use super::replay::{self, Join, JoinError, Joining};
 use super::rest::{ApiError, Parameters};
+use super::socket::Ties;
 use super::subscription::{Channel, Subscription, SymbolSet};
 use super::test_feed::fakepaca;
-use super::{Feed, Shared, Streaming};
+use super::{Feed, Shared, Streaming, TAKE_BYTES};
 use crate::market::Timestamp;
 use crate::wire::token::{Token, TokenError};
 
@@ -106,12 +106,10 @@ fn response(body: Body) -> Response {
     (StatusCode::OK, headers, body).into_response()
 }
 
-/// The answer of a server with too many connections.
-pub(super) fn overloaded() -> Response {
-    response(Body::from(farewell(&saying(&ErrorCode::Internal.message("too many connections")))))
+/// The answer to a client that is not let in now, with the reason.
+pub(super) fn refused(reason: &str) -> Response {
+    response(Body::from(farewell(&saying(&ErrorCode::Busy.message(reason)))))
 }
-
-type Joining = Pin<Box<dyn Future<Output = (Attachment, Result<(), JoinError>)> + Send>>;
 
 struct EventStream {
     outbox: Arc<Outbox>,
@@ -120,13 +118,26 @@ struct EventStream {
     attachment: Option<Attachment>,
     stop: CancellationToken,
     shared: Arc<Shared>,
+    /// Taken from the outbox, and not yet asked for.
+    writing: VecDeque<Taken>,
     comment_at: Instant,
     is_over: bool,
+    ties: Ties,
     _streaming: Streaming,
 }
 
 /// Begins a stream of what was `asked` for.
-pub(super) fn serve(shared: Arc<Shared>, feed: Feed, mut asked: Asked, streaming: Streaming) -> Response {
+///
+/// A client that does not read is found beside the body, which is asked for more only while the socket
+/// has room: by its queue's overflow, and by the socket, which ends where nothing is taken from it.
+pub(super) fn serve(
+    shared: Arc<Shared>,
+    feed: Feed,
+    mut asked: Asked,
+    asker: Asker,
+    streaming: Streaming,
+    ties: Ties,
+) -> Response {
     let hub = shared.hub(feed).clone();
     if feed == Feed::Test {
         asked.subscription.restrict_to(fakepaca());
@@ -137,7 +148,8 @@ pub(super) fn serve(shared: Arc<Shared>, feed: Feed, mut asked: Asked, streaming
         let gap = replay::reset(Framing::Sse, token, &hub.token(), reason);
         return response(Body::from(farewell(&gap)));
     }
-    let outbox = Arc::new(Outbox::new(shared.config.queue_bytes_max));
+    ties.set_streams();
+    let outbox = Outbox::open(shared.config.queue_bytes_max, shared.budget.clone(), ties.cut.clone());
     let head = format!("retry: {}\n\n", retry_ms());
     outbox.push_control(head.into());
     outbox.push_control(control_frame(Framing::Sse, &success("connected"), None));
@@ -155,7 +167,7 @@ pub(super) fn serve(shared: Arc<Shared>, feed: Feed, mut asked: Asked, streaming
             snapshot: asked.snapshot,
             since: asked.since,
         };
-        joining = Some(Box::pin(replay::join(attachment, shared.past(feed), join)));
+        joining = Some(replay::join(attachment, shared.past(feed, asker), join));
     } else {
         attachment.set(&asked.subscription, true);
         held = Some(attachment);
@@ -166,8 +178,10 @@ pub(super) fn serve(shared: Arc<Shared>, feed: Feed, mut asked: Asked, streaming
         attachment: held,
         stop: shared.stop.clone(),
         shared,
+        writing: VecDeque::new(),
         comment_at: Instant::now() + COMMENT_PERIOD,
         is_over: false,
+        ties,
         _streaming: streaming,
     };
     let stream = stream::unfold(events, |mut events| async move {
@@ -178,32 +192,26 @@ pub(super) fn serve(shared: Arc<Shared>, feed: Feed, mut asked: Asked, streaming
 }
 
 impl EventStream {
-    /// The next events, whole; all there are in one piece, so that they leave in one flush.
+    /// The next events, whole. What there is beyond leaves in the same flush: it is asked for at once.
     async fn next(&mut self) -> Option<Bytes> {
         if self.is_over {
             return None;
         }
         loop {
             if self.outbox.is_overflowed() {
-                self.shared.metrics.slow_clients.inc();
                 self.is_over = true;
                 return Some(farewell(&saying(&ErrorCode::SlowClient.message(""))));
             }
-            let mut taken = VecDeque::new();
-            self.outbox.take(&mut taken);
-            if !taken.is_empty() {
-                let data: usize =
-                    taken.iter().filter(|taken| !taken.is_control).map(|taken| taken.frame.len()).sum();
-                // It is asked for when the socket has room again: what is taken has left the queue.
-                self.outbox.written(data);
-                self.comment_at = Instant::now() + COMMENT_PERIOD;
-                let mut frames = taken.into_iter().map(|taken| taken.frame);
-                if frames.len() == 1 {
-                    return frames.next();
+            if self.writing.is_empty() {
+                self.outbox.take(&mut self.writing, TAKE_BYTES);
+            }
+            if let Some(taken) = self.writing.pop_front() {
+                if !taken.is_control {
+                    // It is asked for when the socket has room again: it has left the queue.
+                    self.outbox.written(taken.frame.len());
                 }
-                let mut joined = Vec::new();
-                frames.for_each(|frame| joined.extend_from_slice(&frame));
-                return Some(joined.into());
+                self.comment_at = Instant::now() + COMMENT_PERIOD;
+                return Some(taken.frame);
             }
             let joined = async {
                 match &mut self.joining {
@@ -221,8 +229,16 @@ impl EventStream {
                     self.joining = None;
                     self.attachment = Some(attachment);
                     if let Err(reason) = result {
+                        let code = match &reason {
+                            JoinError::Stalled => {
+                                self.outbox.overflow();
+                                continue;
+                            }
+                            JoinError::Busy(_) => ErrorCode::Busy,
+                            _ => ErrorCode::Internal,
+                        };
                         self.is_over = true;
-                        return Some(farewell(&saying(&ErrorCode::Internal.message(&reason.to_string()))));
+                        return Some(farewell(&saying(&code.message(&reason.to_string()))));
                     }
                 }
                 () = self.outbox.filled() => {}
@@ -231,6 +247,14 @@ impl EventStream {
                     return Some(Bytes::from_static(b": heartbeat\n\n"));
                 }
             }
+        }
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        if self.outbox.is_overflowed() || self.ties.has_stalled() {
+            self.shared.metrics.slow_clients.inc();
         }
     }
 }

@@ -4,10 +4,8 @@
 //! outbox and writes it in one system call, whatever the number of frames.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::io::IoSlice;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +14,19 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::frame::{self, CloseCode, FrameError, FrameReader, Incoming};
 use super::hub::Attachment;
-use super::limits::{ClientKey, is_allowed};
+use super::limits::{ClientKey, Refusal, UnprovenPlace, is_allowed};
 use super::outbox::{Outbox, Taken};
 use super::protocol::{ClientMessage, Encoding, ErrorCode, Framing, Request, success};
-use super::replay::{self, Join, JoinError};
+use super::queries::Asker;
+use super::replay::{self, Join, JoinError, Joining};
 use super::subscription::Subscription;
 use super::test_feed::fakepaca;
-use super::{Feed, Shared};
+use super::{Feed, LINGER_MAX, Shared, TAKE_BYTES};
 use crate::market::Timestamp;
 
 /// How long a client may take to authenticate.
@@ -35,8 +35,6 @@ const PING_PERIOD: Duration = Duration::from_secs(10);
 /// A peer that sent nothing for so long, not even a pong, is gone.
 const MUTE_MAX: Duration = Duration::from_secs(25);
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(5);
-/// How long what is to be said last may take to leave.
-const LINGER_MAX: Duration = Duration::from_secs(2);
 /// How often a client is told of its lag.
 const LAG_PERIOD: Duration = Duration::from_secs(1);
 /// The longest message a client may send.
@@ -47,8 +45,6 @@ const SLICES_MAX: usize = 64;
 /// Requests that may wait for a replay to end.
 const PENDING_MAX: usize = 64;
 
-type Joining = Pin<Box<dyn Future<Output = (Attachment, Result<(), JoinError>)> + Send>>;
-
 /// What the handshake found.
 pub(super) struct Opened {
     pub(super) feed: Feed,
@@ -56,12 +52,16 @@ pub(super) struct Opened {
     pub(super) address: IpAddr,
     /// The key in the request's head, if there was one.
     pub(super) key: Option<ClientKey>,
+    /// Its place among those that have not shown a good key yet.
+    pub(super) unproven: Option<UnprovenPlace>,
 }
 
 /// Why a connection ends.
 enum End {
     /// After what is queued, with this code.
     Close(CloseCode, &'static str),
+    /// The client showed a wrong key: it is told late.
+    Refused(Refusal),
     /// The client closed, with this code.
     Closed(Option<u16>),
     /// The socket is gone.
@@ -80,6 +80,8 @@ struct Session {
     pending: VecDeque<ClientMessage>,
     writing: VecDeque<Taken>,
     is_authenticated: bool,
+    /// The id of the key that it showed, where keys are needed.
+    key_id: Option<String>,
     subscription: Subscription,
     wants_token: bool,
     wants_heartbeat: bool,
@@ -92,7 +94,8 @@ struct Session {
 
 /// Serves one connection to its end.
 pub(super) async fn serve(shared: Arc<Shared>, opened: Opened, stream: TcpStream, read_ahead: &[u8]) {
-    let outbox = Arc::new(Outbox::new(shared.config.queue_bytes_max));
+    let (budget, overflow) = (shared.budget.clone(), CancellationToken::new());
+    let outbox = Outbox::open(shared.config.queue_bytes_max, budget, overflow);
     let framing = Framing::WebSocket(opened.encoding);
     let attachment = shared.hub(opened.feed).attach(outbox.clone(), framing);
     let mut session = Session {
@@ -106,6 +109,7 @@ pub(super) async fn serve(shared: Arc<Shared>, opened: Opened, stream: TcpStream
         pending: VecDeque::new(),
         writing: VecDeque::new(),
         is_authenticated: false,
+        key_id: None,
         subscription: Subscription::default(),
         wants_token: false,
         wants_heartbeat: false,
@@ -148,10 +152,11 @@ impl Session {
                 self.refuse(ErrorCode::SlowClient, "more waits for this client than its queue holds");
                 return End::Close(CloseCode::Policy, "slow client");
             }
-            outbox.take(&mut self.writing);
+            let has_more = outbox.take(&mut self.writing, TAKE_BYTES);
             if self.write().is_err() {
                 return End::Gone;
             }
+            let has_more = has_more && self.writing.is_empty();
             let mut wake_at = ping_at;
             if !self.is_authenticated {
                 wake_at = wake_at.min(opened_at + AUTH_MAX);
@@ -186,8 +191,16 @@ impl Session {
                     self.attachment = Some(attachment);
                     if let Err(reason) = result {
                         debug!(%reason, "a replay failed");
-                        self.refuse(ErrorCode::Internal, &reason.to_string());
-                        return End::Close(CloseCode::Internal, "the replay failed");
+                        let (code, close, why) = match &reason {
+                            JoinError::Stalled => {
+                                outbox.overflow();
+                                continue;
+                            }
+                            JoinError::Busy(_) => (ErrorCode::Busy, CloseCode::TryAgainLater, "too many replays"),
+                            _ => (ErrorCode::Internal, CloseCode::Internal, "the replay failed"),
+                        };
+                        self.refuse(code, &reason.to_string());
+                        return End::Close(close, why);
                     }
                     while self.joining.is_none()
                         && let Some(message) = self.pending.pop_front()
@@ -195,6 +208,7 @@ impl Session {
                         self.request(message);
                     }
                 }
+                () = std::future::ready(()), if has_more => {}
                 () = outbox.filled() => {}
                 () = tokio::time::sleep_until(wake_at) => {
                     let now = Instant::now();
@@ -297,7 +311,7 @@ impl Session {
                     self.shared.metrics.protocol_errors.inc();
                     let reason = match error {
                         FrameError::Protocol(reason) => reason,
-                        FrameError::InvalidText => "a text message is not UTF-8",
+                        FrameError::InvalidText => "a text is not UTF-8",
                         FrameError::TooBig(_) => "a message is too long",
                     };
                     return Err(End::Close(error.close_code(), reason));
@@ -346,11 +360,15 @@ impl Session {
     fn authenticate(&mut self, key: &ClientKey) -> Option<End> {
         if !is_allowed(&self.shared.config.keys, key) {
             self.shared.metrics.auth_failures.inc();
-            self.shared.handshakes.wrong_key(self.opened.address);
-            self.refuse(ErrorCode::AuthFailed, "");
-            return Some(End::Close(CloseCode::Policy, "auth failed"));
+            let refusal = self.shared.failures.count(self.opened.address, &key.id);
+            if refusal.is_none() {
+                self.shared.metrics.handshakes_limited.inc();
+            }
+            return Some(refusal.map_or(End::Gone, End::Refused));
         }
         self.is_authenticated = true;
+        self.opened.unproven = None;
+        self.key_id = (!self.shared.config.keys.is_empty()).then(|| key.id.clone());
         self.say(&success("authenticated"));
         None
     }
@@ -386,7 +404,8 @@ impl Session {
             snapshot: request.snapshot,
             since: request.since,
         };
-        self.joining = Some(Box::pin(replay::join(attachment, self.shared.past(self.opened.feed), join)));
+        let asker = Asker { address: self.opened.address, key: self.key_id.clone() };
+        self.joining = Some(replay::join(attachment, self.shared.past(self.opened.feed, asker), join));
     }
 
     fn unsubscribe(&mut self, request: &Request) {
@@ -397,17 +416,50 @@ impl Session {
         }
     }
 
+    /// Waits until a refusal may be told: whether the client is still there. Only the socket is kept.
+    async fn wait_out(&mut self, refusal: &Refusal) -> bool {
+        self.reader = FrameReader::new(&[], 0);
+        let stop = self.shared.stop.clone();
+        let mut discarded = [0; READ_BYTES];
+        let gone = async {
+            loop {
+                if self.stream.readable().await.is_err() {
+                    return;
+                }
+                match self.stream.try_read(&mut discarded) {
+                    Ok(0) => return,
+                    Ok(_) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(_) => return,
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = gone => false,
+            () = stop.cancelled() => true,
+            () = tokio::time::sleep(refusal.delay) => true,
+        }
+    }
+
     /// Says what is left to say, closes, and lets go of the socket.
     async fn end(mut self, end: End) {
         self.joining = None;
         self.attachment = None;
-        let last = match end {
+        let last = match &end {
             End::Gone => return,
-            End::Close(code, reason) => frame::close(code, reason),
+            End::Close(code, reason) => frame::close(*code, reason),
+            End::Refused(refusal) => {
+                if !self.wait_out(refusal).await {
+                    return;
+                }
+                self.refuse(ErrorCode::AuthFailed, "");
+                frame::close(CloseCode::Policy, "auth failed")
+            }
             End::Closed(code) => {
                 // What waits is of no use to a client that leaves.
                 self.writing.retain(|taken| taken.begun);
-                frame::close_echo(code)
+                frame::close_echo(*code)
             }
         };
         let until = Instant::now() + LINGER_MAX;
@@ -415,7 +467,7 @@ impl Session {
             if self.outbox.is_overflowed() {
                 self.writing.retain(|taken| taken.begun || taken.is_control);
             }
-            self.outbox.take(&mut self.writing);
+            self.outbox.take(&mut self.writing, usize::MAX);
         }
         self.writing.push_back(Taken { frame: last, is_control: true, begun: false });
         let said = tokio::time::timeout_at(until, async {

@@ -1,0 +1,173 @@
+//! One budget of memory for everything that waits to be sent to clients. Where it is used up, the
+//! clients that are furthest behind are closed until it is not.
+//!
+//! A frame counts once, however many connections wait for it, and for as long as one does.
+
+use std::cmp::Reverse;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use foldhash::HashMap;
+
+use super::outbox::Outbox;
+use crate::server::metrics::GatewayMetrics;
+
+/// The budget, and the queues that share it.
+pub(super) struct Budget {
+    bytes_max: usize,
+    metrics: GatewayMetrics,
+    outboxes: Mutex<Outboxes>,
+}
+
+#[derive(Default)]
+struct Outboxes {
+    open: HashMap<u64, Weak<Outbox>>,
+    next: u64,
+}
+
+/// A frame that counts until its last holder lets go of it.
+struct Held {
+    bytes: Bytes,
+    metrics: GatewayMetrics,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.metrics.queue_bytes.dec_by(self.bytes.len() as i64);
+    }
+}
+
+impl Budget {
+    pub(super) fn new(bytes_max: usize, metrics: GatewayMetrics) -> Arc<Self> {
+        Arc::new(Self { bytes_max, metrics, outboxes: Mutex::default() })
+    }
+
+    /// The most bytes that may wait, over all clients.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// Bytes that wait, over all clients.
+    pub(super) fn bytes(&self) -> usize {
+        usize::try_from(self.metrics.queue_bytes.get()).unwrap_or(0)
+    }
+
+    /// Counts `bytes` until its last clone is dropped.
+    pub(super) fn hold(&self, bytes: Bytes) -> Bytes {
+        self.metrics.queue_bytes.inc_by(bytes.len() as i64);
+        Bytes::from_owner(Held { bytes, metrics: self.metrics.clone() })
+    }
+
+    /// A number for a queue that shares the budget.
+    pub(super) fn register(&self, outbox: Weak<Outbox>) -> u64 {
+        let mut outboxes = self.outboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        outboxes.next += 1;
+        let number = outboxes.next;
+        outboxes.open.insert(number, outbox);
+        number
+    }
+
+    pub(super) fn unregister(&self, number: u64) {
+        self.outboxes.lock().unwrap_or_else(PoisonError::into_inner).open.remove(&number);
+    }
+
+    /// Closes the slowest clients where more waits than the budget allows.
+    pub(super) fn enforce(&self) {
+        if self.bytes() <= self.bytes_max {
+            return;
+        }
+        // Taken out of the lock first: the last holder of a queue takes it when it lets go.
+        let outboxes: Vec<Arc<Outbox>> = {
+            let outboxes = self.outboxes.lock().unwrap_or_else(PoisonError::into_inner);
+            outboxes.open.values().filter_map(Weak::upgrade).collect()
+        };
+        let mut leaving = 0;
+        let mut slowest = Vec::new();
+        for outbox in &outboxes {
+            match outbox.data_bytes() {
+                0 => {}
+                // What these hold comes free as soon as their tasks run.
+                bytes if outbox.is_overflowed() => leaving += bytes,
+                bytes => slowest.push((bytes, outbox)),
+            }
+        }
+        slowest.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
+        // Some room is made, so that not every round has to close one.
+        let mut excess = self.bytes().saturating_sub(leaving).saturating_sub(self.bytes_max / 8 * 7);
+        if self.bytes().saturating_sub(leaving) <= self.bytes_max {
+            return;
+        }
+        for (bytes, outbox) in slowest {
+            if excess == 0 {
+                break;
+            }
+            outbox.overflow();
+            self.metrics.clients_evicted.inc();
+            excess = excess.saturating_sub(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    fn outbox(budget: &Arc<Budget>) -> Arc<Outbox> {
+        Outbox::open(usize::MAX, budget.clone(), CancellationToken::new())
+    }
+
+    #[test]
+    fn a_frame_counts_once_and_until_nobody_waits_for_it() {
+        let budget = Budget::new(1_000, GatewayMetrics::default());
+        let (first, second) = (outbox(&budget), outbox(&budget));
+        let frame = budget.hold(Bytes::from(vec![0; 400]));
+        for outbox in [&first, &second] {
+            outbox.push_data(std::slice::from_ref(&frame));
+        }
+        drop(frame);
+        assert_eq!(budget.bytes(), 400);
+        drop(first);
+        assert_eq!(budget.bytes(), 400);
+        drop(second);
+        assert_eq!(budget.bytes(), 0);
+        assert!(budget.outboxes.lock().unwrap().open.is_empty());
+    }
+
+    #[test]
+    fn the_slowest_are_closed_first_and_no_more_than_needed() {
+        let budget = Budget::new(1_000, GatewayMetrics::default());
+        let outboxes: Vec<_> = (0..4).map(|_| outbox(&budget)).collect();
+        for (outbox, bytes) in outboxes.iter().zip([100, 500, 300, 90]) {
+            outbox.push_data(&[budget.hold(Bytes::from(vec![0; bytes]))]);
+        }
+        budget.enforce();
+        assert!(outboxes.iter().all(|outbox| !outbox.is_overflowed()), "990 of 1000");
+        outboxes[3].push_data(&[budget.hold(Bytes::from(vec![0; 60]))]);
+        budget.enforce();
+        let closed: Vec<_> = outboxes.iter().map(|outbox| outbox.is_overflowed()).collect();
+        assert_eq!(closed, [false, true, false, false]);
+        assert_eq!((budget.bytes(), budget.metrics.clients_evicted.get()), (550, 1));
+    }
+
+    #[test]
+    fn clients_that_are_leaving_already_are_waited_for() {
+        let budget = Budget::new(1_000, GatewayMetrics::default());
+        let (first, second) = (outbox(&budget), outbox(&budget));
+        first.push_data(&[budget.hold(Bytes::from(vec![0; 900]))]);
+        let mut writing = std::collections::VecDeque::new();
+        first.take(&mut writing, usize::MAX);
+        second.push_data(&[budget.hold(Bytes::from(vec![0; 200]))]);
+        budget.enforce();
+        budget.enforce();
+        assert!(first.is_overflowed() && !second.is_overflowed());
+        assert_eq!(budget.bytes(), 1_100, "its task has not run yet");
+    }
+}
