@@ -9,7 +9,9 @@ use crate::market::{Tick, Timestamp};
 /// How a simulated market's time relates to the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// A tick is handed out when its time has come; `recv_ts` is when that was.
+    /// A tick is handed out when its time has come; `recv_ts` is when that was. The market begins when the
+    /// first tick is asked for, and the configured start is not used: what a server does between its
+    /// configuration and then adds nothing to a tick's age.
     Clock,
     /// Ticks are handed out as quickly as they are asked for; `recv_ts` is their time.
     Max,
@@ -24,6 +26,9 @@ pub struct SimFeed {
     ended: bool,
 }
 
+/// A live market that fell behind the clock by more than this (the machine slept) continues from now.
+const BEHIND_NANOS_MAX: i64 = 1_000_000_000;
+
 /// How often a paced feed hands out what is due: well below what an eye or a program notices.
 const PERIOD: Duration = Duration::from_millis(2);
 
@@ -35,6 +40,30 @@ impl SimFeed {
 
     fn fill(&mut self, ticks: &mut Vec<Tick>, count: usize) {
         self.ended = !self.sim.fill(ticks, count);
+    }
+
+    /// Begins the market, at the first call.
+    fn begin(&mut self) -> (tokio::time::Instant, Timestamp) {
+        let began = tokio::time::Instant::now();
+        if self.pace == Pace::Clock {
+            self.sim.restart(Timestamp::now());
+        }
+        (began, self.sim.now())
+    }
+
+    /// The market's time by the clock, `elapsed` after its beginning at `from`. A live market skips what
+    /// it slept through.
+    fn market_time(&mut self, from: Timestamp, elapsed: Duration) -> Timestamp {
+        let now = from.saturating_add_nanos(i64::try_from(elapsed.as_nanos()).unwrap_or(i64::MAX));
+        let behind = if self.pace == Pace::Clock { Timestamp::now().nanos_since(now) } else { 0 };
+        if behind <= BEHIND_NANOS_MAX {
+            return now;
+        }
+        self.sim.skip(behind);
+        if let Some((_, from)) = &mut self.begun {
+            *from = from.saturating_add_nanos(behind);
+        }
+        now.saturating_add_nanos(behind)
     }
 }
 
@@ -52,13 +81,13 @@ impl Feed for SimFeed {
             self.fill(ticks, BATCH_TICKS_MAX);
             return Ok(if ticks.is_empty() { Pulled::End } else { Pulled::Ticks });
         }
-        let (began, from) = *self.begun.get_or_insert_with(|| (tokio::time::Instant::now(), self.sim.now()));
+        let (began, from) = if let Some(begun) = self.begun { begun } else { self.begin() };
+        self.begun = Some((began, from));
         let due_in = Duration::from_nanos(self.sim.now().nanos_since(from).max(0) as u64);
         // Nothing is taken before the wait is over: a dropped call has lost nothing.
         tokio::time::sleep_until((began + due_in).max(tokio::time::Instant::now() + PERIOD.min(due_in)))
             .await;
-        let elapsed = i64::try_from(began.elapsed().as_nanos()).unwrap_or(i64::MAX);
-        let now = from.saturating_add_nanos(elapsed);
+        let now = self.market_time(from, began.elapsed());
         let before = ticks.len();
         // One at a time until the clock is reached: a step changes with the time of day.
         while !self.ended && self.sim.now() <= now && ticks.len() - before < BATCH_TICKS_MAX {
@@ -113,12 +142,42 @@ mod tests {
             seed: 1,
             symbols: 10,
             rate_ticks_per_s: 10.0,
-            start: "2026-11-20T12:00:00Z".parse().unwrap(),
+            start: ticks[0].ts(),
             count: Some(20),
         })
         .fill(&mut again, 20);
         let times = |ticks: &[Tick]| ticks.iter().map(|tick| (tick.symbol(), tick.ts())).collect::<Vec<_>>();
         assert_eq!(times(&ticks), times(&again));
+    }
+
+    #[tokio::test]
+    async fn a_live_market_begins_when_it_is_first_asked() {
+        // Configured long before: the age of that does not stick to its ticks.
+        let mut feed = feed(1_000.0, 200, Pace::Clock);
+        let before = Timestamp::now();
+        let mut ticks = Vec::new();
+        while feed.next(&mut ticks).await.unwrap() == Pulled::Ticks {}
+        assert!(
+            ticks[0].ts() >= before && ticks.iter().all(|tick| tick.ts() <= tick.recv_ts()),
+            "{:?}",
+            ticks[0]
+        );
+        assert_eq!(ticks.len(), 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_market_that_slept_continues_from_now() {
+        let mut feed = feed(1_000.0, 3_000, Pace::Clock);
+        let mut ticks = Vec::new();
+        assert_eq!(feed.next(&mut ticks).await.unwrap(), Pulled::Ticks);
+        // As if the machine had slept for an hour.
+        let (_, from) = feed.begun.as_mut().unwrap();
+        *from = from.saturating_add_nanos(-3_600_000_000_000);
+        feed.sim.skip(-3_600_000_000_000);
+        ticks.clear();
+        assert_eq!(feed.next(&mut ticks).await.unwrap(), Pulled::Ticks);
+        let age = ticks[0].recv_ts().nanos_since(ticks[0].ts());
+        assert!(age < 60_000_000_000, "{age} ns old, {} ticks", ticks.len());
     }
 
     #[tokio::test(start_paused = true)]

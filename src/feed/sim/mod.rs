@@ -171,6 +171,16 @@ impl Sim {
         sim
     }
 
+    /// Begins again at `start`, as if nothing had been made.
+    pub(super) fn restart(&mut self, start: Timestamp) {
+        *self = Self::new(SimConfig { start, ..self.config.clone() });
+    }
+
+    /// Moves the market's time by `nanos` without a tick.
+    pub(super) fn skip(&mut self, nanos: i64) {
+        self.now = self.now.saturating_add(nanos);
+    }
+
     /// Ticks made so far.
     pub fn made(&self) -> u64 {
         self.made
