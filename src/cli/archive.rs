@@ -20,7 +20,7 @@ use self::progress::Shown;
 use super::serve::node_error;
 use super::{CliError, Global};
 use crate::config::Config;
-use crate::market::{Kind, TradingDay};
+use crate::market::{Kind, Timestamp, TradingDay};
 use crate::server::archiver;
 use crate::server::stores::Stores;
 use crate::telemetry::say;
@@ -30,7 +30,9 @@ use crate::tiering::archive::run::{Archiver, Summary};
 use crate::tiering::archive::snapshot::ReadError;
 use crate::tiering::archive::status::UnitStatus;
 use crate::tiering::archive::verify::{Bounds, Scrub, Scrubber};
-use crate::tiering::archive::{Action, ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Planned};
+use crate::tiering::archive::{
+    Action, ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Planned, Waiting,
+};
 use crate::tiering::cold::{Cold, ColdError, ColdMetrics};
 use crate::tiering::warm::Unit;
 
@@ -238,7 +240,7 @@ async fn archive(args: &RunArgs, config: &Config, json: bool) -> Result<(), CliE
             archiver.plan().await
         };
         match planned.await {
-            Ok(planned) => print_plan(&planned, json),
+            Ok((planned, waiting)) => print_plan(&planned, json).inspect(|()| say_waiting(&waiting)),
             Err(error) => Err(archive_error(error)),
         }
     } else {
@@ -297,6 +299,27 @@ fn print_plan(planned: &[Planned], json: bool) -> Result<(), CliError> {
     print(&table(["day", "kind", "to do", "rows", "bytes in warm"], rows, 3))
 }
 
+/// Lines about what is not due yet; the rest is counted.
+const WAITING_LINES_MAX: usize = 10;
+
+/// Says why days are not archived yet, a line for each day and reason.
+fn say_waiting(waiting: &[(Unit, Waiting)]) {
+    let now = Timestamp::now();
+    let mut lines: Vec<String> =
+        waiting.iter().map(|(unit, why)| format!("{}: {}", unit.day, why.in_words(now))).collect();
+    lines.sort_unstable();
+    lines.dedup();
+    for line in lines.iter().take(WAITING_LINES_MAX) {
+        say(line);
+    }
+    if lines.len() > WAITING_LINES_MAX {
+        say(format_args!(
+            "{} more days are not due yet; `stk archive status` lists them",
+            lines.len() - WAITING_LINES_MAX
+        ));
+    }
+}
+
 fn print_summary(summary: &Summary, json: bool) -> Result<(), CliError> {
     if json {
         let failures = summary.failures.iter().map(|(unit, error)| {
@@ -316,6 +339,13 @@ fn print_summary(summary: &Summary, json: bool) -> Result<(), CliError> {
                 "drops_pending": summary.drops_pending,
                 "objects_removed": summary.objects_removed,
                 "failures": failures.collect::<Value>(),
+                "waiting": summary.waiting.iter().map(|(unit, why)| {
+                    json!({
+                        "date": unit.day.to_string(),
+                        "kind": unit.kind.name(),
+                        "reason": why.in_words(Timestamp::now()),
+                    })
+                }).collect::<Value>(),
             })
         ))?;
     } else {
@@ -332,6 +362,7 @@ fn print_summary(summary: &Summary, json: bool) -> Result<(), CliError> {
         if summary.objects_removed > 0 {
             say(format_args!("{} of interrupted runs removed", counted(summary.objects_removed, "object")));
         }
+        say_waiting(&summary.waiting);
     }
     match &summary.failures[..] {
         [] => Ok(()),
@@ -409,7 +440,7 @@ async fn units(args: &SelectArgs, config: &Config) -> Result<BTreeMap<Unit, Unit
 }
 
 async fn status(args: &SelectArgs, config: &Config, json: bool) -> Result<(), CliError> {
-    let units = units(args, config).await?;
+    let (units, now) = (units(args, config).await?, Timestamp::now());
     if json {
         let units = units.iter().map(|(unit, of)| {
             json!({
@@ -422,6 +453,7 @@ async fn status(args: &SelectArgs, config: &Config, json: bool) -> Result<(), Cl
                 "manifests": of.manifests.len(),
                 "step": of.step.as_ref().map(|(step, _)| step),
                 "updated_at": of.step.as_ref().map(|(_, at)| at),
+                "waiting": of.waiting.map(|why| why.in_words(now)),
             })
         });
         return print(&format!("{}\n", units.collect::<Value>()));
@@ -442,7 +474,10 @@ async fn status(args: &SelectArgs, config: &Config, json: bool) -> Result<(), Cl
         ]
     });
     let head = ["day", "kind", "step", "rows in warm", "bytes", "archived rows", "bytes"];
-    print(&table(head, rows, 3))
+    print(&table(head, rows, 3))?;
+    let waiting: Vec<_> = units.iter().filter_map(|(unit, of)| Some((*unit, of.waiting?))).collect();
+    say_waiting(&waiting);
+    Ok(())
 }
 
 async fn list(args: &SelectArgs, config: &Config, json: bool) -> Result<(), CliError> {

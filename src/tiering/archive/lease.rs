@@ -209,7 +209,7 @@ impl Shared {
             {
                 let until: Timestamp = other.expires_at.parse().unwrap_or(Timestamp::MAX);
                 let until = until.saturating_add_nanos(nanos(self.lease / MARGIN));
-                if self.clock.now() < until {
+                if self.clock.now() < until && !self.is_abandoned(generation, until).await? {
                     return Err(ArchiveError::Leased {
                         store: self.store.name().to_owned(),
                         owner: format!("process {} on {}", other.owner.pid, other.owner.host),
@@ -225,6 +225,19 @@ impl Shared {
             }
         }
         Err(self.lost("others take it again and again"))
+    }
+
+    /// Whether a lease that lasts until `until` by its holder's clock is renewed by nobody. Further ahead
+    /// than any lease lasts, the holder's clock was ahead of this one: then it is watched for as long as
+    /// a lease lasts.
+    async fn is_abandoned(&self, generation: u64, until: Timestamp) -> Result<bool, ArchiveError> {
+        let lasts = self.lease + 2 * (self.lease / MARGIN);
+        if until.nanos_since(self.clock.now()) <= nanos(lasts) {
+            return Ok(false);
+        }
+        tracing::warn!(%until, "the archive's lease is of a clock that is ahead; waiting whether it is renewed");
+        tokio::time::sleep(lasts).await;
+        Ok(generations(&self.store).await?.last() == Some(&generation))
     }
 
     /// Creates the next number.

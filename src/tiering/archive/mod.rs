@@ -44,7 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::metrics::ArchiveMetrics;
-pub use self::plan::{Action, Planned};
+pub use self::plan::{Action, Planned, Waiting};
 use crate::market::{Kind, RowDigest, Timestamp, TradingDay};
 use crate::tiering::cold::ColdError;
 use crate::tiering::state::StateError;

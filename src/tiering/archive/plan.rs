@@ -1,5 +1,7 @@
 //! What is due: days to copy, late rows to add, days to drop.
 
+use std::time::Duration;
+
 use super::manifest::{MANIFEST_PREFIX, MANIFEST_VERSION, Manifest, manifest_prefix, parse_manifest_key};
 use super::run::Archiver;
 use super::store::Store;
@@ -31,6 +33,53 @@ pub struct Planned {
     /// Bytes that warm holds of it.
     pub bytes: u64,
 }
+
+/// Why a unit is not copied yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// The day is not over.
+    Open {
+        /// When it is.
+        ends: Timestamp,
+    },
+    /// The day is too young.
+    Young {
+        /// The day on which it is due.
+        due: TradingDay,
+        /// How old a day must be, in days.
+        after_days: u32,
+    },
+    /// Rows of the day were stored a short while ago.
+    Settling {
+        /// When it is due, if nothing more is stored.
+        due: Timestamp,
+        /// How long nothing may have been stored.
+        settle: Duration,
+    },
+    /// Bars of the day are still to be rebuilt by the processor.
+    Rebuilding,
+}
+
+impl Waiting {
+    /// The reason for a person at `now`, with the setting that decides.
+    pub fn in_words(self, now: Timestamp) -> String {
+        let minutes = |nanos: i64| (nanos.max(0) + NANOS_PER_MINUTE - 1) / NANOS_PER_MINUTE;
+        match self {
+            Self::Open { ends } => match minutes(ends.nanos_since(now)) {
+                left @ 0..=90 => format!("the day ends in {left} min"),
+                left => format!("the day ends in {} h", (left + 59) / 60),
+            },
+            Self::Young { due, after_days } => format!("due on {due} (archive.after_days = {after_days})"),
+            Self::Settling { due, settle } => {
+                let (left, settle) = (minutes(due.nanos_since(now)), settle.as_secs() / 60);
+                format!("due in {left} min (archive.settle_minutes = {settle})")
+            }
+            Self::Rebuilding => "due when the processor has rebuilt its bars".to_owned(),
+        }
+    }
+}
+
+const NANOS_PER_MINUTE: i64 = 60_000_000_000;
 
 /// What the warm store says of all units of a kind at one moment.
 pub(super) struct Moment {
@@ -129,17 +178,35 @@ impl ArchiveOptions {
         self.kinds.is_empty() || self.kinds.contains(&unit.kind)
     }
 
-    /// Whether a unit may be copied now.
-    pub(super) fn is_due(&self, info: &UnitInfo, now: Timestamp) -> bool {
-        let today = now.trading_day();
-        let quiet =
-            now.nanos_since(info.written_at) >= i64::try_from(self.settle.as_nanos()).unwrap_or(i64::MAX);
-        let is_old = match self.before {
-            Some(before) => info.unit.day < before,
-            None => is_aged(info.unit.day, self.after_days, today),
-        };
+    /// Whether a unit may be copied now, otherwise why not. Only whether its bars are to be rebuilt is
+    /// not known here. `Ok(false)`: it was not asked for.
+    pub(super) fn is_due(&self, info: &UnitInfo, now: Timestamp) -> Result<bool, Waiting> {
+        let (day, today) = (info.unit.day, now.trading_day());
+        if self.before.is_some_and(|before| day >= before) {
+            return Ok(false);
+        }
         // A day that goes on can't be sealed, whatever is asked for.
-        is_old && info.unit.day < today && quiet
+        if day >= today {
+            return Err(Waiting::Open { ends: day.end() });
+        }
+        let after_days = self.after_days;
+        if self.before.is_none() && !is_aged(day, after_days, today) {
+            let due = i32::try_from(after_days)
+                .map_or(i32::MAX, |days| day.days_since_epoch().saturating_add(days));
+            return Err(Waiting::Young { due: TradingDay::from_days_since_epoch(due), after_days });
+        }
+        let settle = self.settle;
+        let settle_nanos = i64::try_from(settle.as_nanos()).unwrap_or(i64::MAX);
+        let age = now.nanos_since(info.written_at);
+        // Further ahead than that, it was stored while the clock was wrong, and says nothing of how long
+        // ago that was: waiting for the clock to get there could take years.
+        if age < settle_nanos && age > settle_nanos.saturating_neg() {
+            return Err(Waiting::Settling {
+                due: info.written_at.saturating_add_nanos(settle_nanos),
+                settle,
+            });
+        }
+        Ok(true)
     }
 }
 
@@ -148,17 +215,24 @@ fn is_aged(day: TradingDay, days: u32, today: TradingDay) -> bool {
 }
 
 impl Archiver {
-    /// What a run would do now, in the order in which it would.
-    pub async fn plan(&self) -> Result<Vec<Planned>, ArchiveError> {
-        let (mut copies, mut drops) = (Vec::new(), Vec::new());
+    /// What a run would do now, in the order in which it would; and why units that are not archived are
+    /// not copied yet.
+    pub async fn plan(&self) -> Result<(Vec<Planned>, Vec<(Unit, Waiting)>), ArchiveError> {
+        let (mut copies, mut drops, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         let now = self.clock.now();
         for info in self.warm.units().await?.into_iter().filter(|info| self.options.takes(info.unit)) {
             let unit = info.unit;
             let planned = |action, rows| Planned { unit, action, rows, bytes: info.bytes };
             let manifests = manifests(&self.store, unit).await?;
-            let is_due = self.options.is_due(&info, now);
+            let mut due = self.options.is_due(&info, now);
+            if due == Ok(true) && Moment::of(&*self.warm, unit).await?.is_rebuilding {
+                due = Err(Waiting::Rebuilding);
+            }
+            let is_due = due == Ok(true);
             match manifests.last() {
-                _ if !is_due || Moment::of(&*self.warm, unit).await?.is_rebuilding => {}
+                last if !is_due => {
+                    waiting.extend(due.err().filter(|_| is_news(&info, last)).map(|why| (unit, why)));
+                }
                 None => copies.push(planned(Action::Copy, info.rows)),
                 Some(last) => {
                     let moment = Moment::of(&*self.warm, unit).await?;
@@ -176,8 +250,14 @@ impl Archiver {
                 drops.push(planned(Action::Drop, info.rows));
             }
         }
-        Ok(copies.into_iter().chain(drops).collect())
+        Ok((copies.into_iter().chain(drops).collect(), waiting))
     }
+}
+
+/// Whether warm may hold rows of a unit that its last manifest has not.
+pub(super) fn is_news(info: &UnitInfo, last: Option<&Manifest>) -> bool {
+    let committed_at = last.and_then(|last| last.committed_at.parse::<Timestamp>().ok());
+    committed_at.is_none_or(|committed_at| info.written_at > committed_at)
 }
 
 /// The offsets from `first` to `next`, by partition.

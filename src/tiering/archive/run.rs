@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::journal::{Journal, Step};
 use super::lease::Lease;
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestFile, manifest_key};
-use super::plan::{Action, Moment, Planned, is_same, manifests, offsets};
+use super::plan::{Action, Moment, Planned, Waiting, is_same, manifests, offsets};
 use super::read_back::read_back;
 use super::store::{Created, Store, json};
 use super::verify::{SCRUB_KEY, Scrub};
@@ -47,6 +47,8 @@ pub struct Summary {
     pub objects_removed: u64,
     /// Units that could not be done, and why.
     pub failures: Vec<(Unit, ArchiveError)>,
+    /// Units with rows that are not archived and not due yet, and why.
+    pub waiting: Vec<(Unit, Waiting)>,
 }
 
 impl Archiver {
@@ -92,7 +94,8 @@ impl Archiver {
             origin::claim(&self.store, log).await?;
         }
         let mut summary = Summary::default();
-        let units = self.plan().await?;
+        let units;
+        (units, summary.waiting) = self.plan().await?;
         progress(Event::Planned { units: units.clone() });
         for planned in units {
             progress(Event::Begun { planned });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::journal::{Journal, Step};
 use super::manifest::Manifest;
-use super::plan::{archived_units, manifests};
+use super::plan::{Waiting, archived_units, is_news, manifests};
 use super::run::Archiver;
 use super::store::Store;
 use super::{ArchiveError, ArchiveMetrics};
@@ -24,6 +24,8 @@ pub struct UnitStatus {
     pub manifests: Vec<Manifest>,
     /// The step its journal names, and when it came to it; none without a journal.
     pub step: Option<(&'static str, String)>,
+    /// Why rows in warm are not archived yet, where it is not their turn.
+    pub waiting: Option<Waiting>,
 }
 
 impl UnitStatus {
@@ -48,9 +50,12 @@ impl Archiver {
         let status = |manifests| UnitStatus { manifests, ..UnitStatus::default() };
         let mut found: BTreeMap<Unit, UnitStatus> =
             archived.into_iter().map(|(unit, manifests)| (unit, status(manifests))).collect();
+        let now = self.clock.now();
         for info in self.warm.units().await?.into_iter().filter(|info| wanted(info.unit)) {
             let of = found.entry(info.unit).or_default();
             (of.warm_rows, of.warm_bytes) = (info.rows, info.bytes);
+            of.waiting =
+                self.options.is_due(&info, now).err().filter(|_| is_news(&info, of.manifests.last()));
         }
         for (unit, of) in &mut found {
             if let Some(journal) = Journal::read(&self.store, *unit).await? {

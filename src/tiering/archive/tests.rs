@@ -257,7 +257,8 @@ async fn a_day_is_copied_then_dropped_and_every_row_is_read_once() {
         }
     });
     let archiver = world.archiver(Arc::new(cold.clone()), options());
-    let planned = archiver.plan().await.unwrap();
+    let (planned, waiting) = archiver.plan().await.unwrap();
+    assert_eq!(waiting, []);
     assert_eq!(
         planned.iter().map(|planned| planned.action).collect::<Vec<_>>(),
         [Action::Copy, Action::Copy]
@@ -280,6 +281,31 @@ async fn a_day_is_copied_then_dropped_and_every_row_is_read_once() {
     let status = world.archiver(Arc::new(cold.clone()), options()).status(|_| true).await.unwrap();
     assert!(status.values().all(|unit| unit.step.as_ref().is_some_and(|(step, _)| *step == "dropped")));
     assert_eq!(status.values().map(status::UnitStatus::archived_rows).sum::<u64>(), world.rows.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_is_not_due_for_a_reason_and_never_waits_for_a_clock_that_was_ahead() {
+    let mut world = World::new();
+    world.trades(1).await;
+    let cold = MemoryCold::new();
+    let settling = ArchiveOptions { settle: Duration::from_hours(1), ..options() };
+    // How many minutes after the rows were stored it is by the archiver's clock, and how many days are due.
+    for (minutes, due) in [(-3 * 24 * 60, 2), (-59, 0), (20, 0), (61, 2)] {
+        let now = Timestamp::now().saturating_add_nanos(minutes * HOUR / 60);
+        world.now.store(now.nanos(), Ordering::Release);
+        let archiver = world.archiver(Arc::new(cold.clone()), settling.clone());
+        let (planned, waiting) = archiver.plan().await.unwrap();
+        assert_eq!((planned.len(), waiting.len()), (due, 2 - due), "after {minutes} min: {waiting:?}");
+        let status = archiver.status(|_| true).await.unwrap();
+        assert_eq!(status.values().filter(|unit| unit.waiting.is_some()).count(), 2 - due);
+    }
+    world.now.store(Timestamp::now().saturating_add_nanos(HOUR / 3).nanos(), Ordering::Release);
+    let summary = world.run(&cold, settling).await.unwrap();
+    let words = |why: &Waiting| why.in_words(Timestamp::from_nanos(world.now.load(Ordering::Acquire)));
+    assert_eq!(words(&summary.waiting[0].1), "due in 40 min (archive.settle_minutes = 60)");
+    let old = ArchiveOptions { after_days: 36_500, ..options() };
+    let (_, waiting) = world.archiver(Arc::new(cold.clone()), old).plan().await.unwrap();
+    assert!(words(&waiting[0].1).ends_with(" (archive.after_days = 36500)"), "{waiting:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,6 +43,22 @@ fn place() -> (MemoryCold, Store, Clock) {
     (cold, store, Clock::new(move || Timestamp::from_nanos(began.elapsed().as_nanos() as i64)))
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lease_of_a_clock_that_was_ahead_is_taken_over_once_nobody_renews_it() {
+    let (cold, store, clock) = place();
+    let base = clock.clone();
+    let ahead = Clock::new(move || base.now().saturating_add_nanos(90 * 24 * HOUR));
+    let held = Lease::take(&store, &ahead, LEASE).await.unwrap();
+    let refused = Lease::take(&store, &clock, LEASE).await.err().unwrap();
+    assert!(matches!(refused, ArchiveError::Leased { .. }), "it is renewed: {refused}");
+    // Its machine is gone.
+    drop(held);
+    let newest = cold.keys("lease/").pop().unwrap();
+    let text = String::from_utf8(cold.get(&newest).await.unwrap().to_vec()).unwrap();
+    cold.put(&newest, text.replace("\"boot\": \"", "\"boot\": \"X").into()).await.unwrap();
+    Lease::take(&store, &clock, LEASE).await.unwrap();
+}
+
 /// The newest lease object: until when, in seconds, and whether it was released.
 async fn newest(cold: &MemoryCold) -> (i64, bool) {
     let bytes = cold.get(&cold.keys("lease/").pop().unwrap()).await.unwrap();
