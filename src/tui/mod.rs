@@ -13,6 +13,7 @@ mod filter;
 mod frames;
 mod keymap;
 pub mod lines;
+mod market;
 mod state;
 mod terminal;
 mod theme;

@@ -6,8 +6,11 @@ use std::time::Duration;
 use foldhash::HashMap;
 
 use super::filter::Filter;
+use super::market::MarketTime;
 use crate::client::stream::{Event, SymbolSnapshot};
-use crate::market::{BarEffect, Price, Symbol, Tick, Timeframe, Timestamp, Trade, TradingDay};
+use crate::market::{
+    BarEffect, Correction, Exchange, Price, Symbol, Tick, Timeframe, Timestamp, Trade, TradingDay,
+};
 use crate::wire::{BarChannel, Message};
 
 /// A column of the board.
@@ -33,7 +36,8 @@ pub enum Column {
     Volume,
     /// The last prices as a line.
     Trend,
-    /// How old the last price is: of the last trade, or of the quote as long as there is none.
+    /// How old the last price is by the market's clock: of the last trade, or of the quote as long as
+    /// there is none.
     Age,
 }
 
@@ -86,6 +90,26 @@ const ROWS_MAX: usize = 65_536;
 /// New prices put the rows in another order at most so often: faster is no reading.
 const ORDER_PERIOD_NANOS: i64 = 1_000_000_000;
 
+/// Trades of each symbol that are remembered: one of them is the last once newer ones are broken.
+const PRINTS_MAX: usize = 4;
+
+/// A trade that may set the last price.
+#[derive(Clone, Copy, Debug)]
+struct Print {
+    ts: Timestamp,
+    price: Price,
+    /// Exchange and id; a snapshot has none.
+    name: Option<(Exchange, u64)>,
+}
+
+impl Print {
+    fn is_named(&self, exchange: Exchange, id: u64) -> bool {
+        self.name.is_some_and(|(of, named)| {
+            named == id && (of == exchange || of == Exchange::NONE || exchange == Exchange::NONE)
+        })
+    }
+}
+
 /// One symbol.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
@@ -104,9 +128,14 @@ pub(super) struct Row {
     pub(super) volume: u64,
     day: Option<TradingDay>,
     pub(super) halted: bool,
-    /// When the last trade and the last quote were heard of, by the local clock.
-    pub(super) traded_at: Option<Timestamp>,
-    pub(super) quoted_at: Option<Timestamp>,
+    /// The market times of the last trade and the last quote.
+    pub(super) traded_ts: Option<Timestamp>,
+    pub(super) quoted_ts: Option<Timestamp>,
+    /// The newest trades by market time, oldest first: the last sets the price, whatever arrived last.
+    prints: Vec<Print>,
+    /// The market times of the previous close and the trading status, where they came over the stream.
+    close_ts: Timestamp,
+    status_ts: Timestamp,
     trend: [f32; TREND_LEN],
     trend_len: usize,
     trend_since: Timestamp,
@@ -127,8 +156,11 @@ impl Row {
             volume: 0,
             day: None,
             halted: false,
-            traded_at: None,
-            quoted_at: None,
+            traded_ts: None,
+            quoted_ts: None,
+            prints: Vec::new(),
+            close_ts: Timestamp::MIN,
+            status_ts: Timestamp::MIN,
             trend: [0.0; TREND_LEN],
             trend_len: 0,
             trend_since: Timestamp::MIN,
@@ -144,9 +176,9 @@ impl Row {
         Some(self.change()?.to_f64() / self.prev_close?.to_f64() * 100.0)
     }
 
-    /// When the price that counts was heard of: the last trade's, or the quote's where there is none.
-    pub(super) fn priced_at(&self) -> Option<Timestamp> {
-        self.traded_at.or(self.quoted_at)
+    /// The market time of the price that counts: the last trade's, or the quote's where there is none.
+    pub(super) fn priced_ts(&self) -> Option<Timestamp> {
+        self.traded_ts.or(self.quoted_ts)
     }
 
     /// The last prices, oldest first.
@@ -154,6 +186,7 @@ impl Row {
         &self.trend[..self.trend_len]
     }
 
+    /// What stands in a column, as a number; `now` is the market's clock.
     pub(super) fn number(&self, column: Column, now: Timestamp) -> Option<f64> {
         let price = |price: Option<Price>| price.map(Price::to_f64);
         match column {
@@ -166,19 +199,26 @@ impl Row {
             Column::BidSize => self.bid.map(|_| f64::from(self.bid_size)),
             Column::AskSize => self.ask.map(|_| f64::from(self.ask_size)),
             Column::Volume => Some(self.volume as f64),
-            Column::Age => self.priced_at().map(|at| now.nanos_since(at).max(0) as f64 / 1e9),
+            Column::Age => self.priced_ts().map(|ts| now.nanos_since(ts).max(0) as f64 / 1e9),
         }
     }
 
-    /// A trade that may set the price, heard of at `at`.
-    fn price(&mut self, price: Price, at: Timestamp) {
-        if let Some(before) = self.last.filter(|before| *before != price) {
-            self.direction = if price > before { 1 } else { -1 };
-            self.moved = at;
+    /// Takes a trade that may set the price, heard of at `at`.
+    fn print(&mut self, print: Print, at: Timestamp) {
+        let place = self.prints.partition_point(|other| other.ts <= print.ts);
+        self.prints.insert(place, print);
+        if self.prints.len() > PRINTS_MAX {
+            self.prints.remove(0);
         }
-        self.last = Some(price);
-        self.traded_at = Some(at);
-        let value = price.to_f64() as f32;
+        if self.prints.last().is_some_and(|last| last.ts == print.ts) {
+            self.price(print, at);
+        }
+    }
+
+    /// The last trade, heard of at `at`.
+    fn price(&mut self, print: Print, at: Timestamp) {
+        self.show(print, at);
+        let value = print.price.to_f64() as f32;
         if self.trend_len > 0 && at.nanos_since(self.trend_since) < TREND_STEP_NANOS {
             self.trend[self.trend_len - 1] = value;
             return;
@@ -192,6 +232,40 @@ impl Row {
         self.trend[self.trend_len - 1] = value;
     }
 
+    fn show(&mut self, Print { ts, price, .. }: Print, at: Timestamp) {
+        if let Some(before) = self.last.filter(|before| *before != price) {
+            self.direction = if price > before { 1 } else { -1 };
+            self.moved = at;
+        }
+        (self.last, self.traded_ts) = (Some(price), Some(ts));
+    }
+
+    /// Shows the price of the last of the trades remembered, after one was broken or corrected.
+    fn show_last(&mut self, now: Timestamp) {
+        match self.prints.last().copied() {
+            Some(last) => self.show(last, now),
+            None => (self.last, self.traded_ts) = (None, None),
+        }
+    }
+
+    /// A trade was broken.
+    fn cancel(&mut self, exchange: Exchange, id: u64, now: Timestamp) {
+        let count = self.prints.len();
+        self.prints.retain(|print| !print.is_named(exchange, id));
+        if self.prints.len() < count {
+            self.show_last(now);
+        }
+    }
+
+    fn correct(&mut self, correction: &Correction, now: Timestamp) {
+        let (exchange, id) = (correction.exchange, correction.original.id);
+        if let Some(print) = self.prints.iter_mut().find(|print| print.is_named(exchange, id)) {
+            print.price = correction.corrected.price;
+            print.name = print.name.map(|(exchange, _)| (exchange, correction.corrected.id));
+            self.show_last(now);
+        }
+    }
+
     /// Whether `day` is the one whose shares are counted; a later one is from now on.
     fn counts_day(&mut self, day: TradingDay) -> bool {
         if self.day.is_none_or(|counted| day > counted) {
@@ -203,18 +277,23 @@ impl Row {
     fn trade(&mut self, trade: &Trade, received: Timestamp) {
         let effect = BarEffect::of(trade.conditions, Timeframe::Minutes(1));
         if effect.open_close || self.last.is_none() {
-            self.price(trade.price, received);
+            let Trade { ts, price, exchange, id, .. } = *trade;
+            self.print(Print { ts, price, name: Some((exchange, id)) }, received);
         }
         if effect.volume && self.counts_day(trade.ts.trading_day()) {
             self.volume = self.volume.saturating_add(u64::from(trade.size));
         }
     }
 
-    fn quote(&mut self, bid: Price, bid_size: u32, ask: Price, ask_size: u32, at: Timestamp) {
+    /// Takes a quote of market time `ts`; an older one than is shown changes nothing.
+    fn quote(&mut self, (bid, bid_size): (Price, u32), (ask, ask_size): (Price, u32), ts: Timestamp) {
+        if self.quoted_ts.is_some_and(|shown| ts < shown) {
+            return;
+        }
+        self.quoted_ts = Some(ts);
         self.bid = Some(bid).filter(|price| !price.is_zero());
         self.ask = Some(ask).filter(|price| !price.is_zero());
         (self.bid_size, self.ask_size) = (bid_size, ask_size);
-        self.quoted_at = Some(at);
     }
 }
 
@@ -251,8 +330,9 @@ pub(super) enum Mode {
 pub(super) struct Board {
     rows: Vec<Row>,
     by_symbol: HashMap<Symbol, u32>,
-    /// The rows as they stood when a person paused, and when that was.
-    frozen: Option<(Vec<Row>, Timestamp)>,
+    /// The rows and the market's time as they stood when a person paused, and when that was.
+    frozen: Option<(Vec<Row>, MarketTime, Timestamp)>,
+    market: MarketTime,
     /// Rows that the filter admits, in their order.
     shown: Vec<u32>,
     /// A person changed the order, or there is a new row.
@@ -294,6 +374,7 @@ impl Board {
             rows: Vec::new(),
             by_symbol: HashMap::default(),
             frozen: None,
+            market: MarketTime::default(),
             shown: Vec::new(),
             order_now: true,
             order_soon: false,
@@ -340,7 +421,7 @@ impl Board {
 
     /// The rows a person sees, in no order: as they are, or as they were when paused.
     fn visible(&self) -> &[Row] {
-        self.frozen.as_ref().map_or(&self.rows, |(rows, _)| rows)
+        self.frozen.as_ref().map_or(&self.rows, |(rows, ..)| rows)
     }
 
     /// The rows to show, in order.
@@ -354,9 +435,14 @@ impl Board {
         self.visible().len()
     }
 
-    /// The time by which ages are told: now, or when a person paused.
+    /// This machine's clock: now, or when a person paused.
     pub(super) fn clock(&self, now: Timestamp) -> Timestamp {
-        self.frozen.as_ref().map_or(now, |(_, at)| *at)
+        self.frozen.as_ref().map_or(now, |(.., at)| *at)
+    }
+
+    /// The market's time, as it is or as it was when a person paused.
+    pub(super) fn market(&self) -> &MarketTime {
+        self.frozen.as_ref().map_or(&self.market, |(_, market, _)| market)
     }
 
     pub(super) fn paused(&self) -> bool {
@@ -367,7 +453,7 @@ impl Board {
     pub(super) fn pause(&mut self, now: Timestamp) {
         self.frozen = match self.frozen.take() {
             Some(_) => None,
-            None => Some((self.rows.clone(), now)),
+            None => Some((self.rows.clone(), self.market, now)),
         };
         self.order_now = true;
     }
@@ -385,6 +471,9 @@ impl Board {
                 let again = matches!(self.link, Link::Lost { .. });
                 self.resumes += u64::from(again);
                 self.lag_ms = None;
+                if !resumed {
+                    self.market = MarketTime::default();
+                }
                 if again && !resumed {
                     self.gap("connected anew: what came between is missing".to_owned());
                 }
@@ -418,9 +507,19 @@ impl Board {
         self.last_gap = Some(what);
     }
 
+    /// Begins a row with what the server knows, in place of what was known before.
     fn begin(&mut self, snapshot: &SymbolSnapshot, now: Timestamp) {
+        let times = [snapshot.trade.map(|(.., ts)| ts), snapshot.quote.map(|(.., ts)| ts)];
+        times.into_iter().flatten().for_each(|ts| self.market.know(ts, now));
         self.with(snapshot.symbol, |row| {
             row.prev_close = snapshot.prev_close.or(row.prev_close);
+            row.prints.clear();
+            (row.close_ts, row.status_ts) = (Timestamp::MIN, Timestamp::MIN);
+            (row.bid, row.ask, row.quoted_ts) = (None, None, None);
+            (row.day, row.volume) = (None, 0);
+            if snapshot.trade.is_none() {
+                (row.last, row.traded_ts) = (None, None);
+            }
             if let Some((day, volume)) = snapshot.volume
                 && row.counts_day(day)
             {
@@ -431,16 +530,19 @@ impl Board {
             }
             row.halted = snapshot.status.as_deref().is_some_and(is_halt);
             if let Some((bid, bid_size, ask, ask_size, ts)) = snapshot.quote {
-                row.quote(bid, bid_size, ask, ask_size, ts.min(now));
+                row.quote((bid, bid_size), (ask, ask_size), ts);
             }
             if let Some((price, _, ts)) = snapshot.trade {
-                row.price(price, ts.min(now));
+                row.print(Print { ts, price, name: None }, ts.min(now));
             }
         });
         self.order_now = true;
     }
 
     fn message(&mut self, message: &Message, received: Timestamp) {
+        if let Message::Tick(tick @ (Tick::Trade(_) | Tick::Quote(_))) = message {
+            self.market.hear(tick.ts(), received, self.link == Link::Live);
+        }
         match message {
             Message::Tick(Tick::Trade(trade)) => {
                 self.latency = latency(trade.ts, received);
@@ -448,18 +550,26 @@ impl Board {
             }
             Message::Tick(Tick::Quote(quote)) => {
                 self.latency = latency(quote.ts, received);
-                self.with(quote.symbol, |row| {
-                    row.quote(quote.bid, quote.bid_size, quote.ask, quote.ask_size, received);
-                });
+                let (bid, ask) = ((quote.bid, quote.bid_size), (quote.ask, quote.ask_size));
+                self.with(quote.symbol, |row| row.quote(bid, ask, quote.ts));
             }
             Message::Tick(Tick::Status(status)) => {
-                self.with(status.symbol, |row| row.halted = is_halt(&status.code));
+                self.with(status.symbol, |row| {
+                    if status.ts >= row.status_ts {
+                        (row.halted, row.status_ts) = (is_halt(&status.code), status.ts);
+                    }
+                });
             }
             Message::Tick(Tick::PrevClose(close)) => {
-                self.with(close.symbol, |row| row.prev_close = Some(close.price));
+                self.with(close.symbol, |row| {
+                    if close.ts >= row.close_ts {
+                        (row.prev_close, row.close_ts) = (Some(close.price), close.ts);
+                    }
+                });
             }
             Message::Tick(Tick::Cancel(cancel)) => {
                 self.with(cancel.symbol, |row| {
+                    row.cancel(cancel.exchange, cancel.id, received);
                     if row.counts_day(cancel.ts.trading_day()) {
                         row.volume = row.volume.saturating_sub(u64::from(cancel.size));
                     }
@@ -472,7 +582,10 @@ impl Board {
                     row.volume = bar.volume;
                 }
             }),
-            Message::Tick(Tick::Correction(_)) | Message::Bar(..) | Message::Control(_) => {}
+            Message::Tick(Tick::Correction(correction)) => {
+                self.with(correction.symbol, |row| row.correct(correction, received));
+            }
+            Message::Bar(..) | Message::Control(_) => {}
         }
     }
 
@@ -499,7 +612,7 @@ impl Board {
 
     fn order(&mut self, now: Timestamp) {
         let mut shown = std::mem::take(&mut self.shown);
-        let (rows, clock) = (self.visible(), self.clock(now));
+        let (rows, clock) = (self.visible(), self.market().clock(self.clock(now)));
         shown.clear();
         shown.extend((0..rows.len() as u32).filter(|&at| self.filter.admits(&rows[at as usize], clock)));
         let (sort, descending) = (self.sort, self.descending);
@@ -619,6 +732,53 @@ mod tests {
         assert_eq!((row.last.unwrap().to_string(), row.direction, row.volume), ("191.5".to_owned(), 1, 150));
         assert_eq!(row.change().unwrap().to_string(), "1.5");
         assert_eq!(board.latency, Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_late_trade_or_quote_changes_no_price() {
+        let mut board = board();
+        let shown = |board: &mut Board| {
+            board.prepare(NOW, 10);
+            let row = board.shown().next().unwrap();
+            [row.last, row.bid].map(|price| price.map(|price| price.to_string()).unwrap_or_default())
+        };
+        let at = |ts: &str, id: u64, price: &str| {
+            let trade = trade("A", price, 100).replace("2023-11-14T22:13:19", ts);
+            trade.replace(r#""i":1"#, &format!(r#""i":{id}"#))
+        };
+        let quote = |ts: &str, bid: &str| {
+            format!(
+                r#"{{"T":"q","S":"A","bx":"V","bp":{bid},"bs":1,"ax":"V","ap":20,"as":1,"c":["R"],"t":"{ts}Z","z":"C"}}"#
+            )
+        };
+        tell(
+            &mut board,
+            &format!("[{},{}]", at("2023-11-14T22:13:19", 1, "10"), quote("2023-11-14T22:13:19", "9")),
+        );
+        tell(
+            &mut board,
+            &format!("[{},{}]", at("2023-11-14T22:12:00", 2, "11"), quote("2023-11-14T22:12:00", "8")),
+        );
+        assert_eq!(shown(&mut board), ["10", "9"]);
+        assert_eq!(board.shown().next().unwrap().volume, 200, "a late trade counts for the day");
+        tell(
+            &mut board,
+            &format!("[{},{}]", at("2023-11-13T22:12:00", 3, "12"), quote("2023-11-14T22:13:19", "9.5")),
+        );
+        assert_eq!(shown(&mut board), ["10", "9.5"], "of equal times the last counts");
+        assert_eq!(board.shown().next().unwrap().volume, 200, "a trade of the day before does not");
+        let correction = r#"[{"T":"c","S":"A","x":"V","oi":2,"op":11,"os":100,"oc":["@"],"ci":4,"cp":11.5,"cs":100,"cc":["@"],"t":"2023-11-14T22:13:20Z","z":"C"}]"#;
+        tell(&mut board, correction);
+        assert_eq!(shown(&mut board), ["10", "9.5"]);
+        tell(
+            &mut board,
+            r#"[{"T":"x","S":"A","i":1,"x":"V","p":10,"s":100,"a":"C","t":"2023-11-14T22:13:20Z","z":"C"}]"#,
+        );
+        assert_eq!(
+            shown(&mut board),
+            ["11.5", "9.5"],
+            "the last was broken: the one before it, as corrected"
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear};
 
 use super::keymap::BINDINGS;
+use super::market::{Told, time_of_day};
 use super::state::{Board, Column, Link, Mode, Row, TREND_LEN};
 use super::theme::Theme;
 use crate::market::{Price, Timestamp};
@@ -60,7 +61,8 @@ pub(super) fn draw(frame: &mut Frame, board: &Board, theme: &Theme, now: Timesta
         return put(frame, area, 0, Line::from(message));
     }
     let columns = columns(usize::from(area.width));
-    let clock = board.clock(now);
+    let local = board.clock(now);
+    let clocks = Clocks { local, market: board.market().clock(local) };
     put(frame, area, 0, header(board, theme, now, area.width));
     put(frame, area, 1, titles(board, theme, &columns));
     let page = page(area.width, area.height);
@@ -68,7 +70,7 @@ pub(super) fn draw(frame: &mut Frame, board: &Board, theme: &Theme, now: Timesta
         let y = (at - board.offset) as u16 + 2;
         let selected = board.selected == Some(row.symbol);
         let live = board.link == Link::Live;
-        put(frame, area, y, row_line(row, theme, &columns, clock, selected, live));
+        put(frame, area, y, row_line(row, theme, &columns, clocks, selected, live));
     }
     if board.shown().len() == 0 && page > 0 {
         put(frame, area, 2, Line::styled(format!("  {}", nothing_shown(board)), theme.quiet));
@@ -176,11 +178,18 @@ fn titles(board: &Board, theme: &Theme, columns: &[Column]) -> Line<'static> {
 
 // ---- rows
 
+/// By this machine, by which prices flash, and by the market, by which they are old.
+#[derive(Clone, Copy)]
+struct Clocks {
+    local: Timestamp,
+    market: Timestamp,
+}
+
 fn row_line(
     row: &Row,
     theme: &Theme,
     columns: &[Column],
-    now: Timestamp,
+    clocks: Clocks,
     selected: bool,
     live: bool,
 ) -> Line<'static> {
@@ -188,7 +197,7 @@ fn row_line(
     let mut line = Line::from(mark).style(if selected { theme.selected } else { Style::new() });
     for (at, column) in columns.iter().enumerate() {
         line.push_span(Span::styled(gap_before(at, columns, " ×"), theme.quiet));
-        let (text, style) = cell(row, *column, theme, now, live);
+        let (text, style) = cell(row, *column, theme, clocks, live);
         let width = width(*column);
         let text = if is_left(*column) {
             format!("{text:<width$.width$}")
@@ -201,11 +210,12 @@ fn row_line(
 }
 
 /// The text of a cell, and how it is drawn.
-fn cell(row: &Row, column: Column, theme: &Theme, now: Timestamp, live: bool) -> (String, Style) {
+fn cell(row: &Row, column: Column, theme: &Theme, clocks: Clocks, live: bool) -> (String, Style) {
     let plain = Style::new();
-    let fresh = |at: Option<Timestamp>| live && at.is_some_and(|at| now.nanos_since(at) < STALE_NANOS);
-    let traded = if fresh(row.traded_at) { plain } else { theme.quiet };
-    let quoted = if fresh(row.quoted_at) { plain } else { theme.quiet };
+    let age_of = |ts: Timestamp| clocks.market.nanos_since(ts);
+    let fresh = |ts: Option<Timestamp>| live && ts.is_some_and(|ts| age_of(ts) < STALE_NANOS);
+    let traded = if fresh(row.traded_ts) { plain } else { theme.quiet };
+    let quoted = if fresh(row.quoted_ts) { plain } else { theme.quiet };
     let unknown = || (UNKNOWN.to_owned(), theme.quiet);
     let towards = |sign: i64| match sign {
         0 => traded,
@@ -221,8 +231,9 @@ fn cell(row: &Row, column: Column, theme: &Theme, now: Timestamp, live: bool) ->
         }
         Column::Last => row.last.map(|price| {
             let text = fixed(price, width(column) - 1);
-            let moved =
-                fresh(row.traded_at) && row.direction != 0 && now.nanos_since(row.moved) < FLASH_NANOS;
+            let moved = fresh(row.traded_ts)
+                && row.direction != 0
+                && clocks.local.nanos_since(row.moved) < FLASH_NANOS;
             match (moved, row.direction) {
                 (false, _) => (format!("{text} "), traded),
                 (true, 1..) => (format!("{text}↑"), theme.up.patch(theme.flash)),
@@ -256,9 +267,9 @@ fn cell(row: &Row, column: Column, theme: &Theme, now: Timestamp, live: bool) ->
                 .map_or(0, |(first, last)| if last > first { 1 } else { -i64::from(last < first) });
             return (sparkline(trend), towards(rising));
         }
-        Column::Age => row.priced_at().map(|at| {
-            let fresh = fresh(Some(at));
-            (age(now.nanos_since(at)), if fresh { plain } else { theme.quiet })
+        Column::Age => row.priced_ts().map(|ts| {
+            let fresh = fresh(Some(ts));
+            (age(age_of(ts)), if fresh { plain } else { theme.quiet })
         }),
     };
     known.unwrap_or_else(unknown)
@@ -348,12 +359,15 @@ fn sparkline(prices: &[f32]) -> String {
 
 // ---- around
 
-/// Server and link, which are always told; then what there is room for.
+/// The link and the market's time, which are always told; then what there is room for.
 fn header(board: &Board, theme: &Theme, now: Timestamp, width: u16) -> Line<'static> {
-    let (link, style) = link(board, now);
-    let style = if board.link == Link::Live { theme.good.patch(style) } else { theme.bad };
+    let told = board.market().told(board.clock(now));
+    let is_live = board.link == Link::Live && !matches!(told, Told::Delayed { .. });
     let mut line = Line::from(" ");
-    line.push_span(Span::styled(link, style));
+    line.push_span(Span::styled(link(board, told, now), if is_live { theme.good } else { theme.bad }));
+    if let Some((time, style)) = market_time(told, theme, now) {
+        line.extend([Span::raw("   "), Span::styled(time, style)]);
+    }
     if board.paused() {
         line.push_span(Span::styled("  ‖ paused", theme.bad));
     }
@@ -375,7 +389,7 @@ fn header(board: &Board, theme: &Theme, now: Timestamp, width: u16) -> Line<'sta
         parts.push((format!("{} {}", board.gaps, plural(board.gaps, "gap")), theme.bad));
     }
     parts.push((format!("{} msg/s", count(board.messages_per_s.round() as u64)), theme.head));
-    if let Some(latency) = board.latency {
+    if let Some(latency) = board.latency.filter(|_| is_live) {
         parts.push((format!("{} old on arrival", duration(latency)), theme.head));
     }
     if board.resumes > 0 {
@@ -391,9 +405,28 @@ fn header(board: &Board, theme: &Theme, now: Timestamp, width: u16) -> Line<'sta
     line
 }
 
-fn link(board: &Board, now: Timestamp) -> (String, Style) {
-    let text = match &board.link {
-        Link::Live => "● live".to_owned(),
+/// The market's own time, loud where it is not of today.
+fn market_time(told: Told, theme: &Theme, now: Timestamp) -> Option<(String, Style)> {
+    match told {
+        Told::Unknown => None,
+        Told::Live(ts) => Some((time_of_day(ts), theme.head)),
+        Told::Delayed { ts, .. } => Some((time_of_day(ts), theme.bad)),
+        Told::Silent(ts) if ts.trading_day() == now.trading_day() => {
+            Some((format!("last {}", time_of_day(ts)), theme.head))
+        }
+        Told::Silent(ts) => Some((format!("last {} {}", ts.trading_day(), time_of_day(ts)), theme.bad)),
+    }
+}
+
+fn link(board: &Board, told: Told, now: Timestamp) -> String {
+    match &board.link {
+        Link::Live => match told {
+            Told::Delayed { ts, by } if ts.trading_day() == now.trading_day() => {
+                format!("● delayed {}", age(by))
+            }
+            Told::Delayed { ts, .. } => format!("● replay {}", ts.trading_day()),
+            _ => "● live".to_owned(),
+        },
         Link::CatchingUp => "◐ catching up".to_owned(),
         Link::Lost { since, retry_at, .. } => {
             let lost = age(now.nanos_since(*since));
@@ -403,8 +436,7 @@ fn link(board: &Board, now: Timestamp) -> (String, Style) {
                 seconds => format!("○ no link for {lost}: reconnecting in {} s", seconds + 1),
             }
         }
-    };
-    (text, Style::new())
+    }
 }
 
 fn plural(count: u64, word: &str) -> String {
@@ -464,11 +496,12 @@ fn footer(frame: &mut Frame, area: Rect, board: &Board, theme: &Theme) {
 }
 
 fn help(frame: &mut Frame, area: Rect, theme: &Theme) {
-    const SIGNS: [&str; 4] = [
+    const SIGNS: [&str; 5] = [
         "▲ ▼  above, below the previous close",
         "↑ ↓  the last trade moved the price up, down",
         "‖    trading is halted",
         "dim  older than a minute, or the link is gone",
+        "age  of the last price, by the market's clock",
     ];
     let height = (BINDINGS.len() + SIGNS.len() + 3) as u16;
     let place = area.centered(

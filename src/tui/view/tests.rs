@@ -74,6 +74,25 @@ fn a_lost_link_is_told_and_nothing_looks_live() {
 }
 
 #[test]
+fn a_replay_of_another_day_is_loud_and_its_ages_are_the_markets() {
+    // The same ticks, nine years later.
+    let now = NOW.saturating_add_nanos(9 * 365 * 86_400_000_000_000);
+    let mut board = Board::new("127.0.0.1:7878".to_owned(), &[], None, Filter::default(), now);
+    board.apply(Event::Connected { resumed: false }, now);
+    board.apply(Event::Messages(json::decode(MESSAGES.as_bytes(), now).unwrap(), now), now);
+    let mut all = String::new();
+    for width in [120, 80, 40] {
+        let mut terminal = Terminal::new(TestBackend::new(width, 6)).unwrap();
+        board.prepare(now, page(width, 6));
+        terminal.draw(|frame| draw(frame, &board, &Theme::new(true), now)).unwrap();
+        let buffer = terminal.backend().buffer();
+        assert_eq!(buffer[(3, 0)].fg, Theme::new(true).bad.fg.unwrap(), "it does not look live");
+        all.push_str(&format!("== {width}\n{}", text(buffer)));
+    }
+    insta::assert_snapshot!(all);
+}
+
+#[test]
 fn gaps_lag_filter_help_and_emptiness_are_told() {
     let mut board = board();
     board.apply(Event::Gap("3 messages dropped".to_owned()), NOW);
