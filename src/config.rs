@@ -134,6 +134,14 @@ pub const SETTINGS: &[Setting] = &[
               the PROXY protocol, `Forwarded` or `X-Forwarded-For`. Limits by address then hold for clients.",
     },
     Setting {
+        key: "server.ahead_ms_max",
+        shape: Shape::Count(1, 10 * 366 * 86_400_000),
+        default: "60000",
+        doc: "How far ahead of this machine's clock the time of a tick may be, in milliseconds. One further \
+              ahead is refused by the ingest endpoint, put among the dead letters by a Kafka feed, and \
+              dropped and counted by other feeds. One that is stored already is nobody's latest.",
+    },
+    Setting {
         key: "feed.sources",
         shape: Shape::List,
         default: "",
@@ -601,6 +609,7 @@ impl Resolved {
                 .iter()
                 .filter_map(|text| text.parse().ok())
                 .collect(),
+            ahead_max: Duration::from_millis(self.count("server.ahead_ms_max")),
             sources: self.list("feed.sources"),
             partitions: self.count("log.partitions") as u16,
             sync_interval: (self.text("log.durability") == "interval")
@@ -819,6 +828,8 @@ pub struct Config {
     pub history_bytes_max: usize,
     /// Proxies that are believed when they name the client.
     pub trusted_proxies: Vec<Network>,
+    /// How far ahead of the clock a tick may be.
+    pub ahead_max: Duration,
     /// Feeds, as written.
     pub sources: Vec<String>,
     /// Partitions of a new log.

@@ -48,5 +48,7 @@ mod scaled;
 mod secure;
 #[path = "cli/serve.rs"]
 mod serve;
+#[path = "cli/time.rs"]
+mod time;
 #[path = "cli/watch.rs"]
 mod watch;

@@ -14,7 +14,7 @@ use crate::client::Endpoint;
 use crate::client::ingest::{IngestClient, IngestError};
 use crate::feed::iex::{IexFeed, Selection, Speed, Tally};
 use crate::feed::{Feed, FeedError, Pulled};
-use crate::market::{Symbol, Tick, TimeRange, Timestamp};
+use crate::market::{Horizon, Symbol, Tick, TimeRange, Timestamp};
 use crate::server::intake::{FeedRunError, Intake, IntakeMetrics, run_feed};
 use crate::server::processor::ProcessorMetrics;
 use crate::server::stores::Stores;
@@ -175,7 +175,8 @@ async fn into_store(
     let (processor, _hot) = stores.process(&config, ProcessorMetrics::default());
     let metrics = IntakeMetrics::default();
     let fed = {
-        let intake = Intake::new(stores.bus.clone(), metrics.clone());
+        let intake = Intake::new(stores.bus.clone(), metrics.clone())
+            .with_horizon(Horizon::ahead_of_clock(config.ahead_max));
         let mut fed = std::pin::pin!(run_feed(feed, intake, stop.clone()));
         let mut looks = tokio::time::interval(PROGRESS_PERIOD);
         loop {

@@ -45,10 +45,10 @@ use self::map::{Envelope, Mapped, Numbered};
 pub use self::metrics::KafkaFeedMetrics;
 use self::source::{Found, Look, LookError, Reading, make_topic};
 use super::gaps::{Event, SequenceTracker, Verdict};
-use super::{BATCH_TICKS_MAX, Feed, FeedError, Pulled};
+use super::{AHEAD_LOG_PERIOD, Ahead, BATCH_TICKS_MAX, Feed, FeedError, Pulled};
 use crate::backoff::{Backoff, jitter_seed};
 use crate::kafka::{MeetError, Watch, code_of, is_final, is_out_of_range, meet};
-use crate::market::{Gap, GapKind, Symbol, Tick, Timestamp};
+use crate::market::{Gap, GapKind, Horizon, Symbol, Tick, Timestamp};
 use crate::wire::record::Origin;
 
 /// How often the topics are looked at for further partitions.
@@ -135,6 +135,9 @@ pub struct KafkaFeed {
     backoff: Backoff,
     retry_at: Option<Instant>,
     committed_at: Instant,
+    horizon: Horizon,
+    /// When a tick too far ahead of the clock was last logged.
+    ahead_told_at: Option<Instant>,
 }
 
 impl KafkaFeed {
@@ -180,7 +183,14 @@ impl KafkaFeed {
             backoff: Backoff::new(jitter_seed()),
             retry_at: None,
             committed_at: Instant::now(),
+            horizon: Horizon::UNLIMITED,
+            ahead_told_at: None,
         })
+    }
+
+    /// The same feed, whose messages with a tick beyond `horizon` are dead letters.
+    pub fn with_horizon(self, horizon: Horizon) -> Self {
+        Self { horizon, ..self }
     }
 
     /// Its counters.
@@ -421,6 +431,7 @@ impl KafkaFeed {
             None => Ok(vec![Mapped::Skipped]),
             Some(payload) => self.config.decode(payload, envelope, recv_ts),
         };
+        let mapped = mapped.and_then(|mapped| self.within_horizon(key, offset, mapped));
         match mapped {
             Ok(mapped) => self.add(key, offset, mapped, recv_ts),
             Err(reason) => {
@@ -433,6 +444,23 @@ impl KafkaFeed {
                 self.dead.send(key, message, &reason);
             }
         }
+    }
+
+    /// What a message says, unless one of its ticks is too far ahead of the clock.
+    fn within_horizon(&mut self, key: Key, offset: u64, mapped: Vec<Mapped>) -> Result<Vec<Mapped>, String> {
+        let ticks = mapped.iter().filter_map(|mapped| match mapped {
+            Mapped::Tick(tick, _) => Some(tick),
+            Mapped::Skipped => None,
+        });
+        let Some(ahead) = Ahead::first_of(ticks, self.horizon) else { return Ok(mapped) };
+        self.metrics.ahead.inc();
+        if self.ahead_told_at.is_none_or(|at| at.elapsed() >= AHEAD_LOG_PERIOD) {
+            self.ahead_told_at = Some(Instant::now());
+            let (topic, messages) = (self.topic(key), self.metrics.ahead.get());
+            let partition = key.partition;
+            tracing::warn!(topic, partition, offset, messages, %ahead, "a dead letter");
+        }
+        Err(ahead.to_string())
     }
 
     /// Adds what the message at `offset` says to the batch.

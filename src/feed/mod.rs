@@ -11,9 +11,11 @@ pub mod pcap;
 pub mod sim;
 pub mod source;
 
+use std::time::Duration;
+
 use prometheus_client::registry::Registry;
 
-use crate::market::Tick;
+use crate::market::{Horizon, Symbol, Tick, Timestamp};
 use crate::wire::record::Origin;
 
 /// What a call of [`Feed::next`] came to.
@@ -77,6 +79,39 @@ pub trait Feed: Send {
         let _ = registry;
     }
 }
+
+/// A tick whose time is too far ahead of this machine's clock to be taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "tick {at} ({}) of {ts} is {} s ahead of this machine's clock, and at most {} s are allowed (server.ahead_ms_max): compare the clocks of both machines",
+    symbol.as_ref().map_or("no symbol", Symbol::as_str), ahead.as_secs(), ahead_max.as_secs_f64()
+)]
+pub struct Ahead {
+    /// Where it is among the ticks it came with, from 0.
+    pub at: usize,
+    /// Its symbol, where it has one.
+    pub symbol: Option<Symbol>,
+    /// Its time.
+    pub ts: Timestamp,
+    /// How far ahead of the clock it is.
+    pub ahead: Duration,
+    /// How far ahead it may be.
+    pub ahead_max: Duration,
+}
+
+impl Ahead {
+    /// The first of `ticks` that is beyond `horizon`.
+    pub fn first_of<'a>(ticks: impl IntoIterator<Item = &'a Tick>, horizon: Horizon) -> Option<Self> {
+        let ahead_max = horizon.ahead_max()?;
+        let end = horizon.end();
+        let (at, tick) = ticks.into_iter().enumerate().find(|(_, tick)| tick.ts() > end)?;
+        let beyond = Duration::from_nanos(tick.ts().nanos_since(end).unsigned_abs());
+        Some(Self { at, symbol: tick.symbol(), ts: tick.ts(), ahead: beyond + ahead_max, ahead_max })
+    }
+}
+
+/// The least time between two log lines about ticks that are too far ahead.
+pub const AHEAD_LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// The most ticks of one call of [`Feed::next`], and of one record in the log.
 pub const BATCH_TICKS_MAX: usize = 4096;

@@ -27,4 +27,4 @@ pub use tick::{
     Cancel, CodeError, Conditions, Correction, Exchange, Gap, GapKind, Kind, PrevClose, Quote, Status, Tape,
     Tick, Trade, TradeTerms,
 };
-pub use time::{TimeError, TimeRange, Timestamp, TradingDay, Unstorable, parse_from, parse_to};
+pub use time::{Horizon, TimeError, TimeRange, Timestamp, TradingDay, Unstorable, parse_from, parse_to};

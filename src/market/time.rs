@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use jiff::civil;
 use jiff::tz::TimeZone;
@@ -59,6 +60,16 @@ impl Timestamp {
     pub fn now() -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    /// This machine's clock, which never runs backwards while the process lives: when the clock is set
+    /// back, time continues from where it was.
+    pub fn now_steady() -> Self {
+        static BEGUN: OnceLock<(Instant, Timestamp)> = OnceLock::new();
+        let now = Self::now();
+        let (began, since) = *BEGUN.get_or_init(|| (Instant::now(), now));
+        let elapsed = i64::try_from(began.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        now.max(since.saturating_add_nanos(elapsed))
     }
 
     /// The start of this instant's minute. New York's offset is whole minutes, so a minute is the
@@ -137,6 +148,35 @@ impl Timestamp {
 
     /// The most bytes [`Timestamp::write_to`] writes.
     pub const PRINT_LEN_MAX: usize = 30;
+}
+
+/// How far ahead of this machine's clock the time of a tick may be.
+///
+/// A tick further ahead is not taken in. One that is stored already is nobody's latest and moves no
+/// clock: otherwise a single wrong time would hide everything that comes before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Horizon(Option<Duration>);
+
+impl Horizon {
+    /// Ticks of any time are taken.
+    pub const UNLIMITED: Self = Self(None);
+
+    /// At most `ahead_max` ahead of this machine's clock.
+    pub const fn ahead_of_clock(ahead_max: Duration) -> Self {
+        Self(Some(ahead_max))
+    }
+
+    /// How far ahead a tick may be; `None`: as far as it likes.
+    pub const fn ahead_max(self) -> Option<Duration> {
+        self.0
+    }
+
+    /// The last instant that is taken now.
+    pub fn end(self) -> Timestamp {
+        let Some(ahead_max) = self.0 else { return Timestamp::MAX };
+        let nanos = i64::try_from(ahead_max.as_nanos()).unwrap_or(i64::MAX);
+        Timestamp::now_steady().saturating_add_nanos(nanos)
+    }
 }
 
 fn two(out: &mut [u8], at: usize, value: u32) {

@@ -2,8 +2,9 @@
 //!
 //! Feeds of this process and the ingest endpoint go through it alike.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -14,8 +15,8 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, BusError, Durable};
-use crate::feed::{BATCH_TICKS_MAX, Feed, FeedError, Pulled};
-use crate::market::{Tick, Timestamp};
+use crate::feed::{AHEAD_LOG_PERIOD, Ahead, BATCH_TICKS_MAX, Feed, FeedError, Pulled};
+use crate::market::{Horizon, Tick, Timestamp};
 use crate::wire::record::{Origin, RecordEncoder};
 
 /// How many batches of a feed may wait for the disk; past it the feed waits.
@@ -36,6 +37,8 @@ pub struct IntakeMetrics {
     pub lag_ms: Gauge<i64, AtomicI64>,
     /// Batches that the log refused.
     pub refusals: Counter,
+    /// Ticks that were not taken since their time is too far ahead of the clock.
+    pub ahead: Counter,
 }
 
 impl IntakeMetrics {
@@ -51,6 +54,11 @@ impl IntakeMetrics {
         );
         registry.register("intake_lag_ms", "From receipt to append, milliseconds", self.lag_ms.clone());
         registry.register("intake_refusals", "Batches that the log refused", self.refusals.clone());
+        registry.register(
+            "intake_ahead_ticks",
+            "Ticks refused or dropped: their time is too far ahead of the clock",
+            self.ahead.clone(),
+        );
     }
 }
 
@@ -63,6 +71,9 @@ pub enum IntakeError {
         /// How many there were.
         ticks: usize,
     },
+    /// A tick's time is too far ahead of the clock.
+    #[error(transparent)]
+    Ahead(#[from] Ahead),
     /// The log refused.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -82,11 +93,16 @@ pub struct Intake {
     bus: Arc<dyn Bus>,
     encoders: Vec<RecordEncoder>,
     metrics: IntakeMetrics,
+    horizon: Horizon,
+    /// When a tick that is too far ahead was last logged, by any of the clones.
+    ahead_told_at: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Clone for Intake {
     fn clone(&self) -> Self {
-        Self::new(self.bus.clone(), self.metrics.clone())
+        let Self { horizon, ahead_told_at, .. } = self;
+        let (horizon, ahead_told_at) = (*horizon, ahead_told_at.clone());
+        Self { horizon, ahead_told_at, ..Self::new(self.bus.clone(), self.metrics.clone()) }
     }
 }
 
@@ -94,7 +110,33 @@ impl Intake {
     /// An intake into `bus`.
     pub fn new(bus: Arc<dyn Bus>, metrics: IntakeMetrics) -> Self {
         let encoders = (0..bus.partitions()).map(|_| RecordEncoder::new()).collect();
-        Self { bus, encoders, metrics }
+        Self { bus, encoders, metrics, horizon: Horizon::UNLIMITED, ahead_told_at: Arc::default() }
+    }
+
+    /// The same, which takes no tick beyond `horizon`.
+    pub fn with_horizon(self, horizon: Horizon) -> Self {
+        Self { horizon, ..self }
+    }
+
+    /// Counts ticks that are too far ahead, and logs the first of them from time to time.
+    fn refuse_ahead(&self, count: u64, source: &str, ahead: &Ahead) {
+        self.metrics.ahead.inc_by(count);
+        let mut told_at = self.ahead_told_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if told_at.is_none_or(|at| at.elapsed() >= AHEAD_LOG_PERIOD) {
+            *told_at = Some(Instant::now());
+            let ticks = self.metrics.ahead.get();
+            tracing::warn!(source, ticks, %ahead, "ticks are too far ahead of the clock and are not stored");
+        }
+    }
+
+    /// Drops the ticks of a feed that are too far ahead of the clock: a feed can't be told to send them
+    /// later.
+    fn drop_ahead(&self, feed: &str, ticks: &mut Vec<Tick>) {
+        if let Some(ahead) = Ahead::first_of(&*ticks, self.horizon) {
+            let (count, end) = (ticks.len(), self.horizon.end());
+            ticks.retain(|tick| tick.ts() <= end);
+            self.refuse_ahead((count - ticks.len()) as u64, feed, &ahead);
+        }
     }
 
     /// Appends `ticks` as one record in each partition that has some; a gap of no single symbol
@@ -102,9 +144,16 @@ impl Intake {
     ///
     /// `origin.sequence` must rise from batch to batch of a producer; a batch sent again under the
     /// same origin, after an error or a crash, counts once.
+    ///
+    /// Errors: a batch too large, or with a tick too far ahead of the clock, is refused as a whole; and
+    /// as the log does.
     pub async fn append(&mut self, ticks: &[Tick], origin: Origin) -> Result<Appended, IntakeError> {
         if ticks.len() > BATCH_TICKS_MAX {
             return Err(IntakeError::TooMany { ticks: ticks.len() });
+        }
+        if let Some(ahead) = Ahead::first_of(ticks, self.horizon) {
+            self.refuse_ahead(1, "ingest", &ahead);
+            return Err(ahead.into());
         }
         let count = self.encoders.len() as u16;
         for tick in ticks {
@@ -214,6 +263,7 @@ pub async fn run_feed(
                     Ok(Pulled::End) => pulling = false,
                     Ok(Pulled::Ticks) => {
                         origin.sequence += 1;
+                        intake.drop_ahead(&name, &mut ticks);
                         let count = ticks.len() as u64;
                         match intake.append(&ticks, feed.origin().unwrap_or(origin)).await {
                             Ok(appended) => {
@@ -353,6 +403,27 @@ mod tests {
         let error = run_feed(&mut feed, intake, CancellationToken::new()).await.unwrap_err();
         assert!(error.to_string().contains("a batch of 4097 ticks"), "{error}");
         assert_eq!((logged(&bus).await.0, feed.acknowledged), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn a_tick_far_ahead_of_the_clock_refuses_a_batch_and_is_dropped_from_a_feed() {
+        let (bus, metrics) = (Arc::new(MemoryBus::new(1, 10)), IntakeMetrics::default());
+        let horizon = Horizon::ahead_of_clock(std::time::Duration::from_mins(1));
+        let mut intake = Intake::new(bus.clone(), metrics.clone()).with_horizon(horizon);
+        let close = |seconds: i64| {
+            let ts = Timestamp::now().saturating_add_nanos(seconds * 1_000_000_000);
+            let symbol = "AAPL".parse().unwrap();
+            Tick::PrevClose(PrevClose { symbol, ts, recv_ts: ts, price: Price::ZERO })
+        };
+        let mut ticks = vec![close(-86_400), close(3_600), close(30)];
+        let refused =
+            intake.append(&ticks, Origin { producer: 1, sequence: 1 }).await.err().unwrap().to_string();
+        assert!(refused.starts_with(&format!("tick 1 (AAPL) of {} is 3", ticks[1].ts())), "{refused}");
+        assert!(refused.contains("at most 60 s are allowed (server.ahead_ms_max)"), "{refused}");
+        assert_eq!(logged(&bus).await.0, 0, "nothing of it was appended");
+        intake.clone().drop_ahead("scripted", &mut ticks);
+        intake.append(&ticks, Origin { producer: 1, sequence: 1 }).await.unwrap();
+        assert_eq!((logged(&bus).await.0, metrics.ahead.get()), (2, 2));
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ use crate::feed::kafka::KafkaFeed;
 use crate::feed::sim::{Pace, SimConfig, SimFeed};
 use crate::feed::source::{Source, SourceError};
 use crate::feed::{Feed, FeedError};
-use crate::market::Timestamp;
+use crate::market::{Horizon, Timestamp};
 use crate::tiering::cold::ColdError;
 use crate::tiering::history::HistoryError;
 use crate::tiering::hot::{Hot, HotError};
@@ -169,8 +169,8 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
     })
 }
 
-/// Opens the feed that `source` describes; the simulated market begins now.
-fn open_feed(source: &Source) -> Result<Box<dyn Feed>, NodeError> {
+/// Opens the feed that `source` describes; a simulated market begins when it is first asked.
+fn open_feed(source: &Source, horizon: Horizon) -> Result<Box<dyn Feed>, NodeError> {
     Ok(match source {
         Source::Sim { rate_ticks_per_s, seed, symbols } => {
             let config = SimConfig {
@@ -183,7 +183,7 @@ fn open_feed(source: &Source) -> Result<Box<dyn Feed>, NodeError> {
             Box::new(SimFeed::new(config, Pace::Clock))
         }
         Source::Iex { path } => Box::new(IexFeed::open(path, Selection::default(), Speed::Factor(1.0))?),
-        Source::Kafka { path } => Box::new(KafkaFeed::open(path)?),
+        Source::Kafka { path } => Box::new(KafkaFeed::open(path)?.with_horizon(horizon)),
     })
 }
 
@@ -283,7 +283,8 @@ impl Node {
         } else {
             Vec::new()
         };
-        let feeds = sources.iter().map(open_feed).collect::<Result<Vec<_>, _>>()?;
+        let horizon = Horizon::ahead_of_clock(config.ahead_max);
+        let feeds = sources.iter().map(|source| open_feed(source, horizon)).collect::<Result<Vec<_>, _>>()?;
         let listener = listen(config.listen).await?;
         let ingest_listener = match config.ingest_listen.filter(|_| has(Role::Feed)) {
             Some(address) => Some(listen(address).await?),
@@ -391,7 +392,7 @@ impl Node {
         let gateway = GatewayRole { address, task, stop };
 
         let feed = has(Role::Feed).then(|| {
-            let intake = Intake::new(stores.bus.clone(), intake_metrics.clone());
+            let intake = Intake::new(stores.bus.clone(), intake_metrics.clone()).with_horizon(horizon);
             let stop_ingest = CancellationToken::new();
             let ingest = ingest_listener.map(|listener| {
                 let stop = stop_ingest.clone().cancelled_owned();
@@ -586,6 +587,7 @@ fn gateway_config(config: &Config) -> GatewayConfig {
             ..QueryLimits::default()
         },
         trusted_proxies: config.trusted_proxies.clone(),
+        horizon: Horizon::ahead_of_clock(config.ahead_max),
         ..GatewayConfig::default()
     }
 }

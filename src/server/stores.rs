@@ -16,6 +16,7 @@ use crate::bus::Bus;
 use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
 use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention};
 use crate::config::Config;
+use crate::market::Horizon;
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::cold::{self, Cold, ColdError, ColdMetrics};
 use crate::tiering::history::History;
@@ -174,7 +175,10 @@ impl Stores {
                 let (url, prefix) = (redis.url.clone(), redis.prefix.clone());
                 // Places in two logs mean different things.
                 let log = bus.epoch().log().id;
-                let settings = RedisHotConfig::new(url, prefix, bus.partitions(), format!("{log:016x}"));
+                let settings = RedisHotConfig {
+                    horizon: Horizon::ahead_of_clock(config.ahead_max),
+                    ..RedisHotConfig::new(url, prefix, bus.partitions(), format!("{log:016x}"))
+                };
                 Some(RedisHot::connect(settings).await?)
             }
             _ => None,
@@ -192,7 +196,9 @@ impl Stores {
         let (hot, hot_files): (Arc<dyn Hot>, _) = if let Some(redis) = &self.redis {
             (redis.clone(), None)
         } else {
-            let memory = Arc::new(MemoryHot::new(self.bus.partitions()));
+            let memory = Arc::new(
+                MemoryHot::new(self.bus.partitions()).with_horizon(Horizon::ahead_of_clock(config.ahead_max)),
+            );
             (memory.clone(), Some((memory, self.dir.join(HOT_DIR))))
         };
         let into = processor::Stores {
@@ -206,6 +212,7 @@ impl Stores {
             rows_max: config.rows_max,
             block_age_max: config.block_age_max,
             outlasts_warm: self.local_warm().is_none(),
+            horizon: Horizon::ahead_of_clock(config.ahead_max),
             ..ProcessorConfig::default()
         };
         (Processor::start(into, settings, metrics), hot)

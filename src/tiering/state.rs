@@ -338,9 +338,10 @@ impl PartitionState {
         days.flat_map(Day::all).map(|held| (held.seq, held.bar))
     }
 
-    /// The newest trading day with a trade.
-    pub fn newest_day(&self) -> Option<TradingDay> {
-        self.symbols.iter().filter_map(|bars| bars.days.last()).map(|day| day.day).max()
+    /// The newest trading day with a trade, `last` at the latest.
+    pub fn newest_day(&self, last: TradingDay) -> Option<TradingDay> {
+        let days = self.symbols.iter().flat_map(|bars| &bars.days).map(|day| day.day);
+        days.filter(|day| *day <= last).max()
     }
 
     /// The state as bytes. Changed bars that were not taken are not remembered as changed.
@@ -564,8 +565,13 @@ impl FinalTrades {
         self.trades.iter().rposition(|trade| trade.is_some_and(|trade| trade.is_named(exchange, id)))
     }
 
-    pub(super) fn left(&self) -> impl DoubleEndedIterator<Item = &Trade> {
+    pub(super) fn left(&self) -> impl Iterator<Item = &Trade> {
         self.trades.iter().flatten()
+    }
+
+    /// As [`FinalTrades::left`], each with its number among all trades applied, from 0.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (usize, &Trade)> {
+        self.trades.iter().enumerate().filter_map(|(number, trade)| Some((number, trade.as_ref()?)))
     }
 }
 

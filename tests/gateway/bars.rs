@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stk::market::{Tick, Timestamp};
-use stk::server::gateway::MemoryBus;
+use stk::market::{Horizon, Tick, Timestamp};
+use stk::server::gateway::{GatewayConfig, MemoryBus};
 use stk::tiering::history::History;
 use stk::tiering::warm::local::{LocalWarm, LocalWarmOptions};
 use stk::tiering::warm::{Block, Mark, Query, Scan, Warm, WarmError};
@@ -123,4 +123,38 @@ async fn a_broken_trade_is_out_of_the_bars_that_are_told_after_it() {
             json!(["d", "2026-11-20T05:00:00Z", 195, 195, 600, 6]),
         ]
     );
+}
+
+/// One tick far ahead of the clock, as an older version stored it.
+#[tokio::test]
+async fn a_tick_of_days_to_come_ends_no_minute_and_a_late_one_is_not_the_last() {
+    let horizon = Horizon::ahead_of_clock(Duration::from_mins(1));
+    let server = Server::start(GatewayConfig { horizon, ..config() }).await;
+    let request = r#"{"action":"subscribe","bars":["AAPL","MSFT"]}"#;
+    let mut client = Client::subscribed(server.address, request).await;
+    let ahead = Timestamp::now().saturating_add_nanos(3 * 86_400_000_000_000);
+    server.publish(&[trade(1, "00:10", "190"), trade_at("AAPL", 2, ahead)]).await;
+    // The bars of another symbol are told: those of the first are not among them.
+    server.publish(&[trade_at("MSFT", 3, at("00:10")), trade_at("MSFT", 4, at("01:10"))]).await;
+    let told = client.messages().await;
+    assert!(told.len() == 1 && told[0]["S"] == "MSFT", "{told:?}");
+    server.publish(&[trade(5, "00:20", "191"), trade(6, "01:10", "192"), trade(7, "00:50", "193")]).await;
+    let told = bars(&mut client).await;
+    assert_eq!(told[0], json!(["b", "2026-11-20T15:00:00Z", 193, 193, 300, 3]));
+    let status: Value = server.get("/v1/status").await.json().await.unwrap();
+    assert_eq!(status["market_time"], "2026-11-20T15:01:10Z");
+    // What a client is told first, and what REST answers.
+    let request = r#"{"action":"subscribe","trades":["AAPL"],"snapshot":true}"#;
+    let mut client = Client::subscribed(server.address, request).await;
+    let snapshot = client.messages().await.remove(0);
+    assert_eq!(
+        (&snapshot["T"], &snapshot["latestTrade"]["i"]),
+        (&json!("snapshot"), &json!(6)),
+        "{snapshot}"
+    );
+    let latest: Value = server.get("/v2/stocks/AAPL/trades/latest").await.json().await.unwrap();
+    assert_eq!(latest["trade"]["i"], 6);
+    server.publish(&[cancel("AAPL", 6)]).await;
+    let latest: Value = server.get("/v2/stocks/AAPL/trades/latest").await.json().await.unwrap();
+    assert_eq!(latest["trade"]["i"], 7, "the last was broken: the latest of those that stand");
 }

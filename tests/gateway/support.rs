@@ -55,7 +55,7 @@ impl Server {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let hot = Arc::new(MemoryHot::new(bus.partitions()));
+        let hot = Arc::new(MemoryHot::new(bus.partitions()).with_horizon(config.horizon));
         let metrics = GatewayMetrics::default();
         let mut registry = metrics::registry();
         metrics.register(&mut registry);

@@ -18,6 +18,8 @@ pub struct KafkaFeedMetrics {
     pub skipped: Counter,
     /// Messages that made no tick and went to the dead-letter topic.
     pub dead_letters: Counter,
+    /// Messages among them with a tick too far ahead of the clock.
+    pub ahead: Counter,
     /// Messages dropped by their sequence number: they came before, or too late.
     pub duplicates: Counter,
     /// Sequence numbers that never came.
@@ -49,6 +51,7 @@ impl KafkaFeedMetrics {
             "Messages that made no tick and went to the dead-letter topic",
             self.dead_letters.clone(),
         );
+        registry.register("ahead", "Dead letters with a tick too far ahead of the clock", self.ahead.clone());
         registry.register("duplicates", "Messages dropped by their sequence number", self.duplicates.clone());
         registry.register("missed", "Sequence numbers that never came", self.missed.clone());
         registry.register(

@@ -28,7 +28,7 @@ use super::replay::Replay;
 use super::subscription::{Channel, Subscription};
 use crate::bus::epoch::Mismatch;
 use crate::bus::{Bus, BusError, BusReader, Record};
-use crate::market::{Bar, Exchange, Quote, Seq, Status, Symbol, Tick, Timestamp, Trade, TradingDay};
+use crate::market::{Bar, Exchange, Horizon, Quote, Seq, Status, Symbol, Tick, Timestamp, Trade, TradingDay};
 use crate::server::metrics::GatewayMetrics;
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::hot::{HotEntry, HotUpdates};
@@ -79,6 +79,8 @@ pub(super) struct HubLimits {
     pub(super) round_total_bytes_max: usize,
     /// Whether somebody rebuilds the bars that are marked; otherwise the marks are dropped.
     pub(super) rebuilds: bool,
+    /// What is beyond it moves no clock and is nobody's latest.
+    pub(super) horizon: Horizon,
 }
 
 struct State {
@@ -113,12 +115,15 @@ struct Partition {
     meanwhile: Option<Meanwhile>,
 }
 
-/// The last of one symbol at the hub's position.
+/// Cancels of one symbol that are remembered until the hot store has taken them in.
+const CANCELS_MAX: usize = 8;
+
+/// The last of one symbol at the hub's position, by market time as in the hot store.
 #[derive(Default)]
 struct Slot {
     trade: Option<Trade>,
-    /// The exchange and id of a trade broken after it became the last.
-    broken: Option<(Exchange, u64)>,
+    /// The latest cancels: the places in the log, and the exchange and id of each broken trade.
+    broken: VecDeque<(Seq, Exchange, u64)>,
     quote: Option<Quote>,
     status: Option<Status>,
     seq: Seq,
@@ -127,18 +132,26 @@ struct Slot {
 }
 
 impl Slot {
-    fn apply(&mut self, seq: Seq, tick: &Tick, now: Instant) {
+    /// Takes in a tick seen at `now`; `until` is the end of the hub's [`Horizon`].
+    fn apply(&mut self, seq: Seq, tick: &Tick, now: Instant, until: Timestamp) {
         self.seq = seq;
         let ts = tick.ts();
-        if self.last.is_none_or(|(last, _)| ts > last) {
+        let is_ahead = ts > until;
+        if !is_ahead && self.last.is_none_or(|(last, _)| ts > last) {
             self.last = Some((ts, now));
         }
         match tick {
-            Tick::Trade(trade) => (self.trade, self.broken) = (Some(*trade), None),
-            Tick::Quote(quote) => self.quote = Some(*quote),
-            Tick::Status(status) => self.status = Some((**status).clone()),
+            Tick::Trade(_) | Tick::Quote(_) | Tick::Status(_) if is_ahead => {}
+            Tick::Trade(trade) if self.trade.is_none_or(|last| ts >= last.ts) => self.trade = Some(*trade),
+            Tick::Quote(quote) if self.quote.is_none_or(|last| ts >= last.ts) => self.quote = Some(*quote),
+            Tick::Status(status) if self.status.as_ref().is_none_or(|last| ts >= last.ts) => {
+                self.status = Some((**status).clone());
+            }
             Tick::Cancel(cancel) => {
-                self.broken = Some((cancel.exchange, cancel.id));
+                if self.broken.len() == CANCELS_MAX {
+                    self.broken.pop_front();
+                }
+                self.broken.push_back((seq, cancel.exchange, cancel.id));
                 self.trade = self.trade.filter(|trade| !trade.is_named(cancel.exchange, cancel.id));
             }
             Tick::Correction(correction) => {
@@ -147,8 +160,30 @@ impl Slot {
                     trade.correct(&correction.corrected);
                 }
             }
-            Tick::Gap(_) | Tick::PrevClose(_) => {}
+            Tick::Trade(_) | Tick::Quote(_) | Tick::Status(_) | Tick::Gap(_) | Tick::PrevClose(_) => {}
         }
+    }
+
+    /// Brings what hot knows to this position, which is at or after `entry`'s.
+    fn add_to(&self, entry: &mut HotEntry) {
+        let is_broken = |trade: &Trade| {
+            let since = self.broken.iter().filter(|(place, ..)| *place > entry.seq);
+            since.into_iter().any(|(_, exchange, id)| trade.is_named(*exchange, *id))
+        };
+        let trade = entry.trade.filter(|trade| !is_broken(trade));
+        // Of equal times this one is the last in the log: hot knows nothing that came after it.
+        entry.trade = later(trade, self.trade, |trade| trade.ts);
+        entry.quote = later(entry.quote.take(), self.quote, |quote| quote.ts);
+        entry.status = later(entry.status.take(), self.status.clone(), |status| status.ts);
+        entry.seq = self.seq;
+    }
+}
+
+/// The later of the two by market time; of equal times the second.
+fn later<T>(first: Option<T>, second: Option<T>, ts: impl Fn(&T) -> Timestamp) -> Option<T> {
+    match (first, second) {
+        (Some(first), Some(second)) => Some(if ts(&first) > ts(&second) { first } else { second }),
+        (first, second) => second.or(first),
     }
 }
 
@@ -187,7 +222,7 @@ impl State {
         round: u64,
         metrics: &GatewayMetrics,
     ) -> Vec<Record> {
-        let now = Instant::now();
+        let now = (Instant::now(), self.limits.horizon.end());
         let ring_bytes_max = self.limits.ring_bytes_max / self.partitions.len();
         let mut records = records.into_iter();
         // Looked up once for each symbol of a record, not for each tick.
@@ -239,7 +274,7 @@ impl State {
         number: u16,
         record: &Record,
         by_symbol: &BySymbol,
-        now: Instant,
+        (now, until): (Instant, Timestamp),
         metrics: &GatewayMetrics,
     ) -> Result<(), Unreadable> {
         let State { log, partitions, slot_numbers, slots, fanout, own, .. } = self;
@@ -284,7 +319,7 @@ impl State {
             if let Some(meanwhile) = &mut partition.meanwhile {
                 meanwhile.take(seq, &tick);
             }
-            slots[slot as usize].apply(seq, &tick, now);
+            slots[slot as usize].apply(seq, &tick, now, until);
             if !is_idle {
                 let token = || token_of(log, partitions, Some(seq)).to_string();
                 fanout.emit(channel, groups, &Outgoing::Tick(&tick), token);
@@ -298,6 +333,7 @@ impl State {
 
     /// Sends the bars that are due, as many as fit.
     fn send_bars(&mut self, now: Instant) {
+        let until = self.limits.horizon.end();
         for number in 0..self.partitions.len() {
             let derived = &mut self.partitions[number].derived;
             let changed = derived.take_changed_bars();
@@ -306,7 +342,8 @@ impl State {
                 drop(derived.take_rebuilds());
                 derived.forget_rebuilds();
             }
-            changed.iter().for_each(|(_, bar)| self.bars.change(*bar));
+            // A bar of days to come would go out unfinished.
+            changed.iter().filter(|(_, bar)| bar.ts <= until).for_each(|(_, bar)| self.bars.change(*bar));
             if let Some((_, updates)) = &mut self.own {
                 updates.bars = changed;
                 self.tell_own(number as u16);
@@ -612,12 +649,7 @@ impl Hub {
             if slot.seq < entry.seq {
                 continue;
             }
-            let stands =
-                |trade: &Trade| !slot.broken.is_some_and(|(exchange, id)| trade.is_named(exchange, id));
-            entry.trade = slot.trade.or_else(|| entry.trade.take().filter(stands));
-            entry.quote = slot.quote.or(entry.quote.take());
-            entry.status = slot.status.clone().or(entry.status.take());
-            entry.seq = slot.seq;
+            slot.add_to(entry);
         }
         token_of(state.log, &state.partitions, None)
     }

@@ -63,6 +63,7 @@ use super::metrics::GatewayMetrics;
 use super::operations::{self, Operations};
 use crate::bus::Bus;
 use crate::config::Network;
+use crate::market::Horizon;
 use crate::tiering::history::History;
 use crate::tiering::hot::Hot;
 use crate::tiering::hot::memory::MemoryHot;
@@ -95,6 +96,8 @@ pub struct GatewayConfig {
     pub handshakes: HandshakeLimit,
     /// How long a stop waits for clients to take what is queued.
     pub stop_max: Duration,
+    /// What is beyond it moves no symbol's clock and is nobody's latest.
+    pub horizon: Horizon,
 }
 
 impl Default for GatewayConfig {
@@ -111,6 +114,7 @@ impl Default for GatewayConfig {
             ring_bytes_max: 32 << 20,
             handshakes: HandshakeLimit { burst: 2_000, period: Duration::from_millis(20) },
             stop_max: Duration::from_secs(5),
+            horizon: Horizon::UNLIMITED,
         }
     }
 }
@@ -272,6 +276,7 @@ pub async fn serve(
         round_bytes_max: config.queue_bytes_max / 4,
         round_total_bytes_max: config.queues_bytes_max / 8,
         rebuilds: history.is_some(),
+        horizon: config.horizon,
     };
     let starting = Hub::start(bus, warm, own_hot, limits, budget.clone(), metrics.clone());
     let (hub, readers) = tokio::select! {

@@ -36,6 +36,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, BusError};
+use crate::market::Horizon;
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::hot::{Hot, HotError};
@@ -70,6 +71,8 @@ pub struct ProcessorConfig {
     pub outlasts_warm: bool,
     /// The wait before the first retry; it doubles from one to the next.
     pub retry_wait_min: Duration,
+    /// Rows beyond it are nobody's latest.
+    pub horizon: Horizon,
 }
 
 impl ProcessorConfig {
@@ -91,6 +94,7 @@ impl Default for ProcessorConfig {
             retries_max: 8,
             outlasts_warm: false,
             retry_wait_min: Duration::from_millis(100),
+            horizon: Horizon::UNLIMITED,
         }
     }
 }

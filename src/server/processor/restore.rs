@@ -11,6 +11,7 @@ use super::{ProcessorError, Shared};
 use crate::bus::{Bounds, BusError};
 use crate::fail;
 use crate::market::{Kind, Seq, Symbol, Tick, TimeRange, Timestamp};
+use crate::tiering::hot::memory::OLDER_TRADES;
 use crate::tiering::hot::{HotUpdates, RECENT_TICKS};
 use crate::tiering::state::PartitionState;
 use crate::tiering::warm::Query;
@@ -106,14 +107,14 @@ async fn replay(
     Ok(())
 }
 
-/// Fills hot with the last ticks of the newest day in warm.
+/// Fills hot with the last ticks of the newest day in warm, and the latest by market time.
 async fn fill_from_warm(
     shared: &Arc<Shared>,
     partition: u16,
     state: &PartitionState,
 ) -> Result<(), ProcessorError> {
     let warm_error = |source| ProcessorError::Warm { partition, source };
-    let Some(day) = state.newest_day() else { return Ok(()) };
+    let Some(day) = state.newest_day(shared.config.horizon.end().trading_day()) else { return Ok(()) };
     let mut symbols = state.symbols().symbols().to_vec();
     symbols.sort_unstable();
     for symbols in symbols.chunks(SYMBOLS_PER_SCAN) {
@@ -147,9 +148,12 @@ async fn fill_from_warm(
     Ok(())
 }
 
+/// Keeps the last ticks in the log, and of those before them the latest by market time.
 fn keep_last(held: &mut Vec<(Seq, Tick)>) {
     held.sort_unstable_by_key(|(seq, _)| *seq);
-    held.drain(..held.len().saturating_sub(RECENT_TICKS));
+    let mut earlier = held.drain(..held.len().saturating_sub(RECENT_TICKS)).collect::<Vec<_>>();
+    earlier.sort_unstable_by_key(|(seq, tick)| (tick.ts(), *seq));
+    held.extend(earlier.drain(earlier.len().saturating_sub(OLDER_TRADES + 1)..));
 }
 
 async fn apply(shared: &Shared, partition: u16, updates: &HotUpdates) -> Result<(), ProcessorError> {

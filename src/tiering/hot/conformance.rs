@@ -50,8 +50,17 @@ pub(crate) fn ticks(steps: &[(usize, Step)]) -> Vec<(Seq, Tick)> {
     let mut ticks = Vec::new();
     for (at, &(number, step)) in steps.iter().enumerate() {
         let symbol: Symbol = NAMES[number].parse().expect("a symbol");
-        let ts = START.saturating_add_nanos(at as i64 * 1_000);
-        let (recv_ts, tape, conditions) = (ts, Tape::C, Conditions::NONE);
+        let recv_ts = START.saturating_add_nanos(at as i64 * 1_000);
+        // Some arrive late, and some have the same time as others.
+        let late = match step {
+            Step::Trade(number) | Step::Quote(number) | Step::PrevClose(number) if number % 3 == 0 => {
+                number % 16
+            }
+            Step::Status(number) if number % 3 == 0 => u16::from(number % 16),
+            _ => 0,
+        };
+        let ts = START.saturating_add_nanos((at as i64 - i64::from(late)) / 2 * 2_000);
+        let (tape, conditions) = (Tape::C, Conditions::NONE);
         // Each exchange numbers its own trades.
         let exchange = Exchange::from_code(b"VQ"[at % 2]).expect("a code");
         let target = |back: usize| trades[number].iter().rev().nth(back).copied();
@@ -139,11 +148,16 @@ fn naive(symbol: Symbol, ticks: &[(Seq, Tick)]) -> (Option<HotEntry>, Vec<(Seq, 
     let mut entry = HotEntry { seq: *last, ..HotEntry::default() };
     let mut trades: Vec<Trade> = Vec::new();
     for (_, tick) in &mine {
+        let ts = tick.ts();
         match tick {
             Tick::Trade(trade) => trades.push(*trade),
-            Tick::Quote(quote) => entry.quote = Some(*quote),
-            Tick::Status(status) => entry.status = Some((**status).clone()),
-            Tick::PrevClose(close) => entry.prev_close = Some(*close),
+            Tick::Quote(quote) if entry.quote.is_none_or(|last| ts >= last.ts) => entry.quote = Some(*quote),
+            Tick::Status(status) if entry.status.as_ref().is_none_or(|last| ts >= last.ts) => {
+                entry.status = Some((**status).clone());
+            }
+            Tick::PrevClose(close) if entry.prev_close.is_none_or(|last| ts >= last.ts) => {
+                entry.prev_close = Some(*close);
+            }
             Tick::Cancel(cancel) => trades.retain(|trade| !trade.is_named(cancel.exchange, cancel.id)),
             Tick::Correction(correction) => {
                 let (exchange, id) = (correction.exchange, correction.original.id);
@@ -151,10 +165,10 @@ fn naive(symbol: Symbol, ticks: &[(Seq, Tick)]) -> (Option<HotEntry>, Vec<(Seq, 
                     trade.correct(&correction.corrected);
                 }
             }
-            Tick::Gap(_) => {}
+            Tick::Quote(_) | Tick::Status(_) | Tick::PrevClose(_) | Tick::Gap(_) => {}
         }
     }
-    entry.trade = trades.last().copied();
+    entry.trade = trades.iter().max_by_key(|trade| trade.ts).copied();
     let recent = mine[mine.len().saturating_sub(RECENT_TICKS)..].iter().map(|placed| (*placed).clone());
     (Some(entry), recent.collect())
 }
@@ -200,9 +214,44 @@ pub(crate) fn run(open: impl Fn() -> Arc<dyn Hot>) {
         })
     });
     knows_the_last_of_every_symbol.expect("the last of every symbol is known, whatever is told again");
+    runtime.block_on(a_late_tick_replaces_no_newer_one(&*open()));
     runtime.block_on(keeps_so_many_ticks_and_no_more(&*open()));
     runtime.block_on(keeps_the_newest_bars_as_last_revised(&*open()));
     runtime.block_on(knows_nothing_of_others(&*open()));
+}
+
+/// A day is told, and then the day before it, with more ticks than are kept.
+async fn a_late_tick_replaces_no_newer_one(hot: &dyn Hot) {
+    let newer = ticks(&[(0, Step::Trade(1)), (0, Step::Trade(2)), (0, Step::Quote(4)), (0, Step::Trade(5))]);
+    let older: Vec<_> = (0..2 * RECENT_TICKS as u16)
+        .map(|price| (0, if price % 2 == 0 { Step::Trade(10 + price) } else { Step::Quote(10 + price) }))
+        .collect();
+    let mut told = newer.clone();
+    for (at, (mut seq, mut tick)) in ticks(&older).into_iter().enumerate() {
+        seq.offset += 10;
+        match &mut tick {
+            Tick::Trade(trade) => {
+                (trade.ts, trade.id) =
+                    (trade.ts.saturating_add_nanos(-86_400_000_000_000), 1_000 + at as u64);
+            }
+            Tick::Quote(quote) => quote.ts = quote.ts.saturating_add_nanos(-86_400_000_000_000),
+            _ => {}
+        }
+        told.push((seq, tick));
+    }
+    tell(hot, &told).await;
+    is_as_told(hot, &told).await.expect("the newer day's trade and quote");
+    let (last, before) = (&newer[3].1, &newer[1].1);
+    let latest =
+        |entries: Vec<Option<HotEntry>>| entries[0].as_ref().and_then(|entry| entry.trade).map(Tick::Trade);
+    assert_eq!(latest(hot.get(&symbols()).await.expect("an answer")).as_ref(), Some(last));
+    let Tick::Trade(Trade { symbol, ts, recv_ts, id, price, size, exchange, tape, .. }) = *last else {
+        return;
+    };
+    let cancel = Cancel { symbol, ts, recv_ts, id, price, size, exchange, action: b'C', tape };
+    let place = Seq { offset: 1_000, ..told[0].0 };
+    tell(hot, &[(place, Tick::Cancel(Box::new(cancel)))]).await;
+    assert_eq!(latest(hot.get(&symbols()).await.expect("an answer")).as_ref(), Some(before));
 }
 
 async fn keeps_so_many_ticks_and_no_more(hot: &dyn Hot) {

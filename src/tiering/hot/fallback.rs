@@ -41,7 +41,8 @@ impl FallbackHot {
     /// For a gateway alone, which tells what it reads from a log of `partitions` to
     /// [`FallbackHot::own`]. To be called within a Tokio runtime.
     pub fn alone(redis: Arc<RedisHot>, partitions: u16) -> Arc<Self> {
-        Self::start(redis, Arc::new(MemoryHot::new(partitions)), true)
+        let own = MemoryHot::new(partitions).with_horizon(redis.horizon());
+        Self::start(redis, Arc::new(own), true)
     }
 
     fn start(redis: Arc<RedisHot>, own: Arc<MemoryHot>, is_copied: bool) -> Arc<Self> {

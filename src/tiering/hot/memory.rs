@@ -21,21 +21,22 @@ use self::changes::{ChangeQueue, Sent};
 use super::{Hot, HotEntry, HotError, HotUpdates, RECENT_TICKS};
 use crate::fail;
 use crate::market::{
-    Bar, Cancel, Conditions, Exchange, PrevClose, Price, Quote, Seq, Status, Symbol, Tape, Tick, Timeframe,
-    Timestamp, Trade,
+    Bar, Cancel, Conditions, Exchange, Horizon, PrevClose, Price, Quote, Seq, Status, Symbol, Tape, Tick,
+    Timeframe, Timestamp, Trade,
 };
 use crate::tiering::codec::{CodecError, Reader, Writer};
 use crate::tiering::state::FinalTrades;
 use crate::wire::record::{Origin, RecordEncoder, RecordView};
 
-/// The version of the checkpoint that is written and read.
-pub const CHECKPOINT_VERSION: u8 = 1;
+/// The version of the checkpoint that is written and read. Version 1 kept the trade and quote that
+/// arrived last, not those of the latest market time: it is rebuilt from the log and warm instead.
+pub const CHECKPOINT_VERSION: u8 = 2;
 
 /// Ticks of one chunk of a checkpoint.
 const CHUNK_TICKS: usize = 16_384;
-/// Trades that are kept of those that quotes have driven out of a symbol's ring: what the last trade
-/// is once later ones are broken.
-const OLDER_TRADES: usize = 4;
+/// Trades kept of those that left a symbol's ring, the newest by market time: one of them becomes the
+/// last trade once newer ones are broken.
+pub(crate) const OLDER_TRADES: usize = 4;
 /// Symbols that are copied out under one lock.
 const SYMBOLS_PER_LOCK: usize = 64;
 
@@ -179,13 +180,20 @@ struct Entry {
     prev_close: Option<Box<(Seq, PrevClose)>>,
     bars: Box<Bars>,
     ring: Ring,
-    /// The last trades that left the ring and stand, as amended, oldest first; at most
-    /// [`OLDER_TRADES`].
+    /// Trades that left the ring and were not broken, as amended: the [`OLDER_TRADES`] newest by
+    /// market time, oldest first.
     older: VecDeque<(Seq, Trade)>,
     /// The last ticks that are neither trade nor quote, at most [`RECENT_TICKS`].
     others: VecDeque<(Seq, Tick)>,
     /// What a store elsewhere has of it.
     sent: Sent,
+}
+
+/// Whether a tick of `ts` replaces one of `last`: an older one never does, and of equal times the
+/// last in the log does. One after `until` is too far ahead of the clock to be anybody's latest.
+#[inline]
+fn is_latest(last: Option<Timestamp>, ts: Timestamp, until: Timestamp) -> bool {
+    ts <= until && last.is_none_or(|last| ts >= last)
 }
 
 impl Entry {
@@ -205,30 +213,36 @@ impl Entry {
         }
     }
 
+    /// Takes in a tick; `until` is the end of the store's [`Horizon`].
     #[inline]
-    fn apply(&mut self, seq: Seq, tick: &Tick) {
+    fn apply(&mut self, seq: Seq, tick: &Tick, until: Timestamp) {
         if self.seq.is_some_and(|last| seq <= last) {
             return;
         }
         self.seq = Some(seq);
         match tick {
             Tick::Trade(trade) => {
-                self.trade = Some((seq, *trade));
+                if is_latest(self.trade.map(|(_, last)| last.ts), trade.ts, until) {
+                    self.trade = Some((seq, *trade));
+                }
                 self.sent.changed |= Parts::TRADE;
-                self.remember(seq.partition, Compact::of_trade(seq, trade));
+                self.remember(seq.partition, Compact::of_trade(seq, trade), until);
             }
             Tick::Quote(quote) => {
-                self.quote = Some((seq, *quote));
+                if is_latest(self.quote.map(|(_, last)| last.ts), quote.ts, until) {
+                    self.quote = Some((seq, *quote));
+                }
                 self.sent.changed |= Parts::QUOTE;
-                self.remember(seq.partition, Compact::of_quote(seq, quote));
+                self.remember(seq.partition, Compact::of_quote(seq, quote), until);
             }
-            other => self.apply_other(seq, other),
+            other => self.apply_other(seq, other, until),
         }
     }
 
     #[inline]
-    fn remember(&mut self, partition: u16, compact: Compact) {
+    fn remember(&mut self, partition: u16, compact: Compact, until: Timestamp) {
         if let Some(out) = self.ring.push(compact)
+            && out.ts <= until
             && let Tick::Trade(trade) = out.tick(self.symbol)
         {
             self.keep_older(out.seq(partition), trade);
@@ -247,10 +261,11 @@ impl Entry {
                 _ => {}
             }
         }
-        if self.older.len() == OLDER_TRADES {
+        let at = self.older.partition_point(|(place, older)| (older.ts, *place) < (trade.ts, seq));
+        self.older.insert(at, (seq, trade));
+        if self.older.len() > OLDER_TRADES {
             self.older.pop_front();
         }
-        self.older.push_back((seq, trade));
     }
 
     /// Forgets the older trade that `cancel` breaks, unless it is about one in the ring.
@@ -269,19 +284,27 @@ impl Entry {
         }
     }
 
-    fn apply_other(&mut self, seq: Seq, tick: &Tick) {
+    fn apply_other(&mut self, seq: Seq, tick: &Tick, until: Timestamp) {
         if self.others.len() == RECENT_TICKS {
             self.others.pop_front();
         }
         self.others.push_back((seq, tick.clone()));
         self.sent.changed |= Parts::TRADE | Parts::REST;
         match tick {
-            Tick::Status(status) => self.status = Some(Box::new((seq, (**status).clone()))),
-            Tick::PrevClose(close) => self.prev_close = Some(Box::new((seq, *close))),
+            Tick::Status(status) => {
+                if is_latest(self.status.as_ref().map(|placed| placed.1.ts), status.ts, until) {
+                    self.status = Some(Box::new((seq, (**status).clone())));
+                }
+            }
+            Tick::PrevClose(close) => {
+                if is_latest(self.prev_close.as_ref().map(|placed| placed.1.ts), close.ts, until) {
+                    self.prev_close = Some(Box::new((seq, *close)));
+                }
+            }
             Tick::Cancel(cancel) => {
                 self.break_older(cancel);
                 if self.trade.is_some_and(|(_, trade)| trade.is_named(cancel.exchange, cancel.id)) {
-                    self.trade = self.last_standing_trade();
+                    self.trade = self.last_standing_trade(until);
                 }
             }
             Tick::Correction(correction) => {
@@ -294,17 +317,21 @@ impl Entry {
         }
     }
 
-    /// The last trade of those at hand that no later tick has broken, as amended.
-    fn last_standing_trade(&self) -> Option<(Seq, Trade)> {
+    /// The trade of the latest market time among those in memory that no tick has broken, as amended.
+    fn last_standing_trade(&self, until: Timestamp) -> Option<(Seq, Trade)> {
         let partition = self.seq?.partition;
         let recent = self.recent(partition, None, usize::MAX);
         let mut trades = FinalTrades::default();
-        recent.iter().for_each(|(_, tick)| trades.apply(tick, false));
-        let Some(last) = trades.left().next_back().copied() else { return self.older.back().copied() };
-        let places = recent.iter().rev().find(|(_, tick)| {
-            matches!(tick, Tick::Trade(trade) if (trade.ts, trade.recv_ts) == (last.ts, last.recv_ts))
-        });
-        places.map(|(seq, _)| (*seq, last))
+        let mut places = Vec::new();
+        for (seq, tick) in &recent {
+            trades.apply(tick, false);
+            if matches!(tick, Tick::Trade(_)) {
+                places.push(*seq);
+            }
+        }
+        let standing = trades.numbered().map(|(number, trade)| (places[number], *trade));
+        let all = standing.chain(self.older.iter().copied()).filter(|(_, trade)| trade.ts <= until);
+        all.max_by_key(|(seq, trade)| (trade.ts, *seq))
     }
 
     /// The last `ticks_max` ticks after `after`, oldest first.
@@ -351,7 +378,10 @@ impl Entry {
             || self.others.iter().any(|(place, _)| *place == seq)
     }
 
-    fn apply_bar(&mut self, seq: Seq, bar: Bar) {
+    fn apply_bar(&mut self, seq: Seq, bar: Bar, until: Timestamp) {
+        if bar.ts > until {
+            return;
+        }
         // Odd lots alone make no bar that anybody is shown: the one before it stays the last.
         let newer =
             |held: &Option<(Seq, Bar)>| bar.has_price() && held.is_none_or(|(_, held)| bar.ts > held.ts);
@@ -422,21 +452,21 @@ impl Shard {
     }
 
     #[inline]
-    fn apply(&mut self, seq: Seq, tick: &Tick) {
+    fn apply(&mut self, seq: Seq, tick: &Tick, until: Timestamp) {
         self.next_offset = self.next_offset.max(seq.offset + 1);
         let Some(symbol) = tick.symbol() else { return };
         let number = self.number(symbol);
         let entry = &mut self.entries[number as usize];
-        entry.apply(seq, tick);
+        entry.apply(seq, tick, until);
         if let Some(changes) = &mut self.changes {
             changes.push(number, &mut entry.sent);
         }
     }
 
-    fn apply_bar(&mut self, seq: Seq, bar: Bar) {
+    fn apply_bar(&mut self, seq: Seq, bar: Bar, until: Timestamp) {
         let number = self.number(bar.symbol);
         let entry = &mut self.entries[number as usize];
-        entry.apply_bar(seq, bar);
+        entry.apply_bar(seq, bar, until);
         if let Some(changes) = &mut self.changes {
             changes.push(number, &mut entry.sent);
         }
@@ -450,6 +480,7 @@ impl Shard {
 /// The last of every symbol, in memory.
 pub struct MemoryHot {
     shards: Vec<Mutex<Shard>>,
+    horizon: Horizon,
 }
 
 /// What a checkpoint covers.
@@ -462,9 +493,15 @@ pub struct HotCheckpoint {
 }
 
 impl MemoryHot {
-    /// An empty store for a log of `partitions`.
+    /// An empty store for a log of `partitions`, of ticks of any time.
     pub fn new(partitions: u16) -> Self {
-        Self { shards: (0..partitions.max(1)).map(|_| Mutex::default()).collect() }
+        let shards = (0..partitions.max(1)).map(|_| Mutex::default()).collect();
+        Self { shards, horizon: Horizon::UNLIMITED }
+    }
+
+    /// The same, where ticks and bars beyond `horizon` are nobody's latest.
+    pub fn with_horizon(self, horizon: Horizon) -> Self {
+        Self { horizon, ..self }
     }
 
     /// How many partitions the log has.
@@ -474,12 +511,13 @@ impl MemoryHot {
 
     /// Takes in what changed, as [`Hot::apply`] does, at once.
     pub fn take_in(&self, partition: u16, updates: &HotUpdates) -> Result<(), HotError> {
+        let until = self.horizon.end();
         let mut shard = self.shard(partition)?;
         for (seq, tick) in &updates.ticks {
-            shard.apply(*seq, tick);
+            shard.apply(*seq, tick, until);
         }
         for (seq, bar) in &updates.bars {
-            shard.apply_bar(*seq, *bar);
+            shard.apply_bar(*seq, *bar, until);
         }
         Ok(())
     }
@@ -535,8 +573,9 @@ impl MemoryHot {
     /// Errors: bytes that are damaged or of another version or partition; the partition is then
     /// left empty.
     pub fn restore(&self, partition: u16, bytes: &[u8]) -> Result<HotCheckpoint, HotError> {
+        let until = self.horizon.end();
         let mut shard = self.shard(partition)?.emptied();
-        let covered = read_checkpoint(partition, bytes, |seq, tick| shard.apply(seq, tick))?;
+        let covered = read_checkpoint(partition, bytes, |seq, tick| shard.apply(seq, tick, until))?;
         *self.shard(partition)? = shard;
         Ok(covered)
     }
@@ -750,6 +789,39 @@ mod tests {
             }
             steps.push((0, Step::Cancel(steps.len() - 4 - 2 * RECENT_TICKS)));
         }
+    }
+
+    #[test]
+    fn what_is_too_far_ahead_of_the_clock_is_nobodys_latest() {
+        use conformance::Step;
+        let mut ticks =
+            ticks(&[(0, Step::Trade(1)), (0, Step::Quote(1)), (0, Step::Trade(2)), (0, Step::Quote(2))]);
+        let partition = ticks[0].0.partition;
+        let ahead = Timestamp::now().saturating_add_nanos(3 * 86_400_000_000_000);
+        let Tick::Trade(trade) = &mut ticks[2].1 else { panic!() };
+        trade.ts = ahead;
+        let mut bar = Bar::empty(trade.symbol, Timeframe::MINUTE, ahead);
+        bar.add(trade);
+        let mut daily = Bar::empty(trade.symbol, Timeframe::Day, ahead);
+        daily.add(trade);
+        let symbol = trade.symbol;
+        let Tick::Quote(quote) = &mut ticks[3].1 else { panic!() };
+        quote.ts = ahead;
+        let hot = MemoryHot::new(PARTITIONS)
+            .with_horizon(Horizon::ahead_of_clock(std::time::Duration::from_mins(1)));
+        let bars = vec![(ticks[2].0, bar), (ticks[2].0, daily)];
+        hot.take_in(partition, &HotUpdates { ticks: ticks.clone(), bars }).unwrap();
+        let shown = |hot: &MemoryHot| hot.shard(partition).unwrap().get(symbol).unwrap().shown();
+        let entry = shown(&hot);
+        let latest = (entry.trade.map(Tick::Trade), entry.quote.map(Tick::Quote));
+        assert_eq!(latest, (Some(ticks[0].1.clone()), Some(ticks[1].1.clone())));
+        assert_eq!((entry.minute_bar, entry.daily_bar, entry.seq), (None, None, ticks[3].0));
+        // It is in the log all the same, and a checkpoint does not bring it back.
+        let restored = MemoryHot::new(PARTITIONS).with_horizon(hot.horizon);
+        restored.restore(partition, &hot.checkpoint(partition, 1, b"").unwrap()).unwrap();
+        assert_eq!(shown(&restored), entry);
+        let recent = restored.shard(partition).unwrap().get(symbol).unwrap().recent(partition, None, 9);
+        assert_eq!(recent, ticks);
     }
 
     #[test]

@@ -10,12 +10,15 @@ pub mod memory;
 pub mod redis;
 
 use crate::bus::Bounds;
-use crate::market::{Bar, PrevClose, Quote, Seq, Status, Symbol, Tick, Trade};
+use crate::market::{Bar, PrevClose, Quote, Seq, Status, Symbol, Tick, Timestamp, Trade};
 
 /// How many ticks of each symbol are kept.
 pub const RECENT_TICKS: usize = 100;
 
 /// What is known of one symbol now.
+///
+/// Last means the latest market time (`ts`), whatever arrived last: a late tick never replaces a newer
+/// one. Of equal times the last in the log counts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HotEntry {
     /// The last trade that is not cancelled.
@@ -34,6 +37,19 @@ pub struct HotEntry {
     pub status: Option<Status>,
     /// The place in the log of the last tick applied.
     pub seq: Seq,
+}
+
+impl HotEntry {
+    /// The same without what is later than `until`.
+    pub fn up_to(mut self, until: Timestamp) -> Self {
+        self.trade = self.trade.filter(|trade| trade.ts <= until);
+        self.quote = self.quote.filter(|quote| quote.ts <= until);
+        self.status = self.status.filter(|status| status.ts <= until);
+        self.prev_close = self.prev_close.filter(|close| close.ts <= until);
+        let bars = [&mut self.minute_bar, &mut self.daily_bar, &mut self.prev_daily_bar];
+        bars.into_iter().for_each(|bar| *bar = bar.filter(|bar| bar.ts <= until));
+        self
+    }
 }
 
 /// Why the store could not answer or be written.

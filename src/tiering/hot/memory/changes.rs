@@ -238,11 +238,12 @@ impl MemoryHot {
         // What is held stands before what is told, so that of two it stays.
         all.sort_by_key(|(seq, _)| *seq);
         all.dedup_by_key(|(seq, _)| *seq);
+        let until = self.horizon.end();
         let mut merged = Entry::new(symbol);
-        all.iter().for_each(|(seq, tick)| merged.apply(*seq, tick));
+        all.iter().for_each(|(seq, tick)| merged.apply(*seq, tick, until));
         let bars_held = [held.bars.prev_daily, held.bars.daily, held.bars.minute];
         for (seq, bar) in bars.iter().copied().chain(bars_held.into_iter().flatten()) {
-            merged.apply_bar(seq, bar);
+            merged.apply_bar(seq, bar, until);
         }
         let sent = std::mem::take(&mut held.sent);
         merged.sent = Sent { changed: merged.sent.changed | sent.changed, ..sent };

@@ -32,7 +32,7 @@ pub use self::metrics::RedisHotMetrics;
 use super::memory::MemoryHot;
 use super::{Hot, HotEntry, HotError, HotUpdates, RECENT_TICKS};
 use crate::bus::Bounds;
-use crate::market::{Seq, Symbol, Tick, Timestamp};
+use crate::market::{Horizon, Seq, Symbol, Tick, Timestamp};
 
 /// How long the writer waits for the replies of a pipeline.
 const WRITE_MAX: Duration = Duration::from_secs(5);
@@ -64,6 +64,8 @@ pub struct RedisHotConfig {
     pub round_interval: Duration,
     /// How long a gateway waits for an answer before it answers from its own memory.
     pub read_wait_max: Duration,
+    /// What is beyond it is nobody's latest, though it may be in Redis.
+    pub horizon: Horizon,
 }
 
 impl RedisHotConfig {
@@ -76,6 +78,7 @@ impl RedisHotConfig {
             log,
             round_interval: Duration::from_millis(5),
             read_wait_max: Duration::from_millis(500),
+            horizon: Horizon::UNLIMITED,
         }
     }
 }
@@ -289,7 +292,7 @@ impl RedisHot {
         let shared = Arc::new(Shared {
             address,
             keys: Keys { prefix: config.prefix.clone() },
-            mirror: Arc::new(MemoryHot::watched(config.partitions)),
+            mirror: Arc::new(MemoryHot::watched(config.partitions).with_horizon(config.horizon)),
             metrics: RedisHotMetrics::default(),
             written: Mutex::default(),
             applied: AtomicU64::new(0),
@@ -325,6 +328,11 @@ impl RedisHot {
     /// a gateway of the same process falls back on.
     pub fn mirror(&self) -> Arc<MemoryHot> {
         self.shared.mirror.clone()
+    }
+
+    /// What is beyond it is nobody's latest.
+    pub(super) fn horizon(&self) -> Horizon {
+        self.shared.config.horizon
     }
 
     /// Host and port.
@@ -447,7 +455,8 @@ impl Hot for RedisHot {
 
     async fn get(&self, symbols: &[Symbol]) -> Result<Vec<Option<HotEntry>>, HotError> {
         let stored = self.shared.stored(&self.reader, symbols, self.shared.config.read_wait_max).await?;
-        Ok(stored.into_iter().map(|stored| stored.map(|stored| stored.entry)).collect())
+        let until = self.shared.config.horizon.end();
+        Ok(stored.into_iter().map(|stored| stored.map(|stored| stored.entry.up_to(until))).collect())
     }
 
     async fn recent(&self, symbol: Symbol) -> Result<Vec<(Seq, Tick)>, HotError> {
