@@ -15,6 +15,7 @@ pub const FAIL_POINTS: &[&str] = &[
     "log.local.synced",
     "log.local.rolled",
     "log.local.dropped",
+    "log.local.drop_noted",
     "log.local.ended",
     "log.local.sealed",
     "log.local.settled",

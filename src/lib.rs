@@ -5,6 +5,7 @@ pub mod bus;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod disk;
 pub mod fail;
 pub mod feed;
 pub mod kafka;

@@ -40,6 +40,8 @@ mod kill;
 mod memory;
 #[path = "cli/outage.rs"]
 mod outage;
+#[path = "cli/reading.rs"]
+mod reading;
 #[path = "cli/restore.rs"]
 mod restore;
 #[path = "cli/scaled.rs"]

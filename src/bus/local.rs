@@ -6,12 +6,13 @@
 //!
 //! # Layout on disk
 //!
-//! One fjall database. The log is cut into segments over all partitions, `segment-<20 digits>`,
-//! each a keyspace. Key: partition (`u16`), offset (`u64`), big-endian; value: the record. After
-//! them a header under `ff ff`: when the segment was begun, where each partition stood, and the
-//! bytes before it (`store.rs`). So opening reads headers, the journals and, to write, the newest
-//! segment, no more; a log that is closed empties a long journal. Beside the database stands the
-//! log's identity (`epoch.rs`).
+//! One fjall database. The log is cut into segments over all partitions, each in a keyspace of its
+//! own, which is used again once the segment was dropped. Key: partition (`u16`), offset (`u64`),
+//! big-endian; value: the record. After them a header under `ff ff` (`header.rs`): the segment's number,
+//! when it was begun, where each partition stood, and the bytes before it. So opening reads headers, the
+//! journals and, to write, the newest segment, no more; a log that is closed empties a long journal.
+//! Beside the database lie the log's identity (`epoch.rs`) and what was cut off a damaged journal
+//! (`torn.rs`). Whoever only reads opens a shadow of the database and changes nothing (`shadow.rs`).
 //!
 //! # Why segments, and not fjall's FIFO compaction
 //!
@@ -19,7 +20,7 @@
 //! made, is passed; it knows nothing of [`Bus::release`] and can't be told. It needs one keyspace
 //! for each partition, since its tables may not overlap: a memtable for each, so memory grows with
 //! the partitions, and an idle partition holds back the journals. Segments share one memtable, are
-//! dropped whole by `delete_keyspace` when, and only when, released, and are never rewritten. The
+//! dropped whole when, and only when, released, and are never rewritten. The
 //! price is granularity: a record outlives its age by at most an eighth of it, and the size by at
 //! most a segment.
 //!
@@ -28,11 +29,14 @@
 //! What stands in a record, who read how far, and copies on other machines.
 
 mod epoch;
+mod header;
 mod journal;
 mod metrics;
 mod reader;
+mod shadow;
 mod state;
 mod store;
+mod torn;
 mod writer;
 
 #[cfg(test)]
@@ -86,8 +90,10 @@ pub struct Retention {
 pub enum Access {
     /// Appends and reads. The newest segment is read before, record by record.
     Write,
-    /// Reads alone, for a moment: appends are refused, and a record that is in a table is checked when
-    /// it is read. What the log holds is counted without the newest segment.
+    /// Only reads, for a moment. Nothing in the directory changes: a log that is missing is an empty one,
+    /// and one whose journal is damaged is read up to there, as [`Bus::damage`] tells. Appends are refused,
+    /// and a record that is in a table is checked when it is read. What the log holds is counted without
+    /// the newest segment.
     Read,
 }
 
@@ -135,6 +141,8 @@ struct Shared {
     config: LocalBusConfig,
     clock: Clock,
     epoch: LogEpoch,
+    /// What of the journals could not be read, in words.
+    damage: Option<String>,
     metrics: LocalBusMetrics,
     state: Mutex<State>,
     /// Wakes the writer's thread.
@@ -235,10 +243,11 @@ impl LocalBus {
         }
         let now_ms = clock();
         let opened = std::panic::catch_unwind(|| Store::open(&config, now_ms));
-        let Opened { store, segments, nexts, bytes_total } = opened.map_err(|_| BusError::Failed {
-            path: path(),
-            reason: "its files are damaged: restore the directory from a copy, or move it away".into(),
-        })??;
+        let Opened { store, segments, nexts, bytes_total, damage } =
+            opened.map_err(|_| BusError::Failed {
+                path: path(),
+                reason: "its files are damaged: restore the directory from a copy, or move it away".into(),
+            })??;
         if nexts.len() != usize::from(config.partitions) {
             let (has, asked) = (nexts.len(), config.partitions);
             tracing::info!(path = path(), has, asked, "the log keeps the partitions it was made with");
@@ -265,6 +274,7 @@ impl LocalBus {
         let shared = Arc::new(Shared {
             clock,
             epoch,
+            damage,
             metrics,
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -348,6 +358,10 @@ impl Bus for LocalBus {
 
     fn epoch(&self) -> &LogEpoch {
         &self.shared.epoch
+    }
+
+    fn damage(&self) -> Option<&str> {
+        self.shared.damage.as_deref()
     }
 
     async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {

@@ -128,6 +128,12 @@ pub trait Bus: Send + Sync + 'static {
     /// whose records were handed out and lost. Fixed for as long as the log is open.
     fn epoch(&self) -> &LogEpoch;
 
+    /// What of the log could not be read when it was opened, in words: records from there on are
+    /// missing. `None` where all of it can be read.
+    fn damage(&self) -> Option<&str> {
+        None
+    }
+
     /// Appends `records` (partition, bytes), all or none, in order within each partition.
     ///
     /// Returns as soon as they can be read; they are accepted only when the returned future has

@@ -224,7 +224,9 @@ pub(super) fn archive_error(error: ArchiveError) -> CliError {
 
 async fn archive(args: &RunArgs, config: &Config, json: bool) -> Result<(), CliError> {
     let cold = open_cold(config)?;
-    let stores = Stores::open_to_move(config).await.map_err(node_error)?;
+    let stores =
+        if args.dry_run { Stores::open_existing(config).await } else { Stores::open_to_move(config).await };
+    let stores = stores.map_err(node_error)?;
     let options = ArchiveOptions {
         before: args.before,
         kinds: args.kind.clone(),

@@ -116,7 +116,9 @@ pub(super) fn run(args: HistoryArgs, global: &Global) -> Result<(), CliError> {
         }
     });
     match done {
-        Ok(()) => output.keep(),
+        Ok(None) => output.keep(),
+        // What there is may be all that is left.
+        Ok(Some(incomplete)) => output.keep().and(Err(incomplete)),
         Err(error) => {
             output.discard();
             Err(error)
@@ -190,6 +192,17 @@ impl Output {
     }
 }
 
+/// What is wrong with an answer whose rows were written all the same, if anything is.
+type Incomplete = Option<CliError>;
+
+/// Rows may be missing from the answer, nobody knows which.
+fn incomplete(is_broken: bool) -> Incomplete {
+    is_broken.then(|| {
+        CliError::failed("the answer may lack rows")
+            .hint("`stk audit` compares the stores; the rows that could be read were written")
+    })
+}
+
 async fn from_data(
     args: &HistoryArgs,
     dir: PathBuf,
@@ -197,7 +210,7 @@ async fn from_data(
     global: &Global,
     output: &mut Output,
     began: Instant,
-) -> Result<(), CliError> {
+) -> Result<Incomplete, CliError> {
     let config = global.resolve(&[("data.dir", dir.display().to_string(), "--data")])?.config();
     let stores = Stores::open_existing(&config).await.map_err(node_error)?;
     let kind = args.kind.kind();
@@ -238,7 +251,7 @@ async fn from_data(
         say(stats_in_words(&stats, first_row));
     }
     stores.close().await;
-    Ok(())
+    Ok(incomplete(!answer.coverage.broken.is_empty()))
 }
 
 fn write_error(error: WriteError) -> CliError {
@@ -280,7 +293,7 @@ async fn from_server(
     global: &Global,
     output: &mut Output,
     began: Instant,
-) -> Result<(), CliError> {
+) -> Result<Incomplete, CliError> {
     let symbols: Vec<&str> = args.symbols.iter().map(Symbol::as_str).collect();
     let kind = args.kind.kind();
     let mut query = vec![
@@ -309,10 +322,12 @@ async fn from_server(
         asked_for.extend(frozen);
         answer = client.history(&query).await.map_err(rest_error)?;
     }
+    let mut is_broken = false;
     if let Some(coverage) = &answer.coverage {
         for line in served_coverage_in_words(coverage) {
             say(line);
         }
+        is_broken = coverage["broken"].as_array().is_some_and(|broken| !broken.is_empty());
     }
     let (mut first, mut received) = (None, 0);
     let mut bytes = answer.bytes();
@@ -331,7 +346,7 @@ async fn from_server(
             "first bytes after {first_ms:.1} ms; {received} bytes received (what was read, tells --data)"
         ));
     }
-    Ok(())
+    Ok(incomplete(is_broken))
 }
 
 /// What an answer covers: one line where all is well, and a warning for each part that is not.
@@ -352,6 +367,7 @@ fn coverage_in_words(coverage: &Coverage) -> Vec<String> {
     in_words(
         log,
         &missing.collect::<Vec<_>>(),
+        &coverage.broken,
         &gaps.collect::<Vec<_>>(),
         coverage.gaps_not_listed,
         &archived,
@@ -380,7 +396,8 @@ fn served_coverage_in_words(coverage: &serde_json::Value) -> Vec<String> {
     });
     let not_listed = number(&coverage["gaps_not_listed"]);
     let archived = ArchivedInWords::from(&coverage["archived"]);
-    in_words(log, &missing.collect::<Vec<_>>(), &gaps.collect::<Vec<_>>(), not_listed, &archived)
+    let broken: Vec<_> = list("broken").iter().map(text).collect();
+    in_words(log, &missing.collect::<Vec<_>>(), &broken, &gaps.collect::<Vec<_>>(), not_listed, &archived)
 }
 
 /// What of an answer came from the archive, in words.
@@ -436,6 +453,7 @@ impl From<&serde_json::Value> for ArchivedInWords {
 fn in_words(
     log_records: u64,
     missing: &[String],
+    broken: &[String],
     gaps: &[String],
     gaps_not_listed: u64,
     archived: &ArchivedInWords,
@@ -453,7 +471,7 @@ fn in_words(
     }
     let gap_count = gaps.len() as u64 + gaps_not_listed;
     let frozen_count = archived.frozen.len() as u64 + archived.frozen_not_listed;
-    if missing.is_empty() && gap_count == 0 && frozen_count == 0 {
+    if missing.is_empty() && broken.is_empty() && gap_count == 0 && frozen_count == 0 {
         lines.push(format!("covers {log}: nothing is missing, no gap in what the feeds received"));
     } else {
         lines.push(format!("covers {log}"));
@@ -474,6 +492,12 @@ fn in_words(
     }
     if let Some(reason) = &archived.unasked {
         lines.push(format!("warning: nothing was read of the archive: {reason}"));
+    }
+    for part in broken.iter().take(LISTED_MAX) {
+        lines.push(format!("warning: rows may be missing: {part}"));
+    }
+    if broken.len() > LISTED_MAX {
+        lines.push(format!("warning: {} more places where rows may be missing", broken.len() - LISTED_MAX));
     }
     for part in missing.iter().take(LISTED_MAX) {
         lines.push(format!("warning: {part} are missing: the log dropped them before they were in warm"));
@@ -525,10 +549,10 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_and_the_rest_counted() {
         let nothing = ArchivedInWords::default();
-        let well = in_words(0, &[], &[], 0, &nothing);
+        let well = in_words(0, &[], &[], &[], 0, &nothing);
         assert_eq!(well, ["covers warm: nothing is missing, no gap in what the feeds received"]);
         let gaps: Vec<String> = (0..7).map(|at| format!("gap {at}")).collect();
-        let lines = in_words(2, &["records 5 to 9 of partition 1".to_owned()], &gaps, 3, &nothing);
+        let lines = in_words(2, &["records 5 to 9 of partition 1".to_owned()], &[], &gaps, 3, &nothing);
         assert_eq!(lines[0], "covers warm and 2 records of the log");
         assert_eq!(
             lines[1],

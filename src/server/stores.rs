@@ -16,6 +16,7 @@ use crate::bus::Bus;
 use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
 use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention};
 use crate::config::Config;
+use crate::disk::create_dir;
 use crate::market::Horizon;
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::cold::{self, Cold, ColdError, ColdMetrics};
@@ -76,7 +77,7 @@ enum Use {
     Write,
     /// To move days between its tiers, which are there: without compaction.
     Move,
-    /// To answer questions: nothing is made, and nothing of it is removed, merged or added to.
+    /// To answer questions: nothing in the stores changes.
     Ask,
 }
 
@@ -86,8 +87,8 @@ impl Stores {
         Self::open_for(config, Use::Write).await
     }
 
-    /// Opens what `config` names to answer questions: nothing is made, and nothing of it is removed, merged
-    /// or added to. Hot is not asked, and not opened.
+    /// Opens what `config` names to answer questions: no file of the data directory or of the archive is
+    /// created, changed or removed. Hot is not asked, and not opened.
     ///
     /// Errors: the data directory holds nothing, as [`NodeError::NoStore`]; there is no such topic or database,
     /// as [`crate::bus::BusError::Missing`] and [`WarmError::Missing`]; or as [`Stores::open`].
@@ -118,11 +119,15 @@ impl Stores {
             {
                 return Err(NodeError::NoStore { path: dir });
             }
-            std::fs::create_dir_all(&dir).map_err(|error| data_error(&dir, &error))?;
-            let lock = lock(&dir)?;
+            let lock = if use_ == Use::Ask {
+                lock_to_read(&dir)?
+            } else {
+                create_dir(&dir).map_err(|error| data_error(&dir, &error))?;
+                Some(lock(&dir)?)
+            };
             let bus = local_log.then(|| open_local_bus(&own, use_)).transpose()?;
             let warm = local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), use_)).transpose()?;
-            Ok((Some(lock), bus, warm))
+            Ok((lock, bus, warm))
         })
         .await?;
         let log = match (local_bus, &config.kafka) {
@@ -405,9 +410,8 @@ fn open_local_bus(config: &Config, use_: Use) -> Result<Arc<LocalBus>, NodeError
 fn open_local_warm(dir: &Path, use_: Use) -> Result<Arc<LocalWarm>, WarmError> {
     match use_ {
         Use::Write => LocalWarm::open(dir, LocalWarmOptions::default()),
-        Use::Ask if dir.is_dir() => LocalWarm::open_read_only(dir),
-        // A server that ended between the two has a log without days.
-        Use::Ask | Use::Move => LocalWarm::open(dir, LocalWarmOptions { compaction: false }),
+        Use::Move => LocalWarm::open(dir, LocalWarmOptions { compaction: false }),
+        Use::Ask => LocalWarm::open_read_only(dir),
     }
 }
 
@@ -437,9 +441,22 @@ fn lock(dir: &Path) -> Result<File, NodeError> {
     let mut options = File::options();
     let file = options.create(true).write(true).truncate(false).open(dir.join(LOCK_FILE));
     let file = file.map_err(|error| data_error(dir, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(NodeError::DataInUse { path: dir.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(data_error(dir, &error)),
+    locked(dir, file.try_lock()).map(|()| file)
+}
+
+/// Keeps writers out of the data directory while this process reads it, together with other readers.
+/// `None` where no writer ever locked it.
+fn lock_to_read(dir: &Path) -> Result<Option<File>, NodeError> {
+    match File::open(dir.join(LOCK_FILE)) {
+        Ok(file) => locked(dir, file.try_lock_shared()).map(|()| Some(file)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(data_error(dir, &error)),
     }
+}
+
+fn locked(dir: &Path, locked: Result<(), TryLockError>) -> Result<(), NodeError> {
+    locked.map_err(|error| match error {
+        TryLockError::WouldBlock => NodeError::DataInUse { path: dir.to_owned() },
+        TryLockError::Error(error) => data_error(dir, &error),
+    })
 }

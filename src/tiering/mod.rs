@@ -6,12 +6,12 @@ pub mod archive;
 pub mod audit;
 mod codec;
 pub mod cold;
-mod disk;
 #[cfg(test)]
 mod golden;
 pub mod history;
 pub mod hot;
 mod parquet;
+pub mod seam;
 pub mod state;
 pub mod tiers;
 pub mod warm;

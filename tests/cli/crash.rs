@@ -61,6 +61,7 @@ pub(crate) fn machine(point: &str) -> When {
         | "log.local.synced"
         | "log.local.rolled"
         | "log.local.dropped"
+        | "log.local.drop_noted"
         | "warm.local.writing"
         | "warm.local.segment"
         | "warm.local.checkpoint"

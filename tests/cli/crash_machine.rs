@@ -129,7 +129,7 @@ pub(crate) async fn undisturbed(rounds: u64, ticks_of_round: usize) -> Vec<Diges
 fn ballast(point: &str) -> usize {
     match point {
         // More than a segment of the log.
-        "log.local.rolled" | "log.local.dropped" => 10,
+        "log.local.rolled" | "log.local.dropped" | "log.local.drop_noted" => 10,
         // A journal that is worth emptying.
         "log.local.settled" | "log.local.emptied" => 6,
         _ => 0,
@@ -139,7 +139,7 @@ fn ballast(point: &str) -> usize {
 async fn kill_at(point: &str, held: &[Digests]) {
     let mut row = Row::new(format!("{point}, one machine"));
     let (machine, mut client) = Machine::begun().await;
-    if point == "log.local.dropped" {
+    if matches!(point, "log.local.dropped" | "log.local.drop_noted") {
         // As much as is kept.
         let server = machine.serve();
         weigh_down(&machine.ingest, 64).await.expect("a server");

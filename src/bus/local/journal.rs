@@ -1,12 +1,13 @@
-//! What has to be put right before fjall opens its directory: above all the torn tail.
+//! Checks the journals before fjall opens them, and puts right what fjall would stumble over.
 //!
 //! fjall cuts a journal that ends within a batch. But a disk may lose power with later pages
 //! written and earlier ones not; then a batch is whole and wrong, and fjall refuses to open; and
 //! a damaged tag further up makes it drop all that follows without a word. So the journals are
-//! checked here, batch by batch. A batch that is wrong is cut at its first byte, if it was never
-//! synced. That is known from what comes after it: every batch carries a [`Mark`] of what was
-//! synced when it was written. Where synced records are damaged nothing is touched, and the error
-//! names the file and the byte.
+//! checked here, batch by batch. A damaged batch that was never synced is cut together with what
+//! follows, for whoever writes, and kept beside the journal (`torn.rs`). Whether it was synced is known
+//! from what comes after it: every batch carries a [`Mark`] of what was synced when it was written. Where
+//! synced records are damaged nothing is touched, and the error names the file and the byte. Whoever
+//! reads cuts nothing: it reads what lies before the damage, and says so (`shadow.rs`).
 //!
 //! A batch in fjall's journal (format 3), little-endian:
 //!
@@ -17,6 +18,7 @@
 //! u8 3, u64 XXH3 of the items, "FJL" 3
 //! ```
 
+use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -24,12 +26,14 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::torn;
 use crate::bus::BusError;
+use crate::disk::create_dir;
 
-const LOCK_FILE: &str = "lock";
-const VERSION_FILE: &str = "version";
+pub(super) const LOCK_FILE: &str = "lock";
+pub(super) const VERSION_FILE: &str = "version";
 const VERSION_BYTES: u64 = 4;
-const KEYSPACES_FOLDER: &str = "keyspaces";
+pub(super) const KEYSPACES_FOLDER: &str = "keyspaces";
 const FIRST_JOURNAL: &str = "0.jnl";
 const JOURNAL_EXTENSION: &str = "jnl";
 
@@ -71,58 +75,144 @@ impl Mark {
     }
 }
 
-/// Creates `path` if needed, refuses it if another process has it open, cuts a torn tail, and
+/// Damage in a journal: a batch that is not whole, and what lies behind it.
+#[derive(Clone, Debug)]
+pub(super) struct Damage {
+    /// The journal.
+    pub(super) journal: PathBuf,
+    /// Where the damaged batch begins.
+    pub(super) at: u64,
+    /// From there to the last byte that is not 0.
+    pub(super) bytes: u64,
+    /// Whole batches behind the damaged one.
+    pub(super) batches: u64,
+    /// Whether the damaged batch was synced: a later batch or a later journal tells.
+    pub(super) was_durable: bool,
+    /// Whether no other journal follows.
+    pub(super) is_in_active: bool,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { journal, at, bytes, batches, was_durable, .. } = self;
+        let durable = if *was_durable { ", in records that were durable" } else { "" };
+        write!(f, "{} is damaged at byte {at}{durable}: {bytes} bytes from there on, ", journal.display())?;
+        match batches {
+            0 => write!(f, "without a whole batch behind the damage"),
+            1 => write!(f, "with 1 whole batch behind the damage"),
+            _ => write!(f, "with {batches} whole batches behind the damage"),
+        }
+    }
+}
+
+/// What the journals of a log hold.
+pub(super) struct Checked {
+    /// Oldest first, each with the bytes of its whole batches. Nothing of a journal behind damage counts.
+    pub(super) journals: Vec<(PathBuf, u64)>,
+    /// The number of the last whole batch.
+    pub(super) last: u64,
+    /// The first damage, if there is any.
+    pub(super) damage: Option<Damage>,
+}
+
+fn failed(path: &Path, reason: String) -> BusError {
+    BusError::Failed { path: path.display().to_string(), reason }
+}
+
+/// Creates `path` if needed, durably, refuses it if another process has it open, cuts a torn tail, and
 /// removes what is left of a creation that was cut short, which fjall would stumble over. Returns
 /// the number of the last batch in the journals.
 pub(super) fn prepare(path: &Path) -> Result<u64, BusError> {
-    let failed = |reason: String| BusError::Failed { path: path.display().to_string(), reason };
-    let cannot = |error: io::Error| failed(format!("cannot prepare the directory: {error}"));
-    std::fs::create_dir_all(path).map_err(cannot)?;
+    let cannot = |error: io::Error| failed(path, format!("cannot prepare the directory: {error}"));
+    create_dir(path).map_err(cannot)?;
     let mut options = OpenOptions::new();
     let lock = options.create(true).truncate(false).read(true).write(true);
     let lock = lock.open(path.join(LOCK_FILE)).map_err(cannot)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(BusError::Locked { path: path.display().to_string() });
-        }
-        Err(TryLockError::Error(error)) => return Err(cannot(error)),
-    }
-
-    let version = path.join(VERSION_FILE);
-    let is_created = std::fs::metadata(&version).is_ok_and(|metadata| metadata.len() >= VERSION_BYTES);
-    if !is_created {
-        // The first keyspace is made after the version file: with none there was no record yet.
-        let keyspaces = std::fs::read_dir(path.join(KEYSPACES_FOLDER));
-        if keyspaces.is_ok_and(|mut keyspaces| keyspaces.next().is_some()) {
-            return Err(failed(format!(
-                "{} is missing or cut short: restore it from a copy of the directory",
-                version.display()
-            )));
-        }
-        for file in [&version, &path.join(FIRST_JOURNAL)] {
-            match std::fs::remove_file(file) {
+    locked(path, lock.try_lock())?;
+    if !is_created(path)? {
+        for file in [VERSION_FILE, FIRST_JOURNAL] {
+            match std::fs::remove_file(path.join(file)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
                 _ => {}
             }
         }
     }
-
-    let mut last = 0;
-    let journals = journals(path).map_err(cannot)?;
-    for (index, journal) in journals.iter().enumerate() {
-        let is_active = index + 1 == journals.len();
-        last = check(journal, last, is_active).map_err(|fault| match fault {
-            Fault::Io(error) => failed(format!("cannot check {}: {error}", journal.display())),
-            Fault::Damaged { at } => failed(format!(
-                "{} is damaged at byte {at}, in records that were durable: restore the directory from a \
-                 copy, or give up what follows by `truncate -s {at} {}`",
-                journal.display(),
-                journal.display()
-            )),
-        })?;
+    let checked = check(path)?;
+    if let Some(damage) = &checked.damage {
+        if damage.was_durable {
+            return Err(failed(path, format!("{damage}; {}", way_out(damage)?)));
+        }
+        torn::cut(path, damage)?;
     }
-    Ok(last)
+    Ok(checked.last)
+}
+
+/// The lock by which whoever reads `path` keeps writers out, as long as it is held. `None` where no
+/// writer ever was.
+pub(super) fn lock_to_read(path: &Path) -> Result<Option<File>, BusError> {
+    let lock = match File::open(path.join(LOCK_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        lock => lock.map_err(|error| failed(path, format!("cannot open its lock: {error}")))?,
+    };
+    locked(path, lock.try_lock_shared())?;
+    Ok(Some(lock))
+}
+
+fn locked(path: &Path, locked: Result<(), TryLockError>) -> Result<(), BusError> {
+    match locked {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(BusError::Locked { path: path.display().to_string() }),
+        Err(TryLockError::Error(error)) => Err(failed(path, format!("cannot lock it: {error}"))),
+    }
+}
+
+/// Whether the creation of the log in `path` came to its end: it has no record before.
+pub(super) fn is_created(path: &Path) -> Result<bool, BusError> {
+    let version = path.join(VERSION_FILE);
+    if std::fs::metadata(&version).is_ok_and(|metadata| metadata.len() >= VERSION_BYTES) {
+        return Ok(true);
+    }
+    // The first keyspace is made after the version file: with none there was no record yet.
+    let keyspaces = std::fs::read_dir(path.join(KEYSPACES_FOLDER));
+    if keyspaces.is_ok_and(|mut keyspaces| keyspaces.next().is_some()) {
+        return Err(failed(
+            path,
+            format!("{} is missing or cut short: restore it from a copy of the directory", version.display()),
+        ));
+    }
+    Ok(false)
+}
+
+/// What to do about damage in records that were durable.
+fn way_out(damage: &Damage) -> Result<String, BusError> {
+    let Damage { journal, at, .. } = damage;
+    let dir = journal.parent().unwrap_or(Path::new("."));
+    let journals = journals(dir).map_err(|error| failed(dir, format!("cannot list it: {error}")))?;
+    let later = journals.iter().skip_while(|other| *other != journal).skip(1);
+    let later: String = later.map(|later| format!(" {}", later.display())).collect();
+    let then = if later.is_empty() { String::new() } else { format!(" && rm{later}") };
+    Ok(format!(
+        "restore the directory from a copy, or give up what follows by `truncate -s {at} {}{then}`",
+        journal.display()
+    ))
+}
+
+/// Checks the journals of `path`, and changes nothing.
+pub(super) fn check(path: &Path) -> Result<Checked, BusError> {
+    let cannot = |error: io::Error| failed(path, format!("cannot list its journals: {error}"));
+    let found = journals(path).map_err(cannot)?;
+    let mut checked = Checked { journals: Vec::new(), last: 0, damage: None };
+    for (index, journal) in found.iter().enumerate() {
+        let is_active = index + 1 == found.len();
+        let (whole_bytes, damage) = check_journal(journal, &mut checked.last, is_active)
+            .map_err(|error| failed(path, format!("cannot check {}: {error}", journal.display())))?;
+        checked.journals.push((journal.clone(), whole_bytes));
+        if damage.is_some() {
+            checked.damage = damage;
+            break;
+        }
+    }
+    Ok(checked)
 }
 
 /// How much of the disk the journals take: their length says nothing, since they are made long.
@@ -159,43 +249,42 @@ fn journals(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(journals.into_iter().map(|(_, path)| path).collect())
 }
 
-enum Fault {
-    Io(io::Error),
-    Damaged { at: u64 },
-}
-
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// Checks `journal`, cuts its tail if it is the active one and torn, and returns the number of its
-/// last batch; `last` is that of the journals before it, 0 if there was none.
-fn check(journal: &Path, mut last: u64, is_active: bool) -> Result<u64, Fault> {
-    let file = OpenOptions::new().read(true).write(true).open(journal)?;
+/// Checks `journal`: the bytes of its whole batches, and what is wrong behind them. `last` is the number
+/// of the last batch before, 0 if there was none, and becomes that of its own last one.
+fn check_journal(journal: &Path, last: &mut u64, is_active: bool) -> io::Result<(u64, Option<Damage>)> {
+    let file = File::open(journal)?;
     let file_bytes = file.metadata()?.len();
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, &file);
     let mut at = 0;
     let mut scratch = Vec::new();
     while let Some(batch) = read_batch(&mut reader, file_bytes - at, &mut scratch)? {
         at += batch.bytes;
-        last = batch.mark.map_or(last, |mark| mark.number);
+        *last = batch.mark.map_or(*last, |mark| mark.number);
     }
 
     // fjall makes its files long beforehand.
     reader.seek(SeekFrom::Start(at))?;
     if is_zero(&mut reader)? {
-        return Ok(last);
+        return Ok((at, None));
     }
-    // Synced as a whole when it was sealed.
-    if !is_active || is_synced_after(&file, at, last)? {
-        return Err(Fault::Damaged { at });
-    }
-    tracing::warn!(journal = %journal.display(), at, "cut a torn tail of the log");
-    file.set_len(at)?;
-    file.sync_all()?;
-    Ok(last)
+    let mut rest = Vec::new();
+    (&file).seek(SeekFrom::Start(at))?;
+    (&file).read_to_end(&mut rest)?;
+    let bytes = rest.iter().rposition(|byte| *byte != 0).map_or(0, |end| end as u64 + 1);
+    let (batches, is_vouched_for) = look_behind(&rest, *last)?;
+    // A journal that is not the active one was synced as a whole when it was sealed.
+    let was_durable = !is_active || is_vouched_for;
+    Ok((
+        at,
+        Some(Damage {
+            journal: journal.to_owned(),
+            at,
+            bytes,
+            batches,
+            was_durable,
+            is_in_active: is_active,
+        }),
+    ))
 }
 
 fn is_zero(reader: &mut impl Read) -> io::Result<bool> {
@@ -211,16 +300,15 @@ fn is_zero(reader: &mut impl Read) -> io::Result<bool> {
     }
 }
 
-/// Whether a batch after `at` tells that the one at `at` was synced. The next one need not know yet:
-/// batches share a sync, so all of them are asked.
-fn is_synced_after(mut file: &File, at: u64, last: u64) -> io::Result<bool> {
-    file.seek(SeekFrom::Start(at))?;
-    let mut rest = Vec::new();
-    file.read_to_end(&mut rest)?;
+/// Looks at what lies behind the batch `last`, which begins with a damaged one: how many whole batches
+/// there are, and whether one of them tells that the damaged one was synced. The next one need not know
+/// yet: batches share a sync, so all of them are asked.
+fn look_behind(rest: &[u8], last: u64) -> io::Result<(u64, bool)> {
     let mut scratch = Vec::new();
     // The broken one comes after `last`. With no batch before it, it can only be told that it comes
     // before the first whole one.
     let mut broken = (last > 0).then_some(last + 1);
+    let (mut batches, mut was_synced) = (0, false);
     let mut from = 1;
     while from < rest.len() {
         let left = &rest[from..];
@@ -232,14 +320,13 @@ fn is_synced_after(mut file: &File, at: u64, last: u64) -> io::Result<bool> {
             from += 1;
             continue;
         };
-        if let Some(mark) = mark
-            && mark.synced >= *broken.get_or_insert(mark.number.saturating_sub(1))
-        {
-            return Ok(true);
+        batches += 1;
+        if let Some(mark) = mark {
+            was_synced |= mark.synced >= *broken.get_or_insert(mark.number.saturating_sub(1));
         }
         from += bytes as usize;
     }
-    Ok(false)
+    Ok((batches, was_synced))
 }
 
 struct Batch {

@@ -1,17 +1,21 @@
 //! The log on disk: segments, each a fjall keyspace. The only file that names fjall.
 
-use std::path::PathBuf;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fjall::compaction::Leveled;
 use fjall::config::{BlockSizePolicy, CompressionPolicy, FilterPolicy};
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
+use fjall::{AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice};
 
-use super::journal::{self, Mark};
+use super::header::{HEADER_KEY, Header};
+use super::journal::{self, KEYSPACES_FOLDER, Mark};
+use super::shadow::Shadow;
 use super::{Access, LocalBusConfig, LocalBusMetrics};
 use crate::bus::{BusError, Record};
+use crate::disk::sync_dir;
 use crate::fail;
 
 /// Tables in a segment: a multiple of it must stay under 20, where fjall begins to brake writes.
@@ -28,9 +32,9 @@ const JOURNALS_BYTES: u64 = 64 << 20;
 const SHORT_JOURNAL_BYTES: u64 = 4 << 20;
 /// How long a closing log waits for its tables.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
-const HEADER_VERSION: u8 = 1;
-/// After every record of a segment.
-const HEADER_KEY: [u8; 2] = [0xff, 0xff];
+/// In a keyspace of a dropped segment, after its header, so that the table of the two has none of the
+/// segment's keys.
+const DROPPED_KEY: [u8; 3] = [0xff, 0xff, 0xff];
 const SEGMENT_PREFIX: &str = "segment-";
 
 /// A record on its way to the disk.
@@ -44,6 +48,8 @@ pub(super) struct Entry {
 pub(super) struct Segment {
     id: u64,
     keyspace: Keyspace,
+    /// Its directory, also where fjall opened a shadow of it.
+    path: PathBuf,
     /// By partition, the offset of its first record here.
     pub(super) starts: Vec<u64>,
     /// When it was begun, ms since the epoch. Every record of earlier segments is older.
@@ -53,6 +59,13 @@ pub(super) struct Segment {
 }
 
 impl Segment {
+    /// The segment in `keyspace` of the log in `path`.
+    fn new(keyspace: Keyspace, header: Header, path: &Path) -> Self {
+        let Header { id, created_ms, bytes_before, starts } = header;
+        let path = path_of(path, &keyspace);
+        Self { id, keyspace, path, starts, created_ms, bytes_before }
+    }
+
     /// Records of `partition` from offset `from` to before `to`, at least one if there is one, up
     /// to the one that reaches `bytes_max`.
     pub(super) fn read(
@@ -71,7 +84,7 @@ impl Segment {
             if offset != expected {
                 return Err(format!(
                     "record {expected} of partition {partition} is missing in {}: a file there is damaged",
-                    self.keyspace.path().display()
+                    self.path.display()
                 ));
             }
             bytes_total += value.len();
@@ -83,7 +96,7 @@ impl Segment {
         if records.is_empty() && from < to {
             return Err(format!(
                 "record {from} of partition {partition} is missing in {}: a file there is damaged",
-                self.keyspace.path().display()
+                self.path.display()
             ));
         }
         Ok(records)
@@ -94,7 +107,7 @@ impl Segment {
         (0u16..)
             .zip(&self.starts)
             .map(|(partition, &start)| {
-                let range = key(partition, 0)..=key(partition, u64::MAX);
+                let range = key(partition, start)..=key(partition, u64::MAX);
                 match self.keyspace.range(range).next_back() {
                     Some(entry) => Ok(offset_of(&entry.key().map_err(text)?)? + 1),
                     None => Ok(start),
@@ -126,6 +139,8 @@ pub(super) struct Opened {
     pub(super) nexts: Vec<u64>,
     /// Bytes of all records ever appended.
     pub(super) bytes_total: u64,
+    /// What of the journals a reader could not read, in words.
+    pub(super) damage: Option<String>,
 }
 
 /// Writes the log; owned by the writer's thread.
@@ -140,21 +155,36 @@ pub(super) struct Store {
     previous: Option<Arc<Segment>>,
     /// By partition, what comes next on disk.
     nexts: Vec<u64>,
+    /// Segments that were dropped, oldest first, and whose keyspaces are not yet empty.
+    dropped: VecDeque<Arc<Segment>>,
+    /// Keyspaces for segments to come.
+    free: Vec<Keyspace>,
+    /// What fjall has open instead of `path`, for a reader. Goes after the database.
+    _shadow: Option<Shadow>,
 }
 
 impl Store {
-    /// Opens the log, cutting a torn tail, or creates it.
+    /// Opens the log. To write, a torn tail is cut, and a log that is missing is created. To read,
+    /// nothing is changed, and a log that is missing is an empty one.
     pub(super) fn open(config: &LocalBusConfig, now_ms: u64) -> Result<Opened, BusError> {
         let LocalBusConfig { path, memory_bytes, .. } = config;
         let (memory_bytes, retention_bytes) = (*memory_bytes, config.retention.bytes);
         let failed = |reason: String| BusError::Failed { path: path.display().to_string(), reason };
-        let last = journal::prepare(path)?;
+        let shadow = match config.access {
+            Access::Write => None,
+            Access::Read => Some(Shadow::of(path)?),
+        };
+        let last = match &shadow {
+            None => journal::prepare(path)?,
+            Some(shadow) => shadow.last,
+        };
+        let opened_path = shadow.as_ref().map_or(path.as_path(), |shadow| shadow.dir.path());
         let segment_bytes = (retention_bytes / 8).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let memtable_bytes =
             (memory_bytes / 8).clamp(MEMTABLE_BYTES_MIN, segment_bytes.max(MEMTABLE_BYTES_MIN));
         let segment_bytes_max = segment_bytes.min(memtable_bytes * SEGMENT_MEMTABLES_MAX);
 
-        let db = Database::builder(path)
+        let db = Database::builder(opened_path)
             .cache_size(memory_bytes / 16)
             .journal_compression(CompressionType::None)
             .max_journaling_size(JOURNALS_BYTES)
@@ -164,12 +194,15 @@ impl Store {
                 fjall::Error::Locked => BusError::Locked { path: path.display().to_string() },
                 error => failed(format!("{error}: restore the directory from a copy, or move it away")),
             })?;
-        // fjall has synced the journal before it read it.
+        // fjall has synced the journal before it read it, but not the folders it made.
+        sync_dir(&opened_path.join(KEYSPACES_FOLDER))
+            .map_err(|error| failed(format!("cannot sync: {error}")))?;
         let mut journal = Journal { db, mark: Mark { number: last, synced: last } };
-        let (segments, nexts, bytes_total) =
+        let Loaded { segments, nexts, bytes_total, free } =
             load(&mut journal, config, memtable_bytes, now_ms).map_err(failed)?;
         let active = Arc::clone(segments.last().expect("there is always a segment"));
         let active_bytes = bytes_total - active.bytes_before;
+        let damage = shadow.as_ref().and_then(|shadow| shadow.damage.as_ref()).map(ToString::to_string);
         let store = Self {
             path: path.clone(),
             journal,
@@ -179,8 +212,11 @@ impl Store {
             memtable_bytes,
             previous: None,
             nexts: nexts.clone(),
+            dropped: VecDeque::new(),
+            free,
+            _shadow: shadow,
         };
-        Ok(Opened { store, segments, nexts, bytes_total })
+        Ok(Opened { store, segments, nexts, bytes_total, damage })
     }
 
     /// Writes `entries`, all or none, to the system; durable after [`Self::sync`].
@@ -266,16 +302,14 @@ impl Store {
         if self.active_bytes < self.segment_bytes_max && !(self.active_bytes > 0 && is_old) {
             return Ok(None);
         }
-        let segment = begin(
-            &mut self.journal,
-            Header {
-                created_ms: now_ms.max(self.active.created_ms),
-                bytes_before: self.active.bytes_before + self.active_bytes,
-                starts: self.nexts.clone(),
-            },
-            self.active.id + 1,
-            self.memtable_bytes,
-        )?;
+        let header = Header {
+            id: self.active.id + 1,
+            created_ms: now_ms.max(self.active.created_ms),
+            bytes_before: self.active.bytes_before + self.active_bytes,
+            starts: self.nexts.clone(),
+        };
+        let keyspace = self.free.pop();
+        let segment = begin(&mut self.journal, keyspace, header, &self.path, self.memtable_bytes)?;
         fail::point("log.local.rolled");
         // Else its last memtable stays in memory until the journals are full.
         self.active.keyspace.rotate_memtable().map_err(text)?;
@@ -284,10 +318,56 @@ impl Store {
         Ok(Some(Arc::clone(&self.active)))
     }
 
-    /// Removes a segment; its files go when its last reader is done.
-    pub(super) fn drop_segment(&self, segment: &Segment) -> Result<(), String> {
-        self.journal.db.delete_keyspace(segment.keyspace.clone()).map_err(text)
+    /// Drops the oldest segment. Its files go with [`Self::empty_dropped`].
+    pub(super) fn drop_segment(&mut self, segment: Arc<Segment>) {
+        self.previous = self.previous.take_if(|previous| !Arc::ptr_eq(previous, &segment));
+        self.dropped.push_back(segment);
     }
+
+    /// Empties keyspaces of dropped segments, so that they can be used again: those that no reader has
+    /// any more.
+    ///
+    /// fjall is not asked to delete them. What it knows of keyspaces is a tree of its own, and it keeps
+    /// every version of that tree until the database is closed: files and a descriptor for each keyspace
+    /// that was ever made or deleted.
+    pub(super) fn empty_dropped(&mut self) -> Result<(), String> {
+        while let Some(segment) = self.dropped.front() {
+            let keyspace = &segment.keyspace;
+            // What is in memory has to be in a table first, which can be dropped.
+            if Arc::strong_count(segment) > 1
+                || keyspace.rotate_memtable().map_err(text)?
+                || keyspace.sealed_memtable_count() > 0
+            {
+                break;
+            }
+            mark_dropped(keyspace, segment.id)?;
+            fail::point("log.local.drop_noted");
+            remove_tables(keyspace)?;
+            self.free.push(keyspace.clone());
+            self.dropped.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// Notes durably that the segment in `keyspace` is dropped: nothing of it counts any more.
+fn mark_dropped(keyspace: &Keyspace, id: u64) -> Result<(), String> {
+    // The note on the segment before it: a table has either records or a note.
+    let notes = HEADER_KEY.as_slice()..=DROPPED_KEY.as_slice();
+    keyspace.tree.drop_range::<&[u8], _>(notes).map_err(|error| error.to_string())?;
+    let mut note = keyspace.start_ingestion().map_err(text)?;
+    note.write(HEADER_KEY, Header::dropped(id)).map_err(text)?;
+    note.write(DROPPED_KEY, Vec::new()).map_err(text)?;
+    note.finish().map_err(text)
+}
+
+/// Removes the tables of a dropped segment, and with them their files.
+fn remove_tables(keyspace: &Keyspace) -> Result<(), String> {
+    let records = ..=HEADER_KEY.as_slice();
+    keyspace.tree.drop_range::<&[u8], _>(records).map_err(|error| error.to_string())?;
+    // Versions of the tree keep their tables, and nobody reads an earlier one.
+    let mut versions = keyspace.tree.get_version_history_lock();
+    versions.maintenance(keyspace.path(), u64::MAX).map_err(|error| error.to_string())
 }
 
 /// fjall's database, each batch of it marked.
@@ -323,47 +403,6 @@ impl Journal {
     }
 }
 
-struct Header {
-    created_ms: u64,
-    bytes_before: u64,
-    starts: Vec<u64>,
-}
-
-impl Header {
-    /// `u8` version, `u64` created, `u64` bytes before, `u16` partitions, each `u64` start;
-    /// little-endian.
-    fn encode(&self) -> Vec<u8> {
-        let mut out = vec![HEADER_VERSION];
-        out.extend(self.created_ms.to_le_bytes());
-        out.extend(self.bytes_before.to_le_bytes());
-        out.extend((self.starts.len() as u16).to_le_bytes());
-        self.starts.iter().for_each(|start| out.extend(start.to_le_bytes()));
-        out
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let damaged = || "the header of a segment is damaged".to_owned();
-        let (&version, rest) = bytes.split_first().ok_or_else(damaged)?;
-        if version != HEADER_VERSION {
-            return Err(format!(
-                "it is of version {version}; this program reads version {HEADER_VERSION}: use a newer stk"
-            ));
-        }
-        let (created_ms, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
-        let (bytes_before, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
-        let (partitions, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
-        let (starts, rest) = rest.as_chunks();
-        if !rest.is_empty() || starts.len() != usize::from(u16::from_le_bytes(*partitions)) {
-            return Err(damaged());
-        }
-        Ok(Self {
-            created_ms: u64::from_le_bytes(*created_ms),
-            bytes_before: u64::from_le_bytes(*bytes_before),
-            starts: starts.iter().map(|start| u64::from_le_bytes(*start)).collect(),
-        })
-    }
-}
-
 fn options(memtable_bytes: u64) -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
         .max_memtable_size(memtable_bytes)
@@ -378,15 +417,41 @@ fn name_of(id: u64) -> String {
     format!("{SEGMENT_PREFIX}{id:020}")
 }
 
-fn begin(journal: &mut Journal, header: Header, id: u64, memtable_bytes: u64) -> Result<Segment, String> {
-    let keyspace = journal.db.keyspace(&name_of(id), || options(memtable_bytes)).map_err(text)?;
-    let item = (Slice::from(HEADER_KEY), Slice::from(header.encode()));
-    journal.commit(&keyspace, std::iter::once(item))?;
-    let Header { created_ms, bytes_before, starts } = header;
-    Ok(Segment { id, keyspace, starts, created_ms, bytes_before })
+/// The directory of a keyspace in the log in `path`.
+fn path_of(path: &Path, keyspace: &Keyspace) -> PathBuf {
+    path.join(KEYSPACES_FOLDER).join(keyspace.path().file_name().unwrap_or_default())
 }
 
-type Loaded = (Vec<Arc<Segment>>, Vec<u64>, u64);
+/// Begins a segment in `keyspace`, which is empty, or in one that is made for it.
+fn begin(
+    journal: &mut Journal,
+    keyspace: Option<Keyspace>,
+    header: Header,
+    path: &Path,
+    memtable_bytes: u64,
+) -> Result<Segment, String> {
+    let keyspace = if let Some(empty) = keyspace {
+        empty
+    } else {
+        let made = journal.db.keyspace(&name_of(header.id), || options(memtable_bytes)).map_err(text)?;
+        // fjall does not sync the directory in which it made the keyspace's. Without that the
+        // keyspace may be gone after a power cut, and with it all that was synced for it.
+        if let Some(keyspaces) = made.path().parent() {
+            sync_dir(keyspaces).map_err(|error| format!("cannot sync {}: {error}", keyspaces.display()))?;
+        }
+        made
+    };
+    let item = (Slice::from(HEADER_KEY), Slice::from(header.encode()));
+    journal.commit(&keyspace, std::iter::once(item))?;
+    Ok(Segment::new(keyspace, header, path))
+}
+
+struct Loaded {
+    segments: Vec<Arc<Segment>>,
+    nexts: Vec<u64>,
+    bytes_total: u64,
+    free: Vec<Keyspace>,
+}
 
 fn load(
     journal: &mut Journal,
@@ -394,46 +459,53 @@ fn load(
     memtable_bytes: u64,
     now_ms: u64,
 ) -> Result<Loaded, String> {
-    let mut ids = Vec::new();
+    let mut segments: Vec<Arc<Segment>> = Vec::new();
+    let (mut free, mut next_id) = (Vec::new(), 0);
     for name in journal.db.list_keyspace_names() {
         let id = name.strip_prefix(SEGMENT_PREFIX).and_then(|id| id.parse::<u64>().ok());
-        ids.push(id.ok_or_else(|| format!("it holds {:?}, which is no part of a log", &*name))?);
+        let id = id.ok_or_else(|| format!("it holds {:?}, which is no part of a log", &*name))?;
+        let keyspace = journal.db.keyspace(&name, || options(memtable_bytes)).map_err(text)?;
+        let path = path_of(&config.path, &keyspace);
+        match keyspace.get(HEADER_KEY).map_err(text)? {
+            Some(header) => match Header::decode(&header, id)? {
+                Ok(header) => segments.push(Arc::new(Segment::new(keyspace, header, &config.path))),
+                Err(dropped) => {
+                    next_id = next_id.max(dropped + 1);
+                    // The program may have ended before.
+                    if config.access == Access::Write {
+                        remove_tables(&keyspace)?;
+                    }
+                    free.push(keyspace);
+                }
+            },
+            // The program ended between its creation and its first write, or that write was cut with the
+            // journal.
+            None if keyspace.is_empty().map_err(text)? => free.push(keyspace),
+            None => return Err(format!("a segment has no header: {} is damaged", path.display())),
+        }
     }
-    ids.sort_unstable();
-
-    let mut segments: Vec<Arc<Segment>> = Vec::with_capacity(ids.len());
-    for (index, &id) in ids.iter().enumerate() {
-        let keyspace = journal.db.keyspace(&name_of(id), || options(memtable_bytes)).map_err(text)?;
-        let Some(header) = keyspace.get(HEADER_KEY).map_err(text)? else {
-            if index + 1 == ids.len() {
-                // The program ended between its creation and its first write.
-                journal.db.delete_keyspace(keyspace).map_err(text)?;
-                continue;
-            }
-            return Err(format!("segment {id} has no header: {} is damaged", keyspace.path().display()));
-        };
-        let Header { created_ms, bytes_before, starts } = Header::decode(&header)?;
-        if segments.last().is_some_and(|last| last.starts.len() != starts.len()) {
-            return Err(format!("segment {id} has {} partitions, those before it others", starts.len()));
+    segments.sort_unstable_by_key(|segment| segment.id);
+    for pair in segments.windows(2) {
+        let [before, after] = [&pair[0], &pair[1]];
+        if before.starts.len() != after.starts.len() {
+            let (id, partitions) = (after.id, after.starts.len());
+            return Err(format!("segment {id} has {partitions} partitions, those before it others"));
         }
-        if segments.last().is_some_and(|last| last.id + 1 != id) {
-            return Err(format!("segment {} is missing before segment {id}", id - 1));
+        if before.id + 1 != after.id {
+            return Err(format!("segment {} is missing before segment {}", after.id - 1, after.id));
         }
-        segments.push(Arc::new(Segment { id, keyspace, starts, created_ms, bytes_before }));
+        if before.ends()? != after.starts {
+            return Err(format!(
+                "records are missing at the end of {}: a file there or a journal is damaged",
+                before.path.display()
+            ));
+        }
     }
     if segments.is_empty() {
         let starts = vec![0; usize::from(config.partitions)];
-        let header = Header { created_ms: now_ms, bytes_before: 0, starts };
-        segments.push(Arc::new(begin(journal, header, ids.last().map_or(0, |id| id + 1), memtable_bytes)?));
+        let header = Header { id: next_id, created_ms: now_ms, bytes_before: 0, starts };
+        segments.push(Arc::new(begin(journal, free.pop(), header, &config.path, memtable_bytes)?));
         journal.sync()?;
-    }
-    for pair in segments.windows(2) {
-        if pair[0].ends()? != pair[1].starts {
-            return Err(format!(
-                "records are missing at the end of {}: a file there or a journal is damaged",
-                pair[0].keyspace.path().display()
-            ));
-        }
     }
     let active = segments.last().expect("pushed above");
     let nexts = active.ends()?;
@@ -443,7 +515,7 @@ fn load(
         Access::Read => 0,
     };
     let bytes_total = active.bytes_before + active_bytes;
-    Ok((segments, nexts, bytes_total))
+    Ok(Loaded { segments, nexts, bytes_total, free })
 }
 
 fn key(partition: u16, offset: u64) -> [u8; 10] {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::journal::Damage;
 use super::*;
 use crate::bus::conformance::{self, PARTITIONS};
 use crate::bus::epoch::Mismatch;
@@ -414,21 +415,109 @@ async fn too_little_space_is_refused_by_name_and_what_is_there_stays() {
     bus.close().await;
 }
 
-/// A log that version 1 wrote is opened and gone on with for ever. `STK_UPDATE=1` writes it anew.
+/// Logs of every version are opened and continued. `STK_UPDATE=1` writes that of the present one again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_of_version_1_is_read_for_ever() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bus/v1");
+async fn logs_of_every_version_are_read() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bus");
     if std::env::var_os("STK_UPDATE").is_some() {
         let (_directory, copy, bytes) = written(4, true).await;
+        let golden = golden.join("v2");
         let _ = std::fs::remove_dir_all(&golden);
         copy_directory(&copy, &golden);
         std::fs::write(golden.join("0.jnl"), bytes).unwrap();
     }
-    let bytes = std::fs::read(golden.join("0.jnl")).unwrap();
-    let records = opened_with(&golden, &bytes).await.unwrap();
-    let expected: Vec<_> =
-        (0..4).map(|number| format!("record {number}, which is whole or not there")).collect();
-    assert_eq!(records, expected);
+    for version in ["v1", "v2"] {
+        let golden = golden.join(version);
+        let bytes = std::fs::read(golden.join("0.jnl")).unwrap();
+        let records = opened_with(&golden, &bytes).await.unwrap();
+        let expected: Vec<_> =
+            (0..4).map(|number| format!("record {number}, which is whole or not there")).collect();
+        assert_eq!(records, expected, "{version}");
+    }
+}
+
+/// Every file below `path` with its bytes.
+fn files(path: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(path).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.insert(entry.path(), std::fs::read(entry.path()).unwrap());
+        }
+    }
+    found
+}
+
+/// Damage in the last group of records that were synced looks like a torn tail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_stops_before_damage_and_changes_nothing_and_a_writer_keeps_what_it_cuts() {
+    let (directory, mut bytes) = written_in_groups(9, 3);
+    let path = directory.path();
+    let ends = batch_ends(&bytes);
+    // The first of the last three records: two whole batches behind it.
+    bytes[usize::midpoint(ends[6], ends[7])] ^= 0x10;
+    std::fs::write(path.join("0.jnl"), &bytes).unwrap();
+    let before = files(path);
+    let reading = LocalBusConfig { partitions: 1, access: Access::Read, ..config(path) };
+    // Readers do not keep each other out; a writer they do.
+    let readers = [open(reading.clone()), open(reading)];
+    let writing = LocalBusConfig { partitions: 1, ..config(path) };
+    assert!(matches!(LocalBus::open(writing.clone()).err(), Some(BusError::Locked { .. })));
+    for bus in readers {
+        let named = format!("0.jnl is damaged at byte {}: ", ends[6]);
+        let damage = bus.damage().unwrap();
+        assert!(
+            damage.contains(&named) && damage.ends_with("with 2 whole batches behind the damage"),
+            "{damage}"
+        );
+        let mut reader = bus.reader(0, 0).await.unwrap();
+        while reader.offset() < bus.bounds(0).await.unwrap().next {
+            reader.next(1).await.unwrap();
+        }
+        assert_eq!(reader.offset(), 6);
+        bus.close().await;
+    }
+    assert!(files(path) == before, "a reader changed the directory");
+
+    let bus = open(writing);
+    assert_eq!((bus.damage(), bus.bounds(0).await.unwrap().next), (None, 6));
+    assert_eq!(std::fs::read(path.join("torn-1")).unwrap(), &bytes[ends[6]..]);
+    bus.close().await;
+}
+
+#[test]
+fn of_what_is_cut_the_newest_is_kept_within_bounds() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let journal = path.join("0.jnl");
+    for number in 1..=11_u8 {
+        std::fs::write(&journal, [number; 100]).unwrap();
+        let (at, bytes) = (60, 40);
+        let damage = Damage {
+            journal: journal.clone(),
+            at,
+            bytes,
+            batches: 0,
+            was_durable: false,
+            is_in_active: true,
+        };
+        torn::cut(path, &damage).unwrap();
+        assert_eq!(std::fs::read(&journal).unwrap(), [number; 60]);
+        assert_eq!(std::fs::read(path.join(format!("torn-{number}"))).unwrap(), [number; 40]);
+    }
+    assert_eq!(files(path).len(), 1 + 8);
+    assert!(!path.join("torn-3").exists() && path.join("torn-4").exists());
+}
+
+#[tokio::test]
+async fn a_log_that_is_missing_is_empty_to_a_reader_and_is_not_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let bus = open(LocalBusConfig { access: Access::Read, ..config(&path) });
+    assert_eq!(bus.bounds(0).await.unwrap(), Bounds { first: 0, next: 0 });
+    bus.close().await;
+    assert!(!path.exists());
 }
 
 /// A log of one partition that keeps four segments of four records, each of 256 KiB, at a clock of the
@@ -515,6 +604,46 @@ async fn size_drops_what_is_released_and_nothing_else() {
         assert!(reader.next(1).await.unwrap().iter().all(|record| record.bytes.len() == LARGE_BYTES));
     }
     bus.close().await;
+}
+
+/// Descriptors of this process that are open below `path`.
+fn open_below(path: &Path) -> usize {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    descriptors.filter(|of| std::fs::read_link(of.path()).is_ok_and(|file| file.starts_with(path))).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropped_segments_leave_neither_files_nor_descriptors_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let (clock, mut next, mut files_max) = (Arc::new(AtomicU64::new(1_000)), 0, 0);
+    // What was there at opening is dropped in the second life.
+    for life in 0..2 {
+        let bus = small(path, &clock);
+        bus.release(0, next);
+        // A table of each segment that was there at opening, and what the database itself has open.
+        let descriptors_max = 12;
+        for segment in 0..24 {
+            fill(&bus, SEGMENT_RECORDS).await;
+            next += SEGMENT_RECORDS;
+            bus.release(0, next);
+            let bounds = looked_after(&bus).await;
+            assert!(next - bounds.first <= 6 * SEGMENT_RECORDS, "{bounds:?}");
+            let (files, descriptors) = (files(path).len(), open_below(path));
+            if life == 0 && segment < 12 {
+                files_max = files_max.max(files + 8);
+            }
+            assert!(
+                files <= files_max && descriptors <= descriptors_max,
+                "{files} files, {descriptors} descriptors in segment {segment} of life {life}"
+            );
+        }
+        let mut reader = bus.reader(0, bus.bounds(0).await.unwrap().first).await.unwrap();
+        while reader.offset() < next {
+            assert!(reader.next(1).await.unwrap().iter().all(|record| record.bytes.len() == LARGE_BYTES));
+        }
+        bus.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

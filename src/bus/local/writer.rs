@@ -189,11 +189,13 @@ impl<'a> Writer<'a> {
                 self.shared.metrics.held_bytes.set(state.held_bytes() as i64);
                 expired
             };
-            let Some((segment, records)) = expired else { return Ok(()) };
-            self.store.drop_segment(&segment)?;
+            let Some((segment, records)) = expired else { break };
+            self.store.drop_segment(segment);
+            self.store.empty_dropped()?;
             fail::point("log.local.dropped");
             self.shared.metrics.trimmed_records.inc_by(records);
         }
+        self.store.empty_dropped()
     }
 
     /// Takes no more appends; those not yet durable get the error.

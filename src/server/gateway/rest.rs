@@ -30,6 +30,8 @@ const AWAY_RETRY_S: u32 = 5;
 const COVERAGE: header::HeaderName = header::HeaderName::from_static("stk-coverage");
 /// Objects that can't be read now that the header with the coverage lists; the rest is counted.
 const HEADER_FROZEN_MAX: usize = 8;
+/// Faults of the stores that the header with the coverage lists.
+const HEADER_BROKEN_MAX: usize = 2;
 /// Gaps that the header with the coverage lists; the rest is counted.
 const HEADER_GAPS_MAX: usize = 16;
 
@@ -573,13 +575,19 @@ fn coverage_json(coverage: &Coverage) -> Value {
         })
         .collect();
     let not_listed = coverage.gaps_not_listed + (coverage.gaps.len() - listed) as u64;
-    json!({
+    let mut covered = json!({
         "partitions": partitions,
         "missing": missing,
         "gaps": gaps,
         "gaps_not_listed": not_listed,
         "archived": archived_json(&coverage.archived),
-    })
+    });
+    if !coverage.broken.is_empty() {
+        // Headers are ASCII.
+        let broken = coverage.broken.iter().take(HEADER_BROKEN_MAX);
+        covered["broken"] = broken.map(|broken| broken.escape_default().to_string()).collect();
+    }
+    covered
 }
 
 /// What of an answer came from the archive, and what could not.

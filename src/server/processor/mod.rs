@@ -40,6 +40,7 @@ use crate::market::Horizon;
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::hot::{Hot, HotError};
+use crate::tiering::seam::Ahead;
 use crate::tiering::state::StateError;
 use crate::tiering::tiers::Tiers;
 use crate::tiering::warm::{Warm, WarmError};
@@ -264,17 +265,8 @@ pub enum ProcessorError {
     },
     /// Warm has more than the log: the two directories don't belong together, or the log's was
     /// replaced.
-    #[error(
-        "partition {partition}: warm ends at offset {warm_offset}, but the log at {log_offset}; they do not belong together"
-    )]
-    Ahead {
-        /// The partition.
-        partition: u16,
-        /// Where warm ends.
-        warm_offset: u64,
-        /// Where the log ends.
-        log_offset: u64,
-    },
+    #[error(transparent)]
+    Ahead(#[from] Ahead),
     /// The worker's thread could not be started, or panicked.
     #[error("partition {partition}: its worker {what}")]
     Worker {

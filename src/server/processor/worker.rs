@@ -15,6 +15,7 @@ use crate::bus::{BusError, Record};
 use crate::fail;
 use crate::market::{Bar, NO_SYMBOL, Seq, Symbol, TickBatchBuilder, Timeframe, Timestamp, TradingDay};
 use crate::tiering::hot::HotUpdates;
+use crate::tiering::seam;
 use crate::tiering::state::PartitionState;
 use crate::tiering::warm::Mark;
 use crate::wire::record::{RecordError, RecordView};
@@ -101,10 +102,7 @@ async fn live(
     };
     fail::point("processor.claimed");
     let bounds = shared.stores.bus.bounds(partition).await.map_err(bus_error)?;
-    if mark.next_offset > bounds.next {
-        let (warm_offset, log_offset) = (mark.next_offset, bounds.next);
-        return Err(ProcessorError::Ahead { partition, warm_offset, log_offset });
-    }
+    seam::check(partition, mark.next_offset, bounds.next)?;
     let state = PartitionState::restore(&mark.checkpoint)
         .map_err(|source| ProcessorError::State { partition, source })?;
     shared.stores.bus.release(partition, mark.next_offset);

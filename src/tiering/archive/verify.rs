@@ -155,7 +155,9 @@ impl Scrubber {
     /// result; an error is a store that can't be read.
     pub async fn run(&self, bounds: Bounds, anew: bool, progress: &Progress) -> Result<Scrub, ArchiveError> {
         let began = Instant::now();
-        let mut scrub = match self.progress().await? {
+        let progress_before = self.progress().await?;
+        let is_first = progress_before.is_none();
+        let mut scrub = match progress_before {
             Some(known) if !known.is_finished && !anew => known,
             before => Scrub::anew(before, self.clock.now().to_string()),
         };
@@ -205,6 +207,10 @@ impl Scrubber {
         // What it did not come to, no manifest names any more.
         (scrub.known, scrub.known_more) = (Vec::new(), 0);
         scrub.is_finished = true;
+        if is_first && scrub.manifests == 0 {
+            // Nothing is archived, and nothing is created to say so.
+            return Ok(scrub);
+        }
         self.save(scrub).await
     }
 

@@ -45,6 +45,7 @@ use crate::tiering::archive::chain::{Chain, Chains};
 use crate::tiering::archive::manifest::{Manifest, manifest_key};
 use crate::tiering::archive::origin;
 use crate::tiering::cold::Cold;
+use crate::tiering::seam;
 use crate::tiering::warm::{ArchiveSource, Mark, Query, Unit, WarmError};
 
 /// Units whose manifests are read at once.
@@ -179,6 +180,19 @@ impl Auditor {
     /// the report.
     pub async fn run(mut self) -> Result<Report, AuditError> {
         origin::check(&*self.cold, self.bus.epoch().log().id).await?;
+        if let Some(damage) = self.bus.damage() {
+            self.report.find(Finding {
+                severity: Severity::Broken,
+                link: Link::Log,
+                unit: None,
+                partition: None,
+                offsets: None,
+                what: damage.to_owned(),
+                next: "put the log back from a copy, or start the server: it goes on before the damage if \
+                       nothing behind it is known to have been durable, and says what to do otherwise"
+                    .to_owned(),
+            });
+        }
         // The marks first: what lies below them is in warm and stays there until it is dropped.
         let mut marks = Vec::new();
         for partition in 0..self.bus.partitions() {
@@ -255,7 +269,7 @@ impl Auditor {
             next: next.to_owned(),
         };
         let stands = mark.next_offset;
-        if stands > bounds.next {
+        if seam::check(partition, stands, bounds.next).is_err() {
             self.report.find(finding(
                 bounds.next..stands,
                 format!("warm holds what the log, which ends at {}, never had or has lost", bounds.next),

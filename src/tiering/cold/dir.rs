@@ -7,8 +7,8 @@
 //!
 //! A file is written whole under `.tmp`, synced, and only then gets its name: by a hard link where
 //! there must be none of that name, else by a rename. Its directory is synced before the call
-//! returns. Whoever writes a temporary file holds its lock, so that the next to open the store can
-//! tell what a crash left from what is being written.
+//! returns. Whoever writes a temporary file holds its lock, so that the next one to write can tell what
+//! a crash left, and remove it, from what is being written. Whoever only reads changes nothing.
 //!
 //! Bytes of a key other than letters, digits and `. - _ =` are written as `%2F` is in a URL, and so
 //! is the dot that a part begins with: no key leaves the directory or meets `.tmp`.
@@ -18,14 +18,14 @@ use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 
 use bytes::Bytes;
 
 use super::{Availability, Cold, ColdError, ObjectInfo, RestoreTier, StorageClass, Transition, Upload};
+use crate::disk::{create_dir, sync_dir};
 use crate::market::Timestamp;
-use crate::tiering::disk::{create_dir, sync_dir};
 
 /// Where files are written before they get their names.
 const TEMPORARY_DIR: &str = ".tmp";
@@ -47,16 +47,20 @@ struct Store {
     name: String,
     /// Temporary files made so far.
     temporaries: AtomicU64,
+    /// Done once what a crash left was removed.
+    swept: Once,
 }
 
 impl DirCold {
-    /// Opens the store in `dir`, and removes what writers that are no more left half-written. A
-    /// directory that is missing holds nothing, and is made by the first write. Blocking.
+    /// Opens the store in `dir`, and changes nothing. A directory that is missing holds nothing, and is
+    /// created by the first write. Blocking.
     pub fn open(dir: &Path) -> Result<Self, ColdError> {
-        let name = dir.display().to_string();
-        let store = Store { root: dir.to_owned(), name, temporaries: AtomicU64::new(0) };
-        store.sweep().map_err(|error| store.error("", &error))?;
-        Ok(Self { store: Arc::new(store) })
+        let (name, temporaries) = (dir.display().to_string(), AtomicU64::new(0));
+        let store = Store { root: dir.to_owned(), name, temporaries, swept: Once::new() };
+        match fs::read_dir(dir) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(store.error("", &error)),
+            _ => Ok(Self { store: Arc::new(store) }),
+        }
     }
 
     /// Runs `work` off the async threads.
@@ -103,13 +107,11 @@ impl Store {
         }
     }
 
-    fn sweep(&self) -> io::Result<()> {
-        let entries = match fs::read_dir(self.root.join(TEMPORARY_DIR)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let path = entry?.path();
+    /// Removes what writers that are gone left half-written. What can't be removed does no harm.
+    fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(self.root.join(TEMPORARY_DIR)) else { return };
+        for entry in entries.flatten() {
+            let path = entry.path();
             // Another may have finished or removed it since.
             let Ok(file) = File::open(&path) else { continue };
             if file.try_lock().is_ok() {
@@ -117,7 +119,6 @@ impl Store {
                 let _ = fs::remove_file(&path);
             }
         }
-        Ok(())
     }
 
     /// The object's file.
@@ -139,6 +140,7 @@ impl Store {
     fn temporary(&self) -> io::Result<Temporary> {
         let dir = self.root.join(TEMPORARY_DIR);
         create_dir(&dir)?;
+        self.swept.call_once(|| self.sweep());
         loop {
             let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
             let name = format!("{:x}-{:p}-{number:06x}", std::process::id(), self);
@@ -505,13 +507,16 @@ mod tests {
         assert_eq!(paths(dir.path()), ["ticks", "ticks/a", ".tmp"].map(str::to_owned).into());
     }
 
-    #[test]
-    fn what_a_crash_left_is_removed() {
+    #[tokio::test]
+    async fn what_a_crash_left_is_removed_by_the_first_write_and_by_no_reader() {
         let dir = TempDir::new().unwrap();
         fs::create_dir(dir.path().join(".tmp")).unwrap();
         fs::write(dir.path().join(".tmp/1-2-3"), "half").unwrap();
-        DirCold::open(dir.path()).unwrap();
-        assert_eq!(paths(dir.path()), [".tmp".to_owned()].into());
+        let cold = DirCold::open(dir.path()).unwrap();
+        assert_eq!(cold.list("", None).await.unwrap(), []);
+        assert_eq!(paths(dir.path()), [".tmp", ".tmp/1-2-3"].map(str::to_owned).into());
+        cold.put("a", "x".into()).await.unwrap();
+        assert_eq!(paths(dir.path()), [".tmp", "a"].map(str::to_owned).into());
     }
 
     #[tokio::test]

@@ -22,6 +22,9 @@ pub struct Coverage {
     pub gaps_not_listed: u64,
     /// Records that neither warm nor the log holds.
     pub missing: Vec<Missing>,
+    /// What is wrong with the stores, in words: rows that they should hold may be missing, without
+    /// anybody knowing which.
+    pub broken: Vec<String>,
     /// What came from the archive, and what of it can't be read now.
     pub archived: ArchivedCoverage,
 }
@@ -40,6 +43,11 @@ impl Coverage {
         for missing in later.missing {
             if !self.missing.contains(&missing) {
                 self.missing.push(missing);
+            }
+        }
+        for broken in later.broken {
+            if !self.broken.contains(&broken) {
+                self.broken.push(broken);
             }
         }
         self.archived.add(later.archived);

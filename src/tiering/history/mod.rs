@@ -26,6 +26,7 @@ use crate::bus::{Bus, BusError};
 use crate::market::{BatchError, Gap, Kind, Seq, Symbol, Tick, TickBatch, TimeRange, Timeframe, TradingDay};
 use crate::tiering::archive::read::{ArchiveReader, ReadStats, SharedReadStats};
 use crate::tiering::archive::snapshot::ReadError;
+use crate::tiering::seam;
 use crate::tiering::state::StateError;
 use crate::tiering::tiers::{TierScan, Tiers, TiersError, merge_streams};
 use crate::tiering::warm::{Mark, ScanStats, Warm, WarmError};
@@ -180,6 +181,7 @@ struct Cut {
     /// Of each day that was read from the archive, the offsets below which it was.
     archived_offsets: Arc<BTreeMap<TradingDay, Vec<u64>>>,
     missing: Vec<Missing>,
+    broken: Vec<String>,
 }
 
 impl History {
@@ -267,6 +269,7 @@ impl History {
             gaps,
             gaps_not_listed,
             missing: cut.missing,
+            broken: cut.broken,
             archived: cut.archived,
         };
         let tail_rows = match tail.passes() {
@@ -301,11 +304,18 @@ impl History {
         let scan = self.tiers.scan_from(kind, symbols, range, first_offsets).await?;
         let mut log = Vec::with_capacity(marks.len());
         let mut missing = Vec::new();
+        let mut broken: Vec<String> = self.bus.damage().map(str::to_owned).into_iter().collect();
         for (partition, mark) in (0..partitions).zip(&marks) {
             if scan.next_offsets.get(usize::from(partition)).copied().unwrap_or(0) != mark.next_offset {
                 return Err(HistoryError::Unsettled);
             }
             let bounds = self.bus.bounds(partition).await?;
+            // A log that is known to have lost its end ends before warm does.
+            if self.bus.damage().is_none()
+                && let Err(ahead) = seam::check(partition, mark.next_offset, bounds.next)
+            {
+                broken.push(ahead.to_string());
+            }
             let first = mark.next_offset.max(bounds.first);
             if first > mark.next_offset {
                 if self.tiers.warm.mark(partition).await?.next_offset != mark.next_offset {
@@ -324,6 +334,7 @@ impl History {
             warm_stats: scan.warm_stats,
             archive_stats: scan.archive_stats,
             missing,
+            broken,
         })
     }
 

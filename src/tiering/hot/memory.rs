@@ -19,6 +19,7 @@ use foldhash::HashMap;
 pub use self::changes::{Change, Parts, Version};
 use self::changes::{ChangeQueue, Sent};
 use super::{Hot, HotEntry, HotError, HotUpdates, RECENT_TICKS};
+use crate::disk::{create_dir, sync_dir};
 use crate::fail;
 use crate::market::{
     Bar, Cancel, Conditions, Exchange, Horizon, PrevClose, Price, Quote, Seq, Status, Symbol, Tape, Tick,
@@ -587,11 +588,12 @@ impl MemoryHot {
         let path = dir.join(format!("{next_offset:020}-{partition}.hot"));
         let beside = path.with_extension("tmp");
         let write = || -> io::Result<()> {
-            fs::create_dir_all(dir)?;
+            create_dir(dir)?;
             let mut file = fs::File::create(&beside)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;
+            sync_dir(dir)?;
             fail::point("hot.memory.checkpoint");
             for older in checkpoints(dir, partition)?.into_iter().filter(|older| *older != path) {
                 fs::remove_file(older)?;

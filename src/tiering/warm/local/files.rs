@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::tiering::disk;
+use crate::disk;
 use crate::tiering::warm::WarmError;
 
 pub(super) fn io_error(path: &Path, error: &io::Error) -> WarmError {

@@ -180,7 +180,7 @@ struct Shared {
     /// Held while a merge is under way: one at a time.
     compacting: Mutex<()>,
     /// The lock of the directory lasts as long as anything is under way in it.
-    _lock: File,
+    _lock: Option<File>,
     #[cfg(test)]
     crash: tests::Crash,
 }
@@ -219,7 +219,7 @@ impl LocalWarm {
         let (manifest, state) = Manifest::open(dir)?;
         remove_unnamed(dir, &state)?;
         let live = live(dir, &state);
-        let mut warm = Self::new(dir, live, Some(Writer { manifest, state }), lock);
+        let mut warm = Self::new(dir, live, Some(Writer { manifest, state }), Some(lock));
         if options.compaction {
             let shared = warm.shared.clone();
             let thread = std::thread::Builder::new().name("stk-compaction".to_owned());
@@ -229,20 +229,31 @@ impl LocalWarm {
         Ok(Arc::new(warm))
     }
 
-    /// Opens the store in `dir` to read, changing nothing. Blocking.
+    /// Opens the store in `dir` to read, changing nothing. A directory that is missing is an empty store.
+    /// Blocking.
     ///
-    /// Errors: a process has it open to write; there is no store; the manifest is damaged, or
-    /// missing while there are files that it named.
+    /// Errors: a process has it open to write; the manifest is damaged, or missing while there are files
+    /// that it named.
     pub fn open_read_only(dir: &Path) -> Result<Arc<Self>, WarmError> {
         let path = dir.join("lock");
-        let file = File::open(&path).map_err(|error| io_error(&path, &error))?;
-        file.try_lock_shared().map_err(|error| lock_error(&path, error))?;
+        let lock = match File::open(&path) {
+            // Nobody has ever had the directory open, or this is a copy of it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            file => {
+                let file = file.map_err(|error| io_error(&path, &error))?;
+                file.try_lock_shared().map_err(|error| lock_error(&path, error))?;
+                Some(file)
+            }
+        };
+        if !dir.is_dir() {
+            return Ok(Arc::new(Self::new(dir, Live::default(), None, lock)));
+        }
         check_manifest(dir)?;
         let state = manifest::read(dir)?.unwrap_or_default();
-        Ok(Arc::new(Self::new(dir, live(dir, &state), None, file)))
+        Ok(Arc::new(Self::new(dir, live(dir, &state), None, lock)))
     }
 
-    fn new(dir: &Path, live: Live, writer: Option<Writer>, lock: File) -> Self {
+    fn new(dir: &Path, live: Live, writer: Option<Writer>, lock: Option<File>) -> Self {
         let shared = Shared {
             root: dir.to_owned(),
             writer: writer.map(Mutex::new),

@@ -1,16 +1,19 @@
 //! Directories whose entries outlive a power cut: what every store on a disk needs.
+//!
+//! Some file systems keep a name only once the directory that holds it was synced. So whoever creates,
+//! renames or removes something that must last syncs the directory afterwards.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
 /// Makes what was created, renamed or removed in `dir` durable.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Makes `dir` and those above it that are missing, durably.
-pub(super) fn create_dir(dir: &Path) -> io::Result<()> {
+/// Creates `dir` and its missing parents, durably.
+pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -19,8 +22,9 @@ pub(super) fn create_dir(dir: &Path) -> io::Result<()> {
         create_dir(parent)?;
     }
     match fs::create_dir(dir) {
-        // Another has made it meanwhile, and may not have made it durable yet.
+        // Another process has created it, and may not have synced it yet.
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => parent.map_or(Ok(()), sync_dir),
+        // A relative path of one part lies in the working directory.
+        _ => sync_dir(parent.unwrap_or(Path::new("."))),
     }
 }
