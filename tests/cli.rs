@@ -40,6 +40,8 @@ mod kill;
 mod memory;
 #[path = "cli/outage.rs"]
 mod outage;
+#[path = "cli/power.rs"]
+mod power;
 #[path = "cli/reading.rs"]
 mod reading;
 #[path = "cli/restore.rs"]
