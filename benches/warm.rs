@@ -169,6 +169,7 @@ async fn write(warm: &Arc<LocalWarm>, rows: usize) {
                 next_offset,
                 batches,
                 checkpoint: Bytes::from_static(&[0; 4096]),
+                seam: None,
             };
             first[at] = next_offset;
             warm.commit(block).await.expect("stored");

@@ -233,6 +233,15 @@ pub const SETTINGS: &[Setting] = &[
               durable in the log meanwhile, and history reads them from there.",
     },
     Setting {
+        key: "processor.expired",
+        shape: Shape::Choice(&["refuse", "skip"]),
+        default: "refuse",
+        doc: "What becomes of records that the log dropped before warm took them in, because their retention \
+              ended or warm was lost. `refuse`: the processor does not start. `skip`: it goes on where the log \
+              begins; a gap names the records, and history reads from the archive what went there. Set it for \
+              one start.",
+    },
+    Setting {
         key: "hot.redis_url",
         shape: Shape::Text,
         default: "",
@@ -654,6 +663,7 @@ impl Resolved {
                 rows => rows,
             },
             block_age_max: Duration::from_millis(self.count("processor.block_age_ms_max")),
+            skips_expired: self.text("processor.expired") == "skip",
         }
     }
 }
@@ -846,6 +856,8 @@ pub struct Config {
     pub rows_max: usize,
     /// How long rows wait before they go to warm.
     pub block_age_max: Duration,
+    /// Whether records that the log dropped before warm took them in are skipped.
+    pub skips_expired: bool,
 }
 
 /// A file with every setting, commented out at its default, and what it does.

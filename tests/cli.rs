@@ -56,3 +56,5 @@ mod serve;
 mod time;
 #[path = "cli/watch.rs"]
 mod watch;
+#[path = "cli/whole.rs"]
+mod whole;

@@ -123,6 +123,7 @@ fn block(partition: u16, offset: u64) -> Block {
         next_offset: offset + 1,
         batches: builder.finish(&table),
         checkpoint,
+        seam: None,
     }
 }
 
@@ -142,7 +143,10 @@ async fn shown(warm: &LocalWarm) -> String {
 async fn check(warm: &LocalWarm) {
     for partition in 0..2 {
         let checkpoint = format!("partition {partition} at {RECORDS}").into();
-        assert_eq!(warm.mark(partition).await.expect("a mark"), Mark { next_offset: RECORDS, checkpoint });
+        assert_eq!(
+            warm.mark(partition).await.expect("a mark"),
+            Mark { next_offset: RECORDS, checkpoint, seam: None }
+        );
     }
     warm.verify().expect("sound");
     let expected = fs::read_to_string(golden("v1.csv")).expect("golden rows");

@@ -13,10 +13,35 @@ use crate::wire::token::{LogId, Position, Token};
 /// judged as lost.
 pub const GENERATIONS_MAX: usize = 64;
 
+/// The names of a log: what stores write down to tell its rows from those of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogName {
+    /// Of the log; no other has it.
+    pub id: u64,
+    /// The name that earlier versions of stk gave the same log, where that was another one: what names it
+    /// so still belongs to it.
+    pub former: Option<u64>,
+}
+
+impl LogName {
+    /// Whether `id` names this log.
+    pub fn is(&self, id: u64) -> bool {
+        id == self.id || Some(id) == self.former
+    }
+}
+
+impl From<u64> for LogName {
+    fn from(id: u64) -> Self {
+        Self { id, former: None }
+    }
+}
+
 /// The identity of a log, fixed for as long as it is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEpoch {
     log: LogId,
+    /// The name that earlier versions of stk gave the same log, where that was another one.
+    former: Option<u64>,
     /// Of the generations before `log.generation`, the last at the back: by partition, the offset
     /// after the last record that outlived it. Never falls from one to the next.
     ends: VecDeque<Vec<u64>>,
@@ -38,12 +63,22 @@ impl LogEpoch {
     /// at random when it is made, or kept by whoever keeps the log. One that never loses what it
     /// handed out has no other.
     pub fn new(id: u64) -> Self {
-        Self { log: LogId { id, generation: 0 }, ends: VecDeque::new() }
+        Self { log: LogId { id, generation: 0 }, former: None, ends: VecDeque::new() }
     }
 
     /// Generation `generation` of the log `id`, with where those before it ended, oldest first.
     pub(crate) fn with_ends(id: u64, generation: u32, ends: impl IntoIterator<Item = Vec<u64>>) -> Self {
-        Self { log: LogId { id, generation }, ends: ends.into_iter().collect() }
+        Self { log: LogId { id, generation }, former: None, ends: ends.into_iter().collect() }
+    }
+
+    /// The same log, which earlier versions of stk named `former`: what names it so still belongs to it.
+    pub fn formerly(self, former: u64) -> Self {
+        Self { former: (former != self.log.id).then_some(former), ..self }
+    }
+
+    /// What stores know the log by.
+    pub fn name(&self) -> LogName {
+        LogName { id: self.log.id, former: self.former }
     }
 
     /// What stands in the tokens of now.
@@ -73,7 +108,7 @@ impl LogEpoch {
     /// the log has not reached.
     pub fn check(&self, token: &Token, partitions: u16) -> Result<(), Mismatch> {
         let LogId { id, generation } = token.log();
-        if id != self.log.id || token.positions().len() != usize::from(partitions) {
+        if !self.name().is(id) || token.positions().len() != usize::from(partitions) {
             return Err(Mismatch::OtherLog);
         }
         if generation == self.log.generation {

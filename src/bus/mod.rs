@@ -161,7 +161,9 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Allows retention to drop records before `offset`: all that is derived from them is durable
     /// elsewhere. Records at or after the mark are kept whatever their age; appends wait rather
-    /// than push them out. Never goes backwards.
+    /// than push them out. A lower offset than before takes back what has not been dropped yet, where
+    /// what is derived can be lost without the log (a server's database that is put back to an older
+    /// state); a local log ignores it.
     fn release(&self, partition: u16, offset: u64);
 }
 

@@ -231,14 +231,14 @@ async fn archive(args: &RunArgs, config: &Config, json: bool) -> Result<(), CliE
         before: args.before,
         kinds: args.kind.clone(),
         bandwidth: args.limit_bandwidth,
-        log: Some(stores.bus.epoch().log().id),
+        log: Some(stores.bus.epoch().name()),
         ..archiver::options(config)
     };
     let warm = stores.warm.clone();
     let archiver = Archiver::new(cold, warm, options, Clock::default(), ArchiveMetrics::default());
     let done = if args.dry_run {
         let planned = async {
-            origin::check(&*stores.cold(), stores.bus.epoch().log().id).await?;
+            origin::check(&*stores.cold(), stores.bus.epoch().name()).await?;
             archiver.plan().await
         };
         match planned.await {

@@ -38,7 +38,7 @@ pub(super) fn start(config: &Config, stores: &Stores, registry: &mut Registry) -
     let every = config.archive.every?;
     let metrics = ArchiveMetrics::default();
     metrics.register(registry);
-    let options = ArchiveOptions { log: Some(stores.bus.epoch().log().id), ..options(config) };
+    let options = ArchiveOptions { log: Some(stores.bus.epoch().name()), ..options(config) };
     let archiver = Archiver::new(stores.cold(), stores.warm.clone(), options, Clock::default(), metrics);
     let stop = CancellationToken::new();
     let task = tokio::spawn(run(archiver, every, stop.clone()));

@@ -36,6 +36,7 @@ use crate::market::{Horizon, Timestamp};
 use crate::tiering::cold::ColdError;
 use crate::tiering::history::HistoryError;
 use crate::tiering::hot::{Hot, HotError};
+use crate::tiering::seam::SeamError;
 use crate::tiering::warm::WarmError;
 
 /// Why a server did not start, or did not end well. The message names what it is about.
@@ -111,6 +112,9 @@ pub enum NodeError {
     /// A question about the past has no answer.
     #[error(transparent)]
     History(#[from] HistoryError),
+    /// The log is not the one that warm was filled from.
+    #[error(transparent)]
+    Seam(#[from] SeamError),
     /// The processor can't go on.
     #[error(transparent)]
     Processor(#[from] ProcessorError),
@@ -295,6 +299,10 @@ impl Node {
         let ingest_address =
             ingest_listener.as_ref().map(TcpListener::local_addr).transpose().map_err(no_address)?;
         let stores = Stores::open(config).await?;
+        if has(Role::Feed) && stores.is_shared() {
+            // Before anything is accepted. The processor of a log of this machine's own does it.
+            stores.check_seams().await?;
+        }
 
         let (intake_metrics, processor_metrics) = (IntakeMetrics::default(), ProcessorMetrics::default());
         let gateway_metrics = GatewayMetrics::default();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use prometheus_client::registry::Registry;
 
 use super::node::NodeError;
@@ -25,9 +26,10 @@ use crate::tiering::hot::Hot;
 use crate::tiering::hot::fallback::FallbackHot;
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::hot::redis::{RedisHot, RedisHotConfig};
+use crate::tiering::seam::{self, SeamError};
 use crate::tiering::warm::clickhouse::{ClickHouseOptions, ClickHouseWarm};
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
-use crate::tiering::warm::{ArchiveSource, WarmError};
+use crate::tiering::warm::{ArchiveSource, Origin, WarmError};
 
 /// The file whose lock says that a process has the data directory.
 const LOCK_FILE: &str = "lock";
@@ -40,6 +42,9 @@ const COLD_DIR: &str = "cold";
 const KAFKA_CLOSE_MAX: Duration = Duration::from_secs(30);
 /// How long a stop waits for Kafka to come back.
 const KAFKA_AWAY_MAX: Duration = Duration::from_secs(15);
+
+/// Partitions of which a record is read side by side.
+const SEAMS_AT_ONCE: usize = 4;
 
 /// The log, as it is opened and closed.
 enum Log {
@@ -175,14 +180,17 @@ impl Stores {
             Days::Local(warm) => warm.clone(),
             Days::ClickHouse(warm) => warm.clone(),
         };
+        warm.check_origin(&Origin::of(&*bus)).await?;
         let redis = match &config.redis {
             Some(redis) if use_ == Use::Write => {
                 let (url, prefix) = (redis.url.clone(), redis.prefix.clone());
                 // Places in two logs mean different things.
-                let log = bus.epoch().log().id;
+                let name = |log: u64| format!("{log:016x}");
+                let log = bus.epoch().name();
                 let settings = RedisHotConfig {
+                    former_log: log.former.map(name),
                     horizon: Horizon::ahead_of_clock(config.ahead_max),
-                    ..RedisHotConfig::new(url, prefix, bus.partitions(), format!("{log:016x}"))
+                    ..RedisHotConfig::new(url, prefix, bus.partitions(), name(log.id))
                 };
                 Some(RedisHot::connect(settings).await?)
             }
@@ -191,9 +199,23 @@ impl Stores {
         let cold_metrics = ColdMetrics::default();
         let (own, metrics) = (config.clone(), cold_metrics.clone());
         let cold = blocking(move || Ok(open_cold(&own, &metrics)?)).await?;
-        let archive = Arc::new(ArchiveReader::new(cold).beside(bus.epoch().log().id));
+        let archive = Arc::new(ArchiveReader::new(cold).beside(bus.epoch().name()));
         let dir = config.data_dir.clone();
         Ok(Self { bus, warm, archive, log, days, redis, cold_metrics, dir, _lock: lock })
+    }
+
+    /// Makes sure that the log goes on where warm ends, in every partition: whoever accepts records into
+    /// a log that does not, accepts what no processor will ever take in.
+    pub async fn check_seams(&self) -> Result<(), NodeError> {
+        let checks = (0..self.bus.partitions()).map(|partition| async move {
+            // In this order: a processor goes on meanwhile.
+            let mark = self.warm.mark(partition).await?;
+            let bounds = self.bus.bounds(partition).await;
+            let bounds = bounds.map_err(|source| SeamError::Bus { partition, source })?;
+            seam::check_record(&*self.bus, partition, bounds, &mark).await?;
+            Ok::<_, NodeError>(())
+        });
+        stream::iter(checks).buffer_unordered(SEAMS_AT_ONCE).try_collect().await
     }
 
     /// Starts what brings the log into warm and hot, and says which hot store it fills.
@@ -218,6 +240,7 @@ impl Stores {
             block_age_max: config.block_age_max,
             outlasts_warm: self.local_warm().is_none(),
             horizon: Horizon::ahead_of_clock(config.ahead_max),
+            skips_expired: config.skips_expired,
             ..ProcessorConfig::default()
         };
         (Processor::start(into, settings, metrics), hot)

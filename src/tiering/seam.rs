@@ -1,4 +1,20 @@
-//! Where the log and warm meet: warm must not hold more than the log has had.
+//! The seam between the log and warm: whether the record before a partition's mark is still the one that
+//! the processor took in last.
+//!
+//! A log that was made again, or put back from an older copy, gives its offsets to other records. By
+//! offsets alone nobody can tell: once it has grown past the mark, it looks like a log that went on. So
+//! each block carries the checksum of its last record, and who goes on at the mark, or accepts records
+//! behind it, compares it with what the log holds there.
+
+use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::warm::Mark;
+use crate::bus::{Bounds, Bus, BusError};
+
+/// How long the record may take. The log has said that it has it.
+const READ_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// Warm ends behind the log: one of the two was replaced, or the log lost its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,4 +34,106 @@ pub struct Ahead {
 /// both go on meanwhile.
 pub fn check(partition: u16, warm_offset: u64, log_offset: u64) -> Result<(), Ahead> {
     if warm_offset <= log_offset { Ok(()) } else { Err(Ahead { partition, warm_offset, log_offset }) }
+}
+
+/// Why a log and a mark do not fit together.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SeamError {
+    /// The log ends before the mark.
+    #[error("{}: {}", .0, WAY_ON)]
+    Ahead(#[from] Ahead),
+    /// The log holds another record before the mark than the one that was taken in, or none.
+    #[error(
+        "partition {partition}: the log's record at offset {offset} is not the one that warm took in there; they do not belong together: {}",
+        WAY_ON
+    )]
+    OtherRecord {
+        /// The partition.
+        partition: u16,
+        /// The record's offset.
+        offset: u64,
+    },
+    /// The log can't be read.
+    #[error("partition {partition}: {source}")]
+    Bus {
+        /// The partition.
+        partition: u16,
+        /// What the log said.
+        source: BusError,
+    },
+}
+
+/// What to do where a log does not fit to its warm store.
+const WAY_ON: &str = "the log was made again or put back from an older copy. Put back the log as it was, or begin \
+     with a new topic and a new database (log.kafka_topic and warm.clickhouse_database, or another data.dir); \
+     the old days stay in the old one";
+
+/// The checksum of a record, as a seam has it.
+pub fn of(record: &[u8]) -> u64 {
+    // 0 stands for a seam that is not known.
+    xxh3_64(record).max(1)
+}
+
+/// Makes sure that `bus`, which holds `bounds` of `partition`, has the record before `mark` that was taken
+/// in there. One that has been trimmed, and one of a mark without a seam, are not looked at.
+pub async fn check_record(
+    bus: &dyn Bus,
+    partition: u16,
+    bounds: Bounds,
+    mark: &Mark,
+) -> Result<(), SeamError> {
+    check(partition, mark.next_offset, bounds.next)?;
+    let Some(seam) = mark.seam.filter(|_| mark.next_offset > bounds.first) else { return Ok(()) };
+    let offset = mark.next_offset - 1;
+    let read = tokio::time::timeout(READ_TIME_MAX, async {
+        let mut reader = bus.reader(partition, offset).await?;
+        Ok::<_, BusError>(reader.next(1).await?.into_iter().next())
+    });
+    let record = match read.await {
+        Ok(Ok(record)) => record.filter(|record| record.offset == offset),
+        // Retention was quicker.
+        Ok(Err(BusError::Trimmed { .. })) => return Ok(()),
+        Ok(Err(source)) => return Err(SeamError::Bus { partition, source }),
+        // No record will come, though the log reaches further.
+        Err(_) => None,
+    };
+    if record.is_some_and(|record| of(&record.bytes) == seam) {
+        return Ok(());
+    }
+    Err(SeamError::OtherRecord { partition, offset })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::local::{LocalBus, LocalBusConfig};
+    use bytes::Bytes;
+
+    async fn append(bus: &LocalBus, records: &[&'static str]) {
+        let records = records.iter().map(|record| (0, Bytes::from_static(record.as_bytes()))).collect();
+        bus.append(records).await.unwrap().await.unwrap();
+    }
+
+    async fn checked(bus: &LocalBus, next_offset: u64, seam: Option<u64>) -> Result<(), SeamError> {
+        let mark = Mark { next_offset, seam, ..Mark::default() };
+        check_record(bus, 0, bus.bounds(0).await.unwrap(), &mark).await
+    }
+
+    #[tokio::test]
+    async fn another_record_before_the_mark_is_noticed_however_long_the_log_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let bus = LocalBus::open(LocalBusConfig::new(dir.path(), 1)).unwrap();
+        checked(&bus, 0, None).await.unwrap();
+        append(&bus, &["a", "b", "c"]).await;
+        let seam = Some(of(b"b"));
+        checked(&bus, 2, seam).await.unwrap();
+        checked(&bus, 3, Some(of(b"c"))).await.unwrap();
+        checked(&bus, 2, None).await.unwrap();
+        let other = checked(&bus, 2, Some(of(b"B"))).await.unwrap_err();
+        assert!(matches!(other, SeamError::OtherRecord { partition: 0, offset: 1 }), "{other}");
+        assert!(other.to_string().contains("begin with a new topic"), "{other}");
+        let ahead = checked(&bus, 4, seam).await.unwrap_err();
+        assert!(matches!(ahead, SeamError::Ahead(Ahead { warm_offset: 4, log_offset: 3, .. })), "{ahead}");
+        bus.close().await;
+    }
 }

@@ -237,6 +237,11 @@ impl PartitionState {
         taken
     }
 
+    /// Marks the bars of `symbol` and `day` to be rebuilt, up to `seq`.
+    pub fn mark_rebuild(&mut self, symbol: Symbol, day: TradingDay, seq: Seq) {
+        self.mark(symbol, day, seq);
+    }
+
     /// Takes the symbols and days whose bars must be rebuilt from their stored trades, by
     /// [`PartitionState::rebuild`]. Those that are not rebuilt before the next call are taken again.
     pub fn take_rebuilds(&mut self) -> Vec<(Symbol, TradingDay)> {

@@ -330,6 +330,11 @@ impl OwnServices {
         self.env.get(&format!("STK_TEST_{name}")).cloned()
     }
 
+    /// A file or directory of the services' own.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.run.join(name)
+    }
+
     /// Ends a service at once, as a crash does.
     pub(crate) fn kill(&self, name: &str) {
         Self::script(&["kill", name, &self.run.display().to_string()]);

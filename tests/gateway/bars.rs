@@ -8,7 +8,7 @@ use stk::market::{Horizon, Tick, Timestamp};
 use stk::server::gateway::{GatewayConfig, MemoryBus};
 use stk::tiering::history::History;
 use stk::tiering::warm::local::{LocalWarm, LocalWarmOptions};
-use stk::tiering::warm::{Block, Mark, Query, Scan, Warm, WarmError};
+use stk::tiering::warm::{Block, Mark, Query, Scan, Unit, Warm, WarmError};
 use tokio::sync::watch;
 
 use super::support::{Client, PARTITIONS, Server, cancel, config, trade_at};
@@ -41,6 +41,10 @@ impl Warm for Gated {
 
     async fn commit(&self, block: Block) -> Result<(), WarmError> {
         self.inner.commit(block).await
+    }
+
+    async fn leave_to_archive(&self, unit: Unit, next_offsets: &[u64]) -> Result<(), WarmError> {
+        self.inner.leave_to_archive(unit, next_offsets).await
     }
 
     async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {

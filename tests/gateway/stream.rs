@@ -286,7 +286,9 @@ async fn a_token_that_the_log_has_dropped_is_resumed_from_out_of_history() {
     }
     let batches = builder.finish(&table);
     let checkpoint = bytes::Bytes::new();
-    warm.commit(Block { partition: 0, first_offset: 0, next_offset: 8, batches, checkpoint }).await.unwrap();
+    warm.commit(Block { partition: 0, first_offset: 0, next_offset: 8, batches, checkpoint, seam: None })
+        .await
+        .unwrap();
 
     let request = r#"{"action":"subscribe","trades":["*"],"gaps":true,"token":true,"since":"2.a.0.2_0"}"#;
     let mut client = Client::subscribed(server.address, request).await;

@@ -29,7 +29,10 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    pub(super) fn new(client: ClientConfig, config: &KafkaBusConfig) -> Result<Self, KafkaError> {
+    pub(super) fn new(mut client: ClientConfig, config: &KafkaBusConfig) -> Result<Self, KafkaError> {
+        // Producers and this one would have the broker make a topic that was deleted, with settings of
+        // its own.
+        client.set("allow.auto.create.topics", "false");
         let trouble = Trouble::default();
         let asker = client.create_with_context(trouble.clone())?;
         Ok(Self { client, topic: config.topic.as_str().into(), asker: Arc::new(asker), trouble })
@@ -69,6 +72,17 @@ impl Admin {
         self.ask(|asker, _| {
             let unknown = KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
             asker.client().fetch_cluster_id(REQUEST_MAX).ok_or(unknown)
+        })
+        .await
+    }
+
+    /// The topic's own id, by which it is told from one that was made again under the same name; `None`
+    /// where the brokers give topics none.
+    pub(super) async fn topic_id(&self) -> Result<Option<u128>, KafkaError> {
+        use RDKafkaErrorCode as Code;
+        self.ask(|asker, topic| match stk_topic_id::topic_id(asker.client(), topic, REQUEST_MAX) {
+            Err(KafkaError::MetadataFetch(Code::UnsupportedVersion | Code::UnsupportedFeature)) => Ok(None),
+            answer => answer,
         })
         .await
     }
@@ -252,10 +266,14 @@ fn judge(
     let topic = &config.topic;
     if replicas.len() != usize::from(config.partitions) {
         return Err(format!(
-            "topic {topic} has {} partitions, but {} are configured: set log.partitions to what it was made \
-             with; partitions are never added to a log, since symbols would move between them",
+            "topic {topic} has {} partitions, but {} are configured: if it was made with {}, set \
+             log.partitions={}; partitions that were added to it later can't be taken away, and symbols have \
+             moved between them: make a new topic (log.kafka_topic) and a new store of days, and keep the old \
+             ones to read",
             replicas.len(),
-            config.partitions
+            config.partitions,
+            replicas.len(),
+            replicas.len()
         ));
     }
     let policy = setting("cleanup.policy");

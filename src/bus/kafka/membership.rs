@@ -258,7 +258,6 @@ impl KafkaMembership {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "latest")
-            .set("allow.auto.create.topics", "false")
             .set("queued.min.messages", "1");
         for (name, value) in [("session.timeout.ms", "10000"), ("heartbeat.interval.ms", "1000")] {
             if client.get(name).is_none() {

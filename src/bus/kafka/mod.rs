@@ -129,6 +129,8 @@ struct Marks {
     next: AtomicU64,
     /// Before it everything is released.
     released: AtomicU64,
+    /// One past the last record that this process's producer delivered.
+    delivered: AtomicU64,
 }
 
 /// What the bus, its readers, its member and its tasks share.
@@ -136,7 +138,7 @@ struct Shared {
     config: KafkaBusConfig,
     /// How errors name the log.
     name: String,
-    /// Named by the cluster's id and the topic.
+    /// Named by the cluster's id, the topic and its id.
     epoch: LogEpoch,
     metrics: KafkaBusMetrics,
     /// Of the producer, which every process has.
@@ -169,6 +171,13 @@ impl Shared {
     /// Takes note that `next` is one past a record that can be read.
     fn seen(&self, partition: u16, next: u64) {
         self.marks[usize::from(partition)].next.fetch_max(next, Ordering::AcqRel);
+    }
+
+    /// Takes note that this process's producer delivered the record before `next`. False where it had
+    /// delivered a later one before: those records are lost.
+    fn delivered(&self, partition: u16, next: u64) -> bool {
+        self.seen(partition, next);
+        self.marks[usize::from(partition)].delivered.fetch_max(next, Ordering::AcqRel) < next
     }
 
     /// Asks the brokers what `partition` holds.
@@ -224,6 +233,19 @@ fn meaning(name: &str, error: &KafkaError) -> BusError {
     match code_of(error) {
         Some(code) if !is_final(code) => BusError::Unavailable { path, reason },
         _ => BusError::Failed { path, reason },
+    }
+}
+
+/// Only what all in-sync brokers have can be read, so a topic has one generation. A topic that was deleted
+/// and made again has another id. The first versions of stk did not know it, and named logs without.
+fn epoch_of(cluster: &str, topic: &str, topic_id: Option<u128>) -> LogEpoch {
+    let name = format!("{cluster}/{topic}");
+    let former = xxhash_rust::xxh3::xxh3_64(name.as_bytes());
+    match topic_id {
+        Some(id) => {
+            LogEpoch::new(xxhash_rust::xxh3::xxh3_64(format!("{name}/{id:032x}").as_bytes())).formerly(former)
+        }
+        None => LogEpoch::new(former),
     }
 }
 
@@ -297,11 +319,10 @@ impl KafkaBus {
         let closed = shared.closed.clone();
         let client = shared.admin.client_config().clone();
         shared.record_bytes_max = found.record_bytes_max.min(RECORD_BYTES_MAX);
-        // Only what all in-sync brokers have can be read, so there is one generation. librdkafka
-        // does not tell a topic's own id: one made anew under the same name has the same.
-        let cluster = shared.patiently(shared.config.open_wait_max, || shared.admin.cluster_id()).await?;
-        let log = format!("{cluster}/{}", shared.config.topic);
-        shared.epoch = LogEpoch::new(xxhash_rust::xxh3::xxh3_64(log.as_bytes()));
+        let wait_max = shared.config.open_wait_max;
+        let cluster = shared.patiently(wait_max, || shared.admin.cluster_id()).await?;
+        let topic_id = shared.patiently(wait_max, || shared.admin.topic_id()).await?;
+        shared.epoch = epoch_of(&cluster, &shared.config.topic, topic_id);
         for warning in &found.warnings {
             tracing::warn!(log = shared.name, warning);
         }
@@ -430,7 +451,8 @@ impl Bus for KafkaBus {
 
     fn release(&self, partition: u16, offset: u64) {
         if let Ok(marks) = self.shared.check_partition(partition) {
-            marks.released.fetch_max(offset, Ordering::AcqRel);
+            // It goes back with a warm store that was put back.
+            marks.released.store(offset, Ordering::Release);
         }
     }
 }

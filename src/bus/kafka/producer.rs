@@ -61,7 +61,9 @@ struct Context {
     /// Why nothing more is taken.
     failure: OnceLock<BusError>,
     delivered: Notify,
-    seen: Box<dyn Fn(u16, u64) + Send + Sync>,
+    /// Told of the partition and the offset after a record that was delivered; false where later ones were
+    /// delivered before.
+    follows: Box<dyn Fn(u16, u64) -> bool + Send + Sync>,
 }
 
 impl Context {
@@ -99,7 +101,15 @@ impl ProducerContext for Context {
             Ok(message) => {
                 let offset = message.offset().max(0) as u64;
                 append.offsets[index].store(offset, Ordering::Relaxed);
-                (self.seen)(message.partition() as u16, offset + 1);
+                let partition = message.partition() as u16;
+                // Of a repeat that the broker no longer remembers the offset is not known.
+                if message.offset() >= 0 && !(self.follows)(partition, offset + 1) {
+                    let reason = format!(
+                        "a record got offset {offset} of partition {partition}, and later ones had been accepted: \
+                         accepted records were lost, or the topic was made again"
+                    );
+                    let _ = append.error.set(self.fail(BusError::Failed { path: self.name.clone(), reason }));
+                }
                 self.watch.health.answered();
                 self.metrics.appended_records.inc();
                 self.metrics.appended_bytes.inc_by(bytes as u64);
@@ -184,10 +194,8 @@ impl Appender {
             closing: OnceLock::new(),
             failure: OnceLock::new(),
             delivered: Notify::new(),
-            seen: Box::new(move |partition, next| {
-                if let Some(shared) = marks.upgrade() {
-                    shared.seen(partition, next);
-                }
+            follows: Box::new(move |partition, next| {
+                marks.upgrade().is_none_or(|shared| shared.delivered(partition, next))
             }),
         };
         let producer = config.create_with_context(context).map_err(|error| shared.error(&error))?;

@@ -221,7 +221,6 @@ pub(super) fn consumer_config(client: &ClientConfig, group: &str, queued_kbytes_
         .set("enable.auto.offset.store", "false")
         // An offset that is gone is told, never silently replaced by another.
         .set("auto.offset.reset", "error")
-        .set("allow.auto.create.topics", "false")
         .set("fetch.queue.backoff.ms", "10")
         .set("fetch.error.backoff.ms", "100");
     if client.get("queued.max.messages.kbytes").is_none() {

@@ -103,6 +103,7 @@ fn copy_of(block: &Block) -> Block {
         next_offset: block.next_offset,
         batches: block.batches.clone(),
         checkpoint: block.checkpoint.clone(),
+        seam: None,
     }
 }
 
@@ -135,6 +136,7 @@ impl Partition {
             next_offset: self.first_offset,
             batches: self.builder.finish(table),
             checkpoint: Bytes::new(),
+            seam: None,
         }
     }
 }

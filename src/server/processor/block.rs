@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::{ProcessorError, ProcessorMetrics, Shared};
 use crate::bus::BusError;
 use crate::fail;
-use crate::market::{Symbol, SymbolTable, TickBatch, TickBatchBuilder, TradingDay};
+use crate::market::{Symbol, SymbolTable, TickBatchBuilder};
 use crate::tiering::warm::{Block, WarmError};
 
 /// Rows that count as held for as long as this lives: until they are stored, or given up with the
@@ -47,6 +47,8 @@ pub(super) struct Filled {
     pub(super) first_offset: u64,
     pub(super) next_offset: u64,
     pub(super) checkpoint: Bytes,
+    /// See [`Block::seam`].
+    pub(super) seam: Option<u64>,
 }
 
 /// What comes back when a block is stored.
@@ -78,7 +80,8 @@ impl Writer {
     pub(super) fn store(mut self, filled: Filled) -> Storing {
         tokio::spawn(async move {
             let partition = self.partition;
-            let Filled { mut builder, held, new_symbols, first_offset, next_offset, checkpoint } = filled;
+            let Filled { mut builder, held, new_symbols, first_offset, next_offset, checkpoint, seam } =
+                filled;
             let rows = builder.rows();
             let put_in_order = tokio::task::spawn_blocking(move || {
                 for symbol in new_symbols {
@@ -92,7 +95,8 @@ impl Writer {
                 partition,
                 what: format!("could not order a block: {error}"),
             })?;
-            writer.commit(first_offset, next_offset, checkpoint, &batches).await?;
+            let block = Block { partition, first_offset, next_offset, batches, checkpoint, seam };
+            writer.commit(block).await?;
             fail::point("processor.stored");
             let metrics = &writer.shared.metrics;
             metrics.blocks.inc();
@@ -103,14 +107,8 @@ impl Writer {
         })
     }
 
-    async fn commit(
-        &self,
-        first_offset: u64,
-        next_offset: u64,
-        checkpoint: Bytes,
-        batches: &[(TradingDay, TickBatch)],
-    ) -> Result<(), ProcessorError> {
-        let partition = self.partition;
+    async fn commit(&self, block: Block) -> Result<(), ProcessorError> {
+        let Block { partition, next_offset, .. } = block;
         let failed = |source| ProcessorError::Warm { partition, source };
         let mut attempt = 0;
         while let Err(source) = self.shared.log_is_durable().await {
@@ -123,14 +121,7 @@ impl Writer {
         let warm = &self.shared.stores.warm;
         let mut attempt = 0;
         loop {
-            let block = Block {
-                partition,
-                first_offset,
-                next_offset,
-                batches: batches.to_vec(),
-                checkpoint: checkpoint.clone(),
-            };
-            let Err(source) = warm.commit(block).await else {
+            let Err(source) = warm.commit(block.clone()).await else {
                 self.shared.warm_is_back();
                 return Ok(());
             };

@@ -15,6 +15,7 @@
 //! says so.
 
 mod block;
+mod expired;
 mod members;
 mod rebuild;
 mod restore;
@@ -40,9 +41,9 @@ use crate::market::Horizon;
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::hot::{Hot, HotError};
-use crate::tiering::seam::Ahead;
+use crate::tiering::seam::SeamError;
 use crate::tiering::state::StateError;
-use crate::tiering::tiers::Tiers;
+use crate::tiering::tiers::{Tiers, TiersError};
 use crate::tiering::warm::{Warm, WarmError};
 use crate::wire::record::RecordError;
 
@@ -70,6 +71,9 @@ pub struct ProcessorConfig {
     /// Whether warm is waited for as long as it takes: a server that others bring back, not a disk of
     /// this machine.
     pub outlasts_warm: bool,
+    /// Whether records that the log dropped before warm took them in are skipped, with a gap that names
+    /// them; otherwise they end the partition.
+    pub skips_expired: bool,
     /// The wait before the first retry; it doubles from one to the next.
     pub retry_wait_min: Duration,
     /// Rows beyond it are nobody's latest.
@@ -94,6 +98,7 @@ impl Default for ProcessorConfig {
             hot_checkpoint_interval: Duration::from_mins(1),
             retries_max: 8,
             outlasts_warm: false,
+            skips_expired: false,
             retry_wait_min: Duration::from_millis(100),
             horizon: Horizon::UNLIMITED,
         }
@@ -150,6 +155,10 @@ pub struct ProcessorMetrics {
     /// Symbols and days whose bars could not be rebuilt, since their trades are archived, each time it
     /// was tried: every ten minutes where objects must be restored first.
     pub rebuilds_kept_back: Counter,
+    /// Times a worker began again at an older mark, since warm was put back or emptied.
+    pub reverts: Counter,
+    /// Records skipped, which the log had dropped before they were processed.
+    pub expired_records: Counter,
     /// Times a store was tried again.
     pub retries: Counter,
     /// Producers forgotten, whose repeats would no longer be known.
@@ -175,6 +184,16 @@ impl ProcessorMetrics {
         registry.register("processor_gained", "Partitions gained", self.gained.clone());
         registry.register("processor_handed_over", "Partitions handed over", self.handed_over.clone());
         registry.register("processor_lost", "Partitions taken by another process", self.lost.clone());
+        registry.register(
+            "processor_reverts",
+            "Times a partition was begun again at an older mark, since warm was put back or emptied",
+            self.reverts.clone(),
+        );
+        registry.register(
+            "processor_expired_records",
+            "Records skipped, which the log had dropped before they were processed",
+            self.expired_records.clone(),
+        );
         registry.register("processor_retries", "Times a store was tried again", self.retries.clone());
         registry.register(
             "processor_producers_evicted",
@@ -263,10 +282,33 @@ pub enum ProcessorError {
         /// What is wrong with it.
         source: StateError,
     },
-    /// Warm has more than the log: the two directories don't belong together, or the log's was
-    /// replaced.
+    /// The log is not the one that warm was filled from, or was replaced by an older copy.
     #[error(transparent)]
-    Ahead(#[from] Ahead),
+    Seam(#[from] SeamError),
+    /// The log dropped records that warm has not taken in.
+    #[error(
+        "partition {partition}: the records from offset {offset} to {} are no longer in the log, and warm has not \
+         taken them in: they expired before they were processed, or warm was lost or put back to before them. Put \
+         warm back as it was; or start once with processor.expired=skip: what the archive has of them is \
+         answered from there, a gap names them, and processing goes on at offset {first}",
+        .first - 1
+    )]
+    Expired {
+        /// The partition.
+        partition: u16,
+        /// Where warm ends.
+        offset: u64,
+        /// Where the log begins.
+        first: u64,
+    },
+    /// The archive can't be read, after records expired.
+    #[error("partition {partition}: {source}")]
+    Archive {
+        /// The partition.
+        partition: u16,
+        /// What was said.
+        source: TiersError,
+    },
     /// The worker's thread could not be started, or panicked.
     #[error("partition {partition}: its worker {what}")]
     Worker {
@@ -286,6 +328,12 @@ impl ProcessorError {
     /// Whether another process has the partition: nothing is wrong with this one.
     fn is_fenced(&self) -> bool {
         matches!(self, Self::Warm { source: WarmError::Fenced { .. }, .. })
+    }
+
+    /// Whether warm lost what the worker had stored: a new claim says from where the log is to be read
+    /// again.
+    fn is_reverted(&self) -> bool {
+        matches!(self, Self::Warm { source: WarmError::Reverted { .. }, .. })
     }
 }
 

@@ -4,20 +4,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::block::{Filled, HeldRows, Stored, Storing, Writer};
 use super::members::Goal;
-use super::{ProcessorError, Shared, Status, restore};
-use crate::bus::{BusError, Record};
+use super::{ProcessorError, Shared, Status, Stores, expired, restore};
+use crate::bus::{Bounds, BusError, Record};
 use crate::fail;
 use crate::market::{Bar, NO_SYMBOL, Seq, Symbol, TickBatchBuilder, Timeframe, Timestamp, TradingDay};
 use crate::tiering::hot::HotUpdates;
 use crate::tiering::seam;
 use crate::tiering::state::PartitionState;
-use crate::tiering::warm::Mark;
+use crate::tiering::warm::{Mark, Origin, WarmError};
 use crate::wire::record::{RecordError, RecordView};
 
 /// Whose bar of which span.
@@ -46,6 +47,10 @@ pub(super) struct Worker {
     builder: TickBatchBuilder,
     held: HeldRows,
     block_first: u64,
+    /// The seam at `block_first`.
+    seam: Option<u64>,
+    /// The last record of the block, once there is one.
+    last_record: Option<Bytes>,
     /// When its first record came.
     block_since: Option<Instant>,
     /// The bars it moved, as they stand.
@@ -68,8 +73,22 @@ pub(super) async fn run(
     partition: u16,
     goal: watch::Receiver<Goal>,
 ) -> Result<(), ProcessorError> {
-    let outcome = live(shared.clone(), partition, goal).await;
-    shared.stores.hot.end(partition).await;
+    let mut reverts = 0;
+    let outcome = loop {
+        let outcome = live(shared.clone(), partition, goal.clone()).await;
+        shared.stores.hot.end(partition).await;
+        match &outcome {
+            Err(error) if error.is_reverted() && reverts < shared.config.retries_max => {
+                tracing::warn!(partition, %error, "the partition is claimed again, and the log is read from there");
+                shared.metrics.reverts.inc();
+                shared.set_status(partition, Status::Restoring);
+                // A store that loses each block at once is not asked without a rest.
+                shared.wait_to_retry(partition, reverts, error).await;
+                reverts += 1;
+            }
+            _ => break outcome,
+        }
+    };
     match &outcome {
         Ok(()) => shared.set_status(partition, Status::Stopped),
         Err(error) if error.is_fenced() => {
@@ -93,16 +112,17 @@ async fn live(
     partition: u16,
     mut goal: watch::Receiver<Goal>,
 ) -> Result<(), ProcessorError> {
-    let bus_error = |source| ProcessorError::Bus { partition, source };
     // A claim that comes late would fence the rightful owner.
-    let mark = tokio::select! {
+    let claimed = tokio::select! {
         biased;
         _ = goal.wait_for(|goal| matches!(goal, Goal::HandOver | Goal::Abandon)) => return Ok(()),
-        mark = claim(&shared, partition) => mark?,
+        claimed = claim(&shared, partition) => claimed?,
     };
+    let (mut mark, bounds) = claimed;
     fail::point("processor.claimed");
-    let bounds = shared.stores.bus.bounds(partition).await.map_err(bus_error)?;
-    seam::check(partition, mark.next_offset, bounds.next)?;
+    if mark.next_offset < bounds.first {
+        mark = expired::skip(&shared, partition, mark, bounds).await?;
+    }
     let state = PartitionState::restore(&mark.checkpoint)
         .map_err(|source| ProcessorError::State { partition, source })?;
     shared.stores.bus.release(partition, mark.next_offset);
@@ -114,17 +134,46 @@ async fn live(
     fail::point("processor.restored");
     shared.set_status(partition, Status::Running);
     tracing::info!(partition, offset = mark.next_offset, log_next = bounds.next, "processing");
-    Worker::new(shared, partition, goal, state, mark.next_offset).run().await
+    Worker::new(shared, partition, goal, state, &mark).run().await
 }
 
-/// Claims the partition in warm, which may be away for a while.
-async fn claim(shared: &Shared, partition: u16) -> Result<Mark, ProcessorError> {
+/// Claims the partition in warm, once the log is known to be the one that warm was filled from: a
+/// processor of another log must not fence the rightful one. Where warm ends, and what the log holds.
+async fn claim(shared: &Shared, partition: u16) -> Result<(Mark, Bounds), ProcessorError> {
+    let Stores { bus, warm, .. } = &shared.stores;
+    let origin = Origin::of(&**bus);
+    asked(shared, partition, || warm.adopt_origin(&origin)).await?;
+    let before = asked(shared, partition, || warm.mark(partition)).await?;
+    let bounds = check_seam(shared, partition, &before).await?;
+    let mark = asked(shared, partition, || warm.claim(partition)).await?;
+    if (mark.next_offset, mark.seam) == (before.next_offset, before.seam) {
+        return Ok((mark, bounds));
+    }
+    let bounds = check_seam(shared, partition, &mark).await?;
+    Ok((mark, bounds))
+}
+
+/// Makes sure that the log goes on at `mark`: what it holds.
+async fn check_seam(shared: &Shared, partition: u16, mark: &Mark) -> Result<Bounds, ProcessorError> {
+    let bus = &*shared.stores.bus;
+    let bounds = bus.bounds(partition).await;
+    let bounds = bounds.map_err(|source| ProcessorError::Bus { partition, source })?;
+    seam::check_record(bus, partition, bounds, mark).await?;
+    Ok(bounds)
+}
+
+/// Asks warm, which may be away for a while.
+pub(super) async fn asked<T>(
+    shared: &Shared,
+    partition: u16,
+    ask: impl AsyncFn() -> Result<T, WarmError>,
+) -> Result<T, ProcessorError> {
     let mut attempt = 0;
     loop {
-        match shared.stores.warm.claim(partition).await {
-            Ok(mark) => {
+        match ask().await {
+            Ok(answer) => {
                 shared.warm_is_back();
-                return Ok(mark);
+                return Ok(answer);
             }
             Err(error) if shared.may_retry_warm(partition, attempt, &error).await => attempt += 1,
             Err(source) => return Err(ProcessorError::Warm { partition, source }),
@@ -138,8 +187,9 @@ impl Worker {
         partition: u16,
         goal: watch::Receiver<Goal>,
         state: PartitionState,
-        next: u64,
+        mark: &Mark,
     ) -> Self {
+        let next = mark.next_offset;
         Self {
             writer: Some(Writer::new(shared.clone(), partition)),
             held: HeldRows::none(&shared.metrics),
@@ -155,6 +205,8 @@ impl Worker {
             updates: HotUpdates::default(),
             builder: TickBatchBuilder::new(partition),
             block_first: next,
+            seam: mark.seam,
+            last_record: None,
             block_since: None,
             block_bars: HashMap::new(),
             storing: None,
@@ -247,6 +299,7 @@ impl Worker {
                 source,
             })?;
             self.next = record.offset + 1;
+            self.last_record = Some(record.bytes.clone());
             self.block_since.get_or_insert_with(Instant::now);
             if self.builder.rows() >= rows_max || self.builder.bytes() >= self.shared.config.block_bytes_max {
                 self.cut().await?;
@@ -330,6 +383,9 @@ impl Worker {
         self.shared.metrics.bars.inc_by(bars as u64);
         self.held.add(bars);
         let checkpoint = self.state.save();
+        if let Some(record) = self.last_record.take() {
+            self.seam = Some(seam::of(&record));
+        }
         self.wait_stored().await?;
         let Some(mut writer) = self.writer.take() else { return Ok(()) };
         let spare = std::mem::replace(&mut writer.spare, TickBatchBuilder::new(self.partition));
@@ -343,6 +399,7 @@ impl Worker {
             first_offset: self.block_first,
             next_offset: self.next,
             checkpoint,
+            seam: self.seam,
         }));
         self.block_first = self.next;
         Ok(())

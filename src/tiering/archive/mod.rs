@@ -17,6 +17,7 @@
 //! Where a unit stands is told by its [`journal`] and, whatever that says, by its manifests. One
 //! archiver at a time works on a store, by a [`lease`] in it. What a crash leaves is [`garbage`].
 
+mod bars;
 mod cache;
 pub mod chain;
 pub mod garbage;
@@ -45,6 +46,7 @@ use std::time::Duration;
 
 pub use self::metrics::ArchiveMetrics;
 pub use self::plan::{Action, Planned, Waiting};
+use crate::bus::epoch::LogName;
 use crate::market::{Kind, RowDigest, Timestamp, TradingDay};
 use crate::tiering::cold::ColdError;
 use crate::tiering::state::StateError;
@@ -78,7 +80,7 @@ pub struct ArchiveOptions {
     pub row_group_rows: usize,
     /// The name of the log that warm is filled from, where that is known: the archive then holds rows
     /// of no other.
-    pub log: Option<u64>,
+    pub log: Option<LogName>,
 }
 
 impl Default for ArchiveOptions {
@@ -246,6 +248,21 @@ pub enum ArchiveError {
         found: RowDigest,
         /// What it should be.
         expected: RowDigest,
+    },
+    /// Rows that blocks had stored are no longer in warm, and not by the archive's doing. Nothing was
+    /// committed, nothing dropped.
+    #[error(
+        "{unit}: {rows} rows that were stored in warm are no longer there; nothing was archived. Attach the \
+         partition that was dropped or detached again, or restore the table from a backup; if the rows are gone \
+         for good, forget them: ALTER TABLE tally DELETE WHERE kind = '{}' AND day = '{}'",
+        unit.kind.name(),
+        unit.day
+    )]
+    Lost {
+        /// The unit.
+        unit: Unit,
+        /// Rows that are not there.
+        rows: u64,
     },
     /// An object is not what was stored.
     #[error("{store}: {key} is damaged: {reason}")]

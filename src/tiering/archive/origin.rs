@@ -4,8 +4,9 @@
 //! log.json   the log's name
 //! ```
 //!
-//! It is created with the first run and never changes. Who archives rows of another log is refused,
-//! and who reads beside another log is told.
+//! It is created with the first run. Who archives rows of another log is refused, and who reads beside
+//! another log is told. An archive that has the name that an earlier version of stk gave the log gets the
+//! present one with the next run.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::ArchiveError;
 use super::snapshot::ReadError;
 use super::store::{Created, Store, json};
+use crate::bus::epoch::LogName;
 use crate::tiering::cold::{Cold, ColdError};
 
 /// The key of the log's name.
@@ -44,13 +46,23 @@ fn read(bytes: &Bytes) -> Result<String, String> {
 /// Writes down that the rows to come are of `log`.
 ///
 /// Errors: those that are there are of another, as [`ArchiveError::OtherLog`]; or the store refuses.
-pub(super) async fn claim(store: &Store, log: u64) -> Result<(), ArchiveError> {
-    let own = json(&Origin { version: VERSION, log: name(log) });
+pub(super) async fn claim(store: &Store, log: impl Into<LogName>) -> Result<(), ArchiveError> {
+    let log = log.into();
+    let own = json(&Origin { version: VERSION, log: name(log.id) });
     match store.create(LOG_KEY, own.clone(), |found| *found == own[..]).await? {
         Created::Own => Ok(()),
         Created::Other(found) => {
             let found = read(&found).map_err(|reason| store.damaged(LOG_KEY, reason))?;
-            refuse_other(store.cold(), Some(found), log)
+            refuse_other(store.cold(), Some(&found), log)?;
+            if found != name(log.id) {
+                tracing::info!(
+                    archive = store.cold().name(),
+                    log = name(log.id),
+                    "the log's name is written anew"
+                );
+                store.put(LOG_KEY, own).await?;
+            }
+            Ok(())
         }
     }
 }
@@ -58,9 +70,9 @@ pub(super) async fn claim(store: &Store, log: u64) -> Result<(), ArchiveError> {
 /// Refuses an archive of another log.
 ///
 /// Errors: as [`ArchiveError::OtherLog`]; or the store refuses.
-pub async fn check(cold: &dyn Cold, log: u64) -> Result<(), ArchiveError> {
+pub async fn check(cold: &dyn Cold, log: impl Into<LogName>) -> Result<(), ArchiveError> {
     match told(cold).await {
-        Ok(found) => refuse_other(cold, found, log),
+        Ok(found) => refuse_other(cold, found.as_deref(), log.into()),
         Err(ReadError::Cold(error)) => Err(error.into()),
         Err(error) => {
             let (store, reason) = (cold.name().to_owned(), error.to_string());
@@ -69,10 +81,16 @@ pub async fn check(cold: &dyn Cold, log: u64) -> Result<(), ArchiveError> {
     }
 }
 
-fn refuse_other(cold: &dyn Cold, archived: Option<String>, log: u64) -> Result<(), ArchiveError> {
+/// Whether `archived` is a name of `log`.
+fn is_name(archived: &str, log: LogName) -> bool {
+    archived == name(log.id) || log.former.is_some_and(|former| archived == name(former))
+}
+
+fn refuse_other(cold: &dyn Cold, archived: Option<&str>, log: LogName) -> Result<(), ArchiveError> {
     match archived {
-        Some(archived) if archived != name(log) => {
-            Err(ArchiveError::OtherLog { store: cold.name().to_owned(), archived, log: name(log) })
+        Some(archived) if !is_name(archived, log) => {
+            let (store, archived) = (cold.name().to_owned(), archived.to_owned());
+            Err(ArchiveError::OtherLog { store, archived, log: name(log.id) })
         }
         _ => Ok(()),
     }
@@ -90,8 +108,9 @@ async fn told(cold: &dyn Cold) -> Result<Option<String>, ReadError> {
 }
 
 /// Whether the rows in `cold` are of another log than `log`; `None` where it does not say.
-pub(super) async fn is_foreign(cold: &dyn Cold, log: u64) -> Result<Option<bool>, ReadError> {
-    Ok(told(cold).await?.map(|found| found != name(log)))
+pub(super) async fn is_foreign(cold: &dyn Cold, log: impl Into<LogName>) -> Result<Option<bool>, ReadError> {
+    let log = log.into();
+    Ok(told(cold).await?.map(|found| !is_name(&found, log)))
 }
 
 #[cfg(test)]
@@ -122,6 +141,27 @@ mod tests {
         for refused in [claim(&store, 8).await, check(&*cold, 8).await] {
             assert!(matches!(refused, Err(ArchiveError::OtherLog { .. })), "{refused:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_of_an_earlier_version_is_adopted_once() {
+        let dir = TempDir::new().unwrap();
+        let cold = Arc::new(DirCold::open(dir.path()).unwrap());
+        let store = Store::new(cold.clone(), None, ArchiveMetrics::default());
+        claim(&store, 7).await.unwrap();
+        let log = LogName { id: 9, former: Some(7) };
+        check(&*cold, log).await.unwrap();
+        assert_eq!(is_foreign(&*cold, log).await.unwrap(), Some(false));
+        claim(&store, log).await.unwrap();
+        check(&*cold, 9).await.unwrap();
+        assert!(
+            claim(&store, 7).await.is_err() && check(&*cold, 7).await.is_err(),
+            "the older stk is refused"
+        );
+        // Another topic of the same name, later.
+        let again = LogName { id: 11, former: Some(7) };
+        assert_eq!(is_foreign(&*cold, again).await.unwrap(), Some(true));
+        assert!(claim(&store, again).await.is_err());
     }
 
     #[tokio::test]

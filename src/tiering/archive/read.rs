@@ -22,6 +22,7 @@ use super::cache::Cache;
 use super::manifest::Manifest;
 use super::origin;
 use super::snapshot::{self, DataFile, ReadError, Snapshot};
+use crate::bus::epoch::LogName;
 use crate::market::{Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp};
 use crate::tiering::cold::{Availability, Cold, ColdError, StorageClass, ranges};
 use crate::tiering::parquet::{DecodeError, Decoder, Index, Step, Wanted, Window, is_inside};
@@ -133,11 +134,11 @@ pub struct ArchiveReader {
     manifests: Cache<Manifest>,
     indexes: Cache<Index>,
     /// The log beside which it is read, where that is known.
-    log: Option<u64>,
+    log: Option<LogName>,
     /// Whether the rows are of another, once the archive has said so.
     is_foreign: Mutex<Option<bool>>,
-    /// The kinds of which warm is known to be no older than the archive.
-    caught_up: Mutex<[bool; Kind::ALL.len()]>,
+    /// By kind, where warm ended when it was found to be no older than the archive.
+    caught_up: Mutex<[Option<Vec<u64>>; Kind::ALL.len()]>,
     /// Held, by kind, while that is asked.
     asking: [Arc<tokio::sync::Mutex<()>>; Kind::ALL.len()],
     /// What all scans do.
@@ -161,8 +162,8 @@ impl ArchiveReader {
 
     /// The same, read beside the log named `log`.
     #[must_use]
-    pub fn beside(self, log: u64) -> Self {
-        Self { log: Some(log), ..self }
+    pub fn beside(self, log: impl Into<LogName>) -> Self {
+        Self { log: Some(log.into()), ..self }
     }
 
     /// Whether the archive's rows are of another log than the one it is read beside.
@@ -189,8 +190,8 @@ impl ArchiveReader {
 
     /// Whether the archive holds rows of `kind` from offsets that a warm store has not come to,
     /// which ends at `next_offsets`: as where warm was made anew beside an old archive. Asks the
-    /// store until it once does not, since warm never goes back, and what comes into the archive
-    /// comes out of it. One asks at a time, and goes on though nobody waits any more: a large archive
+    /// store until it once does not: what comes into the archive comes out of warm. A warm store that was
+    /// put back or emptied since is asked for again. One asks at a time, and goes on though nobody waits any more: a large archive
     /// may take longer to list than a query has patience for, and what was found out is remembered.
     pub async fn is_ahead_of(self: &Arc<Self>, kind: Kind, next_offsets: &[u64]) -> Result<Ahead, ReadError> {
         let at = Kind::ALL.iter().position(|other| *other == kind).unwrap_or(0);
@@ -198,7 +199,12 @@ impl ArchiveReader {
             if *self.is_foreign.lock().unwrap_or_else(PoisonError::into_inner) == Some(true) {
                 return Some(Ahead::OfOtherLog);
             }
-            self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at].then_some(Ahead::Not)
+            let caught_up = self.caught_up.lock().unwrap_or_else(PoisonError::into_inner);
+            let has_come = |offsets: &Vec<u64>| {
+                let offset = |at: usize| next_offsets.get(at).copied().unwrap_or(0);
+                offsets.iter().enumerate().all(|(at, before)| offset(at) >= *before)
+            };
+            caught_up[at].as_ref().is_some_and(has_come).then_some(Ahead::Not)
         };
         if let Some(known) = known() {
             return Ok(known);
@@ -230,7 +236,8 @@ impl ArchiveReader {
             None => false,
         };
         if !is_ahead {
-            self.caught_up.lock().unwrap_or_else(PoisonError::into_inner)[at] = true;
+            let mut caught_up = self.caught_up.lock().unwrap_or_else(PoisonError::into_inner);
+            caught_up[at] = Some(next_offsets.to_vec());
         }
         Ok(if is_ahead { Ahead::Is } else { Ahead::Not })
     }

@@ -12,7 +12,8 @@ use super::read_back::read_back;
 use super::store::{Created, Store, json};
 use super::verify::{SCRUB_KEY, Scrub};
 use super::{
-    ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress, garbage, object, origin, probe,
+    ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress, bars, garbage, object, origin,
+    probe,
 };
 use crate::fail;
 use crate::market::{Kind, RowDigest, Timestamp};
@@ -251,6 +252,10 @@ impl Archiver {
         } else {
             tokio::try_join!(source, write)?
         };
+        let rows = self.warm.rows_lost(unit, &offsets).await?;
+        if rows > 0 {
+            return Err(ArchiveError::Lost { unit, rows });
+        }
         if written.digest != source {
             return Err(ArchiveError::Differs {
                 unit,
@@ -367,8 +372,21 @@ impl Archiver {
         if !is_going {
             let scrub: Option<Scrub> = self.store.get_json(SCRUB_KEY).await?;
             let scrub = scrub.unwrap_or_default();
+            let mut differing = None;
             for manifest in &manifests {
-                self.check_covered(unit, manifest, &moment, &scrub).await?;
+                match self.check_covered(unit, manifest, &moment, &scrub).await {
+                    Err(error @ ArchiveError::Differs { .. }) if unit.kind == Kind::Bar => {
+                        differing = Some(error);
+                    }
+                    checked => checked?,
+                }
+            }
+            if let Some(error) = differing {
+                let cold = self.store.shared_cold();
+                if !bars::are_left(cold, &*self.warm, unit, next_offsets, &moment.next_offsets).await? {
+                    return Err(error);
+                }
+                tracing::info!(%unit, "warm has other revisions than the archive, of the same bars");
             }
             self.note(lease, unit, &mut journal, Step::Dropping, progress).await?;
             fail::point("archive.dropping");

@@ -50,6 +50,11 @@ impl Store {
         &*self.cold
     }
 
+    /// The same, for readers.
+    pub(super) fn shared_cold(&self) -> Arc<dyn Cold> {
+        self.cold.clone()
+    }
+
     pub(super) fn damaged(&self, key: &str, reason: impl ToString) -> ArchiveError {
         let (store, key) = (self.name().to_owned(), key.to_owned());
         ArchiveError::Damaged { store, key, reason: reason.to_string() }

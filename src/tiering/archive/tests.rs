@@ -125,7 +125,8 @@ impl World {
             }
         }
         let (batches, checkpoint) = (builder.finish(&table), Bytes::new());
-        let block = Block { partition, first_offset, next_offset: first_offset + 3, batches, checkpoint };
+        let block =
+            Block { partition, first_offset, next_offset: first_offset + 3, batches, checkpoint, seam: None };
         warm.commit(block).await.unwrap();
     }
 
@@ -344,8 +345,14 @@ async fn revisions_of_bars_are_archived_by_their_latest() {
         bar.volume = offset;
         builder.push_bar(table.intern(bar.symbol), Seq { partition: 0, offset, index: 0 }, &bar);
         let (batches, checkpoint) = (builder.finish(&table), Bytes::new());
-        let block =
-            Block { partition: 0, first_offset: offset, next_offset: offset + 1, batches, checkpoint };
+        let block = Block {
+            partition: 0,
+            first_offset: offset,
+            next_offset: offset + 1,
+            batches,
+            checkpoint,
+            seam: None,
+        };
         warm.commit(block).await.unwrap();
         if offset % 10 == 9 {
             let summary = world.run(&cold, options()).await.unwrap();
@@ -356,6 +363,52 @@ async fn revisions_of_bars_are_archived_by_their_latest() {
     let summary = world.run(&cold, dropping()).await.unwrap();
     assert_eq!((summary.drops, summary.failures), (1, Vec::new()));
     world.warm = None;
+}
+
+/// A block of revisions of one bar, whose volume says which.
+async fn revisions(warm: &LocalWarm, offsets: std::ops::Range<u64>, volumes: &[(u64, u64)]) {
+    let ts: Timestamp = "2026-11-20T15:00:00Z".parse().unwrap();
+    let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(0));
+    for (offset, volume) in volumes {
+        let bar = Bar::empty("AAPL".parse().unwrap(), Timeframe::MINUTE, ts);
+        let bar = Bar { volume: *volume, ..bar };
+        builder.push_bar(table.intern(bar.symbol), Seq { partition: 0, offset: *offset, index: 0 }, &bar);
+    }
+    let block = Block {
+        partition: 0,
+        first_offset: offsets.start,
+        next_offset: offsets.end,
+        batches: builder.finish(&table),
+        checkpoint: Bytes::new(),
+        seam: None,
+    };
+    warm.commit(block).await.unwrap();
+}
+
+/// Warm was lost and filled from the log again, in other blocks.
+#[tokio::test(start_paused = true)]
+async fn bars_of_a_warm_that_was_filled_again_are_dropped_where_their_newest_is_archived() {
+    for (volume, is_same) in [(12, true), (13, false)] {
+        let (mut first, cold) = (World::new(), MemoryCold::new());
+        let warm = first.warm();
+        revisions(&warm, 0..6, &[(5, 6)]).await;
+        revisions(&warm, 6..10, &[(9, 12)]).await;
+        drop(warm);
+        assert_eq!(first.run(&cold, options()).await.unwrap().commits, 1);
+        first.warm = None;
+        let mut again = World::new();
+        // The one block ends behind what was sealed: the bar's only revision is a late row.
+        revisions(&again.warm(), 0..12, &[(11, volume)]).await;
+        let summary = again.run(&cold, dropping()).await.unwrap();
+        assert_eq!((summary.commits, summary.drops, summary.failures.len()), (1, 1, 0), "{summary:?}");
+        again.warm = None;
+        // All of it lies below the seal.
+        let mut once_more = World::new();
+        revisions(&once_more.warm(), 0..12, &[(7, volume), (10, 12)]).await;
+        let failures = once_more.run(&cold, dropping()).await.unwrap().failures;
+        assert_eq!(failures.is_empty(), is_same, "{failures:?}");
+        once_more.warm = None;
+    }
 }
 
 /// The calls that a run of copying and dropping makes.
@@ -512,6 +565,10 @@ impl Warm for Liar {
     async fn commit(&self, block: Block) -> Result<(), WarmError> {
         self.0.commit(block).await
     }
+    async fn leave_to_archive(&self, unit: Unit, next_offsets: &[u64]) -> Result<(), WarmError> {
+        self.0.leave_to_archive(unit, next_offsets).await
+    }
+
     async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {
         self.0.scan(query).await
     }

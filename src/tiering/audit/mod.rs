@@ -45,7 +45,7 @@ use crate::tiering::archive::chain::{Chain, Chains};
 use crate::tiering::archive::manifest::{Manifest, manifest_key};
 use crate::tiering::archive::origin;
 use crate::tiering::cold::Cold;
-use crate::tiering::seam;
+use crate::tiering::seam::{self, SeamError};
 use crate::tiering::warm::{ArchiveSource, Mark, Query, Unit, WarmError};
 
 /// Units whose manifests are read at once.
@@ -179,7 +179,7 @@ impl Auditor {
     /// Errors: a store can't be asked, or the archive is another log's. What is damaged or missing is in
     /// the report.
     pub async fn run(mut self) -> Result<Report, AuditError> {
-        origin::check(&*self.cold, self.bus.epoch().log().id).await?;
+        origin::check(&*self.cold, self.bus.epoch().name()).await?;
         if let Some(damage) = self.bus.damage() {
             self.report.find(Finding {
                 severity: Severity::Broken,
@@ -273,6 +273,14 @@ impl Auditor {
             self.report.find(finding(
                 bounds.next..stands,
                 format!("warm holds what the log, which ends at {}, never had or has lost", bounds.next),
+                "name the log that warm was filled from, or begin with an empty warm store",
+            ));
+        } else if let Err(SeamError::OtherRecord { offset, .. }) =
+            seam::check_record(&*self.bus, partition, bounds, mark).await
+        {
+            self.report.find(finding(
+                offset..stands,
+                "the log's record is not the one that warm took in there".to_owned(),
                 "name the log that warm was filled from, or begin with an empty warm store",
             ));
         }
@@ -534,7 +542,8 @@ impl Auditor {
                 partition: Some(partition),
                 offsets: Some(at(marks, partition)..beyond.end),
                 what: format!("manifest {:04} holds rows that warm has not come to", manifest.number),
-                next: "nothing, if warm was made anew beside an older archive: the processor fills it"
+                next: "nothing, if warm was made again beside an older archive: the processor fills it from the \
+                       log; where the log no longer has them, start it once with processor.expired=skip"
                     .to_owned(),
             });
             return Ok(report);

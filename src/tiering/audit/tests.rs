@@ -91,7 +91,14 @@ impl World {
                 return;
             }
             let (batches, checkpoint) = (builder.finish(&table), state.save());
-            let block = Block { partition, first_offset: mark.next_offset, next_offset, batches, checkpoint };
+            let block = Block {
+                partition,
+                first_offset: mark.next_offset,
+                next_offset,
+                batches,
+                checkpoint,
+                seam: None,
+            };
             self.warm.commit(block).await.unwrap();
         }
     }
@@ -489,8 +496,14 @@ async fn what_is_found_before_a_partition_is_begun_anew_is_told_once() {
     // A block of which warm has kept no state that can be read.
     let at = world.push(0, 7, 5, &[]);
     let checkpoint = Bytes::from_static(b"noise");
-    let block =
-        Block { partition: 0, first_offset: at, next_offset: at + 1, batches: Vec::new(), checkpoint };
+    let block = Block {
+        partition: 0,
+        first_offset: at,
+        next_offset: at + 1,
+        batches: Vec::new(),
+        checkpoint,
+        seam: None,
+    };
     world.warm.commit(block).await.unwrap();
     let trimming = Holed { bus: world.bus.clone(), hole: 1..3, trims: true };
     let report = world.audit_of(Arc::new(trimming), Selection::default()).await;

@@ -167,6 +167,7 @@ async fn commit_block(bus: &FakeBus, tiers: &Tiers, partition: u16, records_max:
         next_offset,
         batches: builder.finish(&table),
         checkpoint: state.save(),
+        seam: None,
     };
     warm.commit(block).await.unwrap();
 }

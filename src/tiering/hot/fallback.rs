@@ -3,11 +3,13 @@
 //! The own memory is filled from the log's tail, which the gateway reads anyway, and once with all
 //! that Redis has. So a gateway that loses Redis answers as before; only who changed last is then
 //! its own finding. A watcher asks Redis every second whether it answers, so that requests do not
-//! wait to find out, and `/readyz` tells without any.
+//! wait to find out, and `/readyz` tells without any. A Redis that another installation writes, or that
+//! no processor writes any more, counts as away too.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::memory::MemoryHot;
@@ -18,6 +20,10 @@ use crate::market::{Seq, Symbol, Tick, Timestamp};
 
 /// How often Redis is asked whether it answers.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
+
+/// How long no processor may have written before what Redis holds counts as old. A processor writes
+/// about once a second, also when nothing trades.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// Redis, or what this gateway knows by itself.
 pub struct FallbackHot {
@@ -115,12 +121,28 @@ impl FallbackHot {
 async fn watch(hot: Weak<FallbackHot>, stop: CancellationToken) {
     let mut backoff = Backoff::new(jitter_seed());
     let mut is_copied = false;
+    let mut written: Option<(Vec<Option<String>>, Instant)> = None;
     loop {
         let Some(hot) = hot.upgrade() else { return };
         let asked = tokio::select! {
-            asked = hot.redis.ping() => asked,
+            asked = hot.redis.writers() => asked,
             () = stop.cancelled() => return,
         };
+        let asked = asked.and_then(|writers| {
+            let is_written = writers.iter().any(Option::is_some);
+            match &written {
+                Some((before, since)) if *before == writers => {
+                    if is_written && since.elapsed() > SILENCE_MAX && is_copied >= hot.is_copied {
+                        let silent = since.elapsed().as_secs();
+                        let reason =
+                            format!("redis {}: no processor has written for {silent} s", hot.redis.address());
+                        return Err(HotError { reason });
+                    }
+                }
+                _ => written = Some((writers, Instant::now())),
+            }
+            Ok(())
+        });
         let wait = match asked {
             Ok(()) => {
                 backoff.reset();

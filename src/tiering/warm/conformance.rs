@@ -92,6 +92,7 @@ impl Case {
                 next_offset: *next,
                 batches: builder.finish(&table),
                 checkpoint: Bytes::from(format!("state at {next}")),
+                seam: None,
             });
         }
         (blocks, rows)
@@ -168,7 +169,14 @@ pub(crate) async fn blocks_follow_on_each_other(warm: &dyn Warm) {
         let symbol = table.intern(close.symbol);
         builder.push(symbol, Seq { partition: 1, offset: first_offset, index: 0 }, &Tick::PrevClose(close));
         let checkpoint = Bytes::from_static(state.as_bytes());
-        Block { partition: 1, first_offset, next_offset, batches: builder.finish(&table), checkpoint }
+        Block {
+            partition: 1,
+            first_offset,
+            next_offset,
+            batches: builder.finish(&table),
+            checkpoint,
+            seam: None,
+        }
     };
     warm.commit(block(0, 10, "ten")).await.unwrap();
     for (first, next) in [(0, 10), (9, 12), (11, 12)] {
@@ -178,9 +186,12 @@ pub(crate) async fn blocks_follow_on_each_other(warm: &dyn Warm) {
         };
         assert_eq!(first_offset, first);
     }
-    assert_eq!(warm.mark(1).await.unwrap(), Mark { next_offset: 10, checkpoint: "ten".into() });
+    assert_eq!(warm.mark(1).await.unwrap(), Mark { next_offset: 10, checkpoint: "ten".into(), seam: None });
     warm.commit(block(10, 11, "eleven")).await.unwrap();
-    assert_eq!(warm.mark(1).await.unwrap(), Mark { next_offset: 11, checkpoint: "eleven".into() });
+    assert_eq!(
+        warm.mark(1).await.unwrap(),
+        Mark { next_offset: 11, checkpoint: "eleven".into(), seam: None }
+    );
     assert_eq!(warm.mark(0).await.unwrap(), Mark::default());
     let scan = warm.scan(&all(Kind::PrevClose)).await.unwrap();
     assert_eq!(scan.next_offsets.get(1), Some(&11));
@@ -196,11 +207,12 @@ pub(crate) async fn empty_block_moves_the_mark(warm: &dyn Warm) {
         next_offset,
         batches: Vec::new(),
         checkpoint,
+        seam: None,
     };
     warm.commit(block(0, 3, Bytes::from_static(b"three"))).await.unwrap();
-    assert_eq!(warm.mark(0).await.unwrap(), Mark { next_offset: 3, checkpoint: "three".into() });
+    assert_eq!(warm.mark(0).await.unwrap(), Mark { next_offset: 3, checkpoint: "three".into(), seam: None });
     warm.commit(block(3, 4, Bytes::new())).await.unwrap();
-    assert_eq!(warm.mark(0).await.unwrap(), Mark { next_offset: 4, checkpoint: Bytes::new() });
+    assert_eq!(warm.mark(0).await.unwrap(), Mark { next_offset: 4, checkpoint: Bytes::new(), seam: None });
 }
 
 /// Stores the case.
@@ -266,6 +278,7 @@ pub(crate) async fn bars_keep_their_latest_revision(warm: &dyn Warm) {
             next_offset: revision + 1,
             batches: builder.finish(&table),
             checkpoint: Bytes::new(),
+            seam: None,
         };
         warm.commit(block).await.unwrap();
     }
@@ -288,7 +301,7 @@ pub(crate) async fn a_rebuilt_bar_is_archived_by_its_place(warm: &dyn ArchiveSou
             builder.push_bar(table.intern(bar.symbol), seq, &bar);
         }
         let batches = builder.finish(&table);
-        Block { partition: 0, first_offset, next_offset, batches, checkpoint: Bytes::new() }
+        Block { partition: 0, first_offset, next_offset, batches, checkpoint: Bytes::new(), seam: None }
     };
     warm.commit(block(0, 4, None)).await.unwrap();
     let rebuilt = Seq { partition: 0, offset: 3, index: u32::MAX };
@@ -312,16 +325,17 @@ pub(crate) async fn claim_tells_where_it_stands(warm: &dyn Warm) {
         next_offset,
         batches: Vec::new(),
         checkpoint: Bytes::from_static(state.as_bytes()),
+        seam: None,
     };
     assert_eq!(warm.claim(1).await.unwrap(), Mark::default());
     assert_eq!(warm.claim(1).await.unwrap(), Mark::default());
     warm.commit(block(0, 4, "four")).await.unwrap();
-    let four = Mark { next_offset: 4, checkpoint: "four".into() };
+    let four = Mark { next_offset: 4, checkpoint: "four".into(), seam: None };
     assert_eq!(warm.claim(1).await.unwrap(), four);
     assert_eq!(warm.mark(1).await.unwrap(), four);
     warm.commit(block(4, 4, "still four")).await.unwrap();
     warm.commit(block(4, 9, "nine")).await.unwrap();
-    assert_eq!(warm.claim(1).await.unwrap(), Mark { next_offset: 9, checkpoint: "nine".into() });
+    assert_eq!(warm.claim(1).await.unwrap(), Mark { next_offset: 9, checkpoint: "nine".into(), seam: None });
     assert_eq!(warm.claim(0).await.unwrap(), Mark::default());
 }
 
@@ -342,7 +356,7 @@ pub(crate) async fn a_claim_fences_who_claimed_before(
     first.claim(0).await.unwrap();
     let mut mark = Mark::default();
     for block in before {
-        mark = Mark { next_offset: block.next_offset, checkpoint: block.checkpoint.clone() };
+        mark = Mark { next_offset: block.next_offset, checkpoint: block.checkpoint.clone(), seam: None };
         first.commit(block).await.unwrap();
     }
     assert_eq!(second.claim(0).await.unwrap(), mark);
@@ -358,6 +372,7 @@ pub(crate) async fn a_claim_fences_who_claimed_before(
         next_offset: mark.next_offset + 1,
         batches: Vec::new(),
         checkpoint: Bytes::new(),
+        seam: None,
     }]) {
         let error = first.commit(block).await.unwrap_err();
         assert!(matches!(error, WarmError::Fenced { partition: 0 }), "{error}");
@@ -372,9 +387,10 @@ pub(crate) async fn a_claim_fences_who_claimed_before(
         next_offset: mark.next_offset + 2,
         batches: Vec::new(),
         checkpoint: Bytes::from_static(b"second"),
+        seam: None,
     };
     second.commit(next).await.unwrap();
-    let mark = Mark { next_offset: mark.next_offset + 2, checkpoint: "second".into() };
+    let mark = Mark { next_offset: mark.next_offset + 2, checkpoint: "second".into(), seam: None };
     // And back again: a fenced process may claim anew.
     assert_eq!(first.claim(0).await.unwrap(), mark);
     assert_eq!(second.mark(0).await.unwrap(), mark);
@@ -457,7 +473,14 @@ pub(crate) async fn bars_have_their_digest(warm: &dyn ArchiveSource, bars: &[Bar
     }
     let batches = builder.finish(&table);
     let (first_offset, checkpoint) = (0, Bytes::new());
-    let block = Block { partition: 0, first_offset, next_offset: 1, batches: batches.clone(), checkpoint };
+    let block = Block {
+        partition: 0,
+        first_offset,
+        next_offset: 1,
+        batches: batches.clone(),
+        checkpoint,
+        seam: None,
+    };
     warm.commit(block).await.unwrap();
     for (day, batch) in &batches {
         let unit = Unit { day: *day, kind: Kind::Bar };
@@ -499,6 +522,7 @@ async fn store_late(warm: &dyn Warm, rows: &mut Vec<Row>, like: &Row) {
         next_offset: seq.offset + 1,
         batches: batches.map(|batch| (ts.trading_day(), batch)).collect(),
         checkpoint: Bytes::from_static(b"late"),
+        seam: None,
     };
     warm.commit(block).await.unwrap();
     rows.push(late);

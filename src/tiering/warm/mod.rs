@@ -14,10 +14,12 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
+use crate::bus::Bus;
+use crate::bus::epoch::LogName;
 use crate::market::{Kind, RowDigest, Symbol, TickBatch, TimeRange, Timestamp, TradingDay};
 
 /// Rows of one partition and one range of offsets, to be stored all or none, once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Block {
     /// The partition of the log.
     pub partition: u16,
@@ -29,6 +31,9 @@ pub struct Block {
     pub batches: Vec<(TradingDay, TickBatch)>,
     /// The processor's state after these rows, opaque here: durable together with them.
     pub checkpoint: Bytes,
+    /// The checksum of the log's record at `next_offset - 1` (see [`crate::tiering::seam`]); `None`
+    /// where it is not known.
+    pub seam: Option<u64>,
 }
 
 /// Where a partition stands.
@@ -38,6 +43,25 @@ pub struct Mark {
     pub next_offset: u64,
     /// The state that came with the last block; empty before the first.
     pub checkpoint: Bytes,
+    /// The seam that came with the last block; `None` where the store does not keep it, or the block
+    /// was written by a version of stk that had none.
+    pub seam: Option<u64>,
+}
+
+/// The log that a store's rows come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The log's name.
+    pub log: LogName,
+    /// The log's partitions.
+    pub partitions: u16,
+}
+
+impl Origin {
+    /// The origin of rows that are read from `bus`.
+    pub fn of(bus: &dyn Bus) -> Self {
+        Self { log: bus.epoch().name(), partitions: bus.partitions() }
+    }
 }
 
 /// What is asked of a store.
@@ -140,6 +164,30 @@ pub enum WarmError {
         /// The partition.
         partition: u16,
     },
+    /// The store is no longer where the owner of the partition left it: it was put back to an older
+    /// state, or emptied and made again. Nothing of the block counts. The log still has what the store
+    /// lost: a new claim says from where it is to be read.
+    #[error(
+        "partition {partition}: {path} was put back to an older state or emptied since the last block: it is at {found}, not at offset {next_offset}"
+    )]
+    Reverted {
+        /// The partition.
+        partition: u16,
+        /// What the store is called, and where it is.
+        path: String,
+        /// Where the partition is in the store now.
+        found: String,
+        /// Where its owner left it.
+        next_offset: u64,
+    },
+    /// The store holds rows of another log.
+    #[error("{path} {reason}")]
+    OtherLog {
+        /// What the store is called, and where it is.
+        path: String,
+        /// What it belongs to, and what to do.
+        reason: String,
+    },
     /// There is no such store, and it was to be there.
     #[error("there is no {path}")]
     Missing {
@@ -192,6 +240,21 @@ pub struct Scan {
 /// Days of ticks in columns.
 #[async_trait::async_trait]
 pub trait Warm: Send + Sync + 'static {
+    /// Refuses a log whose rows do not belong into this store. Changes nothing.
+    ///
+    /// Errors: the store holds rows of another log, or of this one with another number of partitions, as
+    /// [`WarmError::OtherLog`].
+    async fn check_origin(&self, origin: &Origin) -> Result<(), WarmError> {
+        let _ = origin;
+        Ok(())
+    }
+
+    /// As [`Warm::check_origin`], and has a store that names no log yet name this one. To be called before
+    /// the first claim.
+    async fn adopt_origin(&self, origin: &Origin) -> Result<(), WarmError> {
+        self.check_origin(origin).await
+    }
+
     /// Makes the caller the only writer of `partition`, for as long as nobody claims it after: a
     /// [`Warm::commit`] of an earlier claim is [`WarmError::Fenced`], and what such a one has under
     /// way at this moment is in the store whole or never. Where the partition stands then.
@@ -203,6 +266,10 @@ pub trait Warm: Send + Sync + 'static {
     /// Stores a block and moves the high-water mark, as one: after a crash at any instruction
     /// both have happened or neither. Durable when it returns.
     async fn commit(&self, block: Block) -> Result<(), WarmError>;
+
+    /// Has rows of `unit` at offsets below `next_offsets` (by partition) be read from the archive, which
+    /// holds all of them, as if they had been dropped from here. For a store that lost them.
+    async fn leave_to_archive(&self, unit: Unit, next_offsets: &[u64]) -> Result<(), WarmError>;
 
     /// Reads what matches, as the store is at the moment of the call; later commits and
     /// compactions don't change a scan under way.
@@ -226,6 +293,13 @@ pub trait ArchiveSource: Warm {
         unit: Unit,
         offsets: &[Range<u64>],
     ) -> Result<BoxStream<'static, Result<TickBatch, WarmError>>, WarmError>;
+
+    /// How many rows of the unit at `offsets` (by partition; none beyond its end) were stored by blocks
+    /// that the store's own books list, and are no longer there. 0 where the store keeps no such books.
+    async fn rows_lost(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<u64, WarmError> {
+        let _ = (unit, offsets);
+        Ok(0)
+    }
 
     /// Drops rows of the unit at offsets below `next_offsets` (by partition): all of them, or those
     /// that do not share a file with rows that stay. Remembers the offsets for [`Scan::dropped`]

@@ -1,6 +1,7 @@
 //! History of days that warm has dropped.
 
 use super::*;
+use crate::bus::epoch::LogName;
 
 /// Two days of trades and quotes, of which everything is in warm and then in the archive of `cold`;
 /// warm has dropped the first day.
@@ -254,7 +255,7 @@ async fn rows_of_a_new_log_are_not_taken_for_archived_ones_of_the_old() {
     let options = |log| ArchiveOptions {
         before: Some("2026-12-01".parse().unwrap()),
         settle: std::time::Duration::ZERO,
-        log: Some(log),
+        log: Some(LogName::from(log)),
         ..ArchiveOptions::default()
     };
     let archiver = |warm, log| {

@@ -57,8 +57,13 @@ pub struct RedisHotConfig {
     /// Partitions of the log.
     pub partitions: u16,
     /// What tells this log from another one that had the same name: places in the two mean different
-    /// things. Keys left by another log are removed.
+    /// things. Keys left by another log are removed, once nobody writes them any more.
     pub log: String,
+    /// The name that earlier versions of stk gave the same log, where that was another one.
+    pub former_log: Option<String>,
+    /// How long nobody must have written another log's keys before they are removed: 10 s by default.
+    /// A writer that is alive writes about once a second.
+    pub foreign_rest: Duration,
     /// The least time between two rounds of the writer. A round that took longer is followed by a
     /// rest as long, of a quarter of a second at most, so that Redis has time for others.
     pub round_interval: Duration,
@@ -76,6 +81,8 @@ impl RedisHotConfig {
             prefix,
             partitions,
             log,
+            former_log: None,
+            foreign_rest: Duration::from_secs(10),
             round_interval: Duration::from_millis(5),
             read_wait_max: Duration::from_millis(500),
             horizon: Horizon::UNLIMITED,
@@ -165,11 +172,13 @@ impl Shared {
     ) -> Result<Vec<Option<Stored>>, HotError> {
         let mut found = Vec::with_capacity(symbols.len());
         for symbols in symbols.chunks(SYMBOLS_PER_TRIP) {
-            let mut pipeline = Pipeline::with_capacity(symbols.len());
+            let mut pipeline = Pipeline::with_capacity(symbols.len() + 1);
+            let marks = self.ask_marks(&mut pipeline, symbols);
             for symbol in symbols {
                 pipeline.cmd("HMGET").arg(self.keys.hot(*symbol)).arg(&FIELDS);
             }
-            let replies = self.query(connection, &pipeline, wait_max).await?;
+            let mut replies = self.query(connection, &pipeline, wait_max).await?;
+            self.check_marks(replies.drain(..marks))?;
             for (symbol, reply) in symbols.iter().zip(replies) {
                 let values: Vec<Option<Vec<u8>>> = self.read(reply)?;
                 let read = format::read_fields(&values);
@@ -186,12 +195,14 @@ impl Shared {
         symbols: &[Symbol],
         wait_max: Duration,
     ) -> Result<Vec<Vec<(Seq, Tick)>>, HotError> {
-        let mut pipeline = Pipeline::with_capacity(symbols.len());
+        let mut pipeline = Pipeline::with_capacity(symbols.len() + 1);
+        let marks = self.ask_marks(&mut pipeline, symbols);
         for symbol in symbols {
             let from = -(RECENT_TICKS as i64);
             pipeline.cmd("LRANGE").arg(self.keys.ticks(*symbol)).arg(from).arg(-1);
         }
-        let replies = self.query(connection, &pipeline, wait_max).await?;
+        let mut replies = self.query(connection, &pipeline, wait_max).await?;
+        self.check_marks(replies.drain(..marks))?;
         let mut found = Vec::with_capacity(symbols.len());
         for (symbol, reply) in symbols.iter().zip(replies) {
             let values: Vec<Vec<u8>> = self.read(reply)?;
@@ -214,6 +225,36 @@ impl Shared {
         let mut symbols = symbols.map_err(|reason| self.unreadable(&self.keys.symbols(), &reason))?;
         symbols.sort_unstable();
         Ok(symbols)
+    }
+
+    /// Adds the questions whose log the partitions of `symbols` are of: how many.
+    fn ask_marks(&self, pipeline: &mut Pipeline, symbols: &[Symbol]) -> usize {
+        let partition = |symbol: &Symbol| symbol.partition(self.config.partitions);
+        let partitions: BTreeSet<u16> = symbols.iter().map(partition).collect();
+        for partition in &partitions {
+            pipeline.cmd("HMGET").arg(self.keys.mark(*partition)).arg(&writer::MARK_FIELDS);
+        }
+        partitions.len()
+    }
+
+    /// Refuses what is of another log; by the answers to [`Shared::ask_marks`].
+    fn check_marks(&self, replies: impl IntoIterator<Item = Value>) -> Result<(), HotError> {
+        for reply in replies {
+            let mark = writer::Mark::read(self, reply)?;
+            if mark.is_some_and(|mark| !mark.is_of(&self.config)) {
+                return Err(self.foreign());
+            }
+        }
+        Ok(())
+    }
+
+    /// Another installation uses the same keys.
+    fn foreign(&self) -> HotError {
+        self.error(&format_args!(
+            "the keys that begin with \"{}\" are of another log; set hot.redis_prefix to a prefix that no other \
+             installation has",
+            self.config.prefix
+        ))
     }
 
     fn read<T: redis::FromRedisValue>(&self, reply: Value) -> Result<T, HotError> {
@@ -381,11 +422,24 @@ impl RedisHot {
         }
     }
 
-    /// Asks whether Redis answers.
-    pub(super) async fn ping(&self) -> Result<(), HotError> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.cmd("PING");
-        self.shared.query(&self.reader, &pipeline, self.shared.config.read_wait_max).await.map(|_| ())
+    /// Asks whether Redis answers, and what it holds is this log's: who wrote last of each partition that
+    /// was written, which changes about once a second.
+    pub(super) async fn writers(&self) -> Result<Vec<Option<String>>, HotError> {
+        let shared = &self.shared;
+        let mut pipeline = Pipeline::with_capacity(usize::from(shared.config.partitions));
+        for partition in 0..shared.config.partitions {
+            pipeline.cmd("HMGET").arg(shared.keys.mark(partition)).arg(&writer::MARK_FIELDS);
+        }
+        let replies = shared.query(&self.reader, &pipeline, shared.config.read_wait_max).await?;
+        let mut writers = Vec::with_capacity(replies.len());
+        for reply in replies {
+            let mark = writer::Mark::read(shared, reply)?;
+            if mark.as_ref().is_some_and(|mark| !mark.is_of(&shared.config)) {
+                return Err(shared.foreign());
+            }
+            writers.push(mark.and_then(|mark| mark.writer));
+        }
+        Ok(writers)
     }
 
     /// Adds all that Redis knows to `memory`.
@@ -400,8 +454,12 @@ impl RedisHot {
         let shared = &self.shared;
         let mark = writer::read_mark(shared, &self.writer, partition).await?;
         let Some(mark) = mark else { return Ok(false) };
-        if !mark.is_of(&shared.config) || mark.next_offset > log.next {
-            let reason = "redis has another log's state, or more than this log: it is removed";
+        if !mark.is_of(&shared.config) {
+            // The writer removes it, if nobody writes it any more.
+            return Err(shared.foreign());
+        }
+        if mark.next_offset > log.next {
+            let reason = "redis has more than this log: it is removed";
             tracing::warn!(partition, redis_next = mark.next_offset, log_next = log.next, reason);
             writer::purge(shared, &self.writer, partition).await?;
             return Ok(false);
@@ -465,6 +523,8 @@ impl Hot for RedisHot {
     }
 
     async fn symbols(&self) -> Result<Vec<Symbol>, HotError> {
+        // Whether they are this log's.
+        self.writers().await?;
         self.shared.symbols(&self.reader, self.shared.config.read_wait_max).await
     }
 

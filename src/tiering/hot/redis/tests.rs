@@ -27,6 +27,7 @@ fn config(url: &str, prefix: &str) -> RedisHotConfig {
     let (url, prefix) = (url.to_owned(), prefix.to_owned());
     RedisHotConfig {
         round_interval: Duration::ZERO,
+        foreign_rest: Duration::ZERO,
         // A busy machine is no Redis that is away.
         read_wait_max: Duration::from_secs(30),
         ..RedisHotConfig::new(url, prefix, PARTITIONS, "log-1".into())
@@ -229,9 +230,61 @@ async fn what_redis_has_is_taken_over_unless_it_is_of_another_log() {
     third.close().await;
     let other = RedisHotConfig { log: "log-2".into(), ..config(&url, &prefix) };
     let fourth = RedisHot::connect(other).await.unwrap();
-    assert!(!fourth.begin(1, log, 0).await.unwrap());
-    assert_eq!(fourth.symbols().await.unwrap(), []);
-    assert_eq!((third.metrics().purges.get(), fourth.metrics().purges.get()), (1, 1));
+    for partition in 0..PARTITIONS {
+        assert!(!fourth.begin(partition, log, 0).await.unwrap());
+    }
+    until("the other log's keys are removed", async || {
+        fourth.symbols().await.is_ok_and(|symbols| symbols.is_empty())
+    })
+    .await;
+    assert_eq!((third.metrics().purges.get(), fourth.metrics().purges.get()), (1, u64::from(PARTITIONS)));
+}
+
+/// Two installations with one prefix: who comes second neither answers from the keys of the first nor
+/// removes them, for as long as somebody writes them.
+#[tokio::test]
+async fn what_another_log_is_being_written_to_is_left_alone_and_not_answered_from() {
+    let Some(url) = service("REDIS") else { return };
+    let (prefix, ticks) = (prefix(), market(100));
+    let log = Bounds { first: 0, next: 1_000 };
+    let first = open(&url, &prefix).await;
+    for partition in 0..PARTITIONS {
+        first.begin(partition, log, 0).await.unwrap();
+    }
+    tell(&*first, &ticks).await;
+    first.settled().await;
+    let before = dump(&first).await;
+    let config = |rest| {
+        let base = config(&url, &prefix);
+        RedisHotConfig { log: "log-2".into(), foreign_rest: rest, ..base }
+    };
+    let second = RedisHot::connect(config(Duration::from_hours(1))).await.unwrap();
+    let gateway = FallbackHot::beside_processor(second.clone());
+    for partition in 0..PARTITIONS {
+        assert!(!second.begin(partition, log, 0).await.unwrap(), "nothing of it is taken over");
+    }
+    let own = &ticks[..10];
+    tell(&*second, own).await;
+    let told = |reason: Option<String>| reason.is_some_and(|reason| reason.contains("are of another log"));
+    until("the writer says so", async || told(second.degraded())).await;
+    is_as_told(&*gateway, own).await.unwrap();
+    until("the gateway says so", async || told(gateway.degraded())).await;
+    let symbol = ticks[0].1.symbol().unwrap();
+    assert!(second.get(&[symbol]).await.is_err() && second.recent(symbol).await.is_err());
+    assert_eq!(dump(&first).await, before);
+    assert_eq!(first.degraded(), None);
+    assert_eq!((first.metrics().purges.get(), second.metrics().purges.get()), (0, 0));
+    second.close().await;
+    // Once nobody writes it any more, it is removed.
+    first.close().await;
+    let third = RedisHot::connect(config(Duration::from_millis(10))).await.unwrap();
+    for partition in 0..PARTITIONS {
+        third.begin(partition, log, 0).await.unwrap();
+    }
+    tell(&*third, own).await;
+    third.settled().await;
+    is_as_told(&*third, own).await.unwrap();
+    assert_eq!(third.metrics().purges.get(), u64::from(PARTITIONS));
 }
 
 /// The mirror's entries without their bars.

@@ -41,18 +41,39 @@ const RECONCILE_POLL: Duration = Duration::from_millis(50);
 const PUT: &str = include_str!("put.lua");
 const MARK: &str = include_str!("mark.lua");
 
+/// The fields of a mark that are read, in this order.
+pub(super) const MARK_FIELDS: [&str; 4] = ["next_offset", "partitions", "log", "writer"];
+
 /// How far a partition has come in Redis, and who said so.
 pub(super) struct Mark {
     pub(super) next_offset: u64,
     partitions: Option<u16>,
     log: Option<String>,
-    writer: Option<String>,
+    /// Another one with each mark that is written.
+    pub(super) writer: Option<String>,
 }
 
 impl Mark {
     /// Whether it tells of the configured log.
     pub(super) fn is_of(&self, config: &RedisHotConfig) -> bool {
-        self.partitions == Some(config.partitions) && self.log.as_ref() == Some(&config.log)
+        self.partitions == Some(config.partitions)
+            && self.log.is_some()
+            && (self.log.as_ref() == Some(&config.log) || self.log == config.former_log)
+    }
+
+    /// The answer to a question for [`MARK_FIELDS`]; `None` where there is no mark.
+    pub(super) fn read(shared: &Shared, reply: Value) -> Result<Option<Self>, HotError> {
+        let values: [Option<String>; 4] = shared.read(reply)?;
+        if values.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let [offset, partitions, log, writer] = values;
+        Ok(Some(Self {
+            next_offset: offset.and_then(|offset| offset.parse().ok()).unwrap_or(0),
+            partitions: partitions.and_then(|count| count.parse().ok()),
+            log,
+            writer,
+        }))
     }
 }
 
@@ -62,26 +83,9 @@ pub(super) async fn read_mark(
     partition: u16,
 ) -> Result<Option<Mark>, HotError> {
     let mut pipeline = Pipeline::with_capacity(1);
-    pipeline.cmd("HMGET").arg(shared.keys.mark(partition)).arg(&[
-        "next_offset",
-        "partitions",
-        "log",
-        "writer",
-    ]);
+    pipeline.cmd("HMGET").arg(shared.keys.mark(partition)).arg(&MARK_FIELDS);
     let mut replies = shared.query(connection, &pipeline, WRITE_MAX).await?;
-    let values: Vec<Option<String>> = shared.read(replies.pop().unwrap_or(Value::Nil))?;
-    if values.iter().all(Option::is_none) {
-        return Ok(None);
-    }
-    let mut values = values.into_iter();
-    let mut next = || values.next().flatten();
-    let (offset, partitions, log, writer) = (next(), next(), next(), next());
-    Ok(Some(Mark {
-        next_offset: offset.and_then(|offset| offset.parse().ok()).unwrap_or(0),
-        partitions: partitions.and_then(|count| count.parse().ok()),
-        log,
-        writer,
-    }))
+    Mark::read(shared, replies.pop().unwrap_or(Value::Nil))
 }
 
 /// Removes all keys of a partition: they are of another log.
@@ -172,6 +176,8 @@ struct Writer {
     /// Tells this writer's marks from those of others.
     nonce: String,
     partitions: BTreeMap<u16, Written>,
+    /// Of partitions whose keys are another log's, who wrote them last, and since when nobody has since.
+    foreign: BTreeMap<u16, (Option<String>, Instant)>,
     /// The scripts' hashes, once Redis has been given them.
     scripts: Option<(String, String)>,
 }
@@ -180,8 +186,14 @@ struct Writer {
 pub(super) async fn run(shared: Arc<Shared>, connection: ConnectionManager, stop: CancellationToken) {
     let mut backoff = Backoff::new(jitter_seed());
     let nonce = format!("{:016x}", jitter_seed());
-    let mut writer =
-        Writer { shared: shared.clone(), connection, nonce, partitions: BTreeMap::new(), scripts: None };
+    let mut writer = Writer {
+        shared: shared.clone(),
+        connection,
+        nonce,
+        partitions: BTreeMap::new(),
+        foreign: BTreeMap::new(),
+        scripts: None,
+    };
     loop {
         tokio::select! {
             biased;
@@ -352,10 +364,21 @@ impl Writer {
                 tracing::warn!(partition, address = shared.address, reason);
             }
         }
-        if mark.is_some_and(|mark| !mark.is_of(&shared.config)) {
-            tracing::warn!(partition, "redis has another log's state: it is removed");
+        if let Some(mark) = mark.filter(|mark| !mark.is_of(&shared.config)) {
+            // Two writers of one prefix would each remove what the other wrote, for ever: a state that
+            // somebody writes stays.
+            let (writer, since) =
+                self.foreign.entry(partition).or_insert_with(|| (mark.writer.clone(), Instant::now()));
+            if *writer != mark.writer {
+                (*writer, *since) = (mark.writer, Instant::now());
+            }
+            if since.elapsed() < shared.config.foreign_rest {
+                return Err(shared.foreign());
+            }
+            tracing::warn!(partition, "redis has the state of another log that nobody writes: it is removed");
             purge(&shared, &self.connection, partition).await?;
         }
+        self.foreign.remove(&partition);
         let mut from = 0;
         loop {
             let symbols = shared.mirror.symbols_from(partition, from, SYMBOLS_PER_TRIP)?;

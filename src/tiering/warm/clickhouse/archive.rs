@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_select::concat::concat_batches;
@@ -67,6 +68,19 @@ impl DigestRow {
 }
 
 #[derive(Row, Deserialize)]
+struct UnitRow {
+    kind: String,
+    day: i32,
+}
+
+/// Rows that blocks have stored, and those of them that are there.
+#[derive(Row, Deserialize)]
+struct BookedRow {
+    booked: u64,
+    found: u64,
+}
+
+#[derive(Row, Deserialize)]
 struct PartRow {
     part: String,
     rows: u64,
@@ -104,6 +118,16 @@ impl Inner {
                 info.bytes += row.bytes;
             }
         }
+        // A day of which all parts are gone without the archive's doing is still a unit: of no rows.
+        let sql = "SELECT DISTINCT kind, toInt32(`day`) AS day FROM tally \
+                   WHERE (kind, `day`) GLOBAL NOT IN (SELECT kind, `day` FROM units)";
+        for UnitRow { kind, day } in self.nodes.rows(sql).await? {
+            let Some(kind) = Kind::from_name(&kind) else { continue };
+            let unit = Unit { day: TradingDay::from_days_since_epoch(day), kind };
+            let at_ms = stored.get(&(kind.name().to_owned(), day)).copied().unwrap_or(0);
+            let written_at = Timestamp::from_nanos(at_ms * 1_000_000);
+            units.entry(unit).or_insert(UnitInfo { unit, rows: 0, bytes: 0, written_at });
+        }
         Ok(units.into_values().collect())
     }
 
@@ -118,12 +142,37 @@ impl Inner {
     }
 
     pub(super) async fn export(
-        &self,
+        self: &Arc<Self>,
         unit: Unit,
         offsets: &[Range<u64>],
     ) -> Result<BoxStream<'static, Result<TickBatch, WarmError>>, WarmError> {
         let (_, rows) = self.open(unit.kind, |state| Some(in_unit(state, unit, offsets))).await?;
         Ok(rows.map_or_else(|| stream::empty().boxed(), |rows| super::scan::batches(unit.kind, rows, None)))
+    }
+
+    /// See [`ArchiveSource::rows_lost`](crate::tiering::warm::ArchiveSource::rows_lost).
+    ///
+    /// Blocks that an earlier version of the schema wrote are in no tally, and not looked at. What is
+    /// sealed ends with a block, so that a block lies in `offsets` whole or not at all.
+    pub(super) async fn rows_lost(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<u64, WarmError> {
+        let state = State::read(&self.nodes, unit.kind).await?;
+        let day = day_literal(unit.day);
+        let blocks = format!(
+            "FROM (SELECT `partition`, epoch, block, max(tally.next_offset) AS next_offset, \
+             max(tally.stored) AS stored FROM tally WHERE kind = {} AND `day` = {day} \
+             GROUP BY `partition`, epoch, block) WHERE {} AND {}",
+            literal(unit.kind.name()),
+            sql::ends_within(offsets),
+            sql::committed(&state)
+        );
+        let table = rows_table(unit.kind);
+        let sql = format!(
+            "SELECT assumeNotNull((SELECT sum(stored) {blocks})) AS booked, \
+             assumeNotNull((SELECT count() FROM {table} WHERE `day` = {day} AND (`partition`, epoch, block) \
+             GLOBAL IN (SELECT `partition`, epoch, block {blocks}))) AS found"
+        );
+        let row: BookedRow = self.nodes.one(&sql).await?;
+        Ok(row.booked.saturating_sub(row.found))
     }
 
     /// See [`ArchiveSource::drop_rows`](crate::tiering::warm::ArchiveSource::drop_rows).

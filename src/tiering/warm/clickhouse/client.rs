@@ -42,6 +42,42 @@ const SLICE_ROWS: usize = 65_536;
 const INSERT_ROWS_MAX: u64 = 1 << 30;
 const INSERT_BYTES_MAX: u64 = 1 << 40;
 
+/// Settings that could make the server leave rows out of an answer without an error, or refuse a long
+/// question, as they have to be: sent with every request, so that no profile of the user decides what is found. A profile that
+/// forbids to change one of them is refused with the first request.
+const WHOLE_ANSWERS: &[(&str, &str)] = &[
+    ("limit", "0"),
+    ("offset", "0"),
+    ("max_rows_to_read", "0"),
+    ("max_bytes_to_read", "0"),
+    ("max_rows_to_read_leaf", "0"),
+    ("max_bytes_to_read_leaf", "0"),
+    ("max_result_rows", "0"),
+    ("max_result_bytes", "0"),
+    ("read_overflow_mode", "throw"),
+    ("read_overflow_mode_leaf", "throw"),
+    ("result_overflow_mode", "throw"),
+    ("timeout_overflow_mode", "throw"),
+    ("timeout_overflow_mode_leaf", "throw"),
+    ("group_by_overflow_mode", "throw"),
+    ("sort_overflow_mode", "throw"),
+    ("distinct_overflow_mode", "throw"),
+    ("set_overflow_mode", "throw"),
+    ("join_overflow_mode", "throw"),
+    ("transfer_overflow_mode", "throw"),
+    ("additional_table_filters", "{}"),
+    ("additional_result_filter", ""),
+    ("skip_unavailable_shards", "0"),
+    // Thousands of symbols may be asked for by name.
+    ("max_query_size", "67108864"),
+    ("max_ast_elements", "1000000"),
+    // An answer of a moment ago: the books must be read as they are.
+    ("use_query_cache", "0"),
+    // What an aggregate says of no rows.
+    ("empty_result_for_aggregation_by_empty_set", "0"),
+    ("aggregate_functions_null_for_empty", "0"),
+];
+
 /// The servers, each by a client of its own.
 pub(super) struct Nodes {
     /// At least one.
@@ -88,6 +124,9 @@ impl Nodes {
                     .with_password(&options.password)
                     .with_compression(compression)
                     .with_product_info("stk", env!("CARGO_PKG_VERSION"));
+                let client = WHOLE_ANSWERS
+                    .iter()
+                    .fold(client, |client, (name, value)| client.with_setting(*name, *value));
                 Node { client, url: url.as_str().into() }
             })
             .collect();
@@ -302,9 +341,6 @@ impl Node {
             ("output_format_arrow_compression_method", "none"),
             ("cancel_http_readonly_queries_on_client_close", "1"),
             ("http_send_timeout", &reader_seconds),
-            // Thousands of symbols may be asked for by name.
-            ("max_query_size", "67108864"),
-            ("max_ast_elements", "1000000"),
         ]
         .iter()
         .chain(settings)

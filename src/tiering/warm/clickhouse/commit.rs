@@ -31,6 +31,8 @@ const READS_MAX: u32 = 8;
 /// A partition as its owner knows it.
 pub(super) struct Held {
     epoch: u32,
+    /// What the claim of the epoch is told from others by.
+    nonce: String,
     /// The last block that counts.
     block: u64,
     next_offset: u64,
@@ -98,6 +100,12 @@ struct BlockRow {
     rows: Vec<u64>,
     #[serde(serialize_with = "bytes_out", deserialize_with = "bytes_in")]
     checkpoint: Bytes,
+    /// 0 where it is not known.
+    seam: u64,
+}
+
+fn mark_of(next_offset: u64, row: BlockRow) -> Mark {
+    Mark { next_offset, checkpoint: row.checkpoint, seam: (row.seam != 0).then_some(row.seam) }
 }
 
 fn bytes_out<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
@@ -133,9 +141,13 @@ struct StandingRow {
     next_offset: u64,
 }
 
+/// Whose the partition is, where it stands, and how many rows there are of each batch of a block.
 #[derive(Row, Deserialize)]
-struct CountRow {
+struct OwnerRow {
     epoch: u32,
+    nonce: String,
+    /// Epoch, block and next offset; none before the first claim.
+    standing: Vec<(u32, u64, u64)>,
     counts: Vec<u64>,
 }
 
@@ -157,7 +169,7 @@ impl Inner {
     async fn block(&self, partition: u16, epoch: u32, block: u64) -> Result<Option<BlockRow>, WarmError> {
         let sql = format!(
             "SELECT `partition`, epoch, slot, block, first_offset, next_offset, kinds, \
-             arrayMap(d -> toInt32(d), days) AS days, rows, checkpoint FROM blocks \
+             arrayMap(d -> toInt32(d), days) AS days, rows, checkpoint, seam FROM blocks \
              WHERE `partition` = {partition} AND epoch = {epoch} AND slot = {} AND block = {block} \
              ORDER BY at DESC LIMIT 1",
             slot(block)
@@ -185,22 +197,24 @@ impl Inner {
     /// Where `partition` stands.
     pub(super) async fn mark(&self, partition: u16) -> Result<Mark, WarmError> {
         let last = self.last(partition).await?;
-        Ok(last.map_or_else(Mark::default, |(standing, row)| Mark {
-            next_offset: standing.next_offset,
-            checkpoint: row.checkpoint,
-        }))
+        Ok(last.map_or_else(Mark::default, |(standing, row)| mark_of(standing.next_offset, row)))
     }
 
-    /// The highest epoch that anybody has claimed.
-    async fn claimed(&self, partition: u16) -> Result<u32, WarmError> {
-        let sql = format!("SELECT max(epoch) FROM claims WHERE `partition` = {partition}");
+    /// The highest epoch of a claim, or of a block: a store that was put back may hold blocks of owners
+    /// whose claim it has lost.
+    async fn epoch_max(&self, partition: u16) -> Result<u32, WarmError> {
+        let sql = format!(
+            "SELECT max(epoch) FROM (SELECT epoch FROM claims WHERE `partition` = {partition} \
+             UNION ALL SELECT epoch FROM blocks WHERE `partition` = {partition})"
+        );
         self.nodes.one(&sql).await
     }
 
-    /// Takes the next epoch: a compare-and-set by the token of its insert.
-    pub(super) async fn take_epoch(&self, partition: u16) -> Result<u32, WarmError> {
+    /// Takes the next epoch after `after` and all that are known: a compare-and-set by the token of its
+    /// insert. The epoch, and the nonce of its claim.
+    pub(super) async fn take_epoch(&self, partition: u16, after: u32) -> Result<(u32, String), WarmError> {
         for _ in 0..CLAIM_ATTEMPTS_MAX {
-            let epoch = self.claimed(partition).await? + 1;
+            let epoch = self.epoch_max(partition).await?.max(after) + 1;
             if epoch >= RESTORED {
                 return Err(self.damaged(format_args!("partition {partition} has no epochs left")));
             }
@@ -211,7 +225,7 @@ impl Inner {
             let sql = format!("SELECT nonce FROM claims WHERE `partition` = {partition} AND epoch = {epoch}");
             let found: Vec<String> = self.nodes.rows(&sql).await?;
             match found.as_slice() {
-                [one] if *one == nonce => return Ok(epoch),
+                [one] if *one == nonce => return Ok((epoch, nonce)),
                 [_] => {}
                 _ => {
                     return Err(self.damaged(format_args!(
@@ -228,10 +242,11 @@ impl Inner {
         })
     }
 
-    /// Begins an epoch where the last one ends; what that has under way counts whole or never.
-    async fn begin(&self, partition: u16) -> Result<(Held, Mark), WarmError> {
+    /// Begins an epoch, later than `after`, where the last one ends; what that has under way counts
+    /// whole or never.
+    async fn begin(&self, partition: u16, after: u32) -> Result<(Held, Mark), WarmError> {
         let began = Instant::now();
-        let epoch = self.take_epoch(partition).await?;
+        let (epoch, nonce) = self.take_epoch(partition, after).await?;
         fail::point("warm.clickhouse.claimed");
         self.metrics.claims.inc();
         // Read after the claim: a commit that is not in this has seen, or will see, the claim.
@@ -239,12 +254,12 @@ impl Inner {
         if let Some((last, row)) = self.last(partition).await? {
             follows = last.epoch;
             block = last.block;
-            mark = Mark { next_offset: last.next_offset, checkpoint: row.checkpoint };
+            mark = mark_of(last.next_offset, row);
             if let Some(pending) = self.block(partition, last.epoch, last.block + 1).await?
                 && self.is_whole(&pending).await?
             {
                 block = pending.block;
-                mark = Mark { next_offset: pending.next_offset, checkpoint: pending.checkpoint };
+                mark = mark_of(pending.next_offset, pending);
             }
         }
         let begun = BlockRow {
@@ -258,6 +273,7 @@ impl Inner {
             days: Vec::new(),
             rows: Vec::new(),
             checkpoint: mark.checkpoint.clone(),
+            seam: mark.seam.unwrap_or(0),
         };
         self.nodes.insert_rows("blocks", None, &[begun]).await?;
         // What was counted above is deleted by nobody within the grace, and may be after it.
@@ -279,7 +295,7 @@ impl Inner {
         fail::point("warm.clickhouse.begun");
         let next_offset = mark.next_offset;
         let tidied_at = Instant::now();
-        let held = Held { epoch, block, next_offset, in_doubt: None, fenced: false, tidied_at };
+        let held = Held { epoch, nonce, block, next_offset, in_doubt: None, fenced: false, tidied_at };
         self.tidy(partition, epoch).await;
         Ok((held, mark))
     }
@@ -308,29 +324,60 @@ impl Inner {
 
     /// How many rows there are of each batch of a block.
     async fn count(&self, block: &BlockRow) -> Result<Vec<u64>, WarmError> {
-        Ok(self.claimed_and_count(block).await?.1)
+        Ok(self.owner(block.partition, Some(block)).await?.counts)
     }
 
-    /// The highest epoch that anybody has claimed, and how many rows there are of each batch of a
-    /// block: in one request.
-    async fn claimed_and_count(&self, block: &BlockRow) -> Result<(u32, Vec<u64>), WarmError> {
-        let place = format!(
-            "`partition` = {} AND epoch = {} AND block = {}",
-            block.partition, block.epoch, block.block
-        );
-        let counts = block.kinds.iter().zip(&block.days).map(|(kind, day)| {
-            let table = table_of(kind);
-            let day = day_literal(TradingDay::from_days_since_epoch(*day));
-            format!("assumeNotNull((SELECT count() FROM {table} WHERE `day` = {day} AND {place}))")
-        });
-        let counts = counts.collect::<Vec<_>>().join(", ");
+    /// Whose the partition is, where it stands, and how many rows there are of each batch of a block:
+    /// in one request.
+    async fn owner(&self, partition: u16, block: Option<&BlockRow>) -> Result<OwnerRow, WarmError> {
+        let counts = block.map(counts_of).unwrap_or_default();
         let sql = format!(
-            "SELECT max(claims.epoch) AS epoch, CAST([{counts}], 'Array(UInt64)') AS counts FROM claims \
-             WHERE `partition` = {}",
-            block.partition
+            "SELECT max(claims.epoch) AS epoch, argMax(claims.nonce, claims.epoch) AS nonce, \
+             (SELECT groupArray((epoch, block, next_offset)) FROM standing WHERE `partition` = {partition}) \
+             AS standing, CAST([{counts}], 'Array(UInt64)') AS counts FROM claims \
+             WHERE `partition` = {partition}"
         );
-        let row: CountRow = self.nodes.one(&sql).await?;
-        Ok((row.epoch, row.counts))
+        self.nodes.one(&sql).await
+    }
+
+    /// Whether the store is as `held` left it, or has `own` (block and next offset) after that, which
+    /// is then the block being stored.
+    fn check_held(
+        &self,
+        partition: u16,
+        held: &Held,
+        own: Option<(u64, u64)>,
+        found: &OwnerRow,
+    ) -> Result<(), WarmError> {
+        let is_claimed = found.epoch == held.epoch && found.nonce == held.nonce;
+        if !is_claimed && found.epoch >= held.epoch {
+            return Err(WarmError::Fenced { partition });
+        }
+        let is_held = |&(epoch, block, next_offset): &(u32, u64, u64)| {
+            epoch == held.epoch
+                && ((block, next_offset) == (held.block, held.next_offset)
+                    || Some((block, next_offset)) == own)
+        };
+        if is_claimed && found.standing.first().is_some_and(is_held) {
+            return Ok(());
+        }
+        let place = |(_, _, next_offset): &(u32, u64, u64)| format!("offset {next_offset}");
+        Err(WarmError::Reverted {
+            partition,
+            path: self.path.clone(),
+            found: found.standing.first().map_or_else(|| "its beginning".to_owned(), place),
+            next_offset: held.next_offset,
+        })
+    }
+
+    async fn check_owner(
+        &self,
+        partition: u16,
+        held: &Held,
+        own: Option<(u64, u64)>,
+    ) -> Result<(), WarmError> {
+        let found = self.owner(partition, None).await?;
+        self.check_held(partition, held, own, &found)
     }
 
     /// Deletes what takeovers made useless. Nothing depends on it: a failure is told, and it is
@@ -395,6 +442,10 @@ impl Inner {
     /// Stores `block` as the one after `held`'s last.
     async fn store(&self, held: &Held, block: &Block, shape: &Shape) -> Result<(), WarmError> {
         let number = held.block + 1;
+        let own = Some((number, block.next_offset));
+        // Before anything is written: in a store that was put back, even a block under way would take
+        // the place of the checkpoint that the mark there names.
+        self.check_owner(block.partition, held, own).await?;
         let row = BlockRow {
             partition: block.partition,
             epoch: held.epoch,
@@ -406,6 +457,7 @@ impl Inner {
             days: shape.parts.iter().map(|(_, day, _)| day.days_since_epoch()).collect(),
             rows: shape.parts.iter().map(|(.., rows)| *rows).collect(),
             checkpoint: block.checkpoint.clone(),
+            seam: block.seam.unwrap_or(0),
         };
         self.nodes.insert_rows("blocks", None, std::slice::from_ref(&row)).await?;
         fail::point("warm.clickhouse.pending");
@@ -425,18 +477,16 @@ impl Inner {
             })
             .await?;
         // An insert that was acknowledged may have written nothing: what is there is what counts.
-        let (claimed, found) = self.claimed_and_count(&row).await?;
-        if found != row.rows {
+        let found = self.owner(block.partition, Some(&row)).await?;
+        self.check_held(block.partition, held, own, &found)?;
+        if found.counts != row.rows {
             return Err(WarmError::Io {
                 path: self.path.clone(),
                 reason: format!(
-                    "partition {}: of block {number} there are {found:?} rows where {:?} were sent",
-                    block.partition, row.rows
+                    "partition {}: of block {number} there are {:?} rows where {:?} were sent",
+                    block.partition, found.counts, row.rows
                 ),
             });
-        }
-        if claimed > held.epoch {
-            return Err(WarmError::Fenced { partition: block.partition });
         }
         let mark = MarkRow {
             partition: block.partition,
@@ -450,19 +500,24 @@ impl Inner {
         self.nodes.insert_rows("marks", None, &[mark]).await?;
         fail::point("warm.clickhouse.marked");
         // A claim that came before the mark may not have seen it: then the block does not count.
-        self.check_owner(block.partition, held).await
-    }
-
-    async fn check_owner(&self, partition: u16, held: &Held) -> Result<(), WarmError> {
-        if self.claimed(partition).await? > held.epoch {
-            return Err(WarmError::Fenced { partition });
-        }
-        Ok(())
+        self.check_owner(block.partition, held, own).await
     }
 
     fn damaged(&self, reason: impl ToString) -> WarmError {
         WarmError::Damaged { path: self.path.clone(), reason: reason.to_string() }
     }
+}
+
+/// How many rows there are of each batch of a block, as SQL.
+fn counts_of(block: &BlockRow) -> String {
+    let place =
+        format!("`partition` = {} AND epoch = {} AND block = {}", block.partition, block.epoch, block.block);
+    let counts = block.kinds.iter().zip(&block.days).map(|(kind, day)| {
+        let table = table_of(kind);
+        let day = day_literal(TradingDay::from_days_since_epoch(*day));
+        format!("assumeNotNull((SELECT count() FROM {table} WHERE `day` = {day} AND {place}))")
+    });
+    counts.collect::<Vec<_>>().join(", ")
 }
 
 fn table_of(kind: &str) -> String {
@@ -497,8 +552,10 @@ impl ClickHouseWarm {
     pub(super) async fn claim_partition(&self, partition: u16) -> Result<Mark, WarmError> {
         let mut held = self.held(partition).await;
         // Whatever comes of it, the epoch before is over for this process.
-        *held = None;
-        let (owner, mark) = self.inner.begin(partition).await?;
+        if let Some(owner) = held.as_mut() {
+            owner.fenced = true;
+        }
+        let (owner, mark) = self.inner.begin(partition, after(held.as_ref())).await?;
         *held = Some(owner);
         Ok(mark)
     }
@@ -512,11 +569,12 @@ impl ClickHouseWarm {
             Some(owner) if owner.fenced => return Err(WarmError::Fenced { partition }),
             // Parts of another block may be stored under the number that this one would have.
             Some(owner) if is_other(owner) => {
-                self.inner.check_owner(partition, owner).await?;
-                *held = Some(self.inner.begin(partition).await?.0);
+                let in_doubt = owner.in_doubt.as_ref().map(|shape| (owner.block + 1, shape.next_offset));
+                self.inner.check_owner(partition, owner, in_doubt).await?;
+                *held = Some(self.inner.begin(partition, owner.epoch).await?.0);
             }
             Some(_) => {}
-            None => *held = Some(self.inner.begin(partition).await?.0),
+            None => *held = Some(self.inner.begin(partition, 0).await?.0),
         }
         let Some(owner) = held.as_mut() else { return Err(WarmError::Fenced { partition }) };
         if block.first_offset != owner.next_offset || block.next_offset < block.first_offset {
@@ -545,8 +603,19 @@ impl ClickHouseWarm {
                 owner.fenced = true;
                 self.inner.metrics.fenced.inc();
             }
+            // What was stored after the mark that the store has now is to be read from the log again,
+            // under a new claim.
+            Err(WarmError::Reverted { .. }) => {
+                owner.fenced = true;
+                self.inner.metrics.reverts.inc();
+            }
             Err(_) => {}
         }
         outcome
     }
+}
+
+/// The epoch after which the next one of this process has to come.
+fn after(held: Option<&Held>) -> u32 {
+    held.map_or(0, |owner| owner.epoch)
 }

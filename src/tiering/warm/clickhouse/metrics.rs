@@ -14,6 +14,8 @@ pub struct ClickHouseWarmMetrics {
     pub claims: Counter,
     /// Commits refused since another process had claimed the partition.
     pub fenced: Counter,
+    /// Commits refused since the database was put back to an older state, or emptied.
+    pub reverts: Counter,
     /// Blocks of a dead owner that were whole and were counted in.
     pub confirmed_blocks: Counter,
     /// Blocks of a dead owner that were not whole: their rows never count.
@@ -40,6 +42,11 @@ impl ClickHouseWarmMetrics {
             ("warm_rows", "Rows stored", &self.rows),
             ("warm_claims", "Partitions claimed", &self.claims),
             ("warm_fenced", "Commits refused since another process had claimed the partition", &self.fenced),
+            (
+                "warm_reverts",
+                "Commits refused since the database was put back to an older state or emptied",
+                &self.reverts,
+            ),
             (
                 "warm_confirmed_blocks",
                 "Blocks of a dead owner that were whole and were counted in",

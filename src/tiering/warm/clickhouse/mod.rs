@@ -7,7 +7,10 @@
 //! marks    partition, epoch, begin|mark, follows,      where an epoch began and how far it has come
 //!          block, next_offset
 //! blocks   partition, epoch, block, offsets,           what is under way, and the checkpoints
-//!          kinds, days, rows, checkpoint
+//!          kinds, days, rows, checkpoint, seam
+//! tally    kind, day, partition, epoch, block,         the rows of every block
+//!          next_offset, stored
+//! origin   version, log, partitions                    the log that the rows come from
 //! units    kind, day, version, next_offsets, restored  what was dropped, what was restored
 //! stored   kind, day, at                               when rows of a day came last
 //! trades, quotes, …, bars_1m, bars_1d                  views of what counts, for people's own SQL
@@ -26,12 +29,18 @@
 //!
 //! # A commit
 //!
+//! It begins and ends with a look at `claims` and `marks`: the newest claim must be this process's, and
+//! the partition must stand where the last commit left it. A database that was put back to an older
+//! state, or emptied, is noticed by that. The commit is [`WarmError::Reverted`] then, and the processor
+//! claims the partition again and reads the log from the mark it finds. A later claim by another process
+//! makes it [`WarmError::Fenced`].
+//!
 //! 1. `blocks`: the block's number (one more than the last), offsets, rows by kind and day, checkpoint.
 //! 2. The rows, one insert a kind and day, each under the token
 //!    `TABLE:PARTITION:EPOCH:BLOCK:FIRST-NEXT:DAY`, which makes its repetition harmless.
 //! 3. They are counted. An insert has been acknowledged that wrote nothing; `written_rows` of a
-//!    repeated insert says 0 although all is there; only the count tells. The same request looks
-//!    whether a later epoch is claimed: then the commit is fenced.
+//!    repeated insert says 0 although all is there; only the count tells. The same request looks at
+//!    claims and marks.
 //! 4. `marks`: the block is the partition's last.
 //! 5. No later epoch is claimed, still. A claim whose reading missed the mark came before this look,
 //!    so it is seen, and the commit is fenced; a claim that came after has read the mark. What was
@@ -84,6 +93,7 @@ mod bench;
 mod client;
 mod commit;
 mod metrics;
+mod origin;
 mod scan;
 mod schema;
 mod sql;
@@ -103,7 +113,7 @@ use self::client::Nodes;
 use self::commit::Held;
 pub use self::metrics::ClickHouseWarmMetrics;
 use self::schema::{Names, literal};
-use super::{ArchiveSource, Block, Mark, Query, Scan, Unit, UnitInfo, Warm, WarmError};
+use super::{ArchiveSource, Block, Mark, Origin, Query, Scan, Unit, UnitInfo, Warm, WarmError};
 use crate::market::{Kind, RowDigest, TickBatch};
 
 /// Where tables lie in a keeper, unless told otherwise; ClickHouse fills in the macros.
@@ -238,6 +248,14 @@ fn parts_of(names: &Names, kind: Option<Kind>) -> String {
 
 #[async_trait::async_trait]
 impl Warm for ClickHouseWarm {
+    async fn check_origin(&self, origin: &Origin) -> Result<(), WarmError> {
+        self.inner.check_origin(origin).await
+    }
+
+    async fn adopt_origin(&self, origin: &Origin) -> Result<(), WarmError> {
+        self.inner.adopt_origin(origin).await
+    }
+
     async fn claim(&self, partition: u16) -> Result<Mark, WarmError> {
         self.claim_partition(partition).await
     }
@@ -249,6 +267,10 @@ impl Warm for ClickHouseWarm {
     /// A partition that this process never claimed is claimed first.
     async fn commit(&self, block: Block) -> Result<(), WarmError> {
         self.commit_block(block).await
+    }
+
+    async fn leave_to_archive(&self, unit: Unit, next_offsets: &[u64]) -> Result<(), WarmError> {
+        self.drop_rows(unit, next_offsets).await.map(|_| ())
     }
 
     async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {
@@ -272,6 +294,10 @@ impl ArchiveSource for ClickHouseWarm {
         offsets: &[Range<u64>],
     ) -> Result<BoxStream<'static, Result<TickBatch, WarmError>>, WarmError> {
         self.inner.export(unit, offsets).await
+    }
+
+    async fn rows_lost(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<u64, WarmError> {
+        self.inner.rows_lost(unit, offsets).await
     }
 
     async fn drop_rows(&self, unit: Unit, next_offsets: &[u64]) -> Result<u64, WarmError> {

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::client::BatchStream;
 use super::schema::{literal, rows_table};
 use super::sql;
-use super::state::State;
+use super::state::{State, UnitState};
 use super::{Inner, parts_of};
 use crate::market::{Kind, TickBatch, TradingDay};
 use crate::tiering::warm::{Query, Scan, ScanStats, WarmError};
@@ -40,12 +40,13 @@ struct SizeRow {
 }
 
 impl Inner {
-    /// The books, and the rows that match by them: as they were at one moment.
+    /// The books, and the rows that match by them: as they were at one moment. The server is asked how
+    /// many rows there are once all have come, and the stream fails where it brought another number.
     pub(super) async fn open(
-        &self,
+        self: &Arc<Self>,
         kind: Kind,
         matching: impl Fn(&State) -> Option<String>,
-    ) -> Result<(State, Option<BatchStream>), WarmError> {
+    ) -> Result<(State, Option<Counted>), WarmError> {
         let mut state = State::read(&self.nodes, kind).await?;
         for _ in 0..ATTEMPTS_MAX {
             let Some(condition) = matching(&state) else { return Ok((state, None)) };
@@ -55,7 +56,9 @@ impl Inner {
             // down until the query had its snapshot, the snapshot has all that the books say.
             let now = State::read(&self.nodes, kind).await?;
             if now.units == state.units {
-                return Ok((state, Some(rows)));
+                let units = state.units.clone();
+                let counter = Counter { inner: self.clone(), kind, condition, units };
+                return Ok((state, Some(Counted { rows, brought: 0, counter })));
             }
             self.metrics.scan_retries.inc();
             state = now;
@@ -64,7 +67,7 @@ impl Inner {
         Err(WarmError::Io { path: self.path.clone(), reason })
     }
 
-    pub(super) async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {
+    pub(super) async fn scan(self: &Arc<Self>, query: &Query) -> Result<Scan, WarmError> {
         self.metrics.scans.inc();
         let (size, days) = self.size(query.kind).await?;
         let stats = Arc::new(Mutex::new(size));
@@ -117,20 +120,69 @@ impl Inner {
     }
 }
 
+/// A stream whose rows are counted, and compared at its end with how many the server says there are. A
+/// scan that nobody reads to its end costs no count.
+pub(super) struct Counted {
+    rows: BatchStream,
+    /// Rows that have arrived.
+    brought: u64,
+    counter: Counter,
+}
+
+impl Counted {
+    /// The next batch; `None` after the last. Errors: the server failed, or brought other rows than it
+    /// counts.
+    async fn next(&mut self) -> Result<Option<RecordBatch>, WarmError> {
+        let batch = self.rows.next().await?;
+        match &batch {
+            Some(batch) => self.brought += batch.num_rows() as u64,
+            None => self.counter.check(self.brought).await?,
+        }
+        Ok(batch)
+    }
+}
+
+/// Asks how many rows a scan has to bring.
+struct Counter {
+    inner: Arc<Inner>,
+    kind: Kind,
+    /// Which rows match.
+    condition: String,
+    /// What was dropped and restored when the scan began.
+    units: BTreeMap<TradingDay, UnitState>,
+}
+
+impl Counter {
+    async fn check(&self, brought: u64) -> Result<(), WarmError> {
+        let Self { inner, kind, condition, units } = self;
+        let sql = format!("SELECT count() FROM {} WHERE {condition}", rows_table(*kind));
+        let counted: u64 = inner.nodes.one(&sql).await?;
+        // Rows that were dropped or replaced since can't be counted any more.
+        if counted == brought || State::read(&inner.nodes, *kind).await?.units != *units {
+            return Ok(());
+        }
+        let reason = format!(
+            "a query brought {brought} rows, and the server counts {counted}: something cuts answers short, such \
+             as a row policy of the user; take it away"
+        );
+        Err(WarmError::Io { path: inner.path.clone(), reason })
+    }
+}
+
 /// The rows that arrive, as batches of ticks.
 pub(super) fn batches(
     kind: Kind,
-    rows: BatchStream,
+    rows: Counted,
     stats: Option<Arc<Mutex<ScanStats>>>,
 ) -> BoxStream<'static, Result<TickBatch, WarmError>> {
-    let step = move |rows: Option<BatchStream>| {
+    let step = move |rows: Option<Counted>| {
         let stats = stats.clone();
         async move {
             let mut rows = rows?;
             let next = loop {
                 let next = rows.next().await;
                 if let Some(stats) = &stats {
-                    stats.lock().unwrap_or_else(PoisonError::into_inner).bytes_read = rows.bytes_read();
+                    stats.lock().unwrap_or_else(PoisonError::into_inner).bytes_read = rows.rows.bytes_read();
                 }
                 match next {
                     Ok(Some(batch)) if batch.num_rows() == 0 => {}

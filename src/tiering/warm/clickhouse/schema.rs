@@ -21,7 +21,7 @@ use crate::market::{Kind, TickBatch};
 use crate::tiering::warm::WarmError;
 
 /// What makes version `n + 1` out of version `n`, for each `n`.
-const MIGRATIONS: &[fn(&Names) -> Vec<String>] = &[first];
+const MIGRATIONS: &[fn(&Names) -> Vec<String>] = &[first, second];
 
 /// Blocks whose tokens a table remembers: hours of them, where a repeat comes within minutes.
 const DEDUPLICATION_BLOCKS: u32 = 10_000;
@@ -352,6 +352,44 @@ fn first(names: &Names) -> Vec<String> {
     for (name, timeframe) in [("bars_1m", "1Min"), ("bars_1d", "1Day")] {
         statements.push(bars_view(name, timeframe));
     }
+    statements
+}
+
+/// Version 2: the log that the rows come from, the seam of each block, and the rows of every block for as
+/// long as its days are there.
+fn second(names: &Names) -> Vec<String> {
+    let at = "`at` DateTime64(3, 'UTC') DEFAULT now64(3)";
+    let mut statements = names.table(
+        "origin",
+        &format!("version UInt32, log String, partitions UInt16, nonce String, {at}"),
+        &names.engine("", ""),
+        "ORDER BY version",
+        "0",
+    );
+    // A Distributed table has columns of its own.
+    let mut tables = vec![names.local("blocks"), "blocks".to_owned()];
+    tables.dedup();
+    statements.extend(
+        tables
+            .iter()
+            .map(|table| format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS seam UInt64 DEFAULT 0")),
+    );
+    // Of an attempt that is repeated, and of a block whose row was written twice, one stays.
+    statements.extend(names.table(
+        "tally",
+        "kind LowCardinality(String), `day` Date32, `partition` UInt16, epoch UInt32, block UInt64, \
+         next_offset UInt64, stored UInt64",
+        &names.engine("Replacing", ""),
+        "ORDER BY (kind, `day`, `partition`, epoch, block)",
+        "0",
+    ));
+    statements.push(format!(
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS tally_by_blocks TO {} AS \
+         SELECT kind, `day`, `partition`, epoch, block, next_offset, stored FROM {} \
+         ARRAY JOIN kinds AS kind, days AS `day`, rows AS stored",
+        names.local("tally"),
+        names.local("blocks")
+    ));
     statements
 }
 

@@ -38,7 +38,7 @@ pub(super) fn superseded(partition: u16, epoch: u32, follows: u32, block: u64) -
 
 /// Which rows the processor stored count as far as commits go: those of epochs and blocks up to the
 /// partition's mark, but for superseded ones.
-fn committed(state: &State) -> String {
+pub(super) fn committed(state: &State) -> String {
     let epochs: Vec<u64> = state.marks.iter().map(|mark| u64::from(mark.epoch)).collect();
     let blocks: Vec<u64> = state.marks.iter().map(|mark| mark.block).collect();
     let mut sql = format!("epoch <= {} AND block <= {}", by_partition(&epochs), by_partition(&blocks));
@@ -105,6 +105,12 @@ pub(super) fn gone(unit: &UnitState) -> String {
 pub(super) fn within(offsets: &[Range<u64>]) -> String {
     let (starts, ends): (Vec<u64>, Vec<u64>) = offsets.iter().map(|range| (range.start, range.end)).unzip();
     format!("`offset` >= {} AND `offset` < {}", by_partition(&starts), by_partition(&ends))
+}
+
+/// Which blocks end in `offsets`, by partition: after the start and at the end at most.
+pub(super) fn ends_within(offsets: &[Range<u64>]) -> String {
+    let (starts, ends): (Vec<u64>, Vec<u64>) = offsets.iter().map(|range| (range.start, range.end)).unzip();
+    format!("next_offset > {} AND next_offset <= {}", by_partition(&starts), by_partition(&ends))
 }
 
 /// Which rows lie at `first_offsets`, by partition, or after.

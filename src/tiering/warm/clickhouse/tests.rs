@@ -1,6 +1,8 @@
 //! The store against a real ClickHouse: the suite of all warm stores, lost requests at every step,
 //! owners that fence each other, and a cluster.
 
+mod whole;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
@@ -122,7 +124,7 @@ fn block(partition: u16, first_offset: u64, next_offset: u64) -> Block {
         }
     }
     let checkpoint = Bytes::from(format!("state at {next_offset}"));
-    Block { partition, first_offset, next_offset, batches: builder.finish(&table), checkpoint }
+    Block { partition, first_offset, next_offset, batches: builder.finish(&table), checkpoint, seam: None }
 }
 
 /// The offsets of `partition` that a scan shows, and that every row of them is there once.
@@ -217,7 +219,7 @@ async fn many_claims_at_once_have_an_epoch_each() {
     let warm = database.open().await;
     let claims = (0..8).map(|_| {
         let warm = warm.inner.clone();
-        async move { warm.take_epoch(3).await.unwrap() }
+        async move { warm.take_epoch(3, 0).await.unwrap().0 }
     });
     let mut epochs = futures_util::future::join_all(claims).await;
     epochs.sort_unstable();
@@ -228,8 +230,8 @@ async fn many_claims_at_once_have_an_epoch_each() {
 const FAULTS: [fn() -> Fault; 4] =
     [|| Fault::Cut, || Fault::CutRequest, || Fault::LoseReply, || Fault::Answer(503)];
 
-/// A block's entry, four inserts, the count, the mark, a look at the claims.
-const COMMIT_REQUESTS: usize = 8;
+/// A look at the owner, a block's entry, four inserts, the count, the mark, another look.
+const COMMIT_REQUESTS: usize = 9;
 
 /// Commits as the processor does: again while the error passes. The errors met.
 async fn commit_again(warm: &ClickHouseWarm, partition: u16, first: u64, next: u64) -> usize {
@@ -398,7 +400,10 @@ async fn an_epoch_that_was_passed_over_takes_nothing_from_others() {
     assert!(matches!(fenced, WarmError::Fenced { .. }), "{fenced}");
     last.commit(block(0, 4, 5)).await.unwrap();
     assert_eq!(offsets(&last, 0).await, [0, 1, 2, 3, 4]);
-    assert_eq!(last.mark(0).await.unwrap(), Mark { next_offset: 5, checkpoint: "state at 5".into() });
+    assert_eq!(
+        last.mark(0).await.unwrap(),
+        Mark { next_offset: 5, checkpoint: "state at 5".into(), seam: None }
+    );
     views_show_what_scans_do(&last).await;
     assert_eq!(first.claim(0).await.unwrap().next_offset, 5);
     assert_eq!(offsets(&first, 0).await, [0, 1, 2, 3, 4]);

@@ -41,7 +41,7 @@ use self::read::MetadataCache;
 use self::scan::{Part, Scanner};
 use self::segment::SegmentWriter;
 pub use self::segment::{SegmentGroup, SegmentInfo};
-use super::{Block, Mark, Query, Scan, ScanStats, Unit, Warm, WarmError};
+use super::{ArchiveSource, Block, Mark, Query, Scan, ScanStats, Unit, Warm, WarmError};
 use crate::fail;
 use crate::market::{Kind, TickBatch, Timestamp, TradingDay};
 
@@ -584,7 +584,7 @@ impl Shared {
         loop {
             let Some(mark) = self.live().marks.get(&partition).cloned() else { return Ok(Mark::default()) };
             let Some(checkpoint) = mark.checkpoint else {
-                return Ok(Mark { next_offset: mark.next_offset, checkpoint: Bytes::new() });
+                return Ok(Mark { next_offset: mark.next_offset, checkpoint: Bytes::new(), seam: None });
             };
             let path = self.root.join(CHECKPOINT_DIR).join(&checkpoint.file);
             let bytes = match fs::read(&path) {
@@ -603,7 +603,7 @@ impl Shared {
             if (bytes.len() as u64, crc32(&bytes)) != (checkpoint.bytes, checkpoint.crc) {
                 return Err(damaged(&path, "its checksum is not the one it was written with"));
             }
-            return Ok(Mark { next_offset: mark.next_offset, checkpoint: bytes.into() });
+            return Ok(Mark { next_offset: mark.next_offset, checkpoint: bytes.into(), seam: None });
         }
     }
 
@@ -761,6 +761,10 @@ impl Warm for LocalWarm {
             shared.commit(&block)
         })
         .await
+    }
+
+    async fn leave_to_archive(&self, unit: Unit, next_offsets: &[u64]) -> Result<(), WarmError> {
+        ArchiveSource::drop_rows(self, unit, next_offsets).await.map(|_| ())
     }
 
     async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {

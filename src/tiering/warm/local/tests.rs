@@ -185,6 +185,7 @@ fn quotes(partition: u16, first_offset: u64, records: u64, symbols: u64) -> Bloc
         next_offset: first_offset + records,
         batches: builder.finish(&table),
         checkpoint,
+        seam: None,
     }
 }
 
@@ -511,7 +512,7 @@ async fn what_was_sealed_is_merged_with_nothing_after_it() {
         (bar.volume, bar.trade_count) = (offset + 1, offset + 1);
         builder.push_bar(table.intern(bar.symbol), Seq { partition: 0, offset, index: 0 }, &bar);
         let (batches, checkpoint) = (builder.finish(&table), Bytes::new());
-        Block { partition: 0, first_offset: offset, next_offset: offset + 1, batches, checkpoint }
+        Block { partition: 0, first_offset: offset, next_offset: offset + 1, batches, checkpoint, seam: None }
     };
     let unit = Unit { day: ts.trading_day(), kind: Kind::Bar };
     for offset in 0..10 {
@@ -577,6 +578,7 @@ async fn a_manifest_that_cannot_be_rewritten_fails_no_commit() {
             next_offset: offset + 1,
             batches: Vec::new(),
             checkpoint: bytes::Bytes::new(),
+            seam: None,
         };
         warm.commit(empty).await.unwrap();
     }

@@ -1,0 +1,195 @@
+//! A database that is put back, emptied, shared, older, or short of rows: each is noticed.
+
+use super::*;
+use crate::bus::epoch::LogName;
+use crate::tiering::archive::ArchiveError;
+
+const TABLES: [&str; 5] = ["claims", "marks", "blocks", "prev_close_rows", "gap_rows"];
+
+async fn execute(warm: &ClickHouseWarm, sql: &str) {
+    warm.inner.nodes.current().execute(sql).await.unwrap();
+}
+
+/// Copies what the store holds, for [`put_back`].
+async fn copy(warm: &ClickHouseWarm) {
+    for table in TABLES {
+        execute(warm, &format!("CREATE TABLE copy_{table} AS {table}")).await;
+        execute(warm, &format!("INSERT INTO copy_{table} SELECT * FROM {table}")).await;
+    }
+}
+
+/// Puts the copy in the place of what is there.
+async fn put_back(warm: &ClickHouseWarm) {
+    for table in TABLES {
+        execute(warm, &format!("TRUNCATE TABLE {table}")).await;
+        let insert =
+            format!("INSERT INTO {table} SELECT * FROM copy_{table} SETTINGS insert_deduplicate = 0");
+        execute(warm, &insert).await;
+    }
+}
+
+fn is_reverted(outcome: Result<(), WarmError>) -> bool {
+    match outcome {
+        Err(error @ WarmError::Reverted { .. }) => {
+            assert!(!error.is_passing() && error.to_string().contains("was put back"), "{error}");
+            true
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_was_put_back_or_emptied_is_noticed_by_the_next_commit() {
+    let Some(database) = one() else { return };
+    let warm = database.open().await;
+    warm.claim(0).await.unwrap();
+    warm.commit(block(0, 0, 3)).await.unwrap();
+    copy(&warm).await;
+    warm.commit(block(0, 3, 5)).await.unwrap();
+    put_back(&warm).await;
+    assert!(is_reverted(warm.commit(block(0, 5, 7)).await));
+    // The log has what was lost: from the mark on.
+    assert_eq!(warm.claim(0).await.unwrap().next_offset, 3);
+    warm.commit(block(0, 3, 7)).await.unwrap();
+    assert_eq!(offsets(&warm, 0).await, (0..7).collect::<Vec<_>>());
+    // With nothing stored after the copy but a claim.
+    put_back(&warm).await;
+    assert!(is_reverted(warm.commit(block(0, 7, 9)).await));
+    assert_eq!(warm.claim(0).await.unwrap().next_offset, 3);
+    warm.commit(block(0, 3, 9)).await.unwrap();
+    assert_eq!(offsets(&warm, 0).await, (0..9).collect::<Vec<_>>());
+
+    // Made again by another process, which claims a partition that this one has stored nothing in.
+    warm.claim(1).await.unwrap();
+    execute(&warm, &format!("DROP DATABASE {} SYNC", database.name)).await;
+    let other = database.open().await;
+    assert!(is_reverted(warm.commit(block(0, 9, 11)).await));
+    other.claim(1).await.unwrap();
+    let fenced = warm.commit(block(1, 0, 2)).await;
+    assert!(matches!(fenced, Err(WarmError::Fenced { partition: 1 })), "{fenced:?}");
+    assert_eq!(warm.claim(0).await.unwrap(), Mark::default());
+    warm.commit(block(0, 0, 11)).await.unwrap();
+    other.commit(block(1, 0, 2)).await.unwrap();
+    assert_eq!(offsets(&warm, 0).await, (0..11).collect::<Vec<_>>());
+    assert_eq!(offsets(&warm, 1).await, [0, 1]);
+    assert_eq!(warm.metrics().reverts.get(), 3);
+}
+
+#[tokio::test]
+async fn the_seam_comes_back_with_the_mark() {
+    let Some(database) = one() else { return };
+    let warm = database.open().await;
+    warm.commit(Block { seam: Some(u64::MAX), ..block(0, 0, 3) }).await.unwrap();
+    assert_eq!(warm.mark(0).await.unwrap().seam, Some(u64::MAX));
+    let other = database.open().await;
+    assert_eq!(other.claim(0).await.unwrap().seam, Some(u64::MAX));
+    other.commit(block(0, 3, 4)).await.unwrap();
+    assert_eq!(warm.mark(0).await.unwrap().seam, None);
+}
+
+#[tokio::test]
+async fn a_database_belongs_to_one_log() {
+    let Some(database) = one() else { return };
+    let warm = database.open().await;
+    let origin = Origin { log: 7.into(), partitions: 2 };
+    let other = Origin { log: 8.into(), ..origin };
+    // Whoever only looks names nothing.
+    warm.check_origin(&origin).await.unwrap();
+    warm.check_origin(&other).await.unwrap();
+    for _ in 0..2 {
+        warm.adopt_origin(&origin).await.unwrap();
+    }
+    for refused in [warm.check_origin(&other).await, warm.adopt_origin(&other).await] {
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, WarmError::OtherLog { .. }) && !refused.is_passing(), "{refused}");
+        let text = refused.to_string();
+        assert!(text.contains("0000000000000007") && text.contains("warm.clickhouse_database"), "{text}");
+    }
+    let more = warm.adopt_origin(&Origin { partitions: 4, ..origin }).await.unwrap_err().to_string();
+    assert!(more.contains("made with a log of 2 partitions, and the log has 4"), "{more}");
+    assert!(more.contains("make a new topic") && more.contains("a new database"), "{more}");
+    // A later version of stk that names the same log otherwise.
+    let renamed = Origin { log: LogName { id: 9, former: Some(7) }, partitions: 2 };
+    warm.check_origin(&renamed).await.unwrap();
+    warm.check_origin(&origin).await.unwrap();
+    warm.adopt_origin(&renamed).await.unwrap();
+    warm.check_origin(&renamed).await.unwrap();
+    assert!(warm.check_origin(&origin).await.is_err(), "the older one is refused");
+}
+
+#[tokio::test]
+async fn a_database_of_the_version_before_is_migrated_and_adopted() {
+    let Some(database) = one() else { return };
+    let warm = database.open().await;
+    warm.commit(block(0, 0, 3)).await.unwrap();
+    for sql in [
+        "DROP TABLE origin",
+        "DROP TABLE tally_by_blocks",
+        "DROP TABLE tally",
+        "ALTER TABLE blocks DROP COLUMN seam",
+        "DROP TABLE stk_schema",
+        "CREATE TABLE stk_schema (version UInt32, program String) ENGINE = MergeTree ORDER BY version",
+        "INSERT INTO stk_schema VALUES (1, 'stk 0.1.0')",
+    ] {
+        execute(&warm, sql).await;
+    }
+    drop(warm);
+    let refused = ClickHouseWarm::open_existing(&database.options()).await.err().unwrap().to_string();
+    assert!(refused.ends_with("`stk serve` of this version migrates it"), "{refused}");
+    let warm = database.open().await;
+    let mark = warm.claim(0).await.unwrap();
+    assert_eq!((mark.next_offset, mark.seam), (3, None));
+    warm.adopt_origin(&Origin { log: 7.into(), partitions: 1 }).await.unwrap();
+    warm.commit(block(0, 3, 5)).await.unwrap();
+    assert_eq!(offsets(&warm, 0).await, [0, 1, 2, 3, 4]);
+    // The tally begins with the migration.
+    for info in warm.units().await.unwrap() {
+        assert_eq!(warm.rows_lost(info.unit, std::slice::from_ref(&(0..5))).await.unwrap(), 0);
+    }
+    let versions: Vec<u32> =
+        warm.inner.nodes.rows("SELECT version FROM stk_schema ORDER BY version").await.unwrap();
+    assert_eq!(versions, [1, 2]);
+}
+
+#[tokio::test]
+async fn rows_that_were_removed_by_hand_are_not_archived_around() {
+    let Some(database) = one() else { return };
+    let warm = database.open().await;
+    for (first, next) in [(0, 3), (3, 5)] {
+        warm.commit(block(0, first, next)).await.unwrap();
+    }
+    // What did not become a whole block is in the tally, and is not missed.
+    let fence = database.open().await;
+    fence.claim(0).await.unwrap();
+    assert!(warm.commit(block(0, 5, 9)).await.is_err());
+    let units = warm.units().await.unwrap();
+    for info in &units {
+        assert_eq!(warm.rows_lost(info.unit, std::slice::from_ref(&(0..5))).await.unwrap(), 0);
+    }
+    let gone = units.iter().find(|info| info.unit.kind == Kind::PrevClose).unwrap().unit;
+    execute(&warm, &format!("ALTER TABLE prev_close_rows DROP PARTITION '{}'", gone.day)).await;
+    assert_eq!(warm.rows_lost(gone, std::slice::from_ref(&(0..5))).await.unwrap(), 5);
+    assert_eq!(
+        warm.rows_lost(gone, std::slice::from_ref(&(3..5))).await.unwrap(),
+        2,
+        "from the second block on"
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let cold = Arc::new(DirCold::open(dir.path()).unwrap());
+    let options =
+        ArchiveOptions { after_days: 1, keep_days: 1, settle: Duration::ZERO, ..ArchiveOptions::default() };
+    let archiver = Archiver::new(cold, warm.clone(), options, Clock::default(), ArchiveMetrics::default());
+    let nothing: Progress = Arc::new(|_| {});
+    let failures = archiver.run(&nothing).await.unwrap().failures;
+    let [(unit, ArchiveError::Lost { rows: 5, .. })] = &failures[..] else { panic!("{failures:?}") };
+    assert_eq!(*unit, gone);
+    // The way out that the message names.
+    let text = failures[0].1.to_string();
+    let forget = text.split_once("forget them: ").unwrap().1;
+    execute(&warm, &format!("{forget} SETTINGS mutations_sync = 2")).await;
+    let again = archiver.run(&nothing).await.unwrap();
+    assert_eq!(again.failures, []);
+    let left = warm.units().await.unwrap();
+    assert!(left.iter().all(|info| info.unit != gone), "{left:?}");
+}

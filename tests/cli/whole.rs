@@ -1,0 +1,372 @@
+//! Stores at scale that were put back, made again, shared or set up otherwise: every process notices, and
+//! nothing that was acknowledged is lost, doubled or mixed with what is another's.
+
+use std::ops::Range;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use futures_util::TryStreamExt;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use stk::bus::Bus;
+use stk::bus::kafka::{KafkaBus, KafkaBusConfig};
+use stk::market::{Conditions, Exchange, Kind, Price, Symbol, Tape, Tick, TimeRange, Timestamp, Trade};
+use stk::server::stores::Stores;
+use stk::tiering::history::HistoryQuery;
+
+use super::scaled::{Scaled, until, ureq};
+use super::support::{self, Home, OwnServices, Server, metric, service};
+
+/// Ticks of a batch: each goes into a record or two of its own.
+const BATCH_TICKS: usize = 10;
+
+/// Trade `number`, of a day long past.
+fn trade(number: u64) -> Tick {
+    let symbols = ["AAPL", "MSFT", "IBM", "AMZN", "GOOG", "NVDA", "TSLA", "META"];
+    let symbol: Symbol = symbols[number as usize % symbols.len()].parse().expect("a symbol");
+    let open: Timestamp = "2025-03-07T14:30:00Z".parse().expect("a time");
+    let ts = open.saturating_add_nanos(number as i64 * 1_000_000);
+    let price = Price::from_ten_thousandths(1_000_000 + number as i64).expect("a price");
+    let (exchange, conditions, tape) = (Exchange::IEX, Conditions::NONE, Tape::C);
+    Tick::Trade(Trade { symbol, ts, recv_ts: ts, price, size: 100, exchange, conditions, id: number, tape })
+}
+
+/// Sends trades, and returns once they are acknowledged.
+async fn sell(feed: &Server, numbers: Range<u64>) {
+    let mut client = support::ingest(&feed.ingest, 1_000_000 + numbers.start, 8).await.expect("a server");
+    let ticks: Vec<Tick> = numbers.map(trade).collect();
+    for batch in ticks.chunks(BATCH_TICKS) {
+        client.send(batch).await.expect("taken");
+    }
+    client.flush().await.expect("acknowledged");
+}
+
+/// The numbers of all trades in history, in order.
+async fn sold(scaled: &Scaled) -> Vec<u64> {
+    history(scaled, Kind::Trade, |tick| match tick {
+        Tick::Trade(trade) => trade.id,
+        other => panic!("{other:?}"),
+    })
+    .await
+}
+
+/// What `read` makes of each tick of `kind` in history, in order.
+async fn history<T: Ord>(scaled: &Scaled, kind: Kind, read: impl Fn(Tick) -> T) -> Vec<T> {
+    let stores = Stores::open_existing(&scaled.config()).await.expect("the stores");
+    let query =
+        HistoryQuery { symbols: Vec::new(), kind, timeframe: None, range: TimeRange::ALL, limit: None };
+    let answer = stores.history().query(query).await.expect("an answer");
+    assert!(answer.coverage.missing.is_empty(), "{:?}", answer.coverage.missing);
+    let mut found = Vec::new();
+    let mut rows = answer.rows;
+    while let Some(batch) = rows.try_next().await.expect("rows") {
+        let view = batch.rows().expect("columns");
+        found.extend((0..batch.len()).map(|row| read(view.tick(row).expect("a tick"))));
+    }
+    stores.close().await;
+    found.sort_unstable();
+    found
+}
+
+/// Drops from the topic all records that there are.
+async fn trim(scaled: &Scaled, partitions: u16) {
+    let topic = format!("stk-{}", scaled.name());
+    let retention = stk::bus::local::Retention { age: std::time::Duration::ZERO, bytes: 0 };
+    let brokers = service("KAFKA").expect("it is there");
+    let config = KafkaBusConfig { retention, ..KafkaBusConfig::new(brokers, topic, partitions) };
+    let bus = KafkaBus::open_existing(config).await.expect("it is there");
+    for partition in 0..partitions {
+        bus.release(partition, bus.bounds(partition).await.expect("bounds").next);
+    }
+    // A record of this millisecond counts as young.
+    until("an empty topic", async || {
+        bus.trim().await.expect("trimmed");
+        let mut bounds = Vec::new();
+        for partition in 0..partitions {
+            bounds.push(bus.bounds(partition).await.expect("bounds"));
+        }
+        bounds.iter().all(|bounds| bounds.first == bounds.next)
+    })
+    .await;
+    bus.close(std::time::Duration::from_secs(30)).await;
+}
+
+/// The offsets that gaps of the log name, by partition's gap.
+async fn expired(scaled: &Scaled) -> Vec<(u64, u64)> {
+    history(scaled, Kind::Gap, |tick| match tick {
+        Tick::Gap(gap) if &*gap.source == "log" => (gap.first, gap.last),
+        other => panic!("{other:?}"),
+    })
+    .await
+}
+
+fn numbers(numbers: Range<u64>) -> Vec<u64> {
+    numbers.collect()
+}
+
+/// Waits until a processor has stored so many rows in warm since its start.
+async fn stored(processor: &Server, rows: f64) {
+    until("rows in warm", async || metric(&processor.address, "processor_rows_total") >= rows).await;
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp is there");
+    assert!(copied.success(), "{} is copied", from.display());
+}
+
+/// Runs `stk serve` with `roles`, which must refuse to start: what it says.
+fn refused(scaled: &Scaled, home: &Home, roles: &str) -> String {
+    let args = ["serve", "--roles", roles, "--listen", "127.0.0.1:0", "--ingest-listen", "127.0.0.1:0"];
+    let shown = home.shown(scaled.stk(home, &args).stdout(Stdio::null()));
+    assert!(shown.starts_with("exit: 1\n"), "{shown}");
+    shown
+}
+
+/// The operator puts back yesterday's ClickHouse under a running processor, and then sets up a profile
+/// that cuts answers short.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clickhouse_put_back_under_a_running_processor_or_with_limits_loses_nothing() {
+    let Some(services) = OwnServices::up(&["clickhouse"]) else { return };
+    let own = |name: &str| services.address(name).or_else(|| service(name));
+    let Some(scaled) = Scaled::on(2, own) else { return };
+    let home = Home::new();
+    let server = scaled.serve(&home, "feed,processor");
+    server.await_ready();
+    sell(&server, 0..200).await;
+    stored(&server, 200.0).await;
+    let (data, copy) = (services.path("clickhouse/data"), home.path("copy"));
+    services.kill("clickhouse");
+    copy_dir(&data, &copy);
+    services.start("clickhouse");
+    sell(&server, 200..600).await;
+    stored(&server, 600.0).await;
+    services.kill("clickhouse");
+    copy_dir(&copy, &data);
+    services.start("clickhouse");
+    sell(&server, 600..700).await;
+    until("a new claim", async || metric(&server.address, "processor_reverts_total") >= 1.0).await;
+    assert_eq!(sold(&scaled).await, numbers(0..700));
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+    assert_eq!(sold(&scaled).await, numbers(0..700), "all of it in warm");
+
+    // Limits that cut an answer short without a word.
+    services.kill("clickhouse");
+    services.edit(
+        "clickhouse",
+        "config.xml",
+        "</clickhouse>",
+        &format!(
+            "<users_config>{}</users_config></clickhouse>",
+            services.path("clickhouse/users.xml").display()
+        ),
+    );
+    let with_profile = |settings: &str, constraints: &str| {
+        let users = format!(
+            "<clickhouse><profiles><default>{settings}<constraints>{constraints}</constraints></default></profiles>\
+             <users><default><password></password><networks><ip>::/0</ip></networks><profile>default</profile>\
+             <quota>default</quota></default></users><quotas><default></default></quotas></clickhouse>"
+        );
+        std::fs::write(services.path("clickhouse/users.xml"), users).expect("written");
+        services.start("clickhouse");
+    };
+    with_profile(
+        "<limit>50</limit><max_rows_to_read>100</max_rows_to_read><read_overflow_mode>break</read_overflow_mode>\
+         <max_result_rows>10</max_result_rows><result_overflow_mode>break</result_overflow_mode>",
+        "",
+    );
+    assert_eq!(sold(&scaled).await, numbers(0..700));
+    services.kill("clickhouse");
+    with_profile("<limit>50</limit>", "<limit><const/></limit>");
+    let shown = home.shown(&mut scaled.stk(&home, &["archive", "run"]));
+    assert!(!shown.starts_with("exit: 0\n") && shown.contains("limit"), "{shown}");
+}
+
+async fn delete_topic(brokers: &str, topic: &str) {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", brokers);
+    let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
+    let deleted = admin.delete_topics(&[topic], &AdminOptions::new()).await.expect("an answer");
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+}
+
+/// The topic is made again and has more records by now than the old one had: by offsets alone nobody
+/// could tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_made_again_is_refused_by_feeds_and_processors() {
+    let Some(scaled) = Scaled::new(2) else { return };
+    let home = Home::new();
+    let server = scaled.serve(&home, "feed,processor");
+    server.await_ready();
+    sell(&server, 0..100).await;
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+
+    let brokers = service("KAFKA").expect("it is there");
+    let topic = format!("stk-{}", scaled.name());
+    delete_topic(&brokers, &topic).await;
+    let config = KafkaBusConfig::new(&brokers, &topic, 2);
+    until("the topic's end", async || {
+        let found = KafkaBus::open_existing(config.clone()).await;
+        matches!(found, Err(stk::bus::BusError::Missing { .. }))
+    })
+    .await;
+    let bus = KafkaBus::open(config).await.expect("made again");
+    for number in 0..50_u8 {
+        let records = (0..2).map(|partition| (partition, vec![number; 10].into())).collect();
+        bus.append(records).await.expect("queued").await.expect("durable");
+    }
+    bus.close(std::time::Duration::from_secs(30)).await;
+    for roles in ["feed", "processor", "feed,processor"] {
+        let shown = if roles == "processor" {
+            // It starts, and ends when it has looked at its partitions.
+            let args = ["serve", "--roles", roles, "--listen", "127.0.0.1:0"];
+            home.shown(scaled.stk(&home, &args).stdout(Stdio::null()))
+        } else {
+            refused(&scaled, &home, roles)
+        };
+        assert!(shown.starts_with("exit: 1\n"), "{shown}");
+        assert!(
+            shown.contains("the topic was made again") || shown.contains("the log was made again"),
+            "{shown}"
+        );
+        assert!(shown.contains("warm.clickhouse_database"), "{roles}: {shown}");
+    }
+    // As it says: a new topic and a new database; the old days stay in the old one.
+    let (id, fresh) = (scaled.name().to_owned(), Scaled::new(2).expect("they were there"));
+    let server = fresh.serve(&home, "feed,processor");
+    server.await_ready();
+    sell(&server, 100..200).await;
+    assert_eq!(sold(&fresh).await, numbers(100..200), "beside {id}");
+}
+
+/// A second cluster, or a second topic, whose configuration names the first one's database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_log_in_one_database_is_refused_and_does_not_disturb_the_first() {
+    let (Some(first), Some(second)) = (Scaled::new(2), Scaled::new(2)) else { return };
+    let home = Home::new();
+    let server = first.serve(&home, "feed,processor,gateway");
+    server.await_ready();
+    sell(&server, 0..100).await;
+    let second = second.with("STK_WARM_CLICKHOUSE_DATABASE", &format!("stk_{}", first.name()));
+    for roles in ["processor", "feed", "gateway"] {
+        let shown = refused(&second, &home, roles);
+        assert!(
+            shown.contains("holds rows of the log") && shown.contains("warm.clickhouse_database"),
+            "{shown}"
+        );
+    }
+    sell(&server, 100..200).await;
+    server.await_ready();
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+    assert_eq!(sold(&first).await, numbers(0..200));
+}
+
+/// An admin adds partitions, and follows the advice to set their new number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_were_added_are_refused_whatever_number_is_set() {
+    let Some(scaled) = Scaled::new(2) else { return };
+    let home = Home::new();
+    let server = scaled.serve(&home, "feed,processor");
+    server.await_ready();
+    sell(&server, 0..50).await;
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", service("KAFKA").expect("it is there"));
+    let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
+    let topic = format!("stk-{}", scaled.name());
+    let more = rdkafka::admin::NewPartitions::new(&topic, 4);
+    let added = admin.create_partitions(&[more], &AdminOptions::new()).await.expect("an answer");
+    assert!(added.iter().all(Result::is_ok), "{added:?}");
+    let told = refused(&scaled, &home, "feed,processor");
+    assert!(
+        told.contains("has 4 partitions, but 2 are configured") && told.contains("a new topic"),
+        "{told}"
+    );
+    let scaled = scaled.with("STK_LOG_PARTITIONS", "4");
+    let told = refused(&scaled, &home, "feed,processor");
+    assert!(told.contains("was made with a log of 2 partitions, and the log has 4"), "{told}");
+    assert!(told.contains("make a new topic (log.kafka_topic) and a new database"), "{told}");
+}
+
+/// Two installations that were given one prefix of Redis: the second tells its own prices, and leaves the
+/// keys of the first alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_installations_with_one_prefix_of_redis_tell_their_own_prices() {
+    let (Some(first), Some(second)) = (Scaled::new(2), Scaled::new(2)) else { return };
+    let home = Home::new();
+    let second = second.with("STK_HOT_REDIS_PREFIX", &format!("{}:", first.name()));
+    let latest = |server: &Server| ureq(&server.address, "/v2/stocks/AAPL/trades/latest");
+    let one = first.serve(&home, "feed,processor,gateway");
+    one.await_ready();
+    sell(&one, 16..24).await;
+    until("the first's last trade", async || latest(&one).contains("\"i\":16")).await;
+    let other = second.serve(&home, "feed,processor,gateway");
+    other.await_ready();
+    sell(&other, 800..808).await;
+    until("the second's last trade", async || latest(&other).contains("\"i\":800")).await;
+    let health = ureq(&other.address, "/readyz");
+    assert!(health.contains("are of another log; set hot.redis_prefix"), "{health}");
+    assert!(latest(&one).contains("\"i\":16"), "{}", latest(&one));
+    assert!(metric(&other.address, "hot_redis_purges_total") < 1.0);
+    let health = ureq(&one.address, "/readyz");
+    assert!(!health.contains("redis_prefix"), "{health}");
+}
+
+/// Warm is lost, what the log had was trimmed long ago, and the archive has all of it; then records expire
+/// before anybody has processed them. Each time the processor refuses, and goes on as it says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_expired_are_skipped_when_told_and_named() {
+    let Some(scaled) = Scaled::new(1) else { return };
+    let home = Home::new();
+    let life = async |scaled: &Scaled, roles: &str, bought: Range<u64>| {
+        let server = scaled.serve(&home, roles);
+        if roles.contains("processor") {
+            server.await_ready();
+        }
+        sell(&server, bought).await;
+        let (code, said) = server.stop();
+        assert_eq!(code, Some(0), "{said:#?}");
+    };
+    life(&scaled, "feed,processor", 0..100).await;
+    let archive = ["archive", "run"];
+    let archived = home.shown(&mut scaled.stk(&home, &archive));
+    assert!(archived.starts_with("exit: 0\n"), "{archived}");
+    trim(&scaled, 1).await;
+    // Everything that ClickHouse had.
+    let fresh = format!("stk_{}_again", scaled.name());
+    let scaled = scaled.with("STK_WARM_CLICKHOUSE_DATABASE", &fresh);
+    let args = ["serve", "--roles", "processor", "--listen", "127.0.0.1:0"];
+    let told = home.shown(scaled.stk(&home, &args).stdout(Stdio::null()));
+    assert!(told.starts_with("exit: 1\n") && told.contains("are no longer in the log"), "{told}");
+    assert!(told.contains("processor.expired=skip"), "{told}");
+    let scaled = scaled.with("STK_PROCESSOR_EXPIRED", "skip");
+    // Late trades of the archived day among them: their bars are those of the whole day.
+    life(&scaled, "feed,processor", 100..150).await;
+    let scaled = scaled.with("STK_PROCESSOR_EXPIRED", "refuse");
+    assert_eq!(sold(&scaled).await, numbers(0..150));
+    assert_eq!(expired(&scaled).await, [(0, 9)]);
+    let asked = ["history", "AAPL", "--kind", "bars", "--timeframe", "1Day", "--format", "csv", "--server"];
+    let gateway = scaled.serve(&home, "gateway");
+    let bars = home.run(&[&asked[..], &[&gateway.address]].concat());
+    assert!(
+        bars.contains(&format!(",{},", 100 * (0..150).filter(|number| number % 8 == 0).count())),
+        "{bars}"
+    );
+    drop(gateway);
+
+    // Nobody processes, and the topic is trimmed by somebody else.
+    life(&scaled, "feed", 150..170).await;
+    trim(&scaled, 1).await;
+    let told = home.shown(scaled.stk(&home, &args).stdout(Stdio::null()));
+    assert!(told.contains("the records from offset 15 to 16 are no longer in the log"), "{told}");
+    let scaled = scaled.with("STK_PROCESSOR_EXPIRED", "skip");
+    life(&scaled, "feed,processor", 170..200).await;
+    let left: Vec<u64> = (0..150).chain(170..200).collect();
+    assert_eq!(sold(&scaled).await, left);
+    assert_eq!(expired(&scaled).await, [(0, 9), (15, 16)]);
+}
