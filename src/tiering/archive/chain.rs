@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::journal::{Journal, Step};
-use super::manifest::{
-    MANIFEST_VERSION, Manifest, data_prefix, manifest_key, manifest_prefix, parse_manifest_key,
-};
+use super::manifest::{Manifest, data_prefix, manifest_key, manifest_prefix, parse_manifest_key};
 use super::plan;
 use super::store::Store;
 use super::verify::Fault;
@@ -112,7 +110,7 @@ impl Chains {
         chain: &mut Chain,
     ) -> Result<Option<Manifest>, ArchiveError> {
         let key = manifest_key(unit, number);
-        let manifest: Manifest = match self.store.get_json(&key).await {
+        let manifest = match self.store.manifest(unit, number).await {
             Ok(Some(manifest)) => manifest,
             Ok(None) => {
                 chain.fault(key, "it has gone");
@@ -124,10 +122,6 @@ impl Chains {
             }
             Err(error) => return Err(error),
         };
-        if manifest.version != MANIFEST_VERSION {
-            chain.fault(key, format!("it is of version {}: use a newer stk", manifest.version));
-            return Ok(None);
-        }
         // Where the one before is missing or can't be read, that is told already.
         let before = chain.manifests.last().filter(|before| before.number + 1 == number);
         let first = match before {

@@ -13,12 +13,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::journal::{JOURNAL_PREFIX, Journal};
-use super::manifest::{DATA_PREFIX, MANIFEST_PREFIX, Manifest, parse_manifest_key};
+use super::manifest::{DATA_PREFIX, MANIFEST_PREFIX, manifest_key, parse_manifest_key};
 use super::probe::PROBE_PREFIX;
 use super::store::Store;
 use super::{ArchiveError, Clock};
 use crate::fail;
 use crate::market::Timestamp;
+use crate::tiering::warm::Unit;
 
 /// The key of the condemned.
 pub const GARBAGE_KEY: &str = "garbage.json";
@@ -48,11 +49,13 @@ pub(super) async fn collect(store: &Store, clock: &Clock, grace: Duration) -> Re
     // being seen.
     let mut unnamed: BTreeMap<String, Timestamp> = BTreeMap::new();
     let mut manifests = Vec::new();
+    let mut there = HashSet::new();
     for prefix in [DATA_PREFIX, MANIFEST_PREFIX, PROBE_PREFIX] {
         for object in store.list(prefix, None).await? {
-            if parse_manifest_key(&object.key).is_some() {
-                manifests.push(object.key);
+            if let Some((unit, number)) = parse_manifest_key(&object.key) {
+                manifests.push((unit, number));
             } else {
+                there.insert(object.key.clone());
                 unnamed.insert(object.key, object.modified);
             }
         }
@@ -64,9 +67,8 @@ pub(super) async fn collect(store: &Store, clock: &Clock, grace: Duration) -> Re
     }
     let attempts = attempts(store).await?;
     unnamed.retain(|key, _| !attempts.iter().any(|attempt| key.contains(attempt.as_str())));
-    for key in named(store, manifests).await? {
-        unnamed.remove(&key);
-    }
+    let Some(named) = named(store, manifests, &there).await? else { return Ok(0) };
+    unnamed.retain(|key, _| !named.contains(key));
     let before = condemned.clone().unwrap_or_default();
     let mut since = BTreeMap::new();
     let mut due = Vec::new();
@@ -77,7 +79,7 @@ pub(super) async fn collect(store: &Store, clock: &Clock, grace: Duration) -> Re
         }
         since.insert(key, condemned_at.unwrap_or(now).to_string());
     }
-    let after = Condemned { version: 1, since };
+    let after = Condemned { version: 2, since };
     if Some(&after) != condemned.as_ref() {
         store.put_json(GARBAGE_KEY, &after).await?;
         fail::point("archive.condemned");
@@ -102,13 +104,34 @@ async fn attempts(store: &Store) -> Result<HashSet<String>, ArchiveError> {
     Ok(found)
 }
 
-/// Every object that a manifest names. A manifest that can't be read stops the collection.
-async fn named(store: &Store, manifests: Vec<String>) -> Result<HashSet<String>, ArchiveError> {
+/// Every object that a manifest names; `None` where one of them is not `there`, for then an object
+/// without a name may be that one. A manifest that can't be read stops the collection.
+async fn named(
+    store: &Store,
+    manifests: Vec<(Unit, u32)>,
+    there: &HashSet<String>,
+) -> Result<Option<HashSet<String>>, ArchiveError> {
     let mut found = HashSet::new();
-    for key in manifests {
-        let manifest: Option<Manifest> = store.get_json(&key).await?;
-        let manifest = manifest.ok_or_else(|| store.damaged(&key, "it has gone"))?;
-        found.extend(manifest.files.into_iter().flat_map(|file| [file.key, file.footer_key]));
+    for (unit, number) in manifests {
+        let damaged = |reason: String| store.damaged(&manifest_key(unit, number), reason);
+        let manifest = store.manifest(unit, number).await?;
+        let manifest = manifest.ok_or_else(|| damaged("it has gone".to_owned()))?;
+        if let Some(fault) = manifest.fault(unit, number, None) {
+            return Err(damaged(fault.to_owned()));
+        }
+        for key in manifest.files.into_iter().flat_map(|file| [file.key, file.footer_key]) {
+            // One that was committed since is not in the listing, and its objects need not be.
+            if !there.contains(&key) && store.availability(&key).await?.is_none() {
+                let manifest = manifest_key(unit, number);
+                tracing::warn!(
+                    manifest,
+                    key,
+                    "a manifest names an object that is not there; nothing is removed"
+                );
+                return Ok(None);
+            }
+            found.insert(key);
+        }
     }
-    Ok(found)
+    Ok(Some(found))
 }

@@ -16,8 +16,8 @@ use crate::market::{RowDigest, TradingDay};
 use crate::tiering::cold::ColdError;
 use crate::tiering::warm::Unit;
 
-/// The version of journals that is written and read.
-pub const JOURNAL_VERSION: u32 = 1;
+/// The version of journals that is written. Version 1 had no checksum; its journals can be read.
+pub const JOURNAL_VERSION: u32 = 2;
 
 /// Where all journals lie.
 pub const JOURNAL_PREFIX: &str = "journal/";
@@ -134,7 +134,7 @@ impl Journal {
         let key = journal_key(unit);
         let journal: Option<Self> = store.get_json(&key).await?;
         if let Some(journal) = &journal
-            && journal.version != JOURNAL_VERSION
+            && !(1..=JOURNAL_VERSION).contains(&journal.version)
         {
             let version = journal.version;
             return Err(store.damaged(&key, format!("it is of version {version}: use a newer stk")));
@@ -143,6 +143,7 @@ impl Journal {
     }
 
     pub(super) async fn write(&mut self, store: &Store, unit: Unit, clock: &Clock) -> Result<(), ColdError> {
+        self.version = JOURNAL_VERSION;
         self.updated_at = clock.now().to_string();
         store.put_json(&journal_key(unit), self).await
     }

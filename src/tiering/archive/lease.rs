@@ -18,12 +18,17 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::store::{Created, Store, json};
+use super::sealed::seal;
+use super::store::{Created, Store};
 use super::{ArchiveError, Clock, run};
 use crate::fail;
 use crate::market::Timestamp;
 
-const PREFIX: &str = "lease/archiver-";
+/// What the keys of leases begin with.
+pub(super) const LEASE_PREFIX: &str = "lease/archiver-";
+
+/// The version that is written. Version 1 had no checksum.
+const VERSION: u32 = 2;
 
 /// Tries to take a lease that others are taking too.
 const TRIES_MAX: usize = 3;
@@ -124,13 +129,13 @@ struct Shared {
 }
 
 fn key(generation: u64) -> String {
-    format!("{PREFIX}{generation:016}.json")
+    format!("{LEASE_PREFIX}{generation:016}.json")
 }
 
 /// Every lease object, the newest last.
 async fn generations(store: &Store) -> Result<Vec<u64>, ArchiveError> {
-    let objects = store.list(PREFIX, None).await?;
-    let number = |key: &str| key.strip_prefix(PREFIX)?.strip_suffix(".json")?.parse().ok();
+    let objects = store.list(LEASE_PREFIX, None).await?;
+    let number = |key: &str| key.strip_prefix(LEASE_PREFIX)?.strip_suffix(".json")?.parse().ok();
     let mut found: Vec<u64> = objects.iter().filter_map(|object| number(&object.key)).collect();
     found.sort_unstable();
     Ok(found)
@@ -259,7 +264,7 @@ impl Shared {
         let (now, confirmed) = (self.clock.now(), Instant::now());
         let expires_at = now.saturating_add_nanos(nanos(self.lease));
         let file = LeaseFile {
-            version: 1,
+            version: VERSION,
             owner: self.owner.clone(),
             nonce: self.nonce.clone(),
             expires_at: expires_at.to_string(),
@@ -267,7 +272,7 @@ impl Shared {
         };
         let parsed = |found: &[u8]| serde_json::from_slice::<LeaseFile>(found).ok();
         let is_own = |found: &[u8]| parsed(found).is_some_and(|found| found == file);
-        if let Created::Other(found) = self.store.create(&key(generation), json(&file), is_own).await? {
+        if let Created::Other(found) = self.store.create(&key(generation), seal(&file), is_own).await? {
             if parsed(&found).is_none_or(|found| found.nonce != self.nonce) {
                 return Err(self.lost("another archiver has taken it"));
             }

@@ -15,6 +15,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::plan::is_same;
+use super::sealed;
 use crate::market::{Kind, RowDigest, TradingDay};
 use crate::tiering::warm::Unit;
 
@@ -24,8 +25,9 @@ pub const MANIFEST_PREFIX: &str = "manifest/";
 /// Where all data lies.
 pub const DATA_PREFIX: &str = "ticks/";
 
-/// The version of manifests that is written and read.
-pub const MANIFEST_VERSION: u32 = 1;
+/// The version of manifests that is written. Version 1 had no checksum, of itself or of footers; its
+/// manifests can be read.
+pub const MANIFEST_VERSION: u32 = 2;
 
 /// What is archived of a unit by one archive run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +72,10 @@ pub struct ManifestFile {
     pub footer_at: u64,
     /// XXH3-64 of the object, sixteen hexadecimal digits.
     pub checksum: String,
+    /// XXH3-64 of its footer, which holds the checksums of the blocks before it. None in version 1:
+    /// the object has no such checksums then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub footer_checksum: Option<String>,
     /// The digest of its rows.
     pub digest: RowDigest,
     /// The first symbol; none if a row has none.
@@ -82,6 +88,15 @@ impl Manifest {
     /// The offsets of each partition that the rows come from.
     pub fn offsets(&self) -> Vec<Range<u64>> {
         self.first_offsets.iter().zip(&self.next_offsets).map(|(first, next)| *first..*next).collect()
+    }
+
+    /// The manifest in `bytes`, or what is wrong with them.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let manifest: Self = sealed::open(bytes)?;
+        match manifest.version {
+            1..=MANIFEST_VERSION => Ok(manifest),
+            version => Err(format!("it is of version {version}: use a newer stk")),
+        }
     }
 
     /// What is wrong with it as the manifest of `unit` and `number`, which must begin at the offsets

@@ -20,6 +20,7 @@
 mod bars;
 mod cache;
 pub mod chain;
+mod first;
 pub mod garbage;
 pub mod journal;
 pub mod lease;
@@ -33,6 +34,7 @@ pub mod read;
 mod read_back;
 pub mod restore;
 pub mod run;
+mod sealed;
 pub mod snapshot;
 pub mod status;
 mod store;

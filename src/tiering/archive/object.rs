@@ -14,7 +14,7 @@ use super::{ArchiveError, ArchiveOptions, Event, Progress};
 use crate::fail;
 use crate::market::{Kind, RowDigest, Symbol, TickBatch};
 use crate::tiering::cold::Upload;
-use crate::tiering::parquet::{Layout, TickWriter};
+use crate::tiering::parquet::{Finished, Layout, TickWriter};
 use crate::tiering::warm::{Unit, WarmError};
 
 /// Rows of a page: a reader of one symbol takes in whole pages of each column.
@@ -169,6 +169,8 @@ struct Facts {
     /// Known at its end.
     footer_at: u64,
     hash: Xxh3,
+    /// Of the footer alone.
+    footer_hash: Xxh3,
     digest: RowDigest,
     symbol_min: Option<Symbol>,
     symbol_max: Option<Symbol>,
@@ -215,6 +217,7 @@ impl Objects<'_> {
                         bytes: facts.bytes,
                         footer_at: facts.footer_at,
                         checksum: format!("{:016x}", facts.hash.digest()),
+                        footer_checksum: Some(format!("{:016x}", facts.footer_hash.digest())),
                         digest: facts.digest,
                         symbol_min: facts.symbol_min.map(|symbol| symbol.to_string()),
                         symbol_max: facts.symbol_max.map(|symbol| symbol.to_string()),
@@ -314,8 +317,11 @@ impl Encoder {
     fn end(&mut self) -> Result<Vec<Piece>, String> {
         let mut pieces = Vec::new();
         let Some(Open { writer, mut facts }) = self.open.take() else { return Ok(pieces) };
-        facts.footer_at = writer.bytes_written();
-        facts.take(writer.finish().map_err(|error| error.to_string())?, &mut pieces);
+        let Finished { sink, footer_at, .. } = writer.finish().map_err(|error| error.to_string())?;
+        // What came out of the rows before is in pieces already.
+        facts.footer_hash.update(&sink[(footer_at - facts.bytes) as usize..]);
+        facts.footer_at = footer_at;
+        facts.take(sink, &mut pieces);
         pieces.push(Piece::End(Box::new(facts)));
         Ok(pieces)
     }

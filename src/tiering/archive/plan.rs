@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::manifest::{MANIFEST_PREFIX, MANIFEST_VERSION, Manifest, manifest_prefix, parse_manifest_key};
+use super::manifest::{MANIFEST_PREFIX, Manifest, manifest_prefix, parse_manifest_key};
 use super::run::Archiver;
 use super::store::Store;
 use super::{ArchiveError, ArchiveOptions};
@@ -146,17 +146,10 @@ pub(super) async fn manifests(store: &Store, unit: Unit) -> Result<Vec<Manifest>
         if number as usize != found.len() {
             return Err(wrong(format!("there is no manifest {:04} before it", found.len())));
         }
-        let manifest: Manifest =
-            store.get_json(&key).await?.ok_or_else(|| wrong("it has gone".to_owned()))?;
-        if manifest.version != MANIFEST_VERSION {
-            return Err(wrong(format!("it is of version {}: use a newer stk", manifest.version)));
-        }
-        if (manifest.date, manifest.kind.as_str(), manifest.number) != (unit.day, unit.kind.name(), number) {
-            return Err(wrong("it is the manifest of another unit".to_owned()));
-        }
+        let manifest = store.manifest(unit, number).await?.ok_or_else(|| wrong("it has gone".to_owned()))?;
         let first = found.last().map_or(&[][..], |before: &Manifest| &before.next_offsets);
-        if !is_same(first, &manifest.first_offsets) {
-            return Err(wrong("it does not begin where the one before it ends".to_owned()));
+        if let Some(fault) = manifest.fault(unit, number, Some(first)) {
+            return Err(wrong(fault.to_owned()));
         }
         found.push(manifest);
     }

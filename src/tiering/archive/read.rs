@@ -2,7 +2,8 @@
 //!
 //! Which objects may hold a row stands in the manifests, which pages of them in the copies of their
 //! footers, both of which never freeze and are kept once read. Of an object only those pages are
-//! fetched, near ones together. Many objects are merged into one ordered stream; where they would
+//! fetched, near ones together, in whole blocks, each checked by its checksum in the footer, and that
+//! by its own in the manifest. An object that was written without those is read whole first. Many objects are merged into one ordered stream; where they would
 //! hold too much side by side, the symbols are read in several passes.
 
 #[cfg(test)]
@@ -12,26 +13,37 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::BytesMut;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio_util::task::AbortOnDropHandle;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::cache::Cache;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, ManifestFile};
 use super::origin;
 use super::snapshot::{self, DataFile, ReadError, Snapshot};
+use super::store::mend;
 use crate::bus::epoch::LogName;
 use crate::market::{Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp};
 use crate::tiering::cold::{Availability, Cold, ColdError, StorageClass, ranges};
-use crate::tiering::parquet::{DecodeError, Decoder, Index, Step, Wanted, Window, is_inside};
+use crate::tiering::parquet::{
+    DecodeError, Decoder, Index, LATE_BLOCK_BYTES, Step, Summer, Sums, Wanted, Window, is_inside,
+};
 
 /// Text of manifests that is kept.
 const MANIFEST_BYTES_MAX: usize = 16 << 20;
 
 /// Parsed footers that are kept.
 const INDEX_BYTES_MAX: usize = 48 << 20;
+
+/// Bytes of a footer, at most: what is larger was not written here.
+const FOOTER_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes read at once of an object that is read whole.
+const WHOLE_PART_BYTES: u64 = 8 << 20;
 
 /// Rows of a batch, at most.
 const BATCH_ROWS: usize = 8192;
@@ -271,7 +283,11 @@ impl ArchiveReader {
 
     fn damaged(&self, key: &str, reason: impl ToString) -> ReadError {
         let store = self.cold.name().to_owned();
-        ReadError::Damaged { store, key: key.to_owned(), reason: reason.to_string() }
+        ReadError::Damaged {
+            store,
+            key: key.to_owned(),
+            reason: format!("{}{}", reason.to_string(), mend(key)),
+        }
     }
 
     /// The rows of `files` that are of `symbols` (sorted; `None` for all; a symbol that is `None`
@@ -302,33 +318,121 @@ impl ArchiveReader {
         .boxed()
     }
 
-    /// What the footer of `file` tells.
+    /// What the footer of `file` tells, with the checksums of what it tells of.
     async fn index(&self, file: &DataFile, stats: &SharedReadStats) -> Result<Arc<Index>, ReadError> {
         let (kind, file) = (file.unit.kind, &file.file);
         if let Some(index) = self.indexes.get(&file.footer_key) {
             return Ok(index);
         }
-        let bytes = self.cold.get(&file.footer_key).await.map_err(missing)?;
-        count(stats, 1, bytes.len() as u64);
-        self.metrics.requests.inc();
-        self.metrics.bytes.inc_by(bytes.len() as u64);
-        if file.footer_at.checked_add(bytes.len() as u64) != Some(file.bytes) {
-            let reason = format!("it has {} bytes, which is not what its object ends with", bytes.len());
-            return Err(self.damaged(&file.footer_key, reason));
+        if file.footer_at >= file.bytes || file.bytes - file.footer_at > FOOTER_BYTES_MAX {
+            let reason = format!("its footer can't begin at {} of {} bytes", file.footer_at, file.bytes);
+            return Err(self.damaged(&file.key, reason));
         }
+        let (bytes, late) = if let Some(checksum) = &file.footer_checksum {
+            (self.footer(file, checksum, stats).await?, None)
+        } else {
+            let (footer, sums) = self.whole(file, stats).await?;
+            (footer, Some(sums))
+        };
         let window = Window { start: file.footer_at, bytes, file_bytes: file.bytes };
-        let parsed = blocking(move || Index::parse(kind, &window)).await;
-        let index = Arc::new(parsed.map_err(|error| self.damaged(&file.footer_key, error))?);
+        let parsed = blocking(move || match late {
+            Some(sums) => Index::parse_checked_by(kind, &window, sums),
+            None => Index::parse(kind, &window),
+        });
+        let index = Arc::new(parsed.await.map_err(|error| self.damaged(&file.key, error))?);
         if index.rows() != file.digest.rows {
             let reason = format!("it tells of {} rows, the manifest of {}", index.rows(), file.digest.rows);
-            return Err(self.damaged(&file.footer_key, reason));
+            return Err(self.damaged(&file.key, reason));
         }
         self.indexes.insert(&file.footer_key, index.clone(), index.bytes());
         Ok(index)
     }
 
-    /// Fetches `ranges` of an object.
+    /// The footer of `file`: its copy, or where that is damaged the end of the object.
+    async fn footer(
+        &self,
+        file: &ManifestFile,
+        checksum: &str,
+        stats: &SharedReadStats,
+    ) -> Result<bytes::Bytes, ReadError> {
+        let counted = |bytes: &bytes::Bytes| {
+            count(stats, 1, bytes.len() as u64);
+            self.metrics.requests.inc();
+            self.metrics.bytes.inc_by(bytes.len() as u64);
+        };
+        let is_sound = |bytes: &bytes::Bytes| format!("{:016x}", xxh3_64(bytes)) == checksum;
+        let reason = match self.cold.get(&file.footer_key).await {
+            Ok(copy) => {
+                counted(&copy);
+                if is_sound(&copy) {
+                    return Ok(copy);
+                }
+                "it does not match its checksum"
+            }
+            Err(ColdError::NotFound { .. }) => "it is missing",
+            Err(error) => return Err(error.into()),
+        };
+        tracing::warn!(
+            store = self.cold.name(),
+            key = file.footer_key,
+            "a copy of a footer is damaged: {reason}; the object's own is read instead",
+        );
+        let own = self.read(&file.key, std::slice::from_ref(&(file.footer_at..file.bytes)), stats).await?;
+        match own.into_iter().next() {
+            Some(own) if is_sound(&own) => Ok(own),
+            _ => Err(self.damaged(&file.key, "its footer does not match its checksum")),
+        }
+    }
+
+    /// Reads an object that was written without checksums of its blocks: its footer, and checksums
+    /// that hold from here on.
+    async fn whole(
+        &self,
+        file: &ManifestFile,
+        stats: &SharedReadStats,
+    ) -> Result<(bytes::Bytes, Sums), ReadError> {
+        let (mut hash, mut sums, mut at) = (Xxh3::new(), Summer::new(LATE_BLOCK_BYTES), 0);
+        let mut footer = BytesMut::with_capacity((file.bytes - file.footer_at) as usize);
+        while at < file.bytes {
+            let end = file.bytes.min(at + WHOLE_PART_BYTES);
+            let part = self.read(&file.key, std::slice::from_ref(&(at..end)), stats).await?;
+            let part = part.into_iter().next().unwrap_or_default();
+            if part.len() as u64 != end - at {
+                return Err(self.damaged(&file.key, format!("it ends before byte {end}")));
+            }
+            if end > file.footer_at {
+                footer.extend_from_slice(&part[file.footer_at.saturating_sub(at) as usize..]);
+            }
+            (hash, sums) = blocking(move || {
+                hash.update(&part);
+                sums.update(&part);
+                (hash, sums)
+            })
+            .await;
+            at = end;
+        }
+        if format!("{:016x}", hash.digest()) != file.checksum {
+            return Err(self.damaged(&file.key, "it does not match its checksum"));
+        }
+        Ok((footer.freeze(), sums.finish()))
+    }
+
+    /// Fetches `ranges` of an object and checks them by what `index` knows.
     async fn fetch(
+        &self,
+        key: &str,
+        index: &Index,
+        ranges: &[Range<u64>],
+        stats: &SharedReadStats,
+    ) -> Result<Vec<bytes::Bytes>, ReadError> {
+        let named = |error: DecodeError| self.damaged(key, error);
+        let blocks = index.sums().blocks(ranges).map_err(named)?;
+        let bytes = self.read(key, &blocks, stats).await?;
+        index.sums().cut(ranges, &blocks, &bytes).map_err(named)
+    }
+
+    /// Reads `ranges` of an object, which are not checked.
+    async fn read(
         &self,
         key: &str,
         ranges: &[Range<u64>],
@@ -432,6 +536,7 @@ enum Input {
 /// An object whose rows are being decoded.
 struct Open {
     key: String,
+    index: Arc<Index>,
     /// Away while it decodes.
     decoder: Option<Decoder>,
 }
@@ -566,10 +671,10 @@ async fn open(
     reader.metrics.files.inc();
     // Nothing was pushed yet, so that it needs something or has come to its end.
     if let Step::Need(ranges) = decoder.step().map_err(|error| reader.damaged(&key, error))? {
-        let bytes = reader.fetch(&key, &ranges, &stats).await?;
+        let bytes = reader.fetch(&key, &index, &ranges, &stats).await?;
         decoder.push(ranges, bytes).map_err(|error| reader.damaged(&key, error))?;
     }
-    Ok(Some(Open { key, decoder: Some(decoder) }))
+    Ok(Some(Open { key, index, decoder: Some(decoder) }))
 }
 
 impl Input {
@@ -618,7 +723,7 @@ impl Open {
                     return Ok(Some(rows));
                 }
                 Step::Need(ranges) => {
-                    let bytes = reader.fetch(&self.key, &ranges, stats).await?;
+                    let bytes = reader.fetch(&self.key, &self.index, &ranges, stats).await?;
                     let mut decoder = decoder;
                     decoder.push(ranges, bytes).map_err(named)?;
                     self.decoder = Some(decoder);

@@ -431,8 +431,10 @@ mod tests {
         let keys = cold.list("manifest/", None).await.unwrap();
         let key = keys.iter().find(|object| object.key.ends_with("0000.json")).unwrap().key.clone();
         let mut manifest: Manifest = serde_json::from_slice(&cold.get(&key).await.unwrap()).unwrap();
-        manifest.digest.sum ^= 1;
-        cold.put(&key, serde_json::to_vec(&manifest).unwrap().into()).await.unwrap();
+        let sum = manifest.digest.sum.wrapping_add(1);
+        manifest.files[0].digest.sum = manifest.files[0].digest.sum.wrapping_add(1);
+        manifest.digest.sum = sum;
+        cold.put(&key, crate::tiering::archive::sealed::seal(&manifest)).await.unwrap();
         let unit = Unit { day: manifest.date, kind: Kind::from_name(&manifest.kind).unwrap() };
         let reader = Arc::new(ArchiveReader::new(cold));
         let snapshot = reader.snapshot(unit.kind, TimeRange::ALL).await.unwrap();

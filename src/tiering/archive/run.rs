@@ -9,7 +9,8 @@ use super::lease::Lease;
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestFile, manifest_key};
 use super::plan::{Action, Moment, Planned, Waiting, is_same, manifests, offsets};
 use super::read_back::read_back;
-use super::store::{Created, Store, json};
+use super::sealed::seal;
+use super::store::{Created, Store};
 use super::verify::{SCRUB_KEY, Scrub};
 use super::{
     ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress, bars, garbage, object, origin,
@@ -339,7 +340,7 @@ impl Archiver {
             serde_json::from_slice::<Manifest>(found).is_ok_and(|found| found.nonce == manifest.nonce)
         };
         lease.check()?;
-        let created = self.store.create(&manifest_key(unit, number), json(&manifest), is_own).await?;
+        let created = self.store.create(&manifest_key(unit, number), seal(&manifest), is_own).await?;
         fail::point("archive.committed");
         match created {
             Created::Own => Ok(()),

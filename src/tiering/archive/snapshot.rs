@@ -9,7 +9,9 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::cache::Cache;
-use super::manifest::{MANIFEST_VERSION, Manifest, ManifestFile, manifest_prefix};
+use super::first;
+use super::manifest::{Manifest, ManifestFile, manifest_prefix};
+use super::store::mend;
 use crate::market::{Kind, Symbol, TimeRange, Timestamp, TradingDay};
 use crate::tiering::cold::{Cold, ColdError};
 use crate::tiering::warm::Unit;
@@ -220,34 +222,23 @@ async fn read_chain(
         if number != expected {
             return Err(wrong(format!("manifest {expected:04} is missing, though there is {number:04}")));
         }
+        let damaged = |reason: String| wrong(format!("{key} is damaged: {reason}{}", mend(&key)));
         let manifest = if let Some(manifest) = cache.get(&key) {
             manifest
         } else {
             let bytes = cold.get(&key).await?;
-            let manifest: Manifest =
-                serde_json::from_slice(&bytes).map_err(|error| wrong(format!("{key}: {error}")))?;
-            let manifest = Arc::new(manifest);
+            let manifest = Arc::new(Manifest::parse(&bytes).map_err(damaged)?);
+            if manifest.version == 1
+                && let Some(fault) = first::fault(cold, unit, &manifest).await?
+            {
+                return Err(damaged(fault));
+            }
             cache.insert(&key, manifest.clone(), bytes.len());
             manifest
         };
-        if manifest.version != MANIFEST_VERSION {
-            return Err(wrong(format!(
-                "{key} is of version {}, of which this program knows nothing: it knows {MANIFEST_VERSION}",
-                manifest.version
-            )));
-        }
-        if (manifest.date, manifest.kind.as_str(), manifest.number) != (unit.day, unit.kind.name(), number) {
-            return Err(wrong(format!("{key} is a copy of another unit's manifest")));
-        }
-        if let Some(before) = chain.0.last() {
-            let meet = |at: usize| {
-                let offset = |offsets: &[u64]| offsets.get(at).copied().unwrap_or(0);
-                offset(&manifest.first_offsets) == offset(&before.next_offsets)
-            };
-            let partitions = manifest.first_offsets.len().max(before.next_offsets.len());
-            if !(0..partitions).all(meet) {
-                return Err(wrong(format!("{key} does not begin where the manifest before it ends")));
-            }
+        let first = chain.0.last().map_or(&[][..], |before| &before.next_offsets);
+        if let Some(fault) = manifest.fault(unit, number, Some(first)) {
+            return Err(damaged(fault.to_owned()));
         }
         chain.0.push(manifest);
     }

@@ -9,9 +9,16 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::garbage::GARBAGE_KEY;
+use super::journal::JOURNAL_PREFIX;
+use super::lease::LEASE_PREFIX;
+use super::manifest::{Manifest, manifest_key};
+use super::sealed;
 use super::throttle::Throttle;
+use super::verify::SCRUB_KEY;
 use super::{ArchiveError, ArchiveMetrics};
 use crate::tiering::cold::{Availability, Cold, ColdError, ObjectInfo, Upload};
+use crate::tiering::warm::Unit;
 
 /// Tries of a call, at most.
 const TRIES_MAX: u32 = 4;
@@ -85,7 +92,7 @@ impl Store {
     }
 
     pub(super) async fn put_json<T: Serialize>(&self, key: &str, value: &T) -> Result<(), ColdError> {
-        self.put(key, json(value)).await
+        self.put(key, sealed::seal(value)).await
     }
 
     /// The object; `None` if there is none. For small ones: it does not wait until bytes may flow.
@@ -99,7 +106,16 @@ impl Store {
 
     pub(super) async fn get_json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, ArchiveError> {
         let Some(bytes) = self.get(key).await? else { return Ok(None) };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| self.damaged(key, error))
+        sealed::open(&bytes).map(Some).map_err(|reason| self.damaged(key, format!("{reason}{}", mend(key))))
+    }
+
+    /// The manifest of that number; `None` if there is none.
+    pub(super) async fn manifest(&self, unit: Unit, number: u32) -> Result<Option<Manifest>, ArchiveError> {
+        let key = manifest_key(unit, number);
+        let Some(bytes) = self.get(&key).await? else { return Ok(None) };
+        Manifest::parse(&bytes)
+            .map(Some)
+            .map_err(|reason| self.damaged(&key, format!("{reason}{}", mend(&key))))
     }
 
     pub(super) async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, ColdError> {
@@ -169,6 +185,21 @@ impl Store {
             }
             self.wait(&mut tries).await;
         }
+    }
+}
+
+/// How to go on where an object is damaged.
+pub(super) fn mend(key: &str) -> &'static str {
+    if key.starts_with(JOURNAL_PREFIX) {
+        "; remove it: the next run goes by the manifests"
+    } else if key.starts_with(LEASE_PREFIX) {
+        "; if no archiver is running, remove it"
+    } else if key == GARBAGE_KEY {
+        "; remove it: the next run looks for unnamed objects anew"
+    } else if key == SCRUB_KEY {
+        "; remove it, and run `stk archive verify`"
+    } else {
+        "; bring a sound copy of it back"
     }
 }
 

@@ -643,7 +643,7 @@ async fn garbage_never_takes_what_counts_or_may_come_to_count() {
     let elsewhere = Unit { day: unit.day.next(), kind: crate::market::Kind::Gap };
     let mut journal = Journal::new(elsewhere, 0, Vec::new());
     journal.step = Step::Exporting { attempt: "ALIVE".to_owned() };
-    cold.put(&journal_key(elsewhere), serde_json::to_vec(&journal).unwrap().into()).await.unwrap();
+    cold.put(&journal_key(elsewhere), sealed::seal(&journal)).await.unwrap();
     let there = |key: &String| cold.keys("").contains(key);
     let removed = world.run(&cold, options()).await.unwrap().objects_removed;
     assert!(removed == 0 && there(&orphan), "condemned first");
@@ -780,29 +780,36 @@ async fn whatever_happens(case: &Case, happenings: Vec<Happening>) {
     }
 }
 
-fn golden() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archive/v1")
+fn golden(version: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archive").join(version)
 }
 
 /// Archives that earlier versions wrote are read for ever. `STK_UPDATE=1` writes a new one, where
 /// there is none.
 #[tokio::test]
-async fn archives_of_earlier_versions_are_read() {
-    if std::env::var_os("STK_UPDATE").is_some() && !golden().exists() {
+async fn archives_of_every_version_are_read() {
+    for version in ["v1", "v2"] {
+        archive_is_read(version).await;
+    }
+}
+
+async fn archive_is_read(version: &str) {
+    let golden = golden(version);
+    if std::env::var_os("STK_UPDATE").is_some() && !golden.exists() {
         let mut world = World::new();
         world.now.store("2026-12-01T12:00:00Z".parse::<Timestamp>().unwrap().nanos(), Ordering::Release);
-        let cold = Arc::new(DirCold::open(&golden()).unwrap());
+        let cold = Arc::new(DirCold::open(&golden).unwrap());
         for _ in 0..2 {
             world.trades(1).await;
             world.archiver(cold.clone(), options()).run(&nothing()).await.unwrap();
         }
         for other in ["lease", "probe", ".tmp"] {
-            let _ = std::fs::remove_dir_all(golden().join(other));
+            let _ = std::fs::remove_dir_all(golden.join(other));
         }
     }
     // Read from a copy: a scrub writes down where it stands.
     let dir = TempDir::new().unwrap();
-    copy(&golden(), dir.path());
+    copy(&golden, dir.path());
     let cold = Arc::new(DirCold::open(dir.path()).unwrap());
     let mut found = BTreeMap::new();
     for manifest in manifests_of(&*cold, crate::market::Kind::Trade).await {

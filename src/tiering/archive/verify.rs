@@ -56,7 +56,7 @@ pub struct Fault {
 /// How far a scrub has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scrub {
-    /// 1.
+    /// 2; 1 where an earlier version wrote it, without a checksum.
     pub version: u32,
     /// When it began, RFC 3339.
     pub began_at: String,
@@ -96,7 +96,7 @@ impl Scrub {
     fn anew(before: Option<Self>, began_at: String) -> Self {
         let before = before.unwrap_or_default();
         let mut scrub = Self {
-            version: 1,
+            version: 2,
             began_at,
             known_more: before.faults_untold(),
             known: before.faults,
@@ -230,7 +230,7 @@ impl Scrubber {
 
     async fn read(&self, unit: Unit, number: u32) -> Result<Manifest, ArchiveError> {
         let key = manifest_key(unit, number);
-        let manifest: Option<Manifest> = self.store.get_json(&key).await?;
+        let manifest = self.store.manifest(unit, number).await?;
         manifest.ok_or_else(|| self.store.damaged(&key, "it is missing"))
     }
 

@@ -15,6 +15,7 @@ use parquet::file::metadata::PageIndexPolicy;
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
 use super::reader::Window;
+use super::sums::{Summer, Sums};
 use crate::market::{Kind, Symbol, TickBatch, TimeRange, Timestamp};
 
 const SYMBOL_COLUMN: usize = 0;
@@ -79,6 +80,8 @@ pub(in crate::tiering) struct Index {
     metadata: ArrowReaderMetadata,
     /// Of the symbols of each row group, where there is one.
     blooms: Vec<Option<Sbbf>>,
+    /// Of the rows' part of the file, at least.
+    sums: Sums,
 }
 
 /// Rows that hold what is wanted, and a few around them: whole pages.
@@ -95,18 +98,64 @@ impl Chosen {
 }
 
 impl Index {
-    /// Reads the end of a file of `kind`: `tail` begins where the rows end.
+    /// Reads the end of a file of `kind`, which is sound and holds the checksums of the rest: `tail`
+    /// begins where the rows end.
     pub(in crate::tiering) fn parse(kind: Kind, tail: &Window) -> Result<Self, ParquetError> {
+        let metadata = Self::metadata(kind, tail)?;
+        let sums = Sums::stored(metadata.metadata(), tail.start)?;
+        Ok(Self::new(kind, metadata, tail, sums))
+    }
+
+    /// The same of a file that was written without checksums: those of the whole file are `sums`.
+    pub(in crate::tiering) fn parse_checked_by(
+        kind: Kind,
+        tail: &Window,
+        sums: Sums,
+    ) -> Result<Self, ParquetError> {
+        Ok(Self::new(kind, Self::metadata(kind, tail)?, tail, sums))
+    }
+
+    fn metadata(kind: Kind, tail: &Window) -> Result<ArrowReaderMetadata, ParquetError> {
         let options = ArrowReaderOptions::new()
             .with_schema(TickBatch::schema(kind))
             .with_page_index_policy(PageIndexPolicy::Required);
-        let metadata = ArrowReaderMetadata::load(tail, options)?;
+        ArrowReaderMetadata::load(tail, options)
+    }
+
+    fn new(kind: Kind, metadata: ArrowReaderMetadata, tail: &Window, sums: Sums) -> Self {
         let groups = metadata.metadata().row_groups().iter();
         // One that lies elsewhere is done without.
         let blooms = groups
             .map(|group| Sbbf::read_from_column_chunk(group.column(SYMBOL_COLUMN), tail).unwrap_or_default());
         let blooms = blooms.collect();
-        Ok(Self { kind, metadata, blooms })
+        Self { kind, metadata, blooms, sums }
+    }
+
+    /// What the end of a file of `kind` tells of its rows as a whole: `tail` begins where the rows end.
+    pub(in crate::tiering) fn span(kind: Kind, tail: &Window) -> Result<Span, ParquetError> {
+        let index = Self::new(kind, Self::metadata(kind, tail)?, tail, Summer::new(1).finish());
+        let mut span = Span { rows: index.rows(), symbols: Vec::new(), ts_min: i64::MAX, ts_max: i64::MIN };
+        let missing = || ParquetError::General("it lacks the span of a page".to_owned());
+        for group in 0..index.blooms.len() {
+            let of_group = index.metadata.metadata().page_index();
+            let column = |column| of_group.and_then(|of| of.column_index(group, column)).ok_or_else(missing);
+            for (page, _) in index.pages(group, SYMBOL_COLUMN) {
+                let (min, max) = page_symbols(column(SYMBOL_COLUMN)?, page).ok_or_else(missing)?;
+                span.symbols.extend([min, max]);
+            }
+            let ColumnIndexMetaData::INT64(times) = column(TS_COLUMN)? else { return Err(missing()) };
+            for (page, _) in index.pages(group, TS_COLUMN) {
+                span.ts_min = span.ts_min.min(*times.min_value(page).ok_or_else(missing)?);
+                span.ts_max = span.ts_max.max(*times.max_value(page).ok_or_else(missing)?);
+            }
+        }
+        span.symbols.sort_unstable();
+        Ok(span)
+    }
+
+    /// The checksums of the rows' part of the file.
+    pub(in crate::tiering) fn sums(&self) -> &Sums {
+        &self.sums
     }
 
     /// Rows of the file.
@@ -117,7 +166,7 @@ impl Index {
     /// Memory held, about.
     pub(in crate::tiering) fn bytes(&self) -> usize {
         let blooms: usize = self.blooms.iter().flatten().map(|bloom| bloom.num_blocks() * 32).sum();
-        self.metadata.metadata().memory_size() + blooms
+        self.metadata.metadata().memory_size() + blooms + self.sums.bytes()
     }
 
     /// Which pages may hold rows of `wanted` in `range`.
@@ -240,6 +289,18 @@ impl Index {
             .build()?;
         Ok(Decoder { kind: self.kind, decoder, wanted, range })
     }
+}
+
+/// What a file holds as a whole.
+pub(in crate::tiering) struct Span {
+    /// Rows.
+    pub(in crate::tiering) rows: u64,
+    /// The first and the last symbol of each page, sorted.
+    pub(in crate::tiering) symbols: Vec<Option<Symbol>>,
+    /// The earliest venue time.
+    pub(in crate::tiering) ts_min: i64,
+    /// The latest.
+    pub(in crate::tiering) ts_max: i64,
 }
 
 /// The least and the greatest symbol of a page.

@@ -17,7 +17,12 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnDescPtr, ColumnPath};
 
 use super::dictionary;
+use super::sums::Summed;
 use crate::market::{Kind, TickBatch};
+
+/// Rows of a page for each byte of a block that has a checksum. A reader takes in whole blocks: larger
+/// ones would have it read much beside the pages it wants, smaller ones make the footer large.
+const PAGE_ROWS_PER_BLOCK_BYTE: u64 = 2;
 
 /// How a column of numbers (times, prices, counts, places in the log) is encoded before it is
 /// compressed.
@@ -156,7 +161,7 @@ fn sorting(kind: Kind) -> Vec<SortingColumn> {
 /// Writes one file.
 pub(in crate::tiering) struct TickWriter<W: Write + Send> {
     layout: Layout,
-    writer: SerializedFileWriter<W>,
+    writer: SerializedFileWriter<Summed<W>>,
     factory: ArrowRowGroupWriterFactory,
     /// What the columns are to Parquet, in their order: none is nested.
     descriptors: Vec<ColumnDescPtr>,
@@ -171,6 +176,7 @@ impl<W: Write + Send> TickWriter<W> {
         // Without the Arrow schema in the footer, which readers are told anyway: it is as large as
         // the rest of a small file's footer.
         let parquet_schema = ArrowSchemaConverter::new().convert(&schema)?;
+        let sink = Summed::new(sink, (layout.page_rows as u64 / PAGE_ROWS_PER_BLOCK_BYTE).max(1));
         let writer =
             SerializedFileWriter::new(sink, parquet_schema.root_schema_ptr(), layout.properties.clone())?;
         let descriptors = writer.schema_descr().columns().to_vec();
@@ -180,12 +186,7 @@ impl<W: Write + Send> TickWriter<W> {
 
     /// Where the bytes go. What has come out so far may stand in a buffer yet.
     pub(in crate::tiering) fn sink_mut(&mut self) -> &mut W {
-        self.writer.inner_mut()
-    }
-
-    /// Bytes of the file so far, without what is in memory of an open row group.
-    pub(in crate::tiering) fn bytes_written(&self) -> u64 {
-        self.writer.bytes_written() as u64
+        &mut self.writer.inner_mut().inner
     }
 
     /// Writes all of `batch` as row groups, column by column, so that only one column's pages are in
@@ -261,11 +262,27 @@ impl<W: Write + Send> TickWriter<W> {
         Ok(())
     }
 
-    /// Ends the file; gives the sink back.
-    pub(in crate::tiering) fn finish(mut self) -> Result<W, ParquetError> {
+    /// Ends the file.
+    pub(in crate::tiering) fn finish(mut self) -> Result<Finished<W>, ParquetError> {
         self.close_row_group()?;
-        self.writer.into_inner()
+        self.writer.flush()?;
+        let ended = self.writer.inner_mut().end_rows();
+        let (footer_at, sums) =
+            ended.ok_or_else(|| ParquetError::General("the file has ended already".to_owned()))?;
+        self.writer.append_key_value_metadata(sums);
+        let summed = self.writer.into_inner()?;
+        Ok(Finished { footer_at, footer_crc: summed.footer_crc(), sink: summed.inner })
     }
+}
+
+/// A file that was written.
+pub(in crate::tiering) struct Finished<W> {
+    /// Where it went.
+    pub(in crate::tiering) sink: W,
+    /// Where its rows end and its footer begins.
+    pub(in crate::tiering) footer_at: u64,
+    /// CRC-32 of the footer.
+    pub(in crate::tiering) footer_crc: u32,
 }
 
 #[cfg(test)]
@@ -281,7 +298,7 @@ mod tests {
         let layout = Layout::new(kind, PAGE_ROWS, 1_000, 1, |_| Numbers::Delta);
         let mut writer = TickWriter::new(layout, Vec::new()).unwrap();
         writer.write_group(batches).unwrap();
-        writer.finish().unwrap()
+        writer.finish().unwrap().sink
     }
 
     proptest! {

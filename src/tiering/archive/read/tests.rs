@@ -15,9 +15,10 @@ use crate::market::{
 use crate::tiering::archive::manifest::{
     MANIFEST_VERSION, ManifestFile, data_prefix, manifest_key, manifest_prefix,
 };
+use crate::tiering::archive::sealed;
 use crate::tiering::cold::dir::DirCold;
 use crate::tiering::cold::{ObjectInfo, RestoreTier, Transition, Upload};
-use crate::tiering::parquet::{Layout, Numbers, TickWriter};
+use crate::tiering::parquet::{Finished, Layout, Numbers, TickWriter};
 use crate::tiering::warm::conformance::{self, PARTITIONS, Row};
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
 use crate::tiering::warm::{ArchiveSource, Query, Unit, Warm};
@@ -72,8 +73,8 @@ pub(in crate::tiering) async fn write(
         let layout = Layout::new(unit.kind, shape.page_rows, shape.group_rows, 1, |_| Numbers::Delta);
         let mut writer = TickWriter::new(layout, Vec::new()).unwrap();
         writer.write_whole(&part).unwrap();
-        let footer_at = writer.bytes_written();
-        let bytes = Bytes::from(writer.finish().unwrap());
+        let Finished { sink, footer_at, .. } = writer.finish().unwrap();
+        let bytes = Bytes::from(sink);
         let name = format!("part-{:04}-{nonce:016x}", files.len());
         let file = ManifestFile {
             key: format!("{}{name}.parquet", data_prefix(unit)),
@@ -81,6 +82,7 @@ pub(in crate::tiering) async fn write(
             bytes: bytes.len() as u64,
             footer_at,
             checksum: format!("{:016x}", xxh3_64(&bytes)),
+            footer_checksum: Some(format!("{:016x}", xxh3_64(&bytes[footer_at as usize..]))),
             digest: part.digest(),
             symbol_min: part.keys().unwrap().symbol(0).map(|symbol| symbol.to_string()),
             symbol_max: part.keys().unwrap().symbol(part.len() - 1).map(|symbol| symbol.to_string()),
@@ -113,6 +115,7 @@ pub(in crate::tiering) fn data_file(key: &str, bytes: u64) -> DataFile {
         bytes,
         footer_at: 0,
         checksum: String::new(),
+        footer_checksum: None,
         digest: RowDigest::default(),
         symbol_min: None,
         symbol_max: None,
@@ -136,8 +139,8 @@ pub(in crate::tiering) fn some_case() -> conformance::Case {
 /// Makes a manifest's rows count.
 pub(in crate::tiering) async fn commit(cold: &dyn Cold, manifest: &Manifest) {
     let unit = Unit { day: manifest.date, kind: Kind::from_name(&manifest.kind).unwrap() };
-    let bytes = serde_json::to_vec(manifest).unwrap();
-    assert!(cold.create(&manifest_key(unit, manifest.number), bytes.into()).await.unwrap());
+    let bytes = sealed::seal(manifest);
+    assert!(cold.create(&manifest_key(unit, manifest.number), bytes).await.unwrap());
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -445,19 +448,23 @@ async fn a_chain_that_does_not_hold_is_named() {
         )
     );
     commit(&*cold, &first).await;
-    assert!(failed().await.ends_with("0001.json does not begin where the manifest before it ends"));
+    assert!(failed().await.contains("0001.json is damaged: it does not begin where the one before it ends"));
     let key = manifest_key(unit, 1);
-    cold.put(&key, serde_json::to_vec(&Manifest { version: 2, ..second.clone() }).unwrap().into())
-        .await
-        .unwrap();
-    assert!(failed().await.contains("is of version 2, of which this program knows nothing"));
+    cold.put(&key, sealed::seal(&Manifest { version: 3, ..second.clone() })).await.unwrap();
+    assert!(failed().await.contains("0001.json is damaged: it is of version 3: use a newer stk"));
     cold.put(&key, "{".into()).await.unwrap();
-    assert!(failed().await.contains("0001.json: EOF"));
+    assert!(failed().await.contains("0001.json is damaged: EOF"));
     let copy = Manifest { first_offsets: vec![10, 20], kind: "quote".to_owned(), ..second.clone() };
-    cold.put(&key, serde_json::to_vec(&copy).unwrap().into()).await.unwrap();
-    assert!(failed().await.ends_with("is a copy of another unit's manifest"));
+    cold.put(&key, sealed::seal(&copy)).await.unwrap();
+    assert!(failed().await.contains("it is the manifest of another unit"));
     let met = Manifest { first_offsets: vec![10, 20], ..second };
-    cold.put(&key, serde_json::to_vec(&met).unwrap().into()).await.unwrap();
+    let more = RowDigest { rows: 1, ..met.digest };
+    cold.put(&key, sealed::seal(&Manifest { digest: more, ..met.clone() })).await.unwrap();
+    assert!(failed().await.contains("0001.json is damaged: its objects do not add up to its rows"));
+    let unsealed = serde_json::to_vec(&met).unwrap();
+    cold.put(&key, unsealed.into()).await.unwrap();
+    assert!(failed().await.contains("0001.json is damaged: it lacks its checksum"));
+    cold.put(&key, sealed::seal(&met)).await.unwrap();
     let snapshot = reader().snapshot(Kind::Trade, TimeRange::ALL).await.unwrap();
     assert_eq!(snapshot.next_offsets(day), [11, 22]);
     assert!(
@@ -481,20 +488,69 @@ async fn damage_is_told_by_the_objects_name() {
         error.to_string()
     };
     let (data, footer) = (cold.get(&file.key).await.unwrap(), cold.get(&file.footer_key).await.unwrap());
-    cold.put(&file.footer_key, footer.slice(1..)).await.unwrap();
-    assert!(failed().await.contains(".footer is damaged: it has"));
-    cold.put(&file.footer_key, footer.slice(..footer.len() - 8).iter().copied().chain([0; 8]).collect())
-        .await
-        .unwrap();
-    assert!(failed().await.contains(".footer is damaged"));
+    let read = async || scanned(&Arc::new(ArchiveReader::new(cold.clone())), &query).await.unwrap().len();
+    // A footer's copy that is damaged or missing is done without.
+    for copy in [footer.slice(1..), footer.iter().rev().copied().collect()] {
+        cold.put(&file.footer_key, copy).await.unwrap();
+        assert_eq!(read().await, 7);
+    }
+    cold.delete(&file.footer_key).await.unwrap();
+    assert_eq!(read().await, 7);
+    let mut flipped = data.to_vec();
+    *flipped.last_mut().unwrap() ^= 1;
+    cold.put(&file.key, flipped.into()).await.unwrap();
+    assert!(failed().await.contains(".parquet is damaged: its footer does not match its checksum"));
     cold.put(&file.footer_key, footer).await.unwrap();
+    assert_eq!(read().await, 7, "of the object the rows alone are read");
     cold.put(&file.key, vec![0; data.len()].into()).await.unwrap();
     assert!(failed().await.contains(".parquet is damaged"));
     cold.delete(&file.key).await.unwrap();
-    assert!(failed().await.ends_with("it is not there, though a manifest names it"));
+    assert!(failed().await.contains("it is not there, though a manifest names it"));
     cold.put(&file.key, data).await.unwrap();
-    let rows = scanned(&Arc::new(ArchiveReader::new(cold.clone())), &query).await.unwrap();
-    assert_eq!(rows.len(), 7);
+    assert_eq!(read().await, 7);
+}
+
+/// Whatever bit is flipped, in an object that has the checksums of its blocks or, as an earlier version
+/// wrote it, has none.
+#[tokio::test]
+async fn a_flipped_bit_of_an_object_never_reads_as_another_row() {
+    let dir = TempDir::new().unwrap();
+    let cold: Arc<dyn Cold> = Arc::new(DirCold::open(dir.path()).unwrap());
+    let day: TradingDay = "2026-11-20".parse().unwrap();
+    let unit = Unit { day, kind: Kind::Trade };
+    let mut manifest = write(&*cold, unit, 0, (vec![0], vec![30]), &day_of_trades(day, 1, 7), TINY).await;
+    commit(&*cold, &manifest).await;
+    let key = manifest.files[0].key.clone();
+    let data = cold.get(&key).await.unwrap();
+    let query = Query::new(Kind::Trade, None, TimeRange::ALL);
+    let sound = scanned(&Arc::new(ArchiveReader::new(cold.clone())), &query).await.unwrap();
+    for is_old in [false, true] {
+        if is_old {
+            manifest.version = 1;
+            manifest.files.iter_mut().for_each(|file| file.footer_checksum = None);
+            let bytes = serde_json::to_vec(&manifest).unwrap();
+            cold.put(&manifest_key(unit, 0), bytes.into()).await.unwrap();
+        }
+        let rows = scanned(&Arc::new(ArchiveReader::new(cold.clone())), &query).await.unwrap();
+        assert_eq!(rows, sound);
+        let mut failed = 0;
+        for at in (0..data.len()).step_by(13) {
+            let mut flipped = data.to_vec();
+            flipped[at] ^= 1 << (at % 8);
+            cold.put(&key, flipped.into()).await.unwrap();
+            match scanned(&Arc::new(ArchiveReader::new(cold.clone())), &query).await {
+                // In the footer, of which the copy was read.
+                Ok(rows) => assert_eq!(rows, sound, "byte {at}"),
+                Err(error) => {
+                    assert!(error.to_string().contains(&key), "{error}");
+                    failed += 1;
+                }
+            }
+        }
+        let trials = data.len().div_ceil(13);
+        assert!(if is_old { failed == trials } else { failed > trials / 10 }, "{failed} of {trials}");
+        cold.put(&key, data.clone()).await.unwrap();
+    }
 }
 
 #[test]

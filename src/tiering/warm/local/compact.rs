@@ -102,11 +102,6 @@ impl Shared {
             written_at: plan.inputs.iter().map(|input| input.info.written_at).max().unwrap_or(0),
             ..first.clone()
         };
-        // A damaged input must not be made to look sound by writing it anew.
-        for input in &plan.inputs {
-            self.pause(plan.urgent)?;
-            input.verify()?;
-        }
         let kind = first.kind;
         let bounds = plan.inputs.iter().map(|input| RowKey {
             symbol: input.info.symbol_min,

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::disk;
 use crate::tiering::warm::WarmError;
 
+/// How to go on where a segment or a checkpoint is damaged.
+pub(super) const MEND_FILE: &str = "; bring a sound copy of the file back";
+
 pub(super) fn io_error(path: &Path, error: &io::Error) -> WarmError {
     let path = path.display().to_string();
     match error.kind() {
@@ -27,6 +30,12 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), WarmError> {
 /// Makes `dir` and those above it that are missing, durably.
 pub(super) fn create_dir(dir: &Path) -> Result<(), WarmError> {
     disk::create_dir(dir).map_err(|error| io_error(dir, &error))
+}
+
+/// What is in `dir`.
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, WarmError> {
+    let read = fs::read_dir(dir).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    read.map_err(|error| io_error(dir, &error))
 }
 
 /// A file that is removed again unless it gets its name: what failed must not fill the disk.

@@ -5,6 +5,11 @@
 //! short by a crash is the last one and is taken off at the next start. When the edits outgrow the
 //! state they add up to, the state is written to a new file whose name is one higher, and the old
 //! file goes.
+//!
+//! The state that a file begins with ends with [`Edit::End`], which counts its lines, and is in
+//! place before the file has its name. A file that ends before that line was cut afterwards. A last
+//! line that fails its checksum is a torn append only if bytes are missing: its end, or whole blocks
+//! that read as zeros. Anything else is damage, and never taken off.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -19,13 +24,26 @@ use crate::fail;
 use crate::market::{Kind, TradingDay};
 use crate::tiering::warm::{Unit, WarmError};
 
-/// The version that is written. Version 1 knew no edits of the archive; all of its files can be read.
-pub(super) const VERSION: u32 = 2;
+/// The version that is written. Version 1 had no edits of the archive, version 2 no [`Edit::End`]; their
+/// files can be read.
+pub(super) const VERSION: u32 = 3;
+
+/// The first version whose files have an [`Edit::End`].
+const VERSION_WITH_END: u32 = 3;
 
 /// Edits that a manifest may grow by before its state is written anew, at least.
 const EDITS_MIN: usize = 1000;
 
 const CHECKSUM_LEN: usize = 8;
+
+/// The smallest block that a disk writes or leaves unwritten.
+const DISK_BLOCK_BYTES: usize = 512;
+
+/// Where a store keeps the checkpoints.
+pub(super) const CHECKPOINT_DIR: &str = "checkpoint";
+
+/// How to go on where a manifest is damaged.
+pub(super) const MEND: &str = "; bring a sound copy of the directory back, or move the directory away to begin anew with what the log and the archive hold";
 
 /// Where a partition stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +71,8 @@ pub(super) struct CheckpointFile {
 pub(super) enum Edit {
     /// The first line of a file.
     Begin { version: u32, next_id: u64 },
+    /// Ends the state that a file begins with: the number of lines before this one.
+    End { edits: u64 },
     /// A block was stored.
     Commit { mark: MarkEdit, segments: Vec<SegmentInfo> },
     /// Segments were rewritten: `drop` by id, all of one partition, kind and day.
@@ -173,6 +193,8 @@ impl State {
                 self.version = version;
                 self.next_id = self.next_id.max(next_id);
             }
+            // Only its place matters, and `parse` checks that.
+            Edit::End { .. } => {}
             Edit::Commit { mark, segments } => {
                 if let Some(checkpoint) = &mark.checkpoint {
                     self.next_id = self.next_id.max(checkpoint.id + 1);
@@ -233,6 +255,14 @@ impl State {
         });
         std::iter::once(begin).chain(marks).chain(segments).chain(archived)
     }
+
+    /// The path of every file that counts, relative to the store's directory: segments, and
+    /// checkpoints.
+    pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let checkpoints = self.marks.values().filter_map(|mark| mark.checkpoint.as_ref());
+        let checkpoints = checkpoints.map(|checkpoint| Path::new(CHECKPOINT_DIR).join(&checkpoint.file));
+        self.segments.values().map(SegmentInfo::path).chain(checkpoints)
+    }
 }
 
 /// The manifest's file, open for appending.
@@ -258,24 +288,42 @@ pub(super) fn is_there(dir: &Path) -> Result<bool, WarmError> {
 pub(super) fn read(dir: &Path) -> Result<Option<State>, WarmError> {
     let Some((_, path)) = newest(dir)? else { return Ok(None) };
     let bytes = fs::read(&path).map_err(|error| io_error(&path, &error))?;
-    parse(&path, &bytes).map(|(state, _, _)| Some(state))
+    parse(&path, &bytes).map(|parsed| Some(parsed.state))
+}
+
+/// The path of the newest manifest under `dir`, or of the first.
+pub(super) fn path(dir: &Path) -> Result<PathBuf, WarmError> {
+    Ok(newest(dir)?.map_or_else(|| path_of(dir, 1), |(_, path)| path))
+}
+
+fn path_of(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("manifest-{number:010}.jsonl"))
 }
 
 impl Manifest {
     /// Opens the manifest under `dir`, or begins one, cuts off a torn end, and removes what an
-    /// earlier rewrite left behind.
-    pub(super) fn open(dir: &Path) -> Result<(Self, State), WarmError> {
+    /// earlier rewrite left behind. `check` sees the state before anything is changed.
+    pub(super) fn open(
+        dir: &Path,
+        check: impl FnOnce(&State) -> Result<(), WarmError>,
+    ) -> Result<(Self, State), WarmError> {
         let Some((number, path)) = newest(dir)? else {
             let state = State { version: VERSION, ..State::default() };
             return Self::begin(dir, 1, &state).map(|manifest| (manifest, state));
         };
         let bytes = fs::read(&path).map_err(|error| io_error(&path, &error))?;
-        let (mut state, len, edits) = parse(&path, &bytes)?;
+        let Parsed { mut state, mut len, edits, lacks_newline } = parse(&path, &bytes)?;
+        check(&state)?;
         let file =
             OpenOptions::new().read(true).write(true).open(&path).map_err(|error| io_error(&path, &error))?;
         if len < bytes.len() as u64 {
             tracing::warn!(path = %path.display(), bytes = bytes.len() as u64 - len, "cut a torn line off the manifest");
             file.set_len(len).and_then(|()| file.sync_data()).map_err(|error| io_error(&path, &error))?;
+        }
+        if lacks_newline {
+            let ended = (&file).seek(SeekFrom::Start(len)).and_then(|_| (&file).write_all(b"\n"));
+            ended.and_then(|()| file.sync_data()).map_err(|error| io_error(&path, &error))?;
+            len += 1;
         }
         if state.version < VERSION {
             // An earlier program would take the first edit it does not know for damage.
@@ -288,12 +336,15 @@ impl Manifest {
         Ok((manifest, state))
     }
 
+    /// Fails where an earlier append failed: nothing can be appended before the next start.
+    pub(super) fn check(&self) -> Result<(), WarmError> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
     /// Appends `edit` and applies it to `state`. Durable when it returns; after an error nothing
     /// further can be appended, since what the disk holds is not known before the next start.
     pub(super) fn append(&mut self, state: &mut State, edit: Edit) -> Result<(), WarmError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
+        self.check()?;
         let line = line(&edit);
         let written = (&self.file)
             .seek(SeekFrom::Start(self.len))
@@ -337,8 +388,8 @@ impl Manifest {
     }
 
     /// Writes `state` to a file of its own and makes that the manifest.
-    fn begin(dir: &Path, number: u64, state: &State) -> Result<Self, WarmError> {
-        let path = dir.join(format!("manifest-{number:010}.jsonl"));
+    pub(super) fn begin(dir: &Path, number: u64, state: &State) -> Result<Self, WarmError> {
+        let path = path_of(dir, number);
         let temporary = Temporary::of(&path);
         let mut bytes = Vec::new();
         let mut edits = 0;
@@ -346,6 +397,8 @@ impl Manifest {
             bytes.extend_from_slice(&line(&edit));
             edits += 1;
         }
+        bytes.extend_from_slice(&line(&Edit::End { edits: edits as u64 }));
+        edits += 1;
         let written = File::create(temporary.path()).and_then(|mut file| {
             file.write_all(&bytes)?;
             file.sync_all()
@@ -392,20 +445,33 @@ pub(super) fn crc32(bytes: &[u8]) -> u32 {
     crc.sum()
 }
 
-/// The state, the bytes of whole lines, and how many edits there are.
-fn parse(path: &Path, bytes: &[u8]) -> Result<(State, u64, usize), WarmError> {
+/// What a manifest's file adds up to.
+struct Parsed {
+    state: State,
+    /// Bytes of whole lines.
+    len: u64,
+    /// Their number.
+    edits: usize,
+    /// The last line is whole but for its newline.
+    lacks_newline: bool,
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed, WarmError> {
     let (mut state, mut len, mut edits) = (State::default(), 0, 0);
+    let (mut lacks_newline, mut is_ended) = (false, false);
     while len < bytes.len() {
         let rest = &bytes[len..];
         let end = rest.iter().position(|&byte| byte == b'\n');
-        let Some(json) = end.and_then(|end| whole_line(&rest[..end])) else {
-            // Only the last append can be torn: whole lines after this one mean damage.
-            let torn = end
-                .is_none_or(|end| !rest[end + 1..].split(|&b| b == b'\n').any(|l| whole_line(l).is_some()));
-            if torn && edits > 0 {
+        // The newline of the last line may be missing or damaged: the line is whole without it.
+        let line_len = end.unwrap_or_else(|| {
+            let without_last = rest.len() - 1;
+            if whole_line(&rest[..without_last]).is_some() { without_last } else { rest.len() }
+        });
+        let Some(json) = whole_line(&rest[..line_len]) else {
+            if edits > 0 && is_torn(rest, len) {
                 break;
             }
-            return Err(damaged(path, format!("the line at byte {len} does not have its checksum")));
+            return Err(damaged(path, format!("the line at byte {len} does not match its checksum{MEND}")));
         };
         // Never taken for a torn one: what it says was committed.
         let edit = serde_json::from_slice(json)
@@ -413,14 +479,49 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(State, u64, usize), WarmError> {
         if (edits == 0) != matches!(edit, Edit::Begin { .. }) {
             return Err(damaged(path, "its first line, and no other, has to tell the version"));
         }
+        if let Edit::End { edits: counted } = edit {
+            if is_ended || counted != edits as u64 {
+                return Err(damaged(path, format!("lines before byte {len} are missing{MEND}")));
+            }
+            is_ended = true;
+        }
         state.apply(edit).map_err(|reason| damaged(path, reason))?;
         edits += 1;
-        len += end.map_or(0, |end| end + 1);
+        lacks_newline = end.is_none();
+        len += line_len;
+        if lacks_newline {
+            break;
+        }
+        len += 1;
     }
     if edits == 0 {
-        return Err(damaged(path, "it is empty"));
+        return Err(damaged(path, format!("it is empty{MEND}")));
     }
-    Ok((state, len as u64, edits))
+    if state.version >= VERSION_WITH_END && !is_ended {
+        return Err(damaged(path, format!("it was cut short at byte {len}{MEND}")));
+    }
+    Ok(Parsed { state, len: len as u64, edits, lacks_newline })
+}
+
+/// Whether `rest`, which begins at byte `at` with a line that fails its checksum, is what a crash
+/// leaves of the last append: its end is missing, or whole blocks of it read as zeros.
+fn is_torn(rest: &[u8], at: usize) -> bool {
+    let Some(end) = rest.iter().position(|&byte| byte == b'\n') else { return true };
+    if end + 1 < rest.len() {
+        return false;
+    }
+    let is_block_edge =
+        |index: usize| index == 0 || index == rest.len() || (at + index).is_multiple_of(DISK_BLOCK_BYTES);
+    let mut zeros = rest
+        .chunk_by(|a, b| (*a == 0) == (*b == 0))
+        .scan(0, |start, run| {
+            let range = *start..*start + run.len();
+            *start = range.end;
+            Some((run[0] == 0, range))
+        })
+        .filter(|(is_zero, _)| *is_zero)
+        .peekable();
+    zeros.peek().is_some() && zeros.all(|(_, run)| is_block_edge(run.start) && is_block_edge(run.end))
 }
 
 /// The text of a line that has its checksum.

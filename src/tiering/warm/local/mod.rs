@@ -8,8 +8,9 @@
 //! ```
 //!
 //! A file is written under another name, synced, renamed, its directory synced; then one line of
-//! the manifest makes all files of a block count at once. A file that no manifest names is the
-//! trace of a crash and is removed at the next start. Nothing is ever written in place.
+//! the manifest makes all files of a block count at once. Nothing is ever written in place. A file
+//! that the manifest does not name is moved aside at the next start if a crash can have left it
+//! there; otherwise the manifest is damaged, and the store is not opened ([`unnamed`]).
 
 mod compact;
 mod files;
@@ -22,6 +23,7 @@ mod segment;
 mod source;
 #[cfg(test)]
 mod tests;
+mod unnamed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -34,21 +36,21 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 
 use self::compact::Stopped;
-use self::files::{create_dir, damaged, io_error, sync_dir};
-use self::manifest::{Archived, CheckpointFile, Edit, Manifest, MarkEdit, State, crc32};
+use self::files::{MEND_FILE, create_dir, damaged, io_error, sync_dir};
+use self::manifest::{Archived, CHECKPOINT_DIR, CheckpointFile, Edit, Manifest, MarkEdit, State, crc32};
 pub use self::metrics::LocalWarmMetrics;
 use self::read::MetadataCache;
 use self::scan::{Part, Scanner};
 use self::segment::SegmentWriter;
 pub use self::segment::{SegmentGroup, SegmentInfo};
+use self::unnamed::Unnamed;
 use super::{ArchiveSource, Block, Mark, Query, Scan, ScanStats, Unit, Warm, WarmError};
 use crate::fail;
 use crate::market::{Kind, TickBatch, Timestamp, TradingDay};
+use crate::tiering::parquet::{LATE_BLOCK_BYTES, Summer, Sums};
 
 /// Parsed footers that are kept, in bytes.
 const METADATA_BYTES_MAX: usize = 32 << 20;
-
-const CHECKPOINT_DIR: &str = "checkpoint";
 
 /// What the store holds of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +70,14 @@ struct Segment {
     info: SegmentInfo,
     path: PathBuf,
     obsolete: AtomicBool,
+    /// The checksums of a file that has none stored, once it was read whole and found sound.
+    late_sums: Mutex<Option<Arc<Sums>>>,
 }
 
 impl Segment {
     fn new(root: &Path, info: SegmentInfo) -> Arc<Self> {
         let path = root.join(info.path());
-        Arc::new(Self { info, path, obsolete: AtomicBool::new(false) })
+        Arc::new(Self { info, path, obsolete: AtomicBool::new(false), late_sums: Mutex::default() })
     }
 
     /// When rows of it were stored last.
@@ -87,27 +91,38 @@ impl Segment {
         Timestamp::from_nanos(since.map_or(0, |since| since.as_nanos() as i64))
     }
 
-    /// Reads the whole file and compares its checksum.
-    fn verify(&self) -> Result<(), WarmError> {
+    /// Reads the whole file and compares its checksum; gives those of its blocks.
+    fn verify(&self) -> Result<Sums, WarmError> {
         let failed = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::NotFound => damaged(&self.path, "the file is missing"),
+            std::io::ErrorKind::NotFound => damaged(&self.path, format!("the file is missing{MEND_FILE}")),
             _ => io_error(&self.path, &error),
         };
         let mut file = File::open(&self.path).map_err(failed)?;
         let (mut crc, mut bytes, mut buffer) = (flate2::Crc::new(), 0, vec![0; 1 << 16]);
+        let mut sums = Summer::new(LATE_BLOCK_BYTES);
         loop {
             let read = file.read(&mut buffer).map_err(failed)?;
             if read == 0 {
                 break;
             }
             crc.update(&buffer[..read]);
+            sums.update(&buffer[..read]);
             bytes += read as u64;
         }
         if (bytes, crc.sum()) == (self.info.bytes, self.info.crc) {
-            Ok(())
+            Ok(sums.finish())
         } else {
-            Err(damaged(&self.path, "its checksum is not the one it was written with"))
+            Err(damaged(&self.path, format!("its checksum is not the one it was written with{MEND_FILE}")))
         }
+    }
+
+    /// The checksums of a file that has none stored: it is read whole for them, once.
+    fn late_sums(&self) -> Result<Arc<Sums>, WarmError> {
+        let mut late_sums = self.late_sums.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sums) = &*late_sums {
+            return Ok(sums.clone());
+        }
+        Ok(late_sums.insert(Arc::new(self.verify()?)).clone())
     }
 }
 
@@ -210,14 +225,19 @@ impl LocalWarm {
     /// starts compaction. Blocking.
     ///
     /// Errors: another process has it open; the directory can't be written; the manifest is
-    /// damaged, or missing while there are files that it named.
+    /// damaged, or does not fit the files that are there. Nothing was changed then.
     pub fn open(dir: &Path, options: LocalWarmOptions) -> Result<Arc<Self>, WarmError> {
         create_dir(dir)?;
         let lock = lock(dir)?;
         create_dir(&dir.join(CHECKPOINT_DIR))?;
-        check_manifest(dir)?;
-        let (manifest, state) = Manifest::open(dir)?;
-        remove_unnamed(dir, &state)?;
+        unnamed::check_manifest(dir)?;
+        let mut found = Unnamed::default();
+        let (manifest, mut state) = Manifest::open(dir, |state| {
+            found = Unnamed::find(dir, state)?;
+            Ok(())
+        })?;
+        found.move_aside(dir)?;
+        state.next_id = state.next_id.max(found.next_id());
         let live = live(dir, &state);
         let mut warm = Self::new(dir, live, Some(Writer { manifest, state }), Some(lock));
         if options.compaction {
@@ -232,8 +252,8 @@ impl LocalWarm {
     /// Opens the store in `dir` to read, changing nothing. A directory that is missing is an empty store.
     /// Blocking.
     ///
-    /// Errors: a process has it open to write; the manifest is damaged, or missing while there are files
-    /// that it named.
+    /// Errors: a process has it open to write; the manifest is damaged, or does not fit the files that are
+    /// there.
     pub fn open_read_only(dir: &Path) -> Result<Arc<Self>, WarmError> {
         let path = dir.join("lock");
         let lock = match File::open(&path) {
@@ -248,8 +268,9 @@ impl LocalWarm {
         if !dir.is_dir() {
             return Ok(Arc::new(Self::new(dir, Live::default(), None, lock)));
         }
-        check_manifest(dir)?;
+        unnamed::check_manifest(dir)?;
         let state = manifest::read(dir)?.unwrap_or_default();
+        Unnamed::find(dir, &state)?;
         Ok(Arc::new(Self::new(dir, live(dir, &state), None, lock)))
     }
 
@@ -299,7 +320,7 @@ impl LocalWarm {
     /// Reads every segment whole and compares its checksum. Blocking.
     pub fn verify(&self) -> Result<(), WarmError> {
         let segments: Vec<_> = self.shared.live().segments.values().flatten().cloned().collect();
-        segments.iter().try_for_each(|segment| segment.verify())
+        segments.iter().try_for_each(|segment| segment.verify().map(drop))
     }
 
     /// Does the most useful merge that is due. Returns whether there was one. Blocking.
@@ -351,66 +372,6 @@ fn live(dir: &Path, state: &State) -> Live {
         live.add(Segment::new(dir, info.clone()));
     }
     live
-}
-
-/// Removes the segments and checkpoints that the manifest does not name.
-fn remove_unnamed(dir: &Path, state: &State) -> Result<(), WarmError> {
-    let checkpoints = state.marks.values().filter_map(|mark| mark.checkpoint.as_ref());
-    let named: BTreeSet<PathBuf> = state
-        .segments
-        .values()
-        .map(|segment| dir.join(segment.path()))
-        .chain(checkpoints.map(|checkpoint| dir.join(CHECKPOINT_DIR).join(&checkpoint.file)))
-        .collect();
-    for path in stored_files(dir)?.into_iter().filter(|path| !named.contains(path)) {
-        tracing::info!(path = %path.display(), "remove what an interrupted write left");
-        fs::remove_file(&path).map_err(|error| io_error(&path, &error))?;
-    }
-    Ok(())
-}
-
-/// Fails where files of a store are there without the manifest that says which of them count: a
-/// store begins with its manifest, so it was lost, and what it named must not be taken for the trace
-/// of a crash.
-fn check_manifest(dir: &Path) -> Result<(), WarmError> {
-    if manifest::is_there(dir)? {
-        return Ok(());
-    }
-    match &stored_files(dir)?[..] {
-        [] => Ok(()),
-        files => {
-            let reason = format!(
-                "it is missing, while {} files that it named are there; bring it back, or move {} away to begin anew with what the log still holds",
-                files.len(),
-                dir.display(),
-            );
-            Err(damaged(&dir.join("manifest-*.jsonl"), reason))
-        }
-    }
-}
-
-/// The files of segments and checkpoints under `dir`, whole or begun.
-fn stored_files(dir: &Path) -> Result<Vec<PathBuf>, WarmError> {
-    let mut dirs = vec![dir.join(CHECKPOINT_DIR)];
-    dirs.retain(|checkpoints| checkpoints.is_dir());
-    for day in entries(dir)?.into_iter().filter(|path| is_named(path, "date=")) {
-        dirs.extend(entries(&day)?.into_iter().filter(|path| is_named(path, "kind=")));
-    }
-    let is_ours = |path: &PathBuf| {
-        path.extension()
-            .is_some_and(|extension| ["parquet", "bin", "tmp"].iter().any(|known| extension == *known))
-    };
-    let files = dirs.iter().map(|dir| entries(dir)).collect::<Result<Vec<_>, _>>()?.concat();
-    Ok(files.into_iter().filter(is_ours).collect())
-}
-
-fn is_named(path: &Path, prefix: &str) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix))
-}
-
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, WarmError> {
-    let read = fs::read_dir(dir).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-    read.map_err(|error| io_error(dir, &error))
 }
 
 impl Shared {
@@ -466,6 +427,8 @@ impl Shared {
 
     fn commit(&self, block: &Block) -> Result<(), WarmError> {
         Self::check_next(&self.live(), block)?;
+        // Files that can't be made to count must not pile up.
+        self.writer()?.manifest.check()?;
         let mut segments = Vec::with_capacity(block.batches.len());
         let written = self.write_files(block, &mut segments);
         let mark = match written {
@@ -534,6 +497,8 @@ impl Shared {
                 rows: 0,
                 bytes: 0,
                 crc: 0,
+                footer_at: 0,
+                footer_crc: 0,
                 ts_min: 0,
                 ts_max: 0,
                 symbol_min: None,
@@ -596,12 +561,15 @@ impl Shared {
                     {
                         continue;
                     }
-                    return Err(damaged(&path, "the file is missing"));
+                    return Err(damaged(&path, format!("the file is missing{MEND_FILE}")));
                 }
                 Err(error) => return Err(io_error(&path, &error)),
             };
             if (bytes.len() as u64, crc32(&bytes)) != (checkpoint.bytes, checkpoint.crc) {
-                return Err(damaged(&path, "its checksum is not the one it was written with"));
+                return Err(damaged(
+                    &path,
+                    format!("its checksum is not the one it was written with{MEND_FILE}"),
+                ));
             }
             return Ok(Mark { next_offset: mark.next_offset, checkpoint: bytes.into(), seam: None });
         }

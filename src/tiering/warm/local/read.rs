@@ -1,10 +1,12 @@
-//! Reading a segment: footers once, then only the pages that hold the rows asked for.
+//! Reading a segment: footers once, then only the pages that hold the rows asked for. Every byte is
+//! checked before it is used: the footer by the manifest's checksum of it, all else by the checksums
+//! in the footer. A segment without those is read whole first.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
@@ -21,10 +23,12 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::Segment;
-use super::files::{damaged, io_error};
+use super::files::{MEND_FILE, damaged, io_error};
+use super::manifest::crc32;
 use super::segment::is_before;
+use super::{Segment, SegmentInfo};
 use crate::market::{Kind, Symbol, TickBatch, TimeRange};
+use crate::tiering::parquet::{Sums, Window, is_io};
 use crate::tiering::warm::{ScanStats, WarmError};
 
 const SYMBOL_COLUMN: usize = 0;
@@ -54,6 +58,8 @@ struct Opened {
     file: File,
     len: u64,
     stats: SharedStats,
+    /// By which bytes are checked: known before any is read for its rows.
+    sums: OnceLock<Arc<Sums>>,
     /// What was read while the rows were looked up, and will be read again with them. None where no
     /// row is looked up: then nothing is read twice.
     kept: Mutex<Option<HashMap<(u64, usize), Bytes>>>,
@@ -63,15 +69,47 @@ impl SegmentFile {
     fn open(segment: &Segment, stats: SharedStats) -> Result<Self, WarmError> {
         let opened = File::open(&segment.path).and_then(|file| Ok((file.metadata()?.len(), file)));
         let (len, file) = opened.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => damaged(&segment.path, "the file is missing"),
+            io::ErrorKind::NotFound => damaged(&segment.path, format!("the file is missing{MEND_FILE}")),
             _ => io_error(&segment.path, &error),
         })?;
         if len != segment.info.bytes {
-            let reason = format!("it has {len} bytes, not the {} that were written", segment.info.bytes);
+            let reason =
+                format!("it has {len} bytes, not the {} that were written{MEND_FILE}", segment.info.bytes);
             return Err(damaged(&segment.path, reason));
         }
-        let kept = Mutex::default();
-        Ok(Self(Arc::new(Opened { file, len, stats, kept })))
+        let (sums, kept) = (OnceLock::new(), Mutex::default());
+        Ok(Self(Arc::new(Opened { file, len, stats, sums, kept })))
+    }
+
+    /// Checks what is read from here on by `sums`.
+    fn check_by(&self, sums: Arc<Sums>) {
+        // A second call has the same ones.
+        let _ = self.0.sums.set(sums);
+    }
+
+    /// Bytes that are not checked.
+    fn unchecked(&self, range: &Range<u64>) -> Result<Bytes, ParquetError> {
+        if range.end > self.0.len {
+            return Err(ParquetError::EOF(format!(
+                "bytes {} to {} lie beyond its end",
+                range.start, range.end
+            )));
+        }
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.0.file.read_exact_at(&mut bytes, range.start)?;
+        self.count(bytes.len());
+        Ok(Bytes::from(bytes))
+    }
+
+    /// The bytes of `range`, and the whole blocks they were checked with, which begin at the offset
+    /// given along.
+    fn checked(&self, range: &Range<u64>) -> Result<(u64, Bytes), ParquetError> {
+        let sums = self.0.sums.get();
+        let sums = sums.ok_or_else(|| ParquetError::General("its checksums were not read".to_owned()))?;
+        let blocks = sums.widen(range)?;
+        let bytes = self.unchecked(&blocks)?;
+        sums.check(blocks.start, &bytes)?;
+        Ok((blocks.start, bytes))
     }
 
     /// Keeps what is read from here on.
@@ -91,10 +129,10 @@ impl Length for SegmentFile {
 }
 
 impl ChunkReader for SegmentFile {
-    type T = BufReader<ReadFrom>;
+    type T = ReadFrom;
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        Ok(BufReader::with_capacity(512, ReadFrom { file: self.clone(), at: start }))
+        Ok(ReadFrom { file: self.clone(), at: start, block: Bytes::new() })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
@@ -102,13 +140,11 @@ impl ChunkReader for SegmentFile {
         if let Some(bytes) = kept.as_ref().and_then(|kept| kept.get(&(start, length))) {
             return Ok(bytes.clone());
         }
-        if start.checked_add(length as u64).is_none_or(|end| end > self.0.len) {
-            return Err(ParquetError::EOF(format!("{length} bytes at {start} lie beyond its end")));
-        }
-        let mut bytes = vec![0; length];
-        self.0.file.read_exact_at(&mut bytes, start)?;
-        self.count(length);
-        let bytes = Bytes::from(bytes);
+        let beyond = || ParquetError::EOF(format!("{length} bytes at {start} lie beyond its end"));
+        let end = start.checked_add(length as u64).ok_or_else(beyond)?;
+        let (from, bytes) = self.checked(&(start..end))?;
+        let skipped = (start - from) as usize;
+        let bytes = bytes.slice(skipped..skipped + length);
         if let Some(kept) = kept.as_mut().filter(|kept| kept.len() < KEPT_MAX) {
             kept.insert((start, length), bytes.clone());
         }
@@ -116,17 +152,25 @@ impl ChunkReader for SegmentFile {
     }
 }
 
-/// Reads on from a position.
+/// Reads on from a position, block by block.
 pub(super) struct ReadFrom {
     file: SegmentFile,
     at: u64,
+    /// The rest of the block at hand.
+    block: Bytes,
 }
 
 impl Read for ReadFrom {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.0.file.read_at(out, self.at)?;
+        if self.block.is_empty() && self.at < self.file.0.len {
+            let checked = self.file.checked(&(self.at..self.at + 1));
+            let (start, block) =
+                checked.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            self.block = block.slice((self.at - start) as usize..);
+        }
+        let read = out.len().min(self.block.len());
+        out[..read].copy_from_slice(&self.block.split_to(read));
         self.at += read as u64;
-        self.file.count(read);
         Ok(read)
     }
 }
@@ -146,6 +190,7 @@ struct CacheEntries {
 
 struct CacheEntry {
     metadata: ArrowReaderMetadata,
+    sums: Arc<Sums>,
     bytes: usize,
     last_use: u64,
 }
@@ -162,7 +207,8 @@ impl MetadataCache {
         }
     }
 
-    fn get(&self, segment: &Segment, file: &SegmentFile) -> Result<ArrowReaderMetadata, ParquetError> {
+    /// The footer of `segment`; `file` is checked by it from here on.
+    fn get(&self, segment: &Segment, file: &SegmentFile) -> Result<ArrowReaderMetadata, WarmError> {
         let id = segment.info.id;
         {
             let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,17 +216,16 @@ impl MetadataCache {
             let use_now = entries.uses;
             if let Some(entry) = entries.by_id.get_mut(&id) {
                 entry.last_use = use_now;
+                file.check_by(entry.sums.clone());
                 return Ok(entry.metadata.clone());
             }
         }
-        let options = ArrowReaderOptions::new()
-            .with_schema(TickBatch::schema(segment.info.kind))
-            .with_page_index_policy(PageIndexPolicy::Required);
-        let metadata = ArrowReaderMetadata::load(file, options)?;
-        let bytes = metadata.metadata().memory_size();
+        let (metadata, sums) = load(segment, file)?;
+        let bytes = metadata.metadata().memory_size() + sums.bytes();
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let last_use = entries.uses;
-        if entries.by_id.insert(id, CacheEntry { metadata: metadata.clone(), bytes, last_use }).is_none() {
+        let entry = CacheEntry { metadata: metadata.clone(), sums, bytes, last_use };
+        if entries.by_id.insert(id, entry).is_none() {
             entries.bytes += bytes;
         }
         while entries.bytes > self.bytes_max && entries.by_id.len() > 1 {
@@ -190,6 +235,33 @@ impl MetadataCache {
         }
         Ok(metadata)
     }
+}
+
+/// Reads the footer of `segment` and the checksums by which the rest of `file` is checked.
+fn load(segment: &Segment, file: &SegmentFile) -> Result<(ArrowReaderMetadata, Arc<Sums>), WarmError> {
+    let named = |error: ParquetError| read_error(segment, error);
+    let options = || {
+        ArrowReaderOptions::new()
+            .with_schema(TickBatch::schema(segment.info.kind))
+            .with_page_index_policy(PageIndexPolicy::Required)
+    };
+    let SegmentInfo { footer_at, footer_crc, bytes: file_bytes, .. } = segment.info;
+    if footer_at == 0 {
+        let sums = segment.late_sums()?;
+        file.count(file_bytes as usize);
+        file.check_by(sums.clone());
+        return Ok((ArrowReaderMetadata::load(file, options()).map_err(named)?, sums));
+    }
+    let footer = file.unchecked(&(footer_at..file_bytes)).map_err(named)?;
+    if crc32(&footer) != footer_crc {
+        return Err(damaged(&segment.path, format!("its footer does not match its checksum{MEND_FILE}")));
+    }
+    let window = Window { start: footer_at, bytes: footer.clone(), file_bytes };
+    let metadata = ArrowReaderMetadata::load(&window, options()).map_err(named)?;
+    let sums = Sums::stored(metadata.metadata(), footer_at).map_err(named)?;
+    let sums = Arc::new(sums.with_footer(&footer));
+    file.check_by(sums.clone());
+    Ok((metadata, sums))
 }
 
 /// Which rows of a segment are wanted, beside their symbols.
@@ -237,7 +309,7 @@ impl Cursor {
         let range = within.range;
         let file = SegmentFile::open(segment, stats)?;
         let named = |error: ParquetError| read_error(segment, error);
-        let metadata = cache.get(segment, &file).map_err(named)?;
+        let metadata = cache.get(segment, &file)?;
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), metadata.clone())
             .with_batch_size(batch_rows);
         let builder = if wanted.is_none() && covers(segment, range) {
@@ -308,7 +380,7 @@ pub(super) fn symbols_of(
 ) -> Result<HashSet<Option<Symbol>>, WarmError> {
     let file = SegmentFile::open(segment, stats)?;
     let named = |error: ParquetError| read_error(segment, error);
-    let metadata = cache.get(segment, &file).map_err(named)?;
+    let metadata = cache.get(segment, &file)?;
     let mut found = HashSet::default();
     for row_group in 0..metadata.metadata().num_row_groups() {
         let rows = metadata.metadata().row_group(row_group).num_rows() as usize;
@@ -524,12 +596,10 @@ fn runs(inside: impl Iterator<Item = bool>) -> Vec<Range<usize>> {
 }
 
 fn read_error(segment: &Segment, error: ParquetError) -> WarmError {
-    match error {
-        ParquetError::External(error) => match error.downcast::<io::Error>() {
-            Ok(error) if error.kind() != io::ErrorKind::UnexpectedEof => io_error(&segment.path, &error),
-            Ok(error) => damaged(&segment.path, error),
-            Err(error) => damaged(&segment.path, error),
-        },
-        error => damaged(&segment.path, error),
+    match is_io(&error) {
+        Some(error) if !matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) => {
+            io_error(&segment.path, error)
+        }
+        _ => damaged(&segment.path, format!("{error}{MEND_FILE}")),
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{Temporary, create_dir, io_error};
 use crate::market::{Kind, RowKeys, Symbol, TickBatch, TimeRange, Timestamp, TradingDay};
-use crate::tiering::parquet::{Layout, Numbers, TickWriter, is_io};
+use crate::tiering::parquet::{Finished, Layout, Numbers, TickWriter, is_io};
 use crate::tiering::warm::{Unit, WarmError};
 
 /// Rows of a page. A reader of one symbol takes in whole pages of each column, so small pages let
@@ -63,6 +63,13 @@ pub struct SegmentInfo {
     pub bytes: u64,
     /// CRC-32 of the file.
     pub crc: u32,
+    /// Where its footer begins, which has the checksums of the blocks before it; 0 where an earlier
+    /// version wrote none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub footer_at: u64,
+    /// CRC-32 of the footer; 0 where an earlier version did not store it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub footer_crc: u32,
     /// The earliest venue time, nanoseconds since the epoch.
     pub ts_min: i64,
     /// The latest.
@@ -75,6 +82,11 @@ pub struct SegmentInfo {
     /// not say.
     #[serde(default)]
     pub written_at: i64,
+}
+
+/// Whether a number was not stored.
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 pub(super) mod kind_name {
@@ -201,6 +213,8 @@ impl SegmentWriter {
             rows: 0,
             bytes: 0,
             crc: 0,
+            footer_at: 0,
+            footer_crc: 0,
             ts_min: i64::MAX,
             ts_max: i64::MIN,
             symbol_min: None,
@@ -237,11 +251,11 @@ impl SegmentWriter {
 
     /// Makes the file durable under its name.
     pub(super) fn finish(self) -> Result<SegmentInfo, WarmError> {
-        let sink = self.writer.finish().map_err(|error| write_error(self.temporary.path(), &error))?;
-        let Checked { inner, crc, bytes } = sink;
+        let finished = self.writer.finish().map_err(|error| write_error(self.temporary.path(), &error))?;
+        let Finished { sink: Checked { inner, crc, bytes }, footer_at, footer_crc } = finished;
         let file = inner.into_inner().map_err(|error| io_error(self.temporary.path(), error.error()))?;
         file.sync_all().map_err(|error| io_error(self.temporary.path(), &error))?;
-        let info = SegmentInfo { bytes, crc: crc.sum(), ..self.info };
+        let info = SegmentInfo { bytes, crc: crc.sum(), footer_at, footer_crc, ..self.info };
         self.temporary.rename(&self.root.join(info.path()))?;
         Ok(info)
     }
