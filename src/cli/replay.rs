@@ -86,7 +86,14 @@ pub(super) fn run(args: ReplayArgs, global: &Global) -> Result<(), CliError> {
         say(in_words(feed.tally(), &args.file).trim_end());
         let ticks = played?;
         say(format_args!("{ticks} ticks durable"));
-        if stop.is_cancelled() { Err(CliError::interrupted()) } else { Ok(()) }
+        if stop.is_cancelled() {
+            return Err(CliError::interrupted());
+        }
+        match feed.tally().refused {
+            0 => Ok(()),
+            // Everything else is durable, but the capture is not whole in the store.
+            refused => Err(CliError::failed(format!("{refused} messages of the capture could not be read"))),
+        }
     })
 }
 
@@ -231,8 +238,12 @@ fn in_words(tally: &Tally, path: &Path) -> String {
     line(tally.packets_other, "packets are not of IEX");
     line(tally.packets_cut, "packets are cut short");
     line(tally.segments_damaged, "segments are damaged");
-    if let Some(first) = &tally.refused_first {
-        out.push_str(&format!("  warning: the first that could not be read: {first}\n"));
+    for (reason, count) in &tally.refused_reasons {
+        out.push_str(&format!("  warning: could not be read: {count} with {reason}\n"));
+    }
+    let others = tally.refused - tally.refused_reasons.values().sum::<u64>();
+    if others > 0 {
+        out.push_str(&format!("  warning: could not be read: {others} for other reasons\n"));
     }
     if let Some(truncation) = &tally.truncation {
         out.push_str(&format!("  warning: {truncation}\n"));

@@ -9,7 +9,7 @@ use super::{
 
 /// A symbol out of a small set, so that ticks share symbols, or any other.
 pub(crate) fn symbol() -> impl Strategy<Value = Symbol> {
-    prop_oneof![3 => "(AAPL|MSFT|BRK\\.B|A)", 1 => "[A-Z0-9./_+=^#-]{1,16}"]
+    prop_oneof![3 => "(AAPL|MSFT|BRK\\.B|A)", 1 => "[A-Z0-9./_+=^#-][A-Z0-9./_+=^#*$%!@~-]{0,15}"]
         .prop_map(|text| text.parse().unwrap())
 }
 

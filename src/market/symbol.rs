@@ -4,7 +4,10 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
-/// A ticker symbol: 1 to 16 bytes of `A-Z 0-9 . - / _ + = ^ #`, stored inline.
+/// A ticker symbol: 1 to 16 bytes of `A-Z 0-9 . - / _ + = ^ # * $ % ! @ ~`, stored inline. The last six
+/// stand for a kind of security after its root (Nasdaq's INET symbology: `*` called, `$` when
+/// distributed, `%` convertible, `!` emerging company, `@` partly paid, `~` test), never in front, so
+/// that `*` alone stays free for "all symbols".
 ///
 /// Sixteen bytes, zero-padded, so that a symbol is `Copy`, compares as two machine words and
 /// sorts in byte order.
@@ -15,23 +18,36 @@ pub struct Symbol([u8; Symbol::LEN_MAX]);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SymbolError {
     /// Nothing was given.
-    #[error("a symbol is empty; it takes 1 to 16 of A-Z 0-9 . - / _ + = ^ #")]
+    #[error("a symbol is empty; it takes 1 to 16 of A-Z 0-9 . - / _ + = ^ # * $ % ! @ ~")]
     Empty,
     /// More than [`Symbol::LEN_MAX`] bytes.
     #[error("symbol \"{0}\" is longer than 16 bytes")]
     TooLong(String),
     /// A byte outside the alphabet.
-    #[error("symbol \"{text}\" has {found:?}; it takes 1 to 16 of A-Z 0-9 . - / _ + = ^ #")]
+    #[error("symbol \"{text}\" has {found:?}; it takes 1 to 16 of A-Z 0-9 . - / _ + = ^ # * $ % ! @ ~")]
     BadByte {
         /// The whole input, escaped.
         text: String,
         /// The first character outside the alphabet.
         found: char,
     },
+    /// A suffix without a root.
+    #[error("symbol \"{text}\" begins with {found:?}, which only follows a root such as ABC")]
+    NoRoot {
+        /// The whole input.
+        text: String,
+        /// The character it begins with.
+        found: char,
+    },
 }
 
 const fn is_symbol_byte(byte: u8) -> bool {
     matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'/' | b'_' | b'+' | b'=' | b'^' | b'#')
+        || is_suffix_byte(byte)
+}
+
+const fn is_suffix_byte(byte: u8) -> bool {
+    matches!(byte, b'*' | b'$' | b'%' | b'!' | b'@' | b'~')
 }
 
 impl Symbol {
@@ -54,6 +70,9 @@ impl Symbol {
                 .find(|c| !u8::try_from(*c).is_ok_and(is_symbol_byte))
                 .unwrap_or(char::REPLACEMENT_CHARACTER);
             return Err(SymbolError::BadByte { text: shown(), found });
+        }
+        if is_suffix_byte(bytes[0]) {
+            return Err(SymbolError::NoRoot { text: shown(), found: char::from(bytes[0]) });
         }
         let mut inline = [0; Self::LEN_MAX];
         inline[..bytes.len()].copy_from_slice(bytes);
@@ -143,10 +162,11 @@ mod tests {
     #[test]
     fn refuses_with_the_input_shown() {
         let refused = |text: &str| text.parse::<Symbol>().unwrap_err().to_string();
-        assert_eq!(refused(""), "a symbol is empty; it takes 1 to 16 of A-Z 0-9 . - / _ + = ^ #");
+        assert_eq!(refused(""), "a symbol is empty; it takes 1 to 16 of A-Z 0-9 . - / _ + = ^ # * $ % ! @ ~");
         assert!(refused("aapl").starts_with("symbol \"aapl\" has 'a'"));
         assert!(refused("A\u{1b}[2J").contains("\\u{1b}"));
         assert!(refused("A\0").contains("'\\0'"));
+        assert_eq!(refused("*"), "symbol \"*\" begins with '*', which only follows a root such as ABC");
         assert!(refused("ABCDEFGHIJKLMNOPQ").contains("longer than 16 bytes"));
     }
 
@@ -161,7 +181,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parse_and_print_are_inverse(text in "[A-Z0-9./_+=^#-]{1,16}") {
+        fn parse_and_print_are_inverse(text in "[A-Z0-9./_+=^#-][A-Z0-9./_+=^#*$%!@~-]{0,15}") {
             let symbol: Symbol = text.parse().unwrap();
             prop_assert_eq!(symbol.to_string(), text.clone());
             prop_assert_eq!(symbol.as_bytes(), text.as_bytes());
@@ -176,7 +196,9 @@ mod tests {
 
         #[test]
         fn anything_else_is_refused(text in "\\PC{0,20}") {
-            let fits = (1..=16).contains(&text.len()) && text.bytes().all(is_symbol_byte);
+            let fits = (1..=16).contains(&text.len())
+                && text.bytes().all(is_symbol_byte)
+                && !text.bytes().next().is_some_and(is_suffix_byte);
             prop_assert_eq!(text.parse::<Symbol>().is_ok(), fits);
         }
     }

@@ -70,7 +70,7 @@ async fn what_can_not_be_answered_says_why() {
         (
             "/v2/stocks/aapl/trades/latest",
             400,
-            "symbol \"aapl\" has 'a'; it takes 1 to 16 of A-Z 0-9 . - / _ + = ^ #",
+            "symbol \"aapl\" has 'a'; it takes 1 to 16 of A-Z 0-9 . - / _ + = ^ # * $ % ! @ ~",
         ),
         ("/v2/stocks/ZZZ/trades/latest", 404, "no trade found for ZZZ"),
         ("/v2/stocks/AAPL/dances", 404, "endpoint not found"),

@@ -12,6 +12,10 @@
 //! | `D` | previous close. Of a test symbol, or without a close: not carried |
 //! | others | not carried, counted by type |
 //!
+//! Symbols are taken as they are, with the suffixes of Nasdaq's INET symbology: preferred `-`, class `.`,
+//! warrant `+`, right `^`, unit `=`, when issued `#`, when distributed `$`, called `*`, convertible `%`,
+//! emerging company `!`, partly paid `@`, test `~`.
+//!
 //! Test symbols trade by the same messages as others, so their quotes and trades are carried. TOPS
 //! does not say on which tape a symbol is; [`Tape::default`] stands there.
 //!
@@ -149,7 +153,7 @@ impl Decoder {
                 }
                 Err(Left::Refused(reason)) => {
                     self.tally
-                        .refuse(1, || format!("message {} of session {session}: {reason}", sequence + index));
+                        .refuse(reason, || format!("message {} of session {session}", sequence + index));
                 }
             }
         }

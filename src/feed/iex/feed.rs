@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::reader::{IexReader, Selection};
 use super::tally::Tally;
@@ -89,6 +90,14 @@ impl IexFeed {
         &self.tally
     }
 
+    /// Says which messages of the capture made no tick though they should have.
+    fn say_refused(&self) {
+        if let Some(first) = &self.tally.refused_first {
+            let Tally { refused, .. } = self.tally;
+            warn!(refused, %first, capture = %self.subject, "messages of the capture could not be read");
+        }
+    }
+
     /// Begins to read the next chunk, where that has not begun and there is more.
     fn read_ahead(&mut self) {
         if let Some(mut reader) = self.reader.take() {
@@ -120,8 +129,11 @@ impl IexFeed {
                         self.reader = Some(reader);
                         self.read_ahead();
                     }
-                    Ok(false) => {}
-                    Err(error) => self.error = Some(error),
+                    Ok(false) => self.say_refused(),
+                    Err(error) => {
+                        self.say_refused();
+                        self.error = Some(error);
+                    }
                 }
             }
             Err(stopped) => {

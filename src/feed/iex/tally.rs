@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// Reasons for refused messages that are counted one by one.
+pub const REASONS_MAX: usize = 32;
+
 /// The count of everything that was read, so that nothing is lost unseen: every message is
 /// decoded, not carried, refused or a duplicate.
 #[derive(Clone, Debug)]
@@ -41,6 +44,9 @@ pub struct Tally {
     pub refused: u64,
     /// The first refused one, and why.
     pub refused_first: Option<String>,
+    /// How many were refused for each reason, which names the symbol or value: the first
+    /// [`REASONS_MAX`] reasons.
+    pub refused_reasons: BTreeMap<String, u64>,
     /// Messages dropped since their sequence numbers came before, or too late.
     pub duplicates: u64,
     /// Messages that came late and were delivered.
@@ -77,6 +83,7 @@ impl Default for Tally {
             not_carried: [0; 256],
             refused: 0,
             refused_first: None,
+            refused_reasons: BTreeMap::new(),
             duplicates: 0,
             out_of_order: 0,
             gaps: 0,
@@ -99,10 +106,16 @@ impl Tally {
         self.decoded() + self.not_carried.iter().sum::<u64>() + self.refused + self.duplicates
     }
 
-    pub(super) fn refuse(&mut self, messages: u64, reason: impl FnOnce() -> String) {
-        self.refused += messages;
+    /// Counts a message that is refused for `reason`; `message` says which it is.
+    pub(super) fn refuse(&mut self, reason: String, message: impl FnOnce() -> String) {
+        self.refused += 1;
         if self.refused_first.is_none() {
-            self.refused_first = Some(reason());
+            self.refused_first = Some(format!("{}: {reason}", message()));
+        }
+        if let Some(count) = self.refused_reasons.get_mut(&reason) {
+            *count += 1;
+        } else if self.refused_reasons.len() < REASONS_MAX {
+            self.refused_reasons.insert(reason, 1);
         }
     }
 }
