@@ -71,9 +71,9 @@ complete -c stk -n "__fish_stk_using_subcommand history" -l kind -d 'What to lis
 quotes\t''
 bars\t''"
 complete -c stk -n "__fish_stk_using_subcommand history" -l timeframe -d 'Length of the bars: 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week, or 1, 2, 3, 6, 12Month' -r
-complete -c stk -n "__fish_stk_using_subcommand history" -l format -d 'table, csv, json, ndjson, parquet or arrow; table on a terminal, otherwise csv' -r
+complete -c stk -n "__fish_stk_using_subcommand history" -l format -d 'table, csv, json, ndjson, parquet or arrow; otherwise by the ending of --output, else table on a terminal and csv elsewhere' -r
 complete -c stk -n "__fish_stk_using_subcommand history" -l limit -d 'At most so many rows' -r
-complete -c stk -n "__fish_stk_using_subcommand history" -s o -l output -d 'Write to this file instead of stdout' -r -F
+complete -c stk -n "__fish_stk_using_subcommand history" -s o -l output -d 'Write to this file instead of stdout (-)' -r -F
 complete -c stk -n "__fish_stk_using_subcommand history" -l restore-tier -d 'How quickly: expedited, standard or bulk (see `stk archive restore`)' -r -f -a "expedited\t''
 standard\t''
 bulk\t''"

@@ -10,6 +10,8 @@ mod support;
 
 #[path = "cli/alpaca.rs"]
 mod alpaca;
+#[path = "cli/answers.rs"]
+mod answers;
 #[path = "cli/archive.rs"]
 mod archive;
 #[path = "cli/arguments.rs"]

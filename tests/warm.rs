@@ -134,7 +134,7 @@ async fn shown(warm: &LocalWarm) -> String {
         let mut writer = RowWriter::new(Format::Csv, kind, out).expect("a writer");
         let scan = warm.scan(&Query::new(kind, None, TimeRange::ALL)).await.expect("a scan");
         let batches: Vec<_> = scan.rows.try_collect().await.expect("rows");
-        batches.iter().for_each(|batch| writer.write(batch).expect("written"));
+        batches.iter().for_each(|batch| writer.write(&batch.clone().into()).expect("written"));
         out = writer.finish().expect("finished");
     }
     String::from_utf8(out).expect("text").replace("\r\n", "\n")

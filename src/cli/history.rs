@@ -1,20 +1,21 @@
 //! `stk history`: trades, quotes and bars of the past, from a server or from its data directory.
 
-use std::fs::File;
-use std::io::{BufWriter, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use futures_util::{StreamExt, TryStreamExt};
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 
 use super::archive::open_reader;
 use super::archive::restore::{self, TierName};
+use super::output::{self, Output};
 use super::serve::node_error;
 use super::server_args::{ServerArgs, rest_error};
 use super::{CliError, Global};
+use crate::client::rest::{RestClient, StreamedAnswer};
 use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp, TradingDay};
 use crate::server::stores::Stores;
 use crate::telemetry::say;
@@ -39,13 +40,14 @@ pub(super) struct HistoryArgs {
     /// Length of the bars: 1Min to 59Min, 1Hour to 23Hour, 1Day, 1Week, or 1, 2, 3, 6, 12Month
     #[arg(long, value_name = "SPAN", default_value = "1Min")]
     timeframe: Timeframe,
-    /// table, csv, json, ndjson, parquet or arrow; table on a terminal, otherwise csv
+    /// table, csv, json, ndjson, parquet or arrow; otherwise by the ending of --output, else table on a
+    /// terminal and csv elsewhere
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// At most so many rows
     #[arg(long, value_name = "ROWS")]
     limit: Option<u64>,
-    /// Write to this file instead of stdout
+    /// Write to this file instead of stdout (-)
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Say on stderr what the answer cost: bytes and segments read, time to the first row
@@ -92,8 +94,10 @@ const LISTED_MAX: usize = 5;
 
 pub(super) fn run(args: HistoryArgs, global: &Global) -> Result<(), CliError> {
     let began = Instant::now();
-    let to_terminal = args.output.is_none() && std::io::stdout().is_terminal();
-    let format = args.format.unwrap_or(if to_terminal { Format::Table } else { Format::Csv });
+    let file = output::file(args.output.as_deref());
+    let to_terminal = file.is_none() && std::io::stdout().is_terminal();
+    let by_place = if to_terminal { Format::Table } else { Format::Csv };
+    let format = args.format.or_else(|| file.and_then(output::format_of)).unwrap_or(by_place);
     if to_terminal && !format.is_text() {
         return Err(CliError::usage(format!("{format} is not for a terminal"))
             .hint(format!("write it to a file: --output rows.{format}")));
@@ -119,76 +123,7 @@ pub(super) fn run(args: HistoryArgs, global: &Global) -> Result<(), CliError> {
         Ok(None) => output.keep(),
         // What there is may be all that is left.
         Ok(Some(incomplete)) => output.keep().and(Err(incomplete)),
-        Err(error) => {
-            output.discard();
-            Err(error)
-        }
-    }
-}
-
-/// Where rows go. A file appears whole or not at all.
-struct Output {
-    sink: BufWriter<Box<dyn Write + Send>>,
-    file: Option<(PathBuf, PathBuf)>,
-    progress: ProgressBar,
-}
-
-impl Output {
-    fn open(path: Option<&Path>) -> Result<Self, CliError> {
-        let Some(path) = path else {
-            let sink =
-                BufWriter::with_capacity(1 << 16, Box::new(std::io::stdout()) as Box<dyn Write + Send>);
-            return Ok(Self { sink, file: None, progress: ProgressBar::hidden() });
-        };
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let file = File::create(&partial)
-            .map_err(|error| CliError::usage(format!("{}: {error}", partial.display())))?;
-        // Drawn on a terminal alone.
-        let progress = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes} written, {bytes_per_sec}") {
-            progress.set_style(style);
-        }
-        Ok(Self {
-            sink: BufWriter::with_capacity(1 << 18, Box::new(file)),
-            file: Some((partial, path.to_owned())),
-            progress,
-        })
-    }
-
-    fn error(&self, error: &std::io::Error) -> CliError {
-        match &self.file {
-            None => CliError::stdout(error),
-            Some((partial, _)) => CliError::failed(format!("{}: {error}", partial.display())),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), CliError> {
-        self.progress.inc(bytes.len() as u64);
-        self.sink.write_all(bytes).map_err(|error| self.error(&error))
-    }
-
-    fn flush(&mut self) -> Result<(), CliError> {
-        self.sink.flush().map_err(|error| self.error(&error))
-    }
-
-    fn keep(mut self) -> Result<(), CliError> {
-        self.flush()?;
-        self.progress.finish_and_clear();
-        match self.file.take() {
-            Some((partial, path)) => std::fs::rename(&partial, &path)
-                .map_err(|error| CliError::failed(format!("{}: {error}", path.display()))),
-            None => Ok(()),
-        }
-    }
-
-    fn discard(self) {
-        self.progress.finish_and_clear();
-        if let Some((partial, _)) = self.file {
-            // Nothing is lost with it; what failed is told.
-            let _ = std::fs::remove_file(partial);
-        }
+        Err(error) => Err(error),
     }
 }
 
@@ -221,13 +156,14 @@ async fn from_data(
         range: TimeRange { from: args.from.unwrap_or(Timestamp::MIN), to: args.to.unwrap_or(Timestamp::MAX) },
         limit: args.limit,
     };
-    let mut answer = stores.history().query(query.clone()).await.map_err(|error| node_error(error.into()))?;
+    let mut answer =
+        stores.history().query_amended(query.clone()).await.map_err(|error| node_error(error.into()))?;
     let frozen = &answer.coverage.archived.frozen;
     if args.restore && !frozen.is_empty() {
         let keys: Vec<_> =
             frozen.iter().map(|frozen| (frozen.kind, frozen.day, frozen.key.clone())).collect();
         args.bring_back(&stores.archive, &keys).await?;
-        answer = stores.history().query(query).await.map_err(|error| node_error(error.into()))?;
+        answer = stores.history().query_amended(query).await.map_err(|error| node_error(error.into()))?;
     }
     for line in coverage_in_words(&answer.coverage) {
         say(line);
@@ -239,7 +175,7 @@ async fn from_data(
         writer.write(&batch).map_err(write_error)?;
         output.write(writer.get_mut())?;
         writer.get_mut().clear();
-        if first_row.is_none() && !batch.is_empty() {
+        if first_row.is_none() && !batch.rows.is_empty() {
             output.flush()?;
             first_row = Some(began.elapsed());
         }
@@ -309,10 +245,11 @@ async fn from_server(
     query.extend(args.limit.map(|limit| ("limit", limit.to_string())));
     let client = args.server.rest()?;
     let mut answer = client.history(&query).await.map_err(rest_error)?;
-    // A header names a few at a time: as often as there are new ones.
+    let mut coverage = whole_coverage(&client, &query, &answer).await?;
+    // A server lists so many at once: as often as there are new ones.
     let mut asked_for: Vec<(Kind, TradingDay, String)> = Vec::new();
     loop {
-        let mut frozen = answer.coverage.as_ref().map(served_frozen).unwrap_or_default();
+        let mut frozen = coverage.as_ref().map(served_frozen).unwrap_or_default();
         frozen.retain(|named| !asked_for.contains(named));
         if !args.restore || frozen.is_empty() {
             break;
@@ -321,9 +258,10 @@ async fn from_server(
         args.bring_back(&reader, &frozen).await?;
         asked_for.extend(frozen);
         answer = client.history(&query).await.map_err(rest_error)?;
+        coverage = whole_coverage(&client, &query, &answer).await?;
     }
     let mut is_broken = false;
-    if let Some(coverage) = &answer.coverage {
+    if let Some(coverage) = &coverage {
         for line in served_coverage_in_words(coverage) {
             say(line);
         }
@@ -347,6 +285,25 @@ async fn from_server(
         ));
     }
     Ok(incomplete(is_broken))
+}
+
+/// What a server's answer covers: as its head says, or asked for where the head has not room for all.
+async fn whole_coverage(
+    client: &RestClient,
+    query: &[(&str, String)],
+    answer: &StreamedAnswer,
+) -> Result<Option<serde_json::Value>, CliError> {
+    let Some(short) = &answer.coverage else { return Ok(None) };
+    let lists =
+        ["/broken_not_listed", "/missing_not_listed", "/gaps_not_listed", "/archived/frozen_not_listed"];
+    let is_whole = lists.iter().all(|list| short.pointer(list).and_then(|count| count.as_u64()) == Some(0));
+    // Servers before this one put all they had to say into the head.
+    if is_whole || short.get("complete").is_none() {
+        return Ok(Some(short.clone()));
+    }
+    let names = ["symbols", "kind", "timeframe", "from", "to"];
+    let asked: Vec<_> = query.iter().filter(|(name, _)| names.contains(name)).cloned().collect();
+    client.coverage(&asked).await.map(Some).map_err(rest_error)
 }
 
 /// What an answer covers: one line where all is well, and a warning for each part that is not.
@@ -378,10 +335,12 @@ fn coverage_in_words(coverage: &Coverage) -> Vec<String> {
 fn served_coverage_in_words(coverage: &serde_json::Value) -> Vec<String> {
     let list = |name: &str| coverage[name].as_array().cloned().unwrap_or_default();
     let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
-    let log = list("partitions")
-        .iter()
-        .map(|part| number(&part["log_next_offset"]).saturating_sub(number(&part["warm_next_offset"])))
-        .sum();
+    let log = coverage["log_records"].as_u64().unwrap_or_else(|| {
+        let of = |part: &serde_json::Value| {
+            number(&part["log_next_offset"]).saturating_sub(number(&part["warm_next_offset"]))
+        };
+        list("partitions").iter().map(of).sum()
+    });
     let text = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
     let gaps = list("gaps").into_iter().map(|gap| {
         let whose = gap["symbol"].as_str().unwrap_or("all symbols").to_owned();

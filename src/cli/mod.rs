@@ -12,6 +12,7 @@ mod doctor;
 mod exit;
 mod generate;
 mod history;
+mod output;
 mod replay;
 mod serve;
 mod server_args;

@@ -59,7 +59,8 @@ pub struct RestClient {
 
 /// An answer whose rows stream in.
 pub struct StreamedAnswer {
-    /// What the server says of the answer before it begins, from the header `stk-coverage`.
+    /// What the server says of the answer before it begins, from the header `stk-coverage`: short, with
+    /// the first few of each list. [`RestClient::coverage`] has the whole.
     pub coverage: Option<Value>,
     response: reqwest::Response,
     endpoint: Endpoint,
@@ -100,6 +101,12 @@ impl RestClient {
         let header = response.headers().get("stk-coverage").and_then(|value| value.to_str().ok());
         let coverage = header.and_then(|text| serde_json::from_str(text).ok());
         Ok(StreamedAnswer { coverage, response, endpoint: self.endpoint.clone() })
+    }
+
+    /// All that the server says of what an answer to `query` covers (names and values of
+    /// `/v1/coverage`).
+    pub async fn coverage(&self, query: &[(&str, String)]) -> Result<Value, RestError> {
+        self.json("/v1/coverage", query).await
     }
 
     async fn json(&self, path: &str, query: &[(&str, String)]) -> Result<Value, RestError> {

@@ -25,6 +25,6 @@ pub use seq::Seq;
 pub use symbol::{Symbol, SymbolError};
 pub use tick::{
     Cancel, CodeError, Conditions, Correction, Exchange, Gap, GapKind, Kind, PrevClose, Quote, Status, Tape,
-    Tick, Trade, TradeTerms,
+    Tick, Trade, TradeTerms, TradeUpdate,
 };
 pub use time::{Horizon, TimeError, TimeRange, Timestamp, TradingDay, Unstorable, parse_from, parse_to};

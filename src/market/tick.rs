@@ -278,6 +278,28 @@ pub struct Correction {
     pub tape: Tape,
 }
 
+/// What became of a trade later; Alpaca's field `u`. Without one the trade stands as it was reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TradeUpdate {
+    /// It was broken.
+    Canceled,
+    /// It was corrected: another row has the values that count.
+    Incorrect,
+    /// It has the values that a correction gave to an incorrect one.
+    Corrected,
+}
+
+impl TradeUpdate {
+    /// Alpaca's word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Canceled => "canceled",
+            Self::Incorrect => "incorrect",
+            Self::Corrected => "corrected",
+        }
+    }
+}
+
 /// What went wrong between a feed and its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

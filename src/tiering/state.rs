@@ -557,8 +557,13 @@ impl FinalTrades {
         }
     }
 
+    /// The trade that came as number `at`, from 0, as it stands; `None` once it is broken.
+    pub(super) fn get(&self, at: usize) -> Option<&Trade> {
+        self.trades.get(at)?.as_ref()
+    }
+
     /// Where the last trade stands that [is named](Trade::is_named) by an exchange and an id.
-    fn named(&self, exchange: Exchange, id: u64) -> Option<usize> {
+    pub(super) fn named(&self, exchange: Exchange, id: u64) -> Option<usize> {
         let exact = self.by_id.get(&(exchange, id));
         if let Some(at) = exact.or_else(|| self.by_id.get(&(Exchange::NONE, id))) {
             return Some(*at);

@@ -8,12 +8,15 @@ mod amend;
 mod bars;
 pub mod bench;
 mod budget;
+mod coverage;
 mod fanout;
 mod frame;
 mod hub;
 mod limits;
 mod memory_bus;
 mod outbox;
+mod pages;
+mod parameters;
 mod protocol;
 mod proxies;
 mod queries;
@@ -53,11 +56,12 @@ use self::hub::{Hub, HubLimits};
 pub use self::limits::{ClientKey, HandshakeLimit};
 use self::limits::{Failures, Handshakes, Unproven, is_allowed, shown_key};
 pub use self::memory_bus::MemoryBus;
+use self::parameters::Parameters;
 use self::protocol::Encoding;
 pub use self::queries::QueryLimits;
 use self::queries::{Asker, Purpose, Queries};
 use self::replay::Past;
-use self::rest::{ApiError, Parameters};
+use self::rest::ApiError;
 use self::socket::{Socket, Ties};
 use super::metrics::GatewayMetrics;
 use super::operations::{self, Operations};
@@ -415,6 +419,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v2/stocks/{first}/{second}", get(rest::one_or_latest))
         .route("/v2/stocks/{symbol}/{what}/latest", get(rest::one_latest))
         .route("/v1/history", get(rest::history))
+        .route("/v1/coverage", get(coverage::coverage))
         .route("/v1/symbols", get(rest::symbols))
         .layer(middleware::from_fn_with_state(shared.clone(), bounded))
         .route("/v2/{feed}/sse", get(event_stream))
@@ -570,6 +575,8 @@ async fn websocket(
     };
     let parameters =
         Parameters::from_request_parts(&mut parts, &()).await.map_err(IntoResponse::into_response)?;
+    // What to stream is said in messages: here it would be dropped.
+    parameters.only(&[]).map_err(IntoResponse::into_response)?;
     let key = accept_key(&parts.headers).map_err(IntoResponse::into_response)?;
     let shown = shown_key(&parts.headers, &parameters.0);
     let has_keys = !shared.config.keys.is_empty();

@@ -19,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::hub::Attachment;
 use super::outbox::{Outbox, Taken};
+use super::parameters::Parameters;
 use super::protocol::{ErrorCode, Framing, Since, control_frame, success};
 use super::queries::Asker;
 use super::replay::{self, Join, JoinError, Joining};
-use super::rest::{ApiError, Parameters};
+use super::rest::ApiError;
 use super::socket::Ties;
 use super::subscription::{Channel, Subscription, SymbolSet};
 use super::test_feed::fakepaca;
@@ -46,14 +47,16 @@ pub(super) struct Asked {
 
 impl Asked {
     pub(super) fn parse(parameters: &Parameters, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let channels = Channel::NAMED.iter().map(|(_, name)| *name);
+        let known = channels.chain(["gaps", "prev_closes", "snapshot", "since", "last_event_id"]);
+        parameters.only(&known.collect::<Vec<_>>())?;
         let mut subscription = Subscription {
             gaps: parameters.flag("gaps")?,
             prev_closes: parameters.flag("prev_closes")?,
             ..Subscription::default()
         };
         for (channel, name) in Channel::NAMED {
-            if let Some(names) = parameters.get(name) {
-                let names = names.split(',').filter(|name| !name.is_empty());
+            if let Some(names) = parameters.list(name) {
                 *subscription.set_mut(channel) = SymbolSet::from_names(names).map_err(ApiError::invalid)?;
             }
         }

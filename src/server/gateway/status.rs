@@ -8,6 +8,8 @@ use axum::response::{Html, Response};
 use serde_json::{Value, json};
 
 use super::Shared;
+use super::parameters::Parameters;
+use super::rest::ApiError;
 
 /// Why the gateway itself is not ready.
 fn reasons(shared: &Shared) -> Vec<String> {
@@ -33,7 +35,11 @@ pub(super) async fn prometheus(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 /// `/v1/status`.
-pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
+pub(super) async fn status(
+    State(shared): State<Arc<Shared>>,
+    parameters: Parameters,
+) -> Result<Json<Value>, ApiError> {
+    parameters.only(&[])?;
     let mut partitions = Vec::new();
     for (number, position) in (0..).zip(shared.hub.positions()) {
         let bounds = shared.hub.bus.bounds_seen(number).await;
@@ -66,7 +72,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
     if let (Some(status), Value::Object(more)) = (status.as_object_mut(), more) {
         status.extend(more);
     }
-    Json(status)
+    Ok(Json(status))
 }
 
 /// `/`: a table of prices that a browser keeps up to date by itself.

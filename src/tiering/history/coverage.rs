@@ -30,6 +30,17 @@ pub struct Coverage {
 }
 
 impl Coverage {
+    /// Whether the answer has all that was ever to be had: no store is at fault, no record is missing, no feed missed
+    /// anything, and nothing is archived where it can't be read now.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+            && self.broken.is_empty()
+            && self.gaps.is_empty()
+            && self.gaps_not_listed == 0
+            && !self.archived.is_partial()
+            && self.archived.unasked.is_none()
+    }
+
     /// Adds what another answer of the same store, asked later, covers: of what both tell, once.
     pub fn add(&mut self, later: Self) {
         self.partitions = later.partitions;

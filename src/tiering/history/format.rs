@@ -2,16 +2,24 @@
 //!
 //! Everything streams: a writer holds one batch at most, of Parquet one row group.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::str::FromStr;
+use std::sync::Arc;
 
+use arrow_array::types::Int32Type;
+use arrow_array::{ArrayRef, DictionaryArray, RecordBatch};
 use arrow_ipc::writer::StreamWriter;
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use crate::market::{Bar, BatchError, Kind, Rows, Seq, Symbol, Tape, Tick, TickBatch, Timeframe, TradeTerms};
+use super::AmendedBatch;
+use crate::market::{
+    Bar, BatchError, Kind, Rows, Seq, Symbol, Tape, Tick, TickBatch, Timeframe, TradeTerms, TradeUpdate,
+};
 use crate::wire::{BarChannel, json};
 
 /// How rows are written.
@@ -105,6 +113,7 @@ pub struct RowWriter<W: Write + Send> {
 
 enum Sink<W: Write + Send> {
     Text { format: Format, out: W, cells: Vec<String>, line: Vec<u8> },
+    Table(Table<W>),
     Parquet(Box<ArrowWriter<W>>),
     Arrow(Box<StreamWriter<W>>),
 }
@@ -112,7 +121,7 @@ enum Sink<W: Write + Send> {
 impl<W: Write + Send> RowWriter<W> {
     /// Begins an output of rows of `kind`.
     pub fn new(format: Format, kind: Kind, mut out: W) -> Result<Self, WriteError> {
-        let schema = TickBatch::schema(kind);
+        let schema = schema(kind);
         let sink = match format {
             Format::Parquet => {
                 let properties = WriterProperties::builder()
@@ -124,12 +133,10 @@ impl<W: Write + Send> RowWriter<W> {
             Format::Arrow => {
                 Sink::Arrow(Box::new(StreamWriter::try_new(out, &schema).map_err(io::Error::other)?))
             }
+            Format::Table => Sink::Table(Table::new(kind, out)),
             _ => {
                 let (columns, mut line) = (columns(kind), Vec::new());
                 match format {
-                    Format::Table => {
-                        table_line(&mut line, &columns, columns.iter().map(Column::title));
-                    }
                     Format::Csv => csv_line(&mut line, columns.iter().map(|column| column.name.to_owned())),
                     Format::Json => line.push(b'['),
                     _ => {}
@@ -143,14 +150,15 @@ impl<W: Write + Send> RowWriter<W> {
     }
 
     /// Writes rows.
-    pub fn write(&mut self, batch: &TickBatch) -> Result<(), WriteError> {
+    pub fn write(&mut self, amended: &AmendedBatch) -> Result<(), WriteError> {
+        let batch = &amended.rows;
         debug_assert_eq!(batch.kind(), self.kind);
         match &mut self.sink {
-            Sink::Parquet(writer) => writer.write(batch.record_batch()).map_err(io::Error::other)?,
-            Sink::Arrow(writer) => writer.write(batch.record_batch()).map_err(io::Error::other)?,
+            Sink::Parquet(writer) => writer.write(&record_batch(amended)?).map_err(io::Error::other)?,
+            Sink::Arrow(writer) => writer.write(&record_batch(amended)?).map_err(io::Error::other)?,
             Sink::Text { format, out, cells, line } => {
                 line.clear();
-                let (view, columns) = (batch.rows()?, columns(self.kind));
+                let view = batch.rows()?;
                 for row in 0..batch.len() {
                     match format {
                         Format::Json | Format::Ndjson => {
@@ -158,22 +166,20 @@ impl<W: Write + Send> RowWriter<W> {
                                 line.extend_from_slice(b",\n");
                             }
                             json_row(line, self.kind, &view, row)?;
+                            json_update(line, amended.update(row));
                             if *format == Format::Ndjson {
                                 line.push(b'\n');
                             }
                         }
-                        Format::Csv => {
-                            fill(cells, self.kind, &view, row)?;
-                            csv_line(line, cells.iter());
-                        }
                         _ => {
-                            fill(cells, self.kind, &view, row)?;
-                            table_line(line, &columns, cells.iter());
+                            fill(cells, self.kind, &view, row, amended.update(row))?;
+                            csv_line(line, cells.iter());
                         }
                     }
                 }
                 out.write_all(line)?;
             }
+            Sink::Table(table) => table.write(amended)?,
         }
         self.rows += batch.len() as u64;
         Ok(())
@@ -183,6 +189,7 @@ impl<W: Write + Send> RowWriter<W> {
     pub fn get_mut(&mut self) -> &mut W {
         match &mut self.sink {
             Sink::Text { out, .. } => out,
+            Sink::Table(table) => &mut table.out,
             Sink::Parquet(writer) => writer.inner_mut(),
             Sink::Arrow(writer) => writer.get_mut(),
         }
@@ -193,6 +200,11 @@ impl<W: Write + Send> RowWriter<W> {
         let mut out = match self.sink {
             Sink::Parquet(writer) => writer.into_inner().map_err(io::Error::other)?,
             Sink::Arrow(writer) => writer.into_inner().map_err(io::Error::other)?,
+            Sink::Table(mut table) => {
+                table.head();
+                table.out.write_all(&table.line)?;
+                table.out
+            }
             Sink::Text { format, mut out, .. } => {
                 if format == Format::Json {
                     out.write_all(b"]\n")?;
@@ -205,10 +217,70 @@ impl<W: Write + Send> RowWriter<W> {
     }
 }
 
+/// Rows by which the columns of a table are made wide enough before its head is written. They grow
+/// with later rows.
+const ROWS_MEASURED: usize = 1000;
+
+/// A table being written. Its columns are as wide as what is in them.
+struct Table<W> {
+    kind: Kind,
+    out: W,
+    columns: Vec<Column>,
+    cells: Vec<String>,
+    line: Vec<u8>,
+    has_head: bool,
+}
+
+impl<W: Write> Table<W> {
+    fn new(kind: Kind, out: W) -> Self {
+        let columns = columns(kind);
+        let cells = vec![String::new(); columns.len()];
+        Self { kind, out, columns, cells, line: Vec::new(), has_head: false }
+    }
+
+    /// Adds the head to the line, unless it was written before.
+    fn head(&mut self) {
+        self.line.clear();
+        if !std::mem::replace(&mut self.has_head, true) {
+            table_line(&mut self.line, &self.columns, self.columns.iter().map(Column::title));
+        }
+    }
+
+    fn write(&mut self, amended: &AmendedBatch) -> Result<(), WriteError> {
+        let view = amended.rows.rows()?;
+        if !self.has_head {
+            for row in 0..amended.rows.len().min(ROWS_MEASURED) {
+                self.fill(&view, row, amended.update(row))?;
+            }
+        }
+        // Of an answer without rows it is all there is, at the end.
+        if !amended.rows.is_empty() {
+            self.head();
+        }
+        for row in 0..amended.rows.len() {
+            self.fill(&view, row, amended.update(row))?;
+            table_line(&mut self.line, &self.columns, self.cells.iter());
+        }
+        self.out.write_all(&self.line)?;
+        self.line.clear();
+        Ok(())
+    }
+
+    /// Takes a row into the cells, and makes their columns as wide.
+    fn fill(&mut self, rows: &Rows<'_>, row: usize, update: Option<TradeUpdate>) -> Result<(), BatchError> {
+        fill(&mut self.cells, self.kind, rows, row, update)?;
+        for (column, cell) in self.columns.iter_mut().zip(&self.cells).filter(|(column, _)| column.width > 0)
+        {
+            column.width = column.width.max(safe(cell).chars().count());
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Column {
     name: &'static str,
-    /// Width in a table; 0 leaves the column out.
+    /// Width in a table, at least; 0 leaves the column out.
     width: usize,
     right: bool,
 }
@@ -296,7 +368,35 @@ fn columns(kind: Kind) -> Vec<Column> {
     columns.extend(own);
     columns.extend((kind != Kind::Bar).then_some(hidden("recv_ts")));
     columns.push(hidden("seq"));
+    columns.extend((kind == Kind::Trade).then_some(left(UPDATE, 9)));
     columns
+}
+
+/// The column that says what became of a trade.
+const UPDATE: &str = "update";
+
+/// The columns of `kind` in Parquet and Arrow: those of [`TickBatch`], and what became of a trade.
+fn schema(kind: Kind) -> SchemaRef {
+    let schema = TickBatch::schema(kind);
+    if kind != Kind::Trade {
+        return schema;
+    }
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(UPDATE, dictionary, true)));
+    Arc::new(Schema::new(fields))
+}
+
+/// The columns of `amended`, as [`schema`] has them.
+fn record_batch(amended: &AmendedBatch) -> io::Result<RecordBatch> {
+    let rows = amended.rows.record_batch();
+    if amended.rows.kind() != Kind::Trade {
+        return Ok(rows.clone());
+    }
+    let updates = (0..rows.num_rows()).map(|row| amended.update(row).map(TradeUpdate::name));
+    let updates: DictionaryArray<Int32Type> = updates.collect();
+    let columns = rows.columns().iter().cloned().chain([Arc::new(updates) as ArrayRef]);
+    RecordBatch::try_new(schema(Kind::Trade), columns.collect()).map_err(io::Error::other)
 }
 
 /// Writes values into cells, keeping their buffers.
@@ -332,7 +432,13 @@ fn letter(tape: Tape) -> char {
     tape.code() as char
 }
 
-fn fill(cells: &mut [String], kind: Kind, rows: &Rows<'_>, row: usize) -> Result<(), BatchError> {
+fn fill(
+    cells: &mut [String],
+    kind: Kind,
+    rows: &Rows<'_>,
+    row: usize,
+    update: Option<TradeUpdate>,
+) -> Result<(), BatchError> {
     let mut to = Cells { cells: cells.iter_mut() };
     if kind == Kind::Bar {
         let (seq, bar) = rows.bar(row)?;
@@ -390,6 +496,8 @@ fn fill(cells: &mut [String], kind: Kind, rows: &Rows<'_>, row: usize) -> Result
     }
     to.put(tick.recv_ts());
     to.put(rows.seq(row));
+    // Trades alone have a cell for it.
+    to.put(update.map_or("", TradeUpdate::name));
     Ok(())
 }
 
@@ -426,16 +534,18 @@ fn table_line(line: &mut Vec<u8>, columns: &[Column], cells: impl Iterator<Item 
         if line.len() > start {
             line.extend_from_slice(b"  ");
         }
-        // Texts come from feeds: nothing of them may steer a terminal.
-        let cell = cell.as_ref();
-        let escaped = cell.contains(char::is_control).then(|| escaped(cell));
-        let (cell, width) = (escaped.as_deref().unwrap_or(cell), column.width);
+        let (cell, width) = (safe(cell.as_ref()), column.width);
         let _ = if column.right { write!(line, "{cell:>width$}") } else { write!(line, "{cell:<width$}") };
     }
     while line.len() > start && line.ends_with(b" ") {
         line.pop();
     }
     line.push(b'\n');
+}
+
+/// Texts come from feeds: nothing of them may steer a terminal.
+fn safe(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) { escaped(text).into() } else { text.into() }
 }
 
 fn escaped(text: &str) -> String {
@@ -448,6 +558,15 @@ fn escaped(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// Adds what became of a trade to its message, which `line` ends with.
+pub(crate) fn json_update(line: &mut Vec<u8>, update: Option<TradeUpdate>) {
+    if let Some(update) = update
+        && line.pop_if(|last| *last == b'}').is_some()
+    {
+        line.extend_from_slice(format!(",\"u\":\"{}\"}}", update.name()).as_bytes());
+    }
 }
 
 fn json_row(line: &mut Vec<u8>, kind: Kind, rows: &Rows<'_>, row: usize) -> Result<(), BatchError> {

@@ -6,6 +6,7 @@
 
 pub mod format;
 
+mod amended;
 mod bars;
 mod coverage;
 mod tail;
@@ -15,9 +16,12 @@ pub(in crate::tiering) mod tests;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::try_join;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 
+pub use self::amended::AmendedBatch;
+use self::amended::{AmendedStream, Amender, Amendments, whole_days};
 pub use self::coverage::{
     ArchivedCoverage, Coverage, FROZEN_MAX, Frozen, GAPS_MAX, Missing, PartitionCoverage,
 };
@@ -54,6 +58,16 @@ pub struct HistoryQuery {
 pub struct HistoryAnswer {
     /// Rows ordered by symbol, ts, seq, each once. Memory does not grow with the result.
     pub rows: BoxStream<'static, Result<TickBatch, HistoryError>>,
+    /// What the rows cover.
+    pub coverage: Coverage,
+    /// What the answer cost so far. Grows while `rows` is read.
+    pub stats: Arc<Mutex<HistoryStats>>,
+}
+
+/// An answer whose trades are marked where they were broken or corrected later.
+pub struct AmendedAnswer {
+    /// As [`HistoryAnswer::rows`]; corrected trades stand beside what they were before.
+    pub rows: BoxStream<'static, Result<AmendedBatch, HistoryError>>,
     /// What the rows cover.
     pub coverage: Coverage,
     /// What the answer cost so far. Grows while `rows` is read.
@@ -168,6 +182,18 @@ impl LogPart {
     }
 }
 
+/// An answer before its rows are counted and cut to their limit.
+struct Planned {
+    rows: RowStream,
+    coverage: Coverage,
+    stats: Arc<Mutex<HistoryStats>>,
+    of_tiers: (Arc<Mutex<ScanStats>>, SharedReadStats),
+    /// The offsets, by partition, before which the rows lie.
+    next_offsets: Vec<u64>,
+    /// What amends the rows, where that was asked for and they are trades.
+    amendments: Vec<Amendments>,
+}
+
 /// Archive, warm and the log at one moment, without a gap or an overlap between them.
 struct Cut {
     marks: Vec<Mark>,
@@ -214,9 +240,34 @@ impl History {
         query: HistoryQuery,
         first_offsets: &[u64],
     ) -> Result<HistoryAnswer, HistoryError> {
+        let Planned { rows, coverage, stats, of_tiers, .. } = self.plan(&query, first_offsets, false).await?;
+        let rows = rows.map_ok(AmendedBatch::from).boxed();
+        let rows = counted(rows, query.limit, of_tiers, stats.clone());
+        Ok(HistoryAnswer { rows: rows.map_ok(|batch| batch.rows).boxed(), coverage, stats })
+    }
+
+    /// As [`History::query`], with trades marked that were broken or corrected later, whatever has come
+    /// of that so far, and with a row for what each corrected one became.
+    pub async fn query_amended(&self, query: HistoryQuery) -> Result<AmendedAnswer, HistoryError> {
+        let Planned { rows, coverage, stats, of_tiers, next_offsets, amendments } =
+            self.plan(&query, &[], true).await?;
+        let rows = if amendments.is_empty() {
+            rows.map_ok(AmendedBatch::from).boxed()
+        } else {
+            Amender::new(self.clone(), next_offsets, query.range, amendments).stream(rows)
+        };
+        Ok(AmendedAnswer { rows: counted(rows, query.limit, of_tiers, stats.clone()), coverage, stats })
+    }
+
+    async fn plan(
+        &self,
+        query: &HistoryQuery,
+        first_offsets: &[u64],
+        amended: bool,
+    ) -> Result<Planned, HistoryError> {
         let symbols = wanted(&query.symbols);
         for _ in 0..TRIES_MAX {
-            match self.try_query(&query, symbols.as_deref(), first_offsets).await {
+            match self.try_plan(query, symbols.as_deref(), first_offsets, amended).await {
                 // What stood in the log when the query began was stored and dropped since.
                 Err(HistoryError::Bus(BusError::Trimmed { .. }) | HistoryError::Unsettled) => {}
                 answer => return answer,
@@ -225,12 +276,13 @@ impl History {
         Err(HistoryError::Unsettled)
     }
 
-    async fn try_query(
+    async fn try_plan(
         &self,
         query: &HistoryQuery,
         symbols: Option<&[Symbol]>,
         first_offsets: &[u64],
-    ) -> Result<HistoryAnswer, HistoryError> {
+        amended: bool,
+    ) -> Result<Planned, HistoryError> {
         let timeframe = query.timeframe.unwrap_or(Timeframe::MINUTE);
         let bars = query.kind == Kind::Bar;
         let range = if bars { bars::parts_range(timeframe, query.range) } else { query.range };
@@ -238,6 +290,11 @@ impl History {
         // Rows without a symbol belong to an answer about all symbols alone.
         let named: Option<Vec<Option<Symbol>>> =
             symbols.map(|symbols| symbols.iter().copied().map(Some).collect());
+        let mut amendments = if amended && query.kind == Kind::Trade {
+            self.amendments(&mut cut, symbols, whole_days(range)).await?
+        } else {
+            Vec::new()
+        };
         let log = self.log(&cut, query.kind, range);
         let mut tail = log.read(named.as_deref(), self.tail_rows_max).await?;
         if bars {
@@ -257,6 +314,9 @@ impl History {
         let (gaps, gaps_not_listed, of_gaps) =
             self.gaps(&cut, tail.take_gaps(), symbols, query.range, first_offsets).await?;
         cut.archived.frozen.extend(of_gaps.frozen);
+        if amended && query.kind == Kind::Trade {
+            amendments.extend(Amendments::of_tail(tail.take_amendments()));
+        }
         let coverage = Coverage {
             partitions: (0..)
                 .zip(&cut.log)
@@ -279,8 +339,33 @@ impl History {
         let stored_rows = cut.rows.into_inner().unwrap_or_else(PoisonError::into_inner);
         let merged = merge_streams(query.kind, vec![stored_rows, tail_rows]);
         let rows = if bars { bars::merged(merged, timeframe, query.range) } else { merged };
-        let rows = counted(rows, query.limit, (cut.warm_stats, cut.archive_stats), stats.clone());
-        Ok(HistoryAnswer { rows, coverage, stats })
+        Ok(Planned {
+            rows,
+            coverage,
+            stats,
+            of_tiers: (cut.warm_stats, cut.archive_stats),
+            next_offsets: cut.log.iter().map(|log| log.end).collect(),
+            amendments,
+        })
+    }
+
+    /// What warm and the archive hold that amends trades of `symbols` on the days of `range`. Objects
+    /// that can't be read now are named in the cut.
+    async fn amendments(
+        &self,
+        cut: &mut Cut,
+        symbols: Option<&[Symbol]>,
+        range: TimeRange,
+    ) -> Result<Vec<Amendments>, HistoryError> {
+        let scan = |kind| self.scan_at(cut, kind, symbols, range, &[]);
+        let scans = try_join(scan(Kind::Cancel), scan(Kind::Correction)).await?;
+        let mut amendments = Vec::new();
+        for (kind, scan) in [(Kind::Cancel, scans.0), (Kind::Correction, scans.1)] {
+            let archived = ArchivedCoverage::new(kind, scan.archived);
+            cut.archived.add(ArchivedCoverage { days: Vec::new(), files: 0, ..archived });
+            amendments.extend(Amendments::stored(scan.rows.map_err(HistoryError::from).boxed()).await?);
+        }
+        Ok(amendments)
     }
 
     fn log(&self, cut: &Cut, kind: Kind, range: TimeRange) -> LogPart {
@@ -476,11 +561,11 @@ fn in_passes(log: LogPart, passes: Vec<Vec<Option<Symbol>>>) -> RowStream {
 
 /// Ends `rows` after `limit` rows, and keeps `stats`.
 fn counted(
-    rows: RowStream,
+    rows: AmendedStream,
     limit: Option<u64>,
     of_tiers: (Arc<Mutex<ScanStats>>, SharedReadStats),
     stats: Arc<Mutex<HistoryStats>>,
-) -> RowStream {
+) -> AmendedStream {
     let state = (rows, limit.unwrap_or(u64::MAX));
     stream::try_unfold(state, move |(mut rows, left)| {
         let ((warm_stats, archive_stats), stats) = (of_tiers.clone(), stats.clone());
@@ -493,9 +578,9 @@ fn counted(
             stats.warm = *warm_stats.lock().unwrap_or_else(PoisonError::into_inner);
             stats.archive = *archive_stats.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(batch) = batch else { return Ok(None) };
-            let len = left.min(batch.len() as u64);
+            let len = left.min(batch.rows.len() as u64);
             stats.rows += len;
-            let batch = if len == batch.len() as u64 { batch } else { batch.slice(0..len as usize) };
+            let batch = if len == batch.rows.len() as u64 { batch } else { batch.first(len as usize) };
             Ok(Some((batch, (rows, left - len))))
         }
     })

@@ -14,6 +14,7 @@ use crate::tiering::warm::Mark;
 use crate::wire::record::RecordView;
 
 use super::HistoryError;
+use super::amended::whole_days;
 
 /// Rows of a tail that are held at once, at most. A longer tail is read in several passes, each for
 /// as many symbols as have that many rows; one symbol's rows are always held together.
@@ -52,6 +53,8 @@ pub(super) struct Tail {
     partitions: Vec<Option<Partition>>,
     /// With the partition each stands in.
     gaps: Vec<(u16, Gap)>,
+    /// Where trades are asked for, what amends some of them.
+    amendments: Vec<(Seq, Tick)>,
     rows: u64,
     rows_max: u64,
     /// Rows of each symbol, once there are more than `rows_max`; none is held then.
@@ -91,6 +94,7 @@ impl Tail {
             table: SymbolTable::default(),
             partitions: Vec::new(),
             gaps: Vec::new(),
+            amendments: Vec::new(),
             rows: 0,
             rows_max,
             counts: BTreeMap::new(),
@@ -151,7 +155,11 @@ impl Tail {
             if symbols.is_some_and(|symbols| symbols.binary_search(&tick.symbol()).is_err()) {
                 continue;
             }
-            if self.filter.kind == Kind::Bar {
+            if let (Kind::Trade, Tick::Cancel(_) | Tick::Correction(_)) = (self.filter.kind, &tick) {
+                if whole_days(self.filter.range).contains(tick.ts()) {
+                    self.amendments.push((seq, tick));
+                }
+            } else if self.filter.kind == Kind::Bar {
                 read.state.apply(seq, &tick);
             } else if self.filter.wants(seq, &tick) {
                 let symbol = tick.symbol().map_or(NO_SYMBOL, |symbol| self.table.intern(symbol));
@@ -209,6 +217,11 @@ impl Tail {
     /// The gaps in the tail, of all symbols and times, each with the partition it stands in.
     pub(super) fn take_gaps(&mut self) -> Vec<(u16, Gap)> {
         std::mem::take(&mut self.gaps)
+    }
+
+    /// The cancels and corrections of the tail that are of the days asked for.
+    pub(super) fn take_amendments(&mut self) -> Vec<(Seq, Tick)> {
+        std::mem::take(&mut self.amendments)
     }
 
     /// Groups of symbols to be read one after the other, in order, where the rows are too many to

@@ -1,5 +1,6 @@
 //! History equals what was put in, whatever happened in between.
 
+mod amended;
 mod archived;
 
 use std::collections::{BTreeMap, HashSet};
@@ -14,8 +15,8 @@ use super::*;
 use crate::bus::epoch::LogEpoch;
 use crate::bus::{Bounds, BusReader, Durable, Record};
 use crate::market::{
-    Bar, Cancel, Conditions, Exchange, GapKind, NO_SYMBOL, Price, SymbolTable, Tape, TickBatchBuilder,
-    Timestamp, Trade, arbitrary,
+    Bar, Cancel, Conditions, Correction, Exchange, GapKind, NO_SYMBOL, Price, SymbolTable, Tape,
+    TickBatchBuilder, Timestamp, Trade, TradeTerms, TradeUpdate, arbitrary,
 };
 use crate::tiering::archive::manifest::Manifest;
 use crate::tiering::archive::read::tests as fake;
@@ -614,7 +615,7 @@ async fn a_damaged_record_is_named() {
 }
 
 /// One tick of every kind, and bars, in every format.
-fn samples() -> Vec<(Kind, TickBatch)> {
+fn samples() -> Vec<(Kind, AmendedBatch)> {
     let ts: Timestamp = "2026-11-20T15:00:00.123456789Z".parse().unwrap();
     let recv_ts = ts.saturating_add_nanos(1_000);
     let symbol: Symbol = "BRK.B".parse().unwrap();
@@ -623,7 +624,7 @@ fn samples() -> Vec<(Kind, TickBatch)> {
     let conditions = Conditions::from_codes(b"@T").unwrap();
     let trade =
         Trade { symbol, ts, recv_ts, price: price("190.4501"), size: 100, exchange, conditions, id: 7, tape };
-    let terms = |id, text| crate::market::TradeTerms { id, price: price(text), size: 5, conditions };
+    let terms = |id, text| TradeTerms { id, price: price(text), size: 5, conditions };
     let ticks = [
         Tick::Trade(trade),
         Tick::Quote(crate::market::Quote {
@@ -660,7 +661,7 @@ fn samples() -> Vec<(Kind, TickBatch)> {
             action: b'C',
             tape,
         })),
-        Tick::Correction(Box::new(crate::market::Correction {
+        Tick::Correction(Box::new(Correction {
             symbol,
             ts,
             recv_ts,
@@ -680,7 +681,14 @@ fn samples() -> Vec<(Kind, TickBatch)> {
     let mut bar = Bar::empty(symbol, Timeframe::Minutes(15), ts);
     bar.add(&Trade { conditions: Conditions::NONE, ..trade });
     builder.push_bar(table.intern(symbol), Seq { partition: 2, offset: 41, index: 9 }, &bar);
-    builder.finish(&table).into_iter().map(|(_, batch)| (batch.kind(), batch)).collect()
+    builder.finish(&table).into_iter().map(|(_, batch)| (batch.kind(), batch.into())).collect()
+}
+
+/// The sample as it is after its trade was broken.
+fn broken(batch: &AmendedBatch) -> AmendedBatch {
+    let is_trade = batch.rows.kind() == Kind::Trade;
+    let updates = if is_trade { vec![Some(TradeUpdate::Canceled)] } else { Vec::new() };
+    AmendedBatch { updates, ..batch.clone() }
 }
 
 #[test]
@@ -690,7 +698,7 @@ fn text_formats_are_golden() {
         for (kind, batch) in samples() {
             let mut writer = RowWriter::new(format, kind, Vec::new()).unwrap();
             writer.write(&batch).unwrap();
-            writer.write(&batch).unwrap();
+            writer.write(&broken(&batch)).unwrap();
             let out = writer.finish().unwrap();
             writeln!(shown, "--- {format} {}", kind.name()).unwrap();
             shown.push_str(&String::from_utf8(out).unwrap().replace('\r', "␍"));
@@ -702,11 +710,47 @@ fn text_formats_are_golden() {
 }
 
 #[test]
+fn a_table_is_as_wide_as_what_is_in_it() {
+    let of = |symbol: &str, id: u64, price: &str| -> AmendedBatch {
+        let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(0));
+        let ts = "2026-11-20T15:00:00Z".parse().unwrap();
+        let (symbol, price) = (symbol.parse().unwrap(), price.parse().unwrap());
+        let (exchange, tape, conditions) = (Exchange::IEX, Tape::C, Conditions::NONE);
+        let trade = Trade { symbol, ts, recv_ts: ts, price, size: 1, exchange, conditions, id, tape };
+        builder.push(table.intern(symbol), Seq::default(), &Tick::Trade(trade));
+        builder.finish(&table).remove(0).1.into()
+    };
+    let columns = |batches: &[AmendedBatch]| -> Vec<Vec<usize>> {
+        let mut writer = RowWriter::new(Format::Table, Kind::Trade, Vec::new()).unwrap();
+        batches.iter().for_each(|batch| writer.write(batch).unwrap());
+        let text = String::from_utf8(writer.finish().unwrap()).unwrap();
+        // Where the columns on the left begin and those on the right end.
+        let places = |line: &str| {
+            let ends = |what: &str| line.find(what).map(|at| at + what.len());
+            let price = ends("PRICE").or_else(|| ends("123456789.123456789")).or_else(|| ends("190.4501"));
+            let ts = line.find("TS").or_else(|| line.find("2026-"));
+            let tape = line.find("TAPE").or_else(|| line.rfind('C'));
+            vec![ts.unwrap(), price.unwrap(), tape.unwrap()]
+        };
+        text.lines().map(places).collect()
+    };
+    let wide = of("ABCDEFGHIJKLMN.A", u64::MAX, "123456789.123456789");
+    let narrow = of("B", 7, "190.4501");
+    let lines = columns(&[wide.clone(), narrow.clone()]);
+    assert!(lines.len() == 3 && lines.iter().all(|line| *line == lines[0]), "{lines:?}");
+    let grown = columns(&[narrow.clone(), wide, narrow]);
+    assert_eq!(grown[3], grown[2], "from the first that is wider on");
+    assert_ne!(grown[1], grown[2]);
+    assert_eq!(columns(&[]).len(), 1, "an answer without rows has a head");
+}
+
+#[test]
 fn binary_formats_read_back_as_they_were() {
     for (kind, batch) in samples() {
         let written = |format| {
             let mut writer = RowWriter::new(format, kind, Vec::new()).unwrap();
             writer.write(&batch).unwrap();
+            writer.write(&broken(&batch)).unwrap();
             Bytes::from(writer.finish().unwrap())
         };
         let parquet =
@@ -714,8 +758,13 @@ fn binary_formats_read_back_as_they_were() {
         let arrow_bytes = written(Format::Arrow);
         let arrow = arrow_ipc::reader::StreamReader::try_new(&arrow_bytes[..], None);
         let read = [parquet.unwrap().next(), arrow.unwrap().next()];
+        let batch = batch.rows;
         for rows in read {
-            let read = TickBatch::from_record_batch(kind, rows.unwrap().unwrap()).unwrap();
+            let rows = rows.unwrap().unwrap();
+            if let (Kind::Trade, Some(updates)) = (kind, rows.column_by_name("update")) {
+                assert!(updates.is_null(0), "a trade that stands has none");
+            }
+            let read = TickBatch::from_record_batch(kind, rows).unwrap();
             if kind == Kind::Bar {
                 assert_eq!(read.rows().unwrap().bar(0).unwrap(), batch.rows().unwrap().bar(0).unwrap());
             } else {
