@@ -39,7 +39,8 @@ pub(super) async fn skip(
     let at = Seq { partition, offset: first - 1, index: u32::MAX };
     let archived = leave_to_archive(shared, partition, offset).await?;
     // The state knows nothing of the bars of a day that warm has lost: they are rebuilt from its trades.
-    if let Some(day) = archived.filter(|day| state.newest_day().is_none_or(|newest| newest < *day)) {
+    let newest = state.newest_day(shared.config.horizon.end().trading_day());
+    if let Some(day) = archived.filter(|day| newest.is_none_or(|newest| newest < *day)) {
         for symbol in symbols_of(shared, partition, day).await? {
             state.mark_rebuild(symbol, day, at);
         }
