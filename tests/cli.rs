@@ -56,6 +56,8 @@ mod secure;
 mod serve;
 #[path = "cli/time.rs"]
 mod time;
+#[path = "cli/timelines.rs"]
+mod timelines;
 #[path = "cli/watch.rs"]
 mod watch;
 #[path = "cli/whole.rs"]

@@ -50,11 +50,12 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+use self::epoch::Identity;
 pub use self::metrics::LocalBusMetrics;
 use self::reader::LocalReader;
 use self::state::{Queued, State, Status};
 use self::store::{Entry, Opened, Store};
-use super::epoch::LogEpoch;
+use super::epoch::{Held, LogEpoch};
 use super::{Bounds, Bus, BusError, BusReader, Durable};
 use crate::fail;
 
@@ -113,6 +114,9 @@ pub struct LocalBusConfig {
     /// Appends are refused when less would be left on the disk; 1 GiB by default. It has to cover
     /// what is still in memory (`memory_bytes`), which is written to tables later.
     pub free_bytes_min: u64,
+    /// What other stores hold of the log. A log that is opened to write continues after their offsets
+    /// where it was put back from an older copy; one without an identity takes that of the archive.
+    pub held: Vec<Held>,
     /// About how much memory the log may take; 96 MiB by default. A sixth of it is the queue of
     /// appends, a twelfth the records kept for readers at the tail.
     pub memory_bytes: u64,
@@ -128,6 +132,7 @@ impl LocalBusConfig {
             durability: Durability::Interval(Duration::from_millis(50)),
             retention: Retention { age: Duration::from_hours(72), bytes: 16 << 30 },
             free_bytes_min: 1 << 30,
+            held: Vec::new(),
             memory_bytes: 96 << 20,
         }
     }
@@ -243,7 +248,7 @@ impl LocalBus {
         }
         let now_ms = clock();
         let opened = std::panic::catch_unwind(|| Store::open(&config, now_ms));
-        let Opened { store, segments, nexts, bytes_total, damage } =
+        let Opened { mut store, mut segments, mut nexts, bytes_total, damage } =
             opened.map_err(|_| BusError::Failed {
                 path: path(),
                 reason: "its files are damaged: restore the directory from a copy, or move it away".into(),
@@ -261,11 +266,21 @@ impl LocalBus {
                 _ => BusError::Failed { path, reason },
             }
         };
-        let epoch = epoch::open(&config.path, &nexts).map_err(cannot)?;
-        if config.access == Access::Write {
-            epoch::begin(&config.path, &epoch).map_err(cannot)?;
-            fail::point("log.local.begun");
-        }
+        let epoch = match config.access {
+            Access::Read => epoch::read(&config.path, &nexts).map_err(cannot)?,
+            Access::Write => {
+                let Identity { epoch, begins } =
+                    epoch::open(&config.path, &nexts, &config.held).map_err(cannot)?;
+                epoch::begin(&config.path, &epoch).map_err(cannot)?;
+                fail::point("log.local.begun");
+                if begins != nexts {
+                    let segment = store.skip_to(&begins, now_ms);
+                    segments.push(segment.map_err(|reason| BusError::Failed { path: path(), reason })?);
+                    nexts = begins;
+                }
+                epoch
+            }
+        };
 
         let metrics = LocalBusMetrics::default();
         let queue_bytes_max = (config.memory_bytes / 6).clamp(1 << 16, 1 << 29) as u32;

@@ -172,7 +172,8 @@ pub trait Bus: Send + Sync + 'static {
 pub trait BusReader: Send {
     /// Waits until there is a record, without polling, and returns those there are, at least one
     /// and at most about `bytes_max` bytes of them (one more than fits, so that a large record
-    /// does not stop the reader). Cancel-safe.
+    /// does not stop the reader). Where the log skipped offsets it returns none, and
+    /// [`BusReader::offset`] is behind them. Cancel-safe.
     async fn next(&mut self, bytes_max: usize) -> Result<Vec<Record>, BusError>;
 
     /// The offset of the next record this reader will return.

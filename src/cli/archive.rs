@@ -3,6 +3,7 @@
 //! Works on the stores themselves. A server that has the data directory archives by itself
 //! (`archive.every_minutes`).
 
+mod adopt;
 mod lifecycle;
 mod progress;
 pub(super) mod restore;
@@ -24,7 +25,7 @@ use crate::market::{Kind, Timestamp, TradingDay};
 use crate::server::archiver;
 use crate::server::stores::Stores;
 use crate::telemetry::say;
-use crate::tiering::archive::origin;
+use crate::tiering::archive::origin::{self, Beside};
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::archive::run::{Archiver, Summary};
 use crate::tiering::archive::snapshot::ReadError;
@@ -72,6 +73,11 @@ enum ArchiveCommand {
     ///
     /// Objects, bytes, time and price are shown first.
     Restore(restore::RestoreArgs),
+    /// Make this log the archive's own after it was put back from a backup, or lost
+    ///
+    /// A log that is older than its archive continues after the archive's offsets, and archives nothing
+    /// before the archive is adopted: another server may still be writing the newer timeline.
+    Adopt(adopt::AdoptArgs),
     /// Show or set at which age archived days go to Glacier and Deep Archive
     Lifecycle(lifecycle::LifecycleArgs),
 }
@@ -159,6 +165,7 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
                 ArchiveCommand::List(select) => list(&select, &config, args.json).await,
                 ArchiveCommand::Verify(verify) => scrub(&verify, &config, args.json).await,
                 ArchiveCommand::Restore(args) => restore::run(&args, &config).await,
+                ArchiveCommand::Adopt(args) => adopt::run(&args, &config).await,
                 ArchiveCommand::Lifecycle(args) => lifecycle::run(&args, &config).await,
             }
         };
@@ -213,6 +220,16 @@ pub(super) fn archive_error(error: ArchiveError) -> CliError {
         ArchiveError::OtherLog { .. } => CliError::failed(&error).hint(
             "set archive.url to a place of its own; history reads one archive, the other stays as it is",
         ),
+        ArchiveError::OtherTimeline { is_parted: false, .. } => CliError::failed(&error).hint(
+            "this log was put back from a backup, or is a copy. If no other server writes the newer one, run \
+             `stk archive adopt`; otherwise set archive.url to another place",
+        ),
+        ArchiveError::OtherTimeline { is_parted: true, .. } => CliError::failed(&error).hint(
+            "both have used the same offsets. Set archive.url to another place: `stk archive copy` moves the days \
+             that are this log's there",
+        ),
+        ArchiveError::NotHere { .. } => CliError::failed(&error)
+            .hint("set archive.url to where they are; `stk archive copy` moves an archive to another place"),
         ArchiveError::Unconditional { .. } => CliError::failed(&error)
             .hint("use a store that knows conditional writes (`If-None-Match: *`), or a directory"),
         ArchiveError::Differs { .. } | ArchiveError::Damaged { .. } => {
@@ -231,14 +248,14 @@ async fn archive(args: &RunArgs, config: &Config, json: bool) -> Result<(), CliE
         before: args.before,
         kinds: args.kind.clone(),
         bandwidth: args.limit_bandwidth,
-        log: Some(stores.bus.epoch().name()),
+        log: Some(Beside::new(stores.bus.clone())),
         ..archiver::options(config)
     };
     let warm = stores.warm.clone();
     let archiver = Archiver::new(cold, warm, options, Clock::default(), ArchiveMetrics::default());
     let done = if args.dry_run {
         let planned = async {
-            origin::check(&*stores.cold(), stores.bus.epoch().name()).await?;
+            origin::check(&*stores.cold(), &Beside::new(stores.bus.clone())).await?;
             archiver.plan().await
         };
         match planned.await {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stores::Stores;
 use crate::config::Config;
+use crate::tiering::archive::origin::Beside;
 use crate::tiering::archive::run::Archiver;
 use crate::tiering::archive::{ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress};
 
@@ -38,7 +39,7 @@ pub(super) fn start(config: &Config, stores: &Stores, registry: &mut Registry) -
     let every = config.archive.every?;
     let metrics = ArchiveMetrics::default();
     metrics.register(registry);
-    let options = ArchiveOptions { log: Some(stores.bus.epoch().name()), ..options(config) };
+    let options = ArchiveOptions { log: Some(Beside::new(stores.bus.clone())), ..options(config) };
     let archiver = Archiver::new(stores.cold(), stores.warm.clone(), options, Clock::default(), metrics);
     let stop = CancellationToken::new();
     let task = tokio::spawn(run(archiver, every, stop.clone()));

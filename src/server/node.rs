@@ -33,6 +33,7 @@ use crate::feed::sim::{Pace, SimConfig, SimFeed};
 use crate::feed::source::{Source, SourceError};
 use crate::feed::{Feed, FeedError};
 use crate::market::{Horizon, Timestamp};
+use crate::tiering::archive::snapshot::ReadError;
 use crate::tiering::cold::ColdError;
 use crate::tiering::history::HistoryError;
 use crate::tiering::hot::{Hot, HotError};
@@ -100,6 +101,9 @@ pub enum NodeError {
     /// The archive's store refuses.
     #[error(transparent)]
     Cold(#[from] ColdError),
+    /// The archive is damaged.
+    #[error(transparent)]
+    Archive(#[from] ReadError),
     /// A feed is not written as one.
     #[error(transparent)]
     Source(#[from] SourceError),

@@ -14,11 +14,13 @@ use prometheus_client::registry::Registry;
 use super::node::NodeError;
 use super::processor::{self, Processor, ProcessorConfig, ProcessorMetrics};
 use crate::bus::Bus;
+use crate::bus::epoch::{Held, Holder};
 use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
 use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention};
 use crate::config::Config;
 use crate::disk::create_dir;
 use crate::market::Horizon;
+use crate::tiering::archive::origin::{self, Beside};
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::cold::{self, Cold, ColdError, ColdMetrics};
 use crate::tiering::history::History;
@@ -38,6 +40,8 @@ const WARM_DIR: &str = "warm";
 const HOT_DIR: &str = "hot";
 const COLD_DIR: &str = "cold";
 
+/// How long the start of a local log waits for the archive.
+const ARCHIVE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a stop waits for what is still on its way to Kafka.
 const KAFKA_CLOSE_MAX: Duration = Duration::from_secs(30);
 /// How long a stop waits for Kafka to come back.
@@ -112,10 +116,10 @@ impl Stores {
         let (local_log, local_warm) = (config.kafka.is_none(), config.clickhouse.is_none());
         // A hot store in memory has its checkpoints there.
         let in_dir = local_log || local_warm || (use_ == Use::Write && config.redis.is_none());
-        let (dir, own) = (config.data_dir.clone(), config.clone());
-        let (lock, local_bus, local_days) = blocking(move || {
+        let dir = config.data_dir.clone();
+        let (lock, local_days) = blocking(move || {
             if !in_dir {
-                return Ok((None, None, None));
+                return Ok((None, None));
             }
             if use_ != Use::Write
                 && (local_log || local_warm)
@@ -130,29 +134,10 @@ impl Stores {
                 create_dir(&dir).map_err(|error| data_error(&dir, &error))?;
                 Some(lock(&dir)?)
             };
-            let bus = local_log.then(|| open_local_bus(&own, use_)).transpose()?;
             let warm = local_warm.then(|| open_local_warm(&dir.join(WARM_DIR), use_)).transpose()?;
-            Ok((lock, bus, warm))
+            Ok((lock, warm))
         })
         .await?;
-        let log = match (local_bus, &config.kafka) {
-            (Some(bus), _) => Log::Local(bus),
-            (None, kafka) => {
-                let kafka = kafka.as_ref().expect("the log is local where no brokers are named");
-                let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
-                let settings = KafkaBusConfig {
-                    group: kafka.group.clone(),
-                    replication: kafka.replication,
-                    properties: kafka.properties.clone(),
-                    retention,
-                    ..KafkaBusConfig::new(&kafka.brokers, &kafka.topic, config.partitions)
-                };
-                Log::Kafka(match use_ {
-                    Use::Write => KafkaBus::open(settings).await?,
-                    Use::Move | Use::Ask => KafkaBus::open_existing(settings).await?,
-                })
-            }
-        };
         let days = match (local_days, &config.clickhouse) {
             (Some(warm), _) => Days::Local(warm),
             (None, clickhouse) => {
@@ -172,13 +157,42 @@ impl Stores {
                 })
             }
         };
-        let bus: Arc<dyn Bus> = match &log {
-            Log::Local(bus) => bus.clone(),
-            Log::Kafka(bus) => bus.clone(),
-        };
         let warm: Arc<dyn ArchiveSource> = match &days {
             Days::Local(warm) => warm.clone(),
             Days::ClickHouse(warm) => warm.clone(),
+        };
+        let cold_metrics = ColdMetrics::default();
+        let (own, metrics) = (config.clone(), cold_metrics.clone());
+        let cold = blocking(move || Ok(open_cold(&own, &metrics)?)).await?;
+        let local_bus = if local_log {
+            // Whoever only reads changes nothing, and so skips nothing.
+            let held = if use_ == Use::Ask { Vec::new() } else { held(config, &*warm, &*cold).await? };
+            let own = config.clone();
+            Some(blocking(move || open_local_bus(&own, use_, held)).await?)
+        } else {
+            None
+        };
+        let log = match (local_bus, &config.kafka) {
+            (Some(bus), _) => Log::Local(bus),
+            (None, kafka) => {
+                let kafka = kafka.as_ref().expect("the log is local where no brokers are named");
+                let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
+                let settings = KafkaBusConfig {
+                    group: kafka.group.clone(),
+                    replication: kafka.replication,
+                    properties: kafka.properties.clone(),
+                    retention,
+                    ..KafkaBusConfig::new(&kafka.brokers, &kafka.topic, config.partitions)
+                };
+                Log::Kafka(match use_ {
+                    Use::Write => KafkaBus::open(settings).await?,
+                    Use::Move | Use::Ask => KafkaBus::open_existing(settings).await?,
+                })
+            }
+        };
+        let bus: Arc<dyn Bus> = match &log {
+            Log::Local(bus) => bus.clone(),
+            Log::Kafka(bus) => bus.clone(),
         };
         warm.check_origin(&Origin::of(&*bus)).await?;
         let redis = match &config.redis {
@@ -196,10 +210,7 @@ impl Stores {
             }
             _ => None,
         };
-        let cold_metrics = ColdMetrics::default();
-        let (own, metrics) = (config.clone(), cold_metrics.clone());
-        let cold = blocking(move || Ok(open_cold(&own, &metrics)?)).await?;
-        let archive = Arc::new(ArchiveReader::new(cold).beside(bus.epoch().name()));
+        let archive = Arc::new(ArchiveReader::new(cold).beside(Beside::new(bus.clone())));
         let dir = config.data_dir.clone();
         Ok(Self { bus, warm, archive, log, days, redis, cold_metrics, dir, _lock: lock })
     }
@@ -418,7 +429,31 @@ impl Watched {
     }
 }
 
-fn open_local_bus(config: &Config, use_: Use) -> Result<Arc<LocalBus>, NodeError> {
+/// How far the stores beside a local log have come with it.
+async fn held(config: &Config, warm: &dyn ArchiveSource, cold: &dyn Cold) -> Result<Vec<Held>, NodeError> {
+    let mut held = Vec::new();
+    match tokio::time::timeout(ARCHIVE_WAIT_MAX, origin::held(cold)).await {
+        Ok(Ok(archive)) => held.extend(archive),
+        Ok(Err(error)) if !error.is_passing() => return Err(error.into()),
+        Ok(Err(error)) => tracing::warn!(
+            store = cold.name(), %error,
+            "the archive can't be asked which timeline of the log it holds; it is asked again before a run"
+        ),
+        Err(_) => tracing::warn!(
+            store = cold.name(),
+            "the archive does not say which timeline of the log it holds; it is asked again before a run"
+        ),
+    }
+    let mut next_offsets = Vec::new();
+    for partition in 0..config.partitions {
+        next_offsets.push(warm.mark(partition).await?.next_offset);
+    }
+    let (holder, name) = (Holder::Warm, "warm".to_owned());
+    held.push(Held { holder, name, log: None, lineage: Vec::new(), next_offsets });
+    Ok(held)
+}
+
+fn open_local_bus(config: &Config, use_: Use, held: Vec<Held>) -> Result<Arc<LocalBus>, NodeError> {
     let durability = config.sync_interval.map_or(Durability::Always, Durability::Interval);
     let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
     Ok(LocalBus::open(LocalBusConfig {
@@ -426,6 +461,7 @@ fn open_local_bus(config: &Config, use_: Use) -> Result<Arc<LocalBus>, NodeError
         durability,
         retention,
         free_bytes_min: config.free_bytes_min,
+        held,
         ..LocalBusConfig::new(config.data_dir.join(LOG_DIR), config.partitions)
     })?)
 }

@@ -180,15 +180,17 @@ impl PartitionState {
     pub fn apply_numbered(&mut self, number: u32, seq: Seq, tick: &Tick) {
         match tick {
             Tick::Trade(trade) => self.trade(number, seq, trade),
-            Tick::Cancel(cancel) => self.mark(cancel.symbol, cancel.ts.trading_day(), seq),
+            Tick::Cancel(cancel) => self.mark_rebuild(cancel.symbol, cancel.ts.trading_day(), seq),
             Tick::Correction(correction) => {
-                self.mark(correction.symbol, correction.ts.trading_day(), seq);
+                self.mark_rebuild(correction.symbol, correction.ts.trading_day(), seq);
             }
             Tick::Quote(_) | Tick::Status(_) | Tick::Gap(_) | Tick::PrevClose(_) => {}
         }
     }
 
-    fn mark(&mut self, symbol: Symbol, day: TradingDay, seq: Seq) {
+    /// Marks the bars of `symbol` and `day` to be rebuilt from their stored trades; `seq` is the place of
+    /// the tick that makes it necessary.
+    pub fn mark_rebuild(&mut self, symbol: Symbol, day: TradingDay, seq: Seq) {
         self.partition = seq.partition;
         self.pending.entry((symbol, day)).or_insert(seq);
     }
@@ -205,7 +207,7 @@ impl PartitionState {
                 bars.days.len() - 1
             }
             // A day that may have trades already: what its bars hold is to be read back.
-            None => return self.mark(trade.symbol, day, seq),
+            None => return self.mark_rebuild(trade.symbol, day, seq),
         };
         let day_bars = &mut bars.days[at];
         let mut changed = day_bars.daily.add(seq, trade);
@@ -217,7 +219,7 @@ impl PartitionState {
             self.changed.push(number);
         }
         if !known {
-            self.mark(trade.symbol, day, seq);
+            self.mark_rebuild(trade.symbol, day, seq);
         }
     }
 
@@ -235,11 +237,6 @@ impl PartitionState {
             }
         }
         taken
-    }
-
-    /// Marks the bars of `symbol` and `day` to be rebuilt, up to `seq`.
-    pub fn mark_rebuild(&mut self, symbol: Symbol, day: TradingDay, seq: Seq) {
-        self.mark(symbol, day, seq);
     }
 
     /// Takes the symbols and days whose bars must be rebuilt from their stored trades, by
@@ -940,7 +937,7 @@ mod tests {
             state.apply(Seq { partition: 3, offset, index: 0 }, &Tick::Trade(trade));
         }
         let marked = Seq { partition: 3, offset: 2, index: 0 };
-        state.mark("MSFT".parse().unwrap(), Timestamp::MIN.trading_day(), marked);
+        state.mark_rebuild("MSFT".parse().unwrap(), Timestamp::MIN.trading_day(), marked);
         state.take_changed_bars();
         let read = PartitionState::restore(&state.save()).unwrap();
         assert!(read.bars().eq(state.bars()) && read.bars().count() == 4);

@@ -17,9 +17,11 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use crate::bus::epoch::{Holder, LogEpoch, Relation};
 use crate::market::{
     BatchError, Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp, TradingDay,
 };
+use crate::tiering::archive::origin::Beside;
 use crate::tiering::archive::read::{Ahead, ArchiveReader, FrozenFile, ReadStats, SharedReadStats};
 use crate::tiering::archive::snapshot::{ReadError, Snapshot, reaches};
 use crate::tiering::warm::{Query, Scan, ScanStats, Warm, WarmError};
@@ -188,7 +190,9 @@ impl Tiers {
             }
             return Ok(Ok(from_warm(near, ArchivedPart::default())));
         };
-        let snapshot = if needed.is_empty() {
+        let epoch = archive.log().map(Beside::epoch);
+        let has_lost = |epoch: &LogEpoch| epoch.lost().iter().any(|lost| lost.holder == Holder::Archive);
+        let snapshot = if needed.is_empty() && !epoch.is_some_and(has_lost) {
             let reads_other_log = reads_other_log && near.next_offsets.iter().all(|next| *next == 0);
             let ask = async {
                 let ahead = archive.is_ahead_of(kind, &near.next_offsets).await?;
@@ -225,12 +229,12 @@ impl Tiers {
             archive.snapshot(kind, span_of(&needed)).await?
         };
         if let Some(day) = needed.keys().next()
-            && archive.is_foreign().await?
+            && archive.standing().await? == Relation::OtherLog
         {
             let store = archive.cold().name().to_owned();
             return Ok(Err(TiersError::NotArchived { kind: kind.name(), day: *day, store }));
         }
-        query.archived = read_from_archive(&snapshot, &needed, &near.next_offsets);
+        query.archived = read_from_archive(&snapshot, &needed, &near.next_offsets, epoch);
         let scan = self.warm.scan(&query).await?;
         let dropped = dropped_within(&scan, &query);
         let unsettled = dropped
@@ -319,13 +323,20 @@ fn span_of(days: &Days) -> TimeRange {
 }
 
 /// Of which days the archive is read, and up to which offsets: those of which warm has dropped
-/// rows, and those that reach beyond the offsets warm has come to.
-fn read_from_archive(snapshot: &Snapshot, needed: &Days, warm_next_offsets: &[u64]) -> Days {
+/// rows, those that reach beyond the offsets warm has come to, and those that reach into offsets that
+/// the log skipped because only the archive has rows with them.
+fn read_from_archive(
+    snapshot: &Snapshot,
+    needed: &Days,
+    warm_next_offsets: &[u64],
+    epoch: Option<&LogEpoch>,
+) -> Days {
     let mut days = Days::new();
     for (day, next_offsets) in snapshot.days() {
         let warm_next = |at: usize| warm_next_offsets.get(at).copied().unwrap_or(0);
         let beyond = next_offsets.iter().enumerate().any(|(at, offset)| *offset > warm_next(at));
-        if beyond || needed.contains_key(&day) {
+        let is_of_lost = epoch.is_some_and(|epoch| epoch.reaches_lost(next_offsets));
+        if beyond || needed.contains_key(&day) || is_of_lost {
             days.insert(day, next_offsets.to_vec());
         }
     }

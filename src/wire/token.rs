@@ -18,8 +18,8 @@ pub struct Position {
 pub struct LogId {
     /// Of the log; no other has it.
     pub id: u64,
-    /// Counted from 0.
-    pub generation: u32,
+    /// A random number of its own, at least 2^32. Those of logs made before this was so count from 0.
+    pub generation: u64,
 }
 
 /// One position for each partition of a log. Printed as `2.`, the log's id in hexadecimal, `.`, the
@@ -151,7 +151,7 @@ mod tests {
             "2.1.0.1-",
             "2.1.0.+1",
             "2.1.0.99999999999999999999",
-            "2.1.4294967296.1",
+            "2.1.18446744073709551616.1",
             "2.00000000000000001.0.1",
             "1.",
             "1.a",
@@ -170,7 +170,7 @@ mod tests {
     proptest! {
         #[test]
         fn parse_and_print_are_inverse(
-            id in any::<u64>(), generation in any::<u32>(),
+            id in any::<u64>(), generation in any::<u64>(),
             positions in prop::collection::vec((any::<u64>(), any::<u32>()), 1..=64),
         ) {
             let positions = positions.into_iter().map(|(offset, index)| Position { offset, index });

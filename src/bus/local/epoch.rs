@@ -1,17 +1,19 @@
-//! The log's identity on disk: `DATA/log/epoch`, a few lines of text.
+//! The log's identity on disk: `DATA/log/epoch` and, the same, `DATA/log/epoch.copy`; a few lines of
+//! text.
 //!
 //! ```text
-//! stk log epoch 1
-//! log ID                  16 hexadecimal digits, chosen when the log was made
-//! generation NUMBER
-//! end OFFSET…             where a generation before it ended, by partition; oldest first
-//! sealed OFFSET…          where the log ends; only while it is closed
-//! xxh3 HASH               of all bytes before this line, 16 hexadecimal digits
+//! stk log epoch 2
+//! log ID                          16 hexadecimal digits, chosen when the log was made
+//! ended GENERATION OFFSET…        an earlier generation, and where it ended by partition; oldest first
+//! lost HOLDER OFFSET… to OFFSET…  offsets skipped, since `warm` or `archive` holds rows with them
+//! generation GENERATION           the present one
+//! sealed OFFSET…                  where the log ends; only while it is closed
+//! xxh3 HASH                       of all bytes before this line, 16 hexadecimal digits
 //! ```
 //!
-//! A log that ends in good order is sealed. One that is found without its seal, or that ends
-//! elsewhere than the seal says, may have handed out what is gone: it begins a new generation, which
-//! is durable before a record of it can be read.
+//! Every opening to write begins a generation, durably before a record of it can be read. In version
+//! 1 a log that was closed in good order stayed in its generation, and generations counted from 0:
+//! those are kept as ids.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -20,13 +22,18 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::bus::epoch::{GENERATIONS_MAX, LogEpoch, random_id};
+use crate::bus::epoch::{
+    Ended, GENERATIONS_MAX, Held, Holder, LOST_MAX, LogEpoch, Lost, Relation, fresh_generation, is_within,
+    later,
+};
 
 const FILE: &str = "epoch";
+const COPY_FILE: &str = "epoch.copy";
 const TEMPORARY_FILE: &str = "epoch.tmp";
-const HEAD: &str = "stk log epoch 1";
+const HEAD_1: &str = "stk log epoch 1";
+const HEAD: &str = "stk log epoch 2";
 
-/// What the file says.
+/// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stored {
     epoch: LogEpoch,
@@ -34,68 +41,194 @@ struct Stored {
     sealed: Option<Vec<u64>>,
 }
 
-/// The epoch of the log in `path`, whose records end before `nexts`.
-///
-/// A log of a version that had none, or whose file is damaged, gets a new identity: tokens from
-/// before are then taken for those of another log.
-pub(super) fn open(path: &Path, nexts: &[u64]) -> io::Result<LogEpoch> {
-    let file = path.join(FILE);
-    let text = match fs::read_to_string(&file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(LogEpoch::new(random_id())),
-        // Not text: damaged like any other.
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
-        Err(error) => return Err(error),
-    };
-    let Some(Stored { mut epoch, sealed }) = Stored::decode(&text, nexts.len()) else {
-        tracing::warn!(
-            file = %file.display(),
-            "damaged: the log gets a new identity, and clients that come back are told of a gap"
-        );
-        return Ok(LogEpoch::new(random_id()));
-    };
+/// The identity with which a log is opened.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) epoch: LogEpoch,
+    /// By partition, the offset at which the log continues: after its last record, or further, where
+    /// other stores hold rows of a lost timeline.
+    pub(super) begins: Vec<u64>,
+}
+
+/// The identity to read the log in `path`, whose records end before `nexts`: as it is stored.
+pub(super) fn read(path: &Path, nexts: &[u64]) -> io::Result<LogEpoch> {
+    let Some(Stored { mut epoch, sealed }) = find(path, nexts.len())? else { return Ok(LogEpoch::begin()) };
     if sealed.as_deref() != Some(nexts) {
         epoch.advance(nexts);
-        tracing::info!(
-            generation = epoch.log().generation,
-            "the log was not closed in good order: what was not yet durable is gone"
-        );
     }
     Ok(epoch)
 }
 
-/// Writes that the log is in use, durably.
+/// The identity to write the log in `path`, whose records end before `nexts`: a new generation, which
+/// skips the offsets of rows that are `held` elsewhere and are not in the log.
+///
+/// Errors: the identity is damaged, or too many ranges were skipped before.
+pub(super) fn open(path: &Path, nexts: &[u64], held: &[Held]) -> io::Result<Identity> {
+    let is_empty = nexts.iter().all(|next| *next == 0);
+    let mut epoch = if let Some(Stored { mut epoch, sealed }) = find(path, nexts.len())? {
+        epoch.advance(nexts);
+        if sealed.as_deref() != Some(nexts) {
+            tracing::info!(
+                "the log was not closed in good order: records that were not yet durable are gone"
+            );
+        }
+        epoch
+    } else {
+        adopt(nexts, held).unwrap_or_else(|| {
+            if !is_empty {
+                let path = path.join(FILE);
+                tracing::warn!(file = %path.display(), "missing: the log gets a new identity");
+            }
+            LogEpoch::begin()
+        })
+    };
+    let mut begins = nexts.to_vec();
+    for held in held {
+        match epoch.relation(nexts, held) {
+            Relation::Ahead => {
+                let to = skip_target(nexts, held);
+                if !epoch.skip(held.holder, nexts, &to) {
+                    let reason =
+                        format!("it was put back from copies older than its stores {LOST_MAX} times");
+                    return Err(io::Error::other(reason));
+                }
+                tracing::warn!(
+                    store = held.name, log_ends = ?nexts, store_ends = ?held.next_offsets,
+                    "the log was put back from a copy older than this store: it continues after the store's offsets"
+                );
+                begins = later(&begins, &to);
+            }
+            Relation::Parted { at } => tracing::error!(
+                store = held.name, parted_at = ?at,
+                "this store holds rows of another timeline of the log with offsets that the log has used since"
+            ),
+            Relation::Own | Relation::Skipped | Relation::OtherLog => {}
+        }
+    }
+    Ok(Identity { epoch, begins })
+}
+
+/// By partition, where a log that ends at `nexts` continues after what is `held`. Before the first record
+/// that follows rows of the archive there is room for the bars of both.
+fn skip_target(nexts: &[u64], held: &Held) -> Vec<u64> {
+    let room = u64::from(held.holder == Holder::Archive);
+    let target = |(next, held): (&u64, &u64)| if held > next { held + room } else { *next };
+    let known = nexts.iter().zip(&held.next_offsets).map(target);
+    known.chain(nexts.iter().skip(held.next_offsets.len()).copied()).collect()
+}
+
+/// The identity that the archive names, for a log that has none: one that is empty beside the archive
+/// of a log that was lost, or one whose identity was lost.
+fn adopt(nexts: &[u64], held: &[Held]) -> Option<LogEpoch> {
+    let archive = held.iter().find(|held| held.holder == Holder::Archive)?;
+    let id = archive.log.filter(|_| archive.next_offsets.len() == nexts.len())?;
+    let is_empty = nexts.iter().all(|next| *next == 0);
+    let history = if is_empty {
+        Vec::new()
+    } else if is_within(&archive.next_offsets, nexts) {
+        archive.lineage.clone()
+    } else {
+        return None;
+    };
+    tracing::warn!(
+        archive = archive.name,
+        log = format!("{id:016x}"),
+        "the log has no identity: it takes the one that its archive names"
+    );
+    Some(LogEpoch::with_history(id, fresh_generation(), history, Vec::new()))
+}
+
+/// The stored identity of a log of `partitions`; `None` where none is stored.
+///
+/// Errors: what is stored is damaged.
+fn find(path: &Path, partitions: usize) -> io::Result<Option<Stored>> {
+    let mut damaged = Vec::new();
+    for name in [FILE, COPY_FILE] {
+        let file = path.join(name);
+        let bytes = match fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let text = String::from_utf8(bytes).unwrap_or_default();
+        match Stored::decode(&text, partitions) {
+            Some(stored) => {
+                if !damaged.is_empty() {
+                    tracing::warn!(?damaged, used = name, "the log's identity is damaged; its copy is used");
+                }
+                return Ok(Some(stored));
+            }
+            None => damaged.push(file.display().to_string()),
+        }
+    }
+    if damaged.is_empty() {
+        return Ok(None);
+    }
+    let reason = format!(
+        "{} damaged, or written by a newer stk: put it back from a backup, or move it away, and the log takes \
+         the identity that its archive names",
+        if damaged.len() == 1 {
+            format!("{} is", damaged[0])
+        } else {
+            format!("{} are", damaged.join(" and "))
+        }
+    );
+    Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+}
+
+/// Stores durably that the log is in use.
 pub(super) fn begin(path: &Path, epoch: &LogEpoch) -> io::Result<()> {
     write(path, &Stored { epoch: epoch.clone(), sealed: None })?;
     File::open(path)?.sync_all()
 }
 
-/// Writes that the log ended in good order before `nexts`. Where the system loses that, the next one
-/// begins a generation without need.
+/// Stores that the log was closed in good order before `nexts`.
 pub(super) fn seal(path: &Path, epoch: &LogEpoch, nexts: Vec<u64>) -> io::Result<()> {
     write(path, &Stored { epoch: epoch.clone(), sealed: Some(nexts) })
 }
 
 fn write(path: &Path, stored: &Stored) -> io::Result<()> {
-    let temporary = path.join(TEMPORARY_FILE);
-    let mut file = File::create(&temporary)?;
-    file.write_all(stored.encode().as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path.join(FILE))
+    for name in [FILE, COPY_FILE] {
+        let temporary = path.join(TEMPORARY_FILE);
+        let mut file = File::create(&temporary)?;
+        file.write_all(stored.encode().as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path.join(name))?;
+    }
+    Ok(())
+}
+
+fn push_offsets(out: &mut String, offsets: &[u64]) {
+    for offset in offsets {
+        // Writing to a string can't fail.
+        let _ = write!(out, " {offset}");
+    }
 }
 
 impl Stored {
     fn encode(&self) -> String {
         let mut out = String::new();
         let log = self.epoch.log();
-        // Writing to a string can't fail.
-        let _ = write!(out, "{HEAD}\nlog {:016x}\ngeneration {}\n", log.id, log.generation);
-        let ends = self.epoch.ends().map(|end| ("end", end));
-        for (name, offsets) in ends.chain(self.sealed.iter().map(|sealed| ("sealed", sealed.as_slice()))) {
-            out.push_str(name);
-            for offset in offsets {
-                let _ = write!(out, " {offset}");
-            }
+        let _ = writeln!(out, "{HEAD}\nlog {:016x}", log.id);
+        for Ended { generation, ends } in self.epoch.ended() {
+            let _ = write!(out, "ended {generation}");
+            push_offsets(&mut out, ends);
+            out.push('\n');
+        }
+        for Lost { holder, from, to } in self.epoch.lost() {
+            out.push_str(match holder {
+                Holder::Warm => "lost warm",
+                Holder::Archive => "lost archive",
+            });
+            push_offsets(&mut out, from);
+            out.push_str(" to");
+            push_offsets(&mut out, to);
+            out.push('\n');
+        }
+        let _ = writeln!(out, "generation {}", log.generation);
+        if let Some(sealed) = &self.sealed {
+            out.push_str("sealed");
+            push_offsets(&mut out, sealed);
             out.push('\n');
         }
         let hash = xxh3_64(out.as_bytes());
@@ -103,8 +236,7 @@ impl Stored {
         out
     }
 
-    /// `None` where a byte is not as it was written, or it is of another log than one of
-    /// `partitions`.
+    /// `None` where a byte is not as it was written, or it is of a log that has not `partitions`.
     fn decode(text: &str, partitions: usize) -> Option<Self> {
         let (body, hash) = text.strip_suffix('\n')?.rsplit_once('\n')?;
         let hashed = &text[..=body.len()];
@@ -113,55 +245,185 @@ impl Stored {
             return None;
         }
         let mut lines = body.lines();
-        if lines.next()? != HEAD {
-            return None;
-        }
+        let is_first = match lines.next()? {
+            HEAD_1 => true,
+            HEAD => false,
+            _ => return None,
+        };
+        let offsets = |text: &str| -> Option<Vec<u64>> {
+            let offsets: Option<Vec<u64>> = text.split(' ').map(|offset| offset.parse().ok()).collect();
+            offsets.filter(|offsets| offsets.len() == partitions)
+        };
         let id = u64::from_str_radix(lines.next()?.strip_prefix("log ")?, 16).ok()?;
-        let generation = lines.next()?.strip_prefix("generation ")?.parse().ok()?;
-        let (mut ends, mut sealed) = (Vec::new(), None);
+        let (mut ended, mut lost, mut generation, mut sealed) = (Vec::new(), Vec::new(), None, None);
+        let mut ends = Vec::new();
         for line in lines {
-            let (name, offsets) = line.split_once(' ')?;
-            let offsets: Vec<u64> =
-                offsets.split(' ').map(|offset| offset.parse().ok()).collect::<Option<_>>()?;
-            if offsets.len() != partitions {
-                return None;
-            }
+            let (name, value) = line.split_once(' ')?;
             match name {
-                "end" if ends.len() < GENERATIONS_MAX => ends.push(offsets),
-                "sealed" => sealed = Some(offsets),
+                "ended" if ended.len() < GENERATIONS_MAX => {
+                    let (generation, ends) = value.split_once(' ')?;
+                    ended.push(Ended { generation: generation.parse().ok()?, ends: offsets(ends)? });
+                }
+                "end" if is_first && ends.len() < GENERATIONS_MAX => ends.push(offsets(value)?),
+                "lost" if lost.len() < LOST_MAX => {
+                    let (holder, range) = value.split_once(' ')?;
+                    let holder = match holder {
+                        "warm" => Holder::Warm,
+                        "archive" => Holder::Archive,
+                        _ => return None,
+                    };
+                    let (from, to) = range.split_once(" to ")?;
+                    lost.push(Lost { holder, from: offsets(from)?, to: offsets(to)? });
+                }
+                "generation" => generation = Some(value.parse().ok()?),
+                "sealed" => sealed = Some(offsets(value)?),
                 _ => return None,
             }
         }
-        Some(Self { epoch: LogEpoch::with_ends(id, generation, ends), sealed })
+        let generation: u64 = generation?;
+        if is_first {
+            let first = generation.checked_sub(ends.len() as u64)?;
+            ended.extend((first..).zip(ends).map(|(generation, ends)| Ended { generation, ends }));
+        }
+        Some(Self { epoch: LogEpoch::with_history(id, generation, ended, lost), sealed })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
 
-    /// What version 1 wrote is read for ever.
+    /// Every version that was ever written is read for ever.
     const VERSION_1: &str = include_str!("../../../tests/golden/bus/epoch-v1.txt");
+    const VERSION_2: &str = include_str!("../../../tests/golden/bus/epoch-v2.txt");
+
+    const ID: u64 = 0x0123_4567_89ab_cdef;
+
+    fn ended(generation: u64, ends: [u64; 2]) -> Ended {
+        Ended { generation, ends: ends.to_vec() }
+    }
 
     fn stored() -> Stored {
-        let ends = [vec![10, 20], vec![12, 20]];
-        Stored { epoch: LogEpoch::with_ends(0x0123_4567_89ab_cdef, 2, ends), sealed: Some(vec![1000, 2000]) }
+        let history = [ended(0, [10, 20]), ended(7_000_000_000_000_000_000, [12, 20])];
+        let lost = vec![
+            Lost { holder: Holder::Archive, from: vec![10, 20], to: vec![12, 20] },
+            Lost { holder: Holder::Warm, from: vec![12, 20], to: vec![15, 29] },
+        ];
+        let epoch = LogEpoch::with_history(ID, 7_100_000_000_000_000_000, history, lost);
+        Stored { epoch, sealed: Some(vec![1000, 2000]) }
+    }
+
+    fn held(lineage: Vec<Ended>, next_offsets: [u64; 2]) -> Held {
+        let (holder, name) = (Holder::Archive, "the archive".to_owned());
+        Held { holder, name, log: Some(ID), lineage, next_offsets: next_offsets.to_vec() }
     }
 
     #[test]
     fn it_reads_what_it_writes_and_nothing_else() {
-        assert_eq!(stored().encode(), VERSION_1);
-        assert_eq!(Stored::decode(VERSION_1, 2), Some(stored()));
+        assert_eq!(stored().encode(), VERSION_2);
+        for text in [VERSION_1, VERSION_2] {
+            for at in 0..text.len() {
+                assert_eq!(Stored::decode(&text[..at], 2), None, "cut at {at}");
+                let mut flipped = text.as_bytes().to_vec();
+                flipped[at] ^= 1;
+                let flipped = String::from_utf8(flipped).unwrap();
+                assert_eq!(Stored::decode(&flipped, 2), None, "byte {at} flipped");
+            }
+            assert_eq!(Stored::decode(text, 3), None);
+        }
+        assert_eq!(Stored::decode(VERSION_2, 2), Some(stored()));
         let open = Stored { sealed: None, ..stored() };
         assert_eq!(Stored::decode(&open.encode(), 2), Some(open));
-        assert_eq!(Stored::decode(VERSION_1, 3), None);
-        for at in 0..VERSION_1.len() {
-            assert_eq!(Stored::decode(&VERSION_1[..at], 2), None, "cut at {at}");
-            let mut flipped = VERSION_1.as_bytes().to_vec();
-            flipped[at] ^= 1;
-            let flipped = String::from_utf8(flipped).unwrap();
-            // A digit of the hash in capitals is the same digit; one flipped bit makes none.
-            assert_eq!(Stored::decode(&flipped, 2), None, "byte {at} flipped");
+        let history = [ended(0, [10, 20]), ended(1, [12, 20])];
+        let epoch = LogEpoch::with_history(ID, 2, history, Vec::new());
+        let sealed = Some(vec![1000, 2000]);
+        assert_eq!(Stored::decode(VERSION_1, 2), Some(Stored { epoch, sealed }));
+    }
+
+    #[test]
+    fn a_damaged_identity_is_read_from_its_copy_and_refused_where_both_are() {
+        let dir = TempDir::new().unwrap();
+        let nexts = [1000, 2000];
+        write(dir.path(), &stored()).unwrap();
+        for name in [FILE, COPY_FILE] {
+            write(dir.path(), &stored()).unwrap();
+            fs::write(dir.path().join(name), "nonsense").unwrap();
+            assert_eq!(read(dir.path(), &nexts).unwrap(), stored().epoch);
+            let opened = open(dir.path(), &nexts, &[]).unwrap().epoch;
+            assert_eq!(opened.log().id, ID);
+            assert!(opened.has(stored().epoch.log().generation, &nexts));
         }
+        fs::write(dir.path().join(FILE), VERSION_2.replace("1000", "1001")).unwrap();
+        for error in [read(dir.path(), &nexts).unwrap_err(), open(dir.path(), &nexts, &[]).unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.contains("epoch and ") && error.contains("epoch.copy are damaged"), "{error}");
+            assert!(error.contains("move it away, and the log takes the identity"), "{error}");
+        }
+        // As the message says.
+        fs::remove_file(dir.path().join(FILE)).unwrap();
+        fs::remove_file(dir.path().join(COPY_FILE)).unwrap();
+        let archive = held(vec![ended(0, [10, 20]), ended(5, [900, 2000])], [900, 2000]);
+        let Identity { epoch, begins } = open(dir.path(), &nexts, &[archive.clone()]).unwrap();
+        assert_eq!((epoch.log().id, &begins[..]), (ID, &nexts[..]));
+        assert_eq!(epoch.relation(&nexts, &archive), Relation::Own);
+        // The archive reaches further than the log: not its archive, for all that is known.
+        let archive = held(vec![ended(5, [1001, 2000])], [1001, 2000]);
+        assert_ne!(open(dir.path(), &nexts, &[archive]).unwrap().epoch.log().id, ID);
+    }
+
+    #[test]
+    fn a_log_put_back_from_a_copy_continues_after_what_other_stores_hold() {
+        let dir = TempDir::new().unwrap();
+        let first = open(dir.path(), &[0, 0], &[]).unwrap().epoch;
+        begin(dir.path(), &first).unwrap();
+        let id = first.log().id;
+        let copy = TempDir::new().unwrap();
+        for name in [FILE, COPY_FILE] {
+            fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
+        }
+        // The log goes on, in the same generation and in a further one, and is archived.
+        let mut later = first.clone();
+        later.advance(&[60, 30]);
+        for lineage in [first.lineage(&[60, 30]), later.lineage(&[90, 35])] {
+            let next_offsets: Vec<u64> = lineage.last().unwrap().ends.clone();
+            let archive =
+                Held { log: Some(id), ..held(lineage.clone(), next_offsets.clone().try_into().unwrap()) };
+            let Identity { epoch, begins } = open(copy.path(), &[40, 30], &[archive.clone()]).unwrap();
+            let after = |at: usize, next: u64| next + u64::from(next > [40, 30][at]);
+            assert_eq!(begins, [after(0, next_offsets[0]), after(1, next_offsets[1])]);
+            assert_eq!(epoch.skipped(0, 40), Some(40..begins[0]));
+            assert_eq!(epoch.relation(&begins, &archive), Relation::Skipped);
+            // Opened again, it skips nothing more.
+            let again = TempDir::new().unwrap();
+            begin(again.path(), &epoch).unwrap();
+            let reopened = open(again.path(), &begins, &[archive.clone()]).unwrap();
+            assert_eq!((reopened.begins, reopened.epoch.lost()), (begins, epoch.lost()));
+            // Had it gone on before it saw the archive, the same offsets would name other records.
+            let mut parted = Stored { epoch: first.clone(), sealed: None };
+            parted.epoch.advance(&[40, 30]);
+            begin(again.path(), &parted.epoch).unwrap();
+            let Identity { epoch, begins } = open(again.path(), &[50, 30], &[archive.clone()]).unwrap();
+            assert_eq!(begins, [50, 30]);
+            assert_eq!(epoch.relation(&begins, &archive), Relation::Parted { at: vec![40, 30] });
+        }
+        // All that is archived is older than the copy.
+        let archive = Held { log: Some(id), ..held(first.lineage(&[40, 20]), [40, 20]) };
+        let Identity { epoch, begins } = open(copy.path(), &[40, 30], &[archive]).unwrap();
+        assert_eq!((begins, epoch.lost().len()), (vec![40, 30], 0));
+    }
+
+    #[test]
+    fn a_new_log_beside_an_archive_takes_its_place() {
+        let dir = TempDir::new().unwrap();
+        let archive = held(vec![ended(3, [60, 30])], [60, 30]);
+        let Identity { epoch, begins } = open(dir.path(), &[0, 0], &[archive.clone()]).unwrap();
+        assert_eq!((epoch.log().id, &begins[..]), (ID, &[61, 31][..]));
+        assert_eq!(epoch.relation(&begins, &archive), Relation::Skipped);
+        // Symbols would be in other partitions.
+        let archive = Held { next_offsets: vec![60, 30, 10], ..archive };
+        let Identity { epoch, begins } = open(dir.path(), &[0, 0], &[archive]).unwrap();
+        assert!(epoch.log().id != ID && begins == [0, 0]);
     }
 }

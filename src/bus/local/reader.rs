@@ -23,8 +23,9 @@ impl LocalReader {
 impl BusReader for LocalReader {
     async fn next(&mut self, bytes_max: usize) -> Result<Vec<Record>, BusError> {
         let Self { shared, partition, offset } = self;
-        let (partition, from) = (*partition, *offset);
+        let partition = *partition;
         let records = loop {
+            let from = *offset;
             let appended = shared.appended[usize::from(partition)].notified();
             tokio::pin!(appended);
             appended.as_mut().enable();
@@ -37,6 +38,10 @@ impl BusReader for LocalReader {
                     let records = records.unwrap_or_else(|panic| Err(panic.to_string()));
                     break records.map_err(|reason| shared.failed(reason))?;
                 }
+                Lookup::Skip(next) => {
+                    *offset = next;
+                    return Ok(Vec::new());
+                }
                 Lookup::Wait => appended.await,
             }
         };
@@ -46,5 +51,9 @@ impl BusReader for LocalReader {
 
     fn offset(&self) -> u64 {
         self.offset
+    }
+
+    fn is_hole(&self, from: u64, to: u64) -> bool {
+        self.shared.epoch.is_skipped(self.partition, from, to)
     }
 }

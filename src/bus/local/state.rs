@@ -64,6 +64,8 @@ pub(super) enum Lookup {
     Records(Vec<Record>),
     /// In this segment, up to before `to`.
     Segment { segment: Arc<Segment>, to: u64 },
+    /// The log skipped it; it continues at this offset.
+    Skip(u64),
     /// Not yet appended.
     Wait,
 }
@@ -150,8 +152,8 @@ impl State {
 
     /// Whether everything before segment `index` is released.
     fn is_released_before(&self, index: usize) -> bool {
-        let mut pairs = self.partitions.iter().zip(&self.segments[index].starts);
-        pairs.all(|(partition, start)| partition.released >= *start)
+        let mut pairs = self.partitions.iter().zip(&self.segments[index].befores);
+        pairs.all(|(partition, before)| partition.released >= *before)
     }
 
     /// Appends to the tail and returns the offset.
@@ -203,7 +205,7 @@ impl State {
             return None;
         }
         let records =
-            next.starts.iter().zip(&self.segments[0].starts).map(|(next, first)| next - first).sum();
+            next.befores.iter().zip(&self.segments[0].starts).map(|(next, first)| next - first).sum();
         Some((self.segments.pop_front()?, records))
     }
 
@@ -239,7 +241,12 @@ impl State {
             return Err(BusError::Closed);
         }
         let after = self.segments.partition_point(|segment| segment.starts[index] <= offset);
-        let to = self.segments.get(after).map_or(tail.written, |segment| segment.starts[index]);
+        let to = self.segments.get(after).map_or(tail.written, |segment| segment.befores[index]);
+        if let Some(next) = self.segments.get(after)
+            && offset >= to
+        {
+            return Ok(Lookup::Skip(next.starts[index]));
+        }
         Ok(Lookup::Segment { segment: Arc::clone(&self.segments[after - 1]), to })
     }
 

@@ -52,6 +52,9 @@ pub(super) struct Segment {
     path: PathBuf,
     /// By partition, the offset of its first record here.
     pub(super) starts: Vec<u64>,
+    /// By partition, the offset after the last record before it: less than `starts` only where the log
+    /// skipped offsets that other stores hold rows of.
+    pub(super) befores: Vec<u64>,
     /// When it was begun, ms since the epoch. Every record of earlier segments is older.
     pub(super) created_ms: u64,
     /// Bytes of all records ever appended before it.
@@ -61,9 +64,9 @@ pub(super) struct Segment {
 impl Segment {
     /// The segment in `keyspace` of the log in `path`.
     fn new(keyspace: Keyspace, header: Header, path: &Path) -> Self {
-        let Header { id, created_ms, bytes_before, starts } = header;
+        let Header { id, created_ms, bytes_before, starts, befores } = header;
         let path = path_of(path, &keyspace);
-        Self { id, keyspace, path, starts, created_ms, bytes_before }
+        Self { id, keyspace, path, starts, befores, created_ms, bytes_before }
     }
 
     /// Records of `partition` from offset `from` to before `to`, at least one if there is one, up
@@ -307,6 +310,7 @@ impl Store {
             created_ms: now_ms.max(self.active.created_ms),
             bytes_before: self.active.bytes_before + self.active_bytes,
             starts: self.nexts.clone(),
+            befores: self.nexts.clone(),
         };
         let keyspace = self.free.pop();
         let segment = begin(&mut self.journal, keyspace, header, &self.path, self.memtable_bytes)?;
@@ -316,6 +320,24 @@ impl Store {
         self.previous = Some(std::mem::replace(&mut self.active, Arc::new(segment)));
         self.active_bytes = 0;
         Ok(Some(Arc::clone(&self.active)))
+    }
+
+    /// Continues at the offsets `begins` in a segment of its own, durably.
+    pub(super) fn skip_to(&mut self, begins: &[u64], now_ms: u64) -> Result<Arc<Segment>, String> {
+        let header = Header {
+            id: self.active.id + 1,
+            created_ms: now_ms.max(self.active.created_ms),
+            bytes_before: self.active.bytes_before + self.active_bytes,
+            starts: begins.to_vec(),
+            befores: std::mem::replace(&mut self.nexts, begins.to_vec()),
+        };
+        let keyspace = self.free.pop();
+        let segment = begin(&mut self.journal, keyspace, header, &self.path, self.memtable_bytes)?;
+        self.journal.sync()?;
+        self.active.keyspace.rotate_memtable().map_err(text)?;
+        self.previous = Some(std::mem::replace(&mut self.active, Arc::new(segment)));
+        self.active_bytes = 0;
+        Ok(Arc::clone(&self.active))
     }
 
     /// Drops the oldest segment. Its files go with [`Self::empty_dropped`].
@@ -494,7 +516,7 @@ fn load(
         if before.id + 1 != after.id {
             return Err(format!("segment {} is missing before segment {}", after.id - 1, after.id));
         }
-        if before.ends()? != after.starts {
+        if before.ends()? != after.befores {
             return Err(format!(
                 "records are missing at the end of {}: a file there or a journal is damaged",
                 before.path.display()
@@ -503,7 +525,8 @@ fn load(
     }
     if segments.is_empty() {
         let starts = vec![0; usize::from(config.partitions)];
-        let header = Header { id: next_id, created_ms: now_ms, bytes_before: 0, starts };
+        let header =
+            Header { id: next_id, created_ms: now_ms, bytes_before: 0, befores: starts.clone(), starts };
         segments.push(Arc::new(begin(journal, free.pop(), header, &config.path, memtable_bytes)?));
         journal.sync()?;
     }

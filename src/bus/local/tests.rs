@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::journal::Damage;
 use super::*;
 use crate::bus::conformance::{self, PARTITIONS};
-use crate::bus::epoch::Mismatch;
-use crate::wire::token::{LogId, Position, Token};
+use crate::bus::epoch::{Held, Holder, Mismatch};
+use crate::wire::token::{Position, Token};
 
 fn config(path: &Path) -> LocalBusConfig {
     LocalBusConfig {
@@ -234,7 +234,7 @@ fn token(bus: &LocalBus, offset: u64) -> Token {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sudden_end_begins_a_generation_and_a_good_one_does_not() {
+async fn every_opening_begins_a_generation_and_a_sudden_end_voids_what_was_lost() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let of_one = |path: &Path| LocalBusConfig { partitions: 1, ..config(path) };
@@ -256,10 +256,15 @@ async fn a_sudden_end_begins_a_generation_and_a_good_one_does_not() {
 
     let id = bus.epoch().log().id;
     let reading = LocalBusConfig { access: Access::Read, ..of_one(&copy) };
-    // Who only reads sees what is so, and changes nothing.
-    for (access, generation) in [(&reading, 1), (&reading, 1), (&of_one(&copy), 1), (&of_one(&copy), 1)] {
+    let before = std::fs::read(copy.join("epoch")).unwrap();
+    let mut generations = std::collections::HashSet::from([tokens[0].log().generation]);
+    for access in [&reading, &reading, &of_one(&copy), &of_one(&copy)] {
         let bus = open(access.clone());
-        assert_eq!(bus.epoch().log(), LogId { id, generation });
+        assert_eq!(bus.epoch().log().id, id);
+        assert!(generations.insert(bus.epoch().log().generation), "a generation of its own");
+        if access.access == Access::Read {
+            assert_eq!(std::fs::read(copy.join("epoch")).unwrap(), before, "a reader changes nothing");
+        }
         for (offset, token) in (0..).zip(&tokens) {
             let expected = if offset <= 3 { Ok(()) } else { Err(Mismatch::Lost) };
             assert_eq!(bus.epoch().check(token, 1), expected, "the first generation, offset {offset}");
@@ -274,8 +279,8 @@ async fn a_sudden_end_begins_a_generation_and_a_good_one_does_not() {
     let of_second = token(&bus, 4);
     bus.close().await;
     let bus = open(of_one(&copy));
-    assert_eq!(bus.epoch().log(), LogId { id, generation: 1 }, "it ended in good order");
-    assert_eq!(bus.epoch().check(&of_second, 1), Ok(()));
+    assert_ne!(bus.epoch().log(), of_second.log());
+    assert_eq!(bus.epoch().check(&of_second, 1), Ok(()), "it ended in good order");
     bus.close().await;
 }
 
@@ -286,6 +291,7 @@ async fn a_damaged_identity_is_another_and_one_that_only_reads_takes_nothing() {
     bus.append(vec![(0, Bytes::from_static(b"kept"))]).await.unwrap().await.unwrap();
     let before = bus.epoch().clone();
     bus.close().await;
+    let sealed = std::fs::read_to_string(directory.path().join("epoch")).unwrap();
     let reading = LocalBusConfig { access: Access::Read, ..config(directory.path()) };
     let bus = open(reading.clone());
     assert_eq!(*bus.epoch(), before);
@@ -293,9 +299,74 @@ async fn a_damaged_identity_is_another_and_one_that_only_reads_takes_nothing() {
     assert!(refused.to_string().contains("it is open to be read"), "{refused}");
     assert_eq!(bus.reader(0, 0).await.unwrap().next(1).await.unwrap()[0].bytes, "kept");
     bus.close().await;
+    assert_eq!(std::fs::read_to_string(directory.path().join("epoch")).unwrap(), sealed);
     std::fs::write(directory.path().join("epoch"), "nonsense").unwrap();
     let bus = open(config(directory.path()));
-    assert_ne!(bus.epoch().log().id, before.log().id);
+    assert_eq!(bus.epoch().log().id, before.log().id, "the copy is used");
+    bus.close().await;
+    for file in ["epoch", "epoch.copy"] {
+        std::fs::write(directory.path().join(file), "nonsense").unwrap();
+    }
+    for access in [reading, config(directory.path())] {
+        let refused = LocalBus::open(access).err().unwrap().to_string();
+        assert!(refused.contains("epoch.copy are damaged"), "{refused}");
+    }
+}
+
+/// A log that other stores are ahead of continues after them; what it has is read across the hole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_put_back_from_a_copy_skips_what_others_hold() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let record = |number: u64| Bytes::from(format!("record {number}"));
+    let held = |next_offsets: Vec<u64>| Held {
+        holder: Holder::Archive,
+        name: "the archive".to_owned(),
+        log: None,
+        lineage: Vec::new(),
+        next_offsets,
+    };
+    let config = LocalBusConfig { partitions: 2, ..config(&path) };
+    let bus = open(config.clone());
+    for number in 0..4 {
+        bus.append(vec![(0, record(number)), (1, record(number))]).await.unwrap().await.unwrap();
+    }
+    bus.close().await;
+    let ahead = LocalBusConfig { held: vec![held(vec![9, 2])], ..config.clone() };
+    for access in [ahead.clone(), ahead, config.clone()] {
+        let bus = open(access);
+        assert_eq!(bus.epoch().lost().len(), 1, "once");
+        let next = bus.bounds(0).await.unwrap().next;
+        let offsets = bus.append(vec![(0, record(next)), (1, record(0))]).await.unwrap().await.unwrap();
+        assert_eq!(offsets[0], next.max(10));
+        for from in [0, 3, 4, 6, 10] {
+            let mut reader = bus.reader(0, from).await.unwrap();
+            let mut found = Vec::new();
+            let mut expected = from;
+            while reader.offset() <= next {
+                let records = reader.next(1).await.unwrap();
+                reader.check_follows(expected, &records).unwrap();
+                expected = reader.offset();
+                found.extend(records);
+            }
+            let offsets: Vec<u64> = found.iter().map(|record| record.offset).collect();
+            let all: Vec<u64> = (from..4).chain(10.max(from)..=next).collect();
+            assert_eq!(offsets, all, "from {from}");
+            assert!(found.iter().all(|found| found.bytes == record(found.offset)));
+        }
+        assert_eq!(bus.bounds(1).await.unwrap().first, 0);
+        bus.close().await;
+    }
+    // What is released is dropped across the hole, as it is elsewhere.
+    let short = Retention { age: Duration::from_millis(1), bytes: 1 << 20 };
+    let bus = open(LocalBusConfig { retention: short, ..config });
+    bus.release(0, 10);
+    bus.release(1, 4);
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while bus.bounds(0).await.unwrap().first < 10 {
+        assert!(std::time::Instant::now() < deadline, "it keeps what is released");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     bus.close().await;
 }
 

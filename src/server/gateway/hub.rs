@@ -599,6 +599,18 @@ impl Hub {
         Ok(Ok(()))
     }
 
+    /// Where to resume for the holder of `token`, which stands for records that the log has lost: at the
+    /// record where the log and the token's timeline parted.
+    pub(super) async fn parted(&self, token: &Token) -> Result<Token, BusError> {
+        let epoch = self.bus.epoch();
+        let mut positions = epoch.parted(token);
+        for (partition, position) in (0..).zip(&mut positions) {
+            let next = self.bus.bounds(partition).await?.next;
+            *position = (*position).min(Position { offset: next, index: 0 });
+        }
+        Ok(Token::new(epoch.log(), positions))
+    }
+
     /// The token of now.
     pub(super) fn token(&self) -> Token {
         let state = self.state();

@@ -19,6 +19,7 @@ use super::protocol::{FrameBuilder, Framing, Since, control_frame};
 use super::queries::{Asker, Busy, Place, Purpose, Queries};
 use super::snapshot;
 use super::subscription::{Channel, Subscription};
+use crate::bus::epoch::Mismatch;
 use crate::bus::{BusError, BusReader, Record};
 use crate::market::{Kind, Seq, Symbol, Tick, TickBatch, TimeRange, Timestamp};
 use crate::tiering::history::{ArchivedCoverage, History, HistoryError, HistoryQuery};
@@ -230,8 +231,8 @@ impl Replay {
     }
 }
 
-/// What tells that the stream begins anew at `last`, and that what came between `first` and there is
-/// unknown: not even how much it was.
+/// A message that the stream continues from `last`: what the client saw between there and `first` is in no
+/// log any more, or is not known.
 pub(super) fn reset(framing: Framing, first: &str, last: &Token, reason: &str) -> Bytes {
     let message = json!({
         "T": "gap", "kind": "reset", "first_token": first, "last_token": last.to_string(), "msg": reason,
@@ -260,9 +261,12 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
     if let Some(Since::Token(token)) = &since
         && let Err(mismatch) = hub.check(token).await?
     {
-        // Nothing of it can be made up: on with what is, and no word of less than that.
+        // The client has records that are gone. All that the log has had since is new to it.
         lost = Some((token.clone(), mismatch));
-        since = None;
+        since = match mismatch {
+            Mismatch::Lost => Some(Since::Token(hub.parted(token).await?)),
+            Mismatch::OtherLog => None,
+        };
     }
     let mut start = None;
     let mut snapshots = None;
@@ -414,8 +418,9 @@ async fn from_log(attachment: &Attachment, past: &Past, replay: &mut Replay) -> 
             let partition = number as u16;
             // Asked first, since a reader of what is gone may only say so once it is read.
             let bounds = hub.bus.bounds(partition).await?;
-            if from < bounds.first {
-                return Err(BusError::Trimmed { partition, offset: from, first: bounds.first }.into());
+            let first = hub.bus.epoch().whole_from(partition, from).unwrap_or(bounds.first);
+            if from < first {
+                return Err(BusError::Trimmed { partition, offset: from, first }.into());
             }
             let reader = hub.bus.reader(partition, from).await?;
             sources.push(Source { partition, reader, end, records: VecDeque::new() });

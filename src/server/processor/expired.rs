@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use super::worker::asked;
 use super::{ProcessorError, Shared};
 use crate::bus::Bounds;
+use crate::bus::epoch::Relation;
 use crate::market::{
     Gap, GapKind, Kind, NO_SYMBOL, Seq, Symbol, SymbolTable, Tick, TickBatchBuilder, TimeRange, Timestamp,
     TradingDay,
@@ -85,7 +86,7 @@ async fn leave_to_archive(
 ) -> Result<Option<TradingDay>, ProcessorError> {
     let failed = |source| ProcessorError::Archive { partition, source };
     let Some(archive) = &shared.stores.archive else { return Ok(None) };
-    if archive.is_foreign().await.map_err(|error| failed(error.into()))? {
+    if archive.standing().await.map_err(|error| failed(error.into()))? == Relation::OtherLog {
         return Ok(None);
     }
     let mut newest = None;

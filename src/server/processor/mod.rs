@@ -301,7 +301,7 @@ pub enum ProcessorError {
         /// Where the log begins.
         first: u64,
     },
-    /// The archive can't be read, after records expired.
+    /// The archive can't be read, after records expired or offsets were skipped.
     #[error("partition {partition}: {source}")]
     Archive {
         /// The partition.

@@ -33,6 +33,11 @@ pub(super) async fn hot(
     let has_all = begun.map_err(|source| ProcessorError::Hot { partition, source })?;
     let (mut from, mut earlier) =
         if has_all { (to, PartitionState::new()) } else { checkpoint(shared, partition, bounds).await };
+    if let Some(first) = shared.stores.bus.epoch().whole_from(partition, from).filter(|first| *first <= to) {
+        tracing::info!(partition, from, first, "hot: the log skipped offsets; reading warm");
+        fill_from_warm(shared, partition, state).await?;
+        from = first;
+    }
     while from < to {
         tracing::info!(partition, from, to, "hot: reading the log");
         match replay(shared, partition, from, to, &mut earlier).await {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
+use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -14,7 +15,11 @@ use super::members::Goal;
 use super::{ProcessorError, Shared, Status, Stores, expired, restore};
 use crate::bus::{Bounds, BusError, Record};
 use crate::fail;
-use crate::market::{Bar, NO_SYMBOL, Seq, Symbol, TickBatchBuilder, Timeframe, Timestamp, TradingDay};
+use crate::market::{
+    Bar, Kind, NO_SYMBOL, Seq, Symbol, TickBatchBuilder, TimeRange, Timeframe, Timestamp, TradingDay,
+};
+use crate::tiering::archive::read::SharedReadStats;
+use crate::tiering::archive::snapshot::ReadError;
 use crate::tiering::hot::HotUpdates;
 use crate::tiering::seam;
 use crate::tiering::state::PartitionState;
@@ -230,6 +235,7 @@ impl Worker {
     async fn work(&mut self) -> Result<(), ProcessorError> {
         let shared = self.shared.clone();
         let bus = &shared.stores.bus;
+        self.skip_lost().await?;
         let mut reader =
             bus.reader(self.partition, self.next).await.map_err(|error| self.bus_error(error))?;
         let mut until = None;
@@ -275,6 +281,65 @@ impl Worker {
         self.wait_stored().await?;
         fail::point("processor.drained");
         self.checkpoint_hot().await
+    }
+
+    /// Passes the offsets that the log skipped because other stores hold rows with them. Days of which the
+    /// archive has such rows get bars of these and of all others.
+    async fn skip_lost(&mut self) -> Result<(), ProcessorError> {
+        let shared = self.shared.clone();
+        let epoch = shared.stores.bus.epoch();
+        while let Some(skipped) = epoch.skipped(self.partition, self.next) {
+            let marked = self.mark_archived(skipped.clone()).await?;
+            tracing::info!(
+                partition = self.partition,
+                from = skipped.start,
+                to = skipped.end,
+                marked,
+                "passing offsets that the log skipped"
+            );
+            self.next = skipped.end;
+            self.block_since.get_or_insert_with(Instant::now);
+        }
+        Ok(())
+    }
+
+    /// Marks the bars of every symbol and day of which the archive holds trades at `offsets`: how many.
+    async fn mark_archived(&mut self, offsets: std::ops::Range<u64>) -> Result<usize, ProcessorError> {
+        let Some(archive) = self.shared.stores.archive.clone() else { return Ok(0) };
+        let partition = self.partition;
+        let failed = |error: ReadError| ProcessorError::Archive { partition, source: error.into() };
+        let snapshot = archive.snapshot(Kind::Trade, TimeRange::ALL).await.map_err(failed)?;
+        let mut first_offsets = vec![u64::MAX; usize::from(self.shared.stores.bus.partitions())];
+        first_offsets[usize::from(self.partition)] = offsets.start;
+        let mut marks = std::collections::BTreeSet::new();
+        let days: Vec<_> = snapshot.days().map(|(day, _)| day).collect();
+        for day in days {
+            let files = snapshot.files_from(day, &first_offsets).map_err(failed)?;
+            let stats = SharedReadStats::default();
+            let (files, frozen) = archive.availability(files, &stats).await.map_err(failed)?;
+            if !frozen.is_empty() {
+                tracing::error!(
+                    %day, objects = frozen.len(),
+                    "bars of this day may lack trades whose objects must be restored from Glacier first"
+                );
+            }
+            let mut rows = archive.scan(Kind::Trade, files, None, TimeRange::ALL, stats);
+            while let Some(batch) = rows.next().await {
+                let batch = batch.map_err(failed)?;
+                let keys = batch
+                    .rows()
+                    .map_err(|error| ProcessorError::Archive { partition, source: error.into() })?;
+                for row in 0..batch.len() {
+                    let seq = keys.seq(row);
+                    if seq.partition == self.partition && offsets.contains(&seq.offset) {
+                        marks.extend(keys.symbol(row).map(|symbol| (symbol, day)));
+                    }
+                }
+            }
+        }
+        let seq = Seq { partition: self.partition, offset: offsets.end - 1, index: 0 };
+        marks.iter().for_each(|(symbol, day)| self.state.mark_rebuild(*symbol, *day, seq));
+        Ok(marks.len())
     }
 
     /// When marked bars are to be rebuilt, if there are any. A mark outlives a block: it is saved

@@ -46,6 +46,10 @@ pub struct Manifest {
     pub committed_at: String,
     /// The program that wrote it.
     pub writer: String,
+    /// The oldest generation of the log that had all rows below `next_offsets`, in decimal; none where
+    /// the writer named none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<String>,
     /// Of each partition of the log, the first offset that the rows may come from: where the
     /// manifest before it ends.
     pub first_offsets: Vec<u64>,

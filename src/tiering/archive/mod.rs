@@ -48,7 +48,6 @@ use std::time::Duration;
 
 pub use self::metrics::ArchiveMetrics;
 pub use self::plan::{Action, Planned, Waiting};
-use crate::bus::epoch::LogName;
 use crate::market::{Kind, RowDigest, Timestamp, TradingDay};
 use crate::tiering::cold::ColdError;
 use crate::tiering::state::StateError;
@@ -80,9 +79,9 @@ pub struct ArchiveOptions {
     /// pages a symbol takes lie near each other and are fetched in a request or two; some memory is
     /// that of two.
     pub row_group_rows: usize,
-    /// The name of the log that warm is filled from, where that is known: the archive then holds rows
-    /// of no other.
-    pub log: Option<LogName>,
+    /// The log that warm is filled from, where there is one: the archive then holds rows of no other, and
+    /// of no other timeline of it.
+    pub log: Option<origin::Beside>,
 }
 
 impl Default for ArchiveOptions {
@@ -213,6 +212,31 @@ pub enum ArchiveError {
         /// The log at hand.
         log: String,
     },
+    /// The archive holds rows of a timeline of the log that this log is not on: it, or the log whose rows
+    /// they are, was put back from a copy.
+    #[error("{store} holds rows of another timeline of this log")]
+    OtherTimeline {
+        /// The store.
+        store: String,
+        /// Whether this log has used the offsets of those rows for other records.
+        is_parted: bool,
+    },
+    /// Warm has dropped rows that this archive does not hold.
+    #[error("{unit}: warm has dropped rows that {store} does not hold: they are in another archive, or lost")]
+    NotHere {
+        /// The store.
+        store: String,
+        /// The unit.
+        unit: Unit,
+    },
+    /// The log can't be asked how far it goes.
+    #[error("{reason}")]
+    Log {
+        /// What it said.
+        reason: String,
+        /// Whether a later try may succeed.
+        is_passing: bool,
+    },
     /// Another archiver is at work.
     #[error("{store}: {owner} is archiving, until {until} at the latest")]
     Leased {
@@ -282,7 +306,9 @@ impl ArchiveError {
     /// Whether a later try may succeed.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Cold { is_passing, .. } | Self::Warm { is_passing, .. } => *is_passing,
+            Self::Cold { is_passing, .. } | Self::Warm { is_passing, .. } | Self::Log { is_passing, .. } => {
+                *is_passing
+            }
             Self::Taken { .. } => true,
             _ => false,
         }
@@ -295,7 +321,14 @@ impl ArchiveError {
 
     /// Whether nothing more can be done with the store.
     fn ends_run(&self) -> bool {
-        matches!(self, Self::Unconditional { .. } | Self::Leased { .. } | Self::LeaseLost { .. })
+        matches!(
+            self,
+            Self::Unconditional { .. }
+                | Self::Leased { .. }
+                | Self::LeaseLost { .. }
+                | Self::OtherLog { .. }
+                | Self::OtherTimeline { .. }
+        )
     }
 }
 

@@ -1,183 +1,316 @@
-//! Which log the archived rows are of, since their places in it mean nothing in another.
+//! The log and the timeline of it that the archived rows belong to.
 //!
 //! ```text
-//! log.json   the log's name
+//! log.json        the log's id, its generations so far, and the offsets below which rows may be archived
+//! log.copy.json   the same
 //! ```
 //!
-//! It is created with the first run. Who archives rows of another log is refused, and who reads beside
-//! another log is told. An archive that has the name that an earlier version of stk gave the log gets the
-//! present one with the next run.
+//! A row's place in the log means nothing in another log, nor in another timeline of the same log: a
+//! data directory that was put back from a backup gives the offsets after the backup to other
+//! records. So a run first compares the log with `log.json` ([`LogEpoch::relation`]), and archives
+//! only where every archived row is one of the log's. Before a manifest is committed, `log.json`
+//! names the generation and the offsets that the manifest reaches.
+//!
+//! Version 1 named only the id. Its archives are taken for the log's own as far as the log goes.
 
-use bytes::Bytes;
+use std::fmt;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::ArchiveError;
+use super::manifest::{MANIFEST_PREFIX, Manifest, parse_manifest_key};
 use super::snapshot::ReadError;
 use super::store::{Created, Store, json};
-use crate::bus::epoch::LogName;
+use crate::bus::epoch::{Ended, Held, Holder, LogEpoch, Relation, is_within, later};
+use crate::bus::{Bus, BusError};
 use crate::tiering::cold::{Cold, ColdError};
 
 /// The key of the log's name.
 pub const LOG_KEY: &str = "log.json";
 
-/// The version that is written and read.
-const VERSION: u32 = 1;
+/// The key of its copy.
+const COPY_KEY: &str = "log.copy.json";
+
+/// The version that is written. Version 1 is read too.
+const VERSION: u32 = 2;
+
+/// The log beside which an archive is written or read.
+#[derive(Clone)]
+pub struct Beside(Arc<dyn Bus>);
+
+impl fmt::Debug for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Beside").field(&self.0.epoch().log()).finish()
+    }
+}
+
+impl Beside {
+    /// The log `bus`.
+    pub fn new(bus: Arc<dyn Bus>) -> Self {
+        Self(bus)
+    }
+
+    /// The log's identity.
+    pub fn epoch(&self) -> &LogEpoch {
+        self.0.epoch()
+    }
+
+    async fn nexts(&self) -> Result<Vec<u64>, BusError> {
+        let mut nexts = Vec::new();
+        for partition in 0..self.0.partitions() {
+            nexts.push(self.0.bounds(partition).await?.next);
+        }
+        Ok(nexts)
+    }
+
+    /// How the rows that `held` names relate to the log now.
+    pub async fn relation(&self, held: &Held) -> Result<Relation, BusError> {
+        Ok(self.epoch().relation(&self.nexts().await?, held))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Generation {
+    /// Its id, in decimal.
+    generation: String,
+    /// Where it ended, by partition.
+    ends: Vec<u64>,
+}
 
 #[derive(Serialize, Deserialize)]
 struct Origin {
     version: u32,
     /// Sixteen hexadecimal digits.
     log: String,
+    /// The generations of the log, oldest first, the last as far as rows may be archived.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lineage: Vec<Generation>,
+    /// By partition, the offset below which rows may be archived.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    next_offsets: Vec<u64>,
+    /// XXH3-64 of this object as compact JSON with an empty checksum, sixteen hexadecimal digits. None in
+    /// version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
 }
 
 fn name(log: u64) -> String {
     format!("{log:016x}")
 }
 
-/// The name in `bytes`, or what is wrong with them.
-fn read(bytes: &Bytes) -> Result<String, String> {
-    let origin: Origin = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    match origin.version {
-        VERSION => Ok(origin.log),
-        version => Err(format!("it is of version {version}: use a newer stk")),
+impl Origin {
+    fn new(held: &Held) -> Self {
+        let generation =
+            |ended: &Ended| Generation { generation: ended.generation.to_string(), ends: ended.ends.clone() };
+        let mut origin = Self {
+            version: VERSION,
+            log: name(held.log.unwrap_or_default()),
+            lineage: held.lineage.iter().map(generation).collect(),
+            next_offsets: held.next_offsets.clone(),
+            checksum: None,
+        };
+        origin.checksum = Some(origin.sum());
+        origin
     }
-}
 
-/// Writes down that the rows to come are of `log`.
-///
-/// Errors: those that are there are of another, as [`ArchiveError::OtherLog`]; or the store refuses.
-pub(super) async fn claim(store: &Store, log: impl Into<LogName>) -> Result<(), ArchiveError> {
-    let log = log.into();
-    let own = json(&Origin { version: VERSION, log: name(log.id) });
-    match store.create(LOG_KEY, own.clone(), |found| *found == own[..]).await? {
-        Created::Own => Ok(()),
-        Created::Other(found) => {
-            let found = read(&found).map_err(|reason| store.damaged(LOG_KEY, reason))?;
-            refuse_other(store.cold(), Some(&found), log)?;
-            if found != name(log.id) {
-                tracing::info!(
-                    archive = store.cold().name(),
-                    log = name(log.id),
-                    "the log's name is written anew"
-                );
-                store.put(LOG_KEY, own).await?;
-            }
-            Ok(())
+    fn sum(&self) -> String {
+        let Self { version, log, lineage, next_offsets, checksum: _ } = self;
+        let summed = serde_json::json!([version, log, lineage, next_offsets]).to_string();
+        format!("{:016x}", xxh3_64(summed.as_bytes()))
+    }
+
+    /// Reads an origin, or says what is wrong with `bytes`.
+    fn read(bytes: &[u8]) -> Result<Self, String> {
+        let origin: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        match (origin.version, &origin.checksum) {
+            (1, None) => Ok(origin),
+            (VERSION, Some(checksum)) if *checksum == origin.sum() => Ok(origin),
+            (1 | VERSION, _) => Err("its checksum is wrong".to_owned()),
+            (version, _) => Err(format!("it is of version {version}: use a newer stk")),
         }
     }
+
+    fn held(&self, store: &str) -> Result<Held, String> {
+        let log = u64::from_str_radix(&self.log, 16).ok().filter(|_| self.log.len() == 16);
+        let ended = |generation: &Generation| {
+            Some(Ended { generation: generation.generation.parse().ok()?, ends: generation.ends.clone() })
+        };
+        let lineage: Option<Vec<Ended>> = self.lineage.iter().map(ended).collect();
+        let (Some(log), Some(lineage)) = (log, lineage) else {
+            return Err("it does not name a log".to_owned());
+        };
+        Ok(Held {
+            holder: Holder::Archive,
+            name: store.to_owned(),
+            log: Some(log),
+            lineage,
+            next_offsets: self.next_offsets.clone(),
+        })
+    }
 }
 
-/// Refuses an archive of another log.
+/// The log that the archive in `cold` names, and how far its rows go; `None` where there is no archive
+/// yet.
 ///
-/// Errors: as [`ArchiveError::OtherLog`]; or the store refuses.
-pub async fn check(cold: &dyn Cold, log: impl Into<LogName>) -> Result<(), ArchiveError> {
-    match told(cold).await {
-        Ok(found) => refuse_other(cold, found.as_deref(), log.into()),
-        Err(ReadError::Cold(error)) => Err(error.into()),
-        Err(error) => {
+/// Errors: the store can't be read, or both copies are damaged.
+pub async fn held(cold: &dyn Cold) -> Result<Option<Held>, ReadError> {
+    let mut damaged = None;
+    for key in [LOG_KEY, COPY_KEY] {
+        let found = match cold.get(key).await {
+            Ok(found) => found,
+            Err(ColdError::NotFound { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let read = Origin::read(&found).and_then(|origin| Ok((origin.held(cold.name())?, origin.version)));
+        match read {
+            Ok((mut held, version)) => {
+                if let Some((key, reason)) = &damaged {
+                    tracing::warn!(store = cold.name(), key, reason, "damaged; its copy is used");
+                }
+                if version == 1 {
+                    held.next_offsets = reached(cold).await?;
+                }
+                return Ok(Some(held));
+            }
+            Err(reason) => {
+                damaged.get_or_insert((key, reason));
+            }
+        }
+    }
+    let Some((key, reason)) = damaged else { return Ok(None) };
+    let reason = format!("{reason}; put it back from another copy of the archive");
+    Err(ReadError::Damaged { store: cold.name().to_owned(), key: key.to_owned(), reason })
+}
+
+/// The offsets that the manifests reach, for archives of version 1.
+async fn reached(cold: &dyn Cold) -> Result<Vec<u64>, ReadError> {
+    let mut last = std::collections::BTreeMap::new();
+    for object in cold.list(MANIFEST_PREFIX, None).await? {
+        if let Some((unit, _)) = parse_manifest_key(&object.key) {
+            last.insert(unit, object.key);
+        }
+    }
+    let mut next_offsets = Vec::new();
+    for key in last.into_values() {
+        let bytes = cold.get(&key).await?;
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| {
             let (store, reason) = (cold.name().to_owned(), error.to_string());
-            Err(ArchiveError::Damaged { store, key: LOG_KEY.to_owned(), reason })
+            ReadError::Damaged { store, key, reason }
+        })?;
+        next_offsets = later(&next_offsets, &manifest.next_offsets);
+    }
+    Ok(next_offsets)
+}
+
+/// Refuses an archive that holds rows of another log, or of another timeline of this one. Returns what
+/// it holds.
+///
+/// Errors: as [`ArchiveError::OtherLog`] and [`ArchiveError::OtherTimeline`]; or the store refuses.
+pub async fn check(cold: &dyn Cold, log: &Beside) -> Result<Option<Held>, ArchiveError> {
+    let held = held(cold).await.map_err(ArchiveError::from)?;
+    if let Some(held) = &held {
+        let relation = log.relation(held).await?;
+        refuse(cold, held, &relation, log)?;
+    }
+    Ok(held)
+}
+
+fn refuse(cold: &dyn Cold, held: &Held, relation: &Relation, log: &Beside) -> Result<(), ArchiveError> {
+    let store = cold.name().to_owned();
+    match relation {
+        Relation::Own => Ok(()),
+        Relation::OtherLog => {
+            let archived = name(held.log.unwrap_or_default());
+            Err(ArchiveError::OtherLog { store, archived, log: name(log.epoch().log().id) })
         }
+        Relation::Skipped | Relation::Ahead => Err(ArchiveError::OtherTimeline { store, is_parted: false }),
+        Relation::Parted { .. } => Err(ArchiveError::OtherTimeline { store, is_parted: true }),
     }
 }
 
-/// Whether `archived` is a name of `log`.
-fn is_name(archived: &str, log: LogName) -> bool {
-    archived == name(log.id) || log.former.is_some_and(|former| archived == name(former))
-}
-
-fn refuse_other(cold: &dyn Cold, archived: Option<&str>, log: LogName) -> Result<(), ArchiveError> {
-    match archived {
-        Some(archived) if !is_name(archived, log) => {
-            let (store, archived) = (cold.name().to_owned(), archived.to_owned());
-            Err(ArchiveError::OtherLog { store, archived, log: name(log.id) })
-        }
-        _ => Ok(()),
+/// Makes sure that all rows of the archive in `store` are of `log`, and names it in a new archive.
+pub(super) async fn claim(store: &Store, log: &Beside) -> Result<(), ArchiveError> {
+    if check(store.cold(), log).await?.is_some() {
+        return Ok(());
+    }
+    let next_offsets = vec![0; usize::from(log.0.partitions())];
+    let own = json(&Origin::new(&place(log.epoch(), store.name(), next_offsets)));
+    match store.create(LOG_KEY, own.clone(), |found| *found == own[..]).await? {
+        Created::Own => Ok(store.put(COPY_KEY, own).await?),
+        // Another archiver was first.
+        Created::Other(_) => check(store.cold(), log).await.map(drop),
     }
 }
 
-/// The name of the log that the rows in `cold` are of; `None` where it does not say.
-async fn told(cold: &dyn Cold) -> Result<Option<String>, ReadError> {
-    let found = match cold.get(LOG_KEY).await {
-        Ok(found) => found,
-        Err(ColdError::NotFound { .. }) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let (store, key) = (cold.name().to_owned(), LOG_KEY.to_owned());
-    read(&found).map(Some).map_err(|reason| ReadError::Damaged { store, key, reason })
+/// Names, durably, the rows that a manifest of `log` is about to hold: those below `next_offsets`.
+pub(super) async fn declare(store: &Store, log: &Beside, next_offsets: &[u64]) -> Result<(), ArchiveError> {
+    let held = check(store.cold(), log).await?;
+    if let Some(held) = &held
+        && held.log == Some(log.epoch().log().id)
+        && !held.lineage.is_empty()
+        && is_within(next_offsets, &held.next_offsets)
+    {
+        return Ok(());
+    }
+    let reached = held.map_or_else(Vec::new, |held| held.next_offsets);
+    write(store, log, later(&reached, next_offsets)).await
 }
 
-/// Whether the rows in `cold` are of another log than `log`; `None` where it does not say.
-pub(super) async fn is_foreign(cold: &dyn Cold, log: impl Into<LogName>) -> Result<Option<bool>, ReadError> {
-    let log = log.into();
-    Ok(told(cold).await?.map(|found| !is_name(&found, log)))
+/// Makes `log` the only one whose rows the archive takes from now on, where the archive holds rows of a
+/// lost timeline whose offsets the log has skipped: these stay what they are.
+///
+/// Errors: as [`check`], but for that.
+pub async fn adopt(store: Arc<dyn Cold>, log: &Beside) -> Result<(), ArchiveError> {
+    let store = Store::new(store, None, super::ArchiveMetrics::default());
+    let Some(held) = held(store.cold()).await.map_err(ArchiveError::from)? else { return Ok(()) };
+    match log.relation(&held).await? {
+        Relation::Skipped => write(&store, log, held.next_offsets).await,
+        relation => refuse(store.cold(), &held, &relation, log),
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::tiering::archive::ArchiveMetrics;
-    use crate::tiering::cold::dir::DirCold;
-
-    #[tokio::test]
-    async fn an_archive_is_of_the_log_that_came_first() {
-        let dir = TempDir::new().unwrap();
-        let cold = Arc::new(DirCold::open(dir.path()).unwrap());
-        let store = Store::new(cold.clone(), None, ArchiveMetrics::default());
-        assert_eq!(is_foreign(&*cold, 7).await.unwrap(), None);
-        check(&*cold, 7).await.unwrap();
-        for _ in 0..2 {
-            claim(&store, 7).await.unwrap();
-        }
-        // Read for ever.
-        let stored = "{\n  \"version\": 1,\n  \"log\": \"0000000000000007\"\n}\n";
-        assert_eq!(cold.get(LOG_KEY).await.unwrap(), stored);
-        let foreign = [is_foreign(&*cold, 7).await.unwrap(), is_foreign(&*cold, 8).await.unwrap()];
-        assert_eq!(foreign, [Some(false), Some(true)]);
-        for refused in [claim(&store, 8).await, check(&*cold, 8).await] {
-            assert!(matches!(refused, Err(ArchiveError::OtherLog { .. })), "{refused:?}");
-        }
+async fn write(store: &Store, log: &Beside, next_offsets: Vec<u64>) -> Result<(), ArchiveError> {
+    let origin = json(&Origin::new(&place(log.epoch(), store.name(), next_offsets)));
+    for key in [LOG_KEY, COPY_KEY] {
+        store.put(key, origin.clone()).await?;
     }
+    Ok(())
+}
 
-    #[tokio::test]
-    async fn a_name_of_an_earlier_version_is_adopted_once() {
-        let dir = TempDir::new().unwrap();
-        let cold = Arc::new(DirCold::open(dir.path()).unwrap());
-        let store = Store::new(cold.clone(), None, ArchiveMetrics::default());
-        claim(&store, 7).await.unwrap();
-        let log = LogName { id: 9, former: Some(7) };
-        check(&*cold, log).await.unwrap();
-        assert_eq!(is_foreign(&*cold, log).await.unwrap(), Some(false));
-        claim(&store, log).await.unwrap();
-        check(&*cold, 9).await.unwrap();
-        assert!(
-            claim(&store, 7).await.is_err() && check(&*cold, 7).await.is_err(),
-            "the older stk is refused"
-        );
-        // Another topic of the same name, later.
-        let again = LogName { id: 11, former: Some(7) };
-        assert_eq!(is_foreign(&*cold, again).await.unwrap(), Some(true));
-        assert!(claim(&store, again).await.is_err());
+/// Rows of the log below `next_offsets`, with its generations up to the one that reached there.
+fn place(epoch: &LogEpoch, store: &str, next_offsets: Vec<u64>) -> Held {
+    let generation = epoch.generation_of(&next_offsets);
+    let mut lineage = epoch.lineage(&next_offsets);
+    let last = lineage.iter().position(|ended| ended.generation == generation);
+    lineage.truncate(last.map_or(lineage.len(), |last| last + 1));
+    if let Some(last) = lineage.last_mut() {
+        last.ends.clone_from(&next_offsets);
     }
+    Held { holder: Holder::Archive, name: store.to_owned(), log: Some(epoch.log().id), lineage, next_offsets }
+}
 
-    #[tokio::test]
-    async fn a_name_that_cannot_be_read_is_none_of_another() {
-        let dir = TempDir::new().unwrap();
-        let cold = Arc::new(DirCold::open(dir.path()).unwrap());
-        let store = Store::new(cold.clone(), None, ArchiveMetrics::default());
-        for (stored, told) in
-            [("{", "EOF"), (r#"{"version":2,"log":"0000000000000007"}"#, "of version 2: use a newer stk")]
-        {
-            cold.put(LOG_KEY, stored.into()).await.unwrap();
-            for refused in [claim(&store, 7).await, check(&*cold, 7).await] {
-                assert!(matches!(refused, Err(ArchiveError::Damaged { .. })), "{refused:?}");
+/// The generation that a manifest of rows below `next_offsets` names.
+pub(super) fn generation(log: &Beside, next_offsets: &[u64]) -> String {
+    log.epoch().generation_of(next_offsets).to_string()
+}
+
+impl From<BusError> for ArchiveError {
+    fn from(error: BusError) -> Self {
+        let is_passing = matches!(error, BusError::Unavailable { .. });
+        Self::Log { reason: error.to_string(), is_passing }
+    }
+}
+
+impl From<ReadError> for ArchiveError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Cold(error) => error.into(),
+            ReadError::Damaged { store, key, reason } => Self::Damaged { store, key, reason },
+            ReadError::Manifest { store, unit, reason } => {
+                Self::Damaged { store, key: super::manifest::manifest_prefix(unit), reason }
             }
-            let error = is_foreign(&*cold, 7).await.unwrap_err().to_string();
-            assert!(error.contains(LOG_KEY) && error.contains(told), "{error}");
         }
     }
 }

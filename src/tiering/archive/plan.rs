@@ -1,5 +1,6 @@
 //! What is due: days to copy, late rows to add, days to drop.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::manifest::{MANIFEST_PREFIX, Manifest, manifest_prefix, parse_manifest_key};
@@ -166,9 +167,16 @@ pub(super) async fn archived_units(store: &Store) -> Result<Vec<Unit>, ArchiveEr
     Ok(units)
 }
 
+/// The number of the last manifest of every unit there are manifests of.
+pub(super) async fn last_numbers(store: &Store) -> Result<BTreeMap<Unit, u32>, ArchiveError> {
+    let objects = store.list(MANIFEST_PREFIX, None).await?;
+    // In the order of their keys, so that the last of a unit stays.
+    Ok(objects.iter().filter_map(|object| parse_manifest_key(&object.key)).collect())
+}
+
 impl ArchiveOptions {
-    fn takes(&self, unit: Unit) -> bool {
-        self.kinds.is_empty() || self.kinds.contains(&unit.kind)
+    pub(super) fn takes_kind(&self, kind: Kind) -> bool {
+        self.kinds.is_empty() || self.kinds.contains(&kind)
     }
 
     /// Whether a unit may be copied now, otherwise why not. Only whether its bars are to be rebuilt is
@@ -208,12 +216,19 @@ fn is_aged(day: TradingDay, days: u32, today: TradingDay) -> bool {
 }
 
 impl Archiver {
+    /// Whether rows below `next_offsets` may be of a timeline that only the archive has.
+    fn reaches_lost(&self, next_offsets: &[u64]) -> bool {
+        self.options.log.as_ref().is_some_and(|log| log.epoch().reaches_lost(next_offsets))
+    }
+
     /// What a run would do now, in the order in which it would; and why units that are not archived are
     /// not copied yet.
     pub async fn plan(&self) -> Result<(Vec<Planned>, Vec<(Unit, Waiting)>), ArchiveError> {
         let (mut copies, mut drops, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         let now = self.clock.now();
-        for info in self.warm.units().await?.into_iter().filter(|info| self.options.takes(info.unit)) {
+        for info in
+            self.warm.units().await?.into_iter().filter(|info| self.options.takes_kind(info.unit.kind))
+        {
             let unit = info.unit;
             let planned = |action, rows| Planned { unit, action, rows, bytes: info.bytes };
             let manifests = manifests(&self.store, unit).await?;
@@ -236,7 +251,10 @@ impl Archiver {
                     }
                 }
             }
+            // Of a day that is partly of a lost timeline warm lacks rows: it can't prove what it would drop.
+            let is_of_lost = manifests.last().is_some_and(|last| self.reaches_lost(&last.next_offsets));
             if is_aged(unit.day, self.options.keep_days, now.trading_day())
+                && !is_of_lost
                 && (is_due || !manifests.is_empty())
                 && !Moment::of(&*self.warm, unit).await?.is_restored
             {

@@ -12,6 +12,7 @@ pub(in crate::tiering) mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::stream::BoxStream;
@@ -23,10 +24,10 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::cache::Cache;
 use super::manifest::{Manifest, ManifestFile};
-use super::origin;
+use super::origin::{self, Beside};
 use super::snapshot::{self, DataFile, ReadError, Snapshot};
 use super::store::mend;
-use crate::bus::epoch::LogName;
+use crate::bus::epoch::Relation;
 use crate::market::{Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp};
 use crate::tiering::cold::{Availability, Cold, ColdError, StorageClass, ranges};
 use crate::tiering::parquet::{
@@ -47,6 +48,9 @@ const WHOLE_PART_BYTES: u64 = 8 << 20;
 
 /// Rows of a batch, at most.
 const BATCH_ROWS: usize = 8192;
+
+/// How long the relation of the archive to the log is taken for what it was.
+pub const STANDING_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Encoded bytes that objects read side by side hold, about. Past that the symbols are read in
 /// passes.
@@ -146,9 +150,9 @@ pub struct ArchiveReader {
     manifests: Cache<Manifest>,
     indexes: Cache<Index>,
     /// The log beside which it is read, where that is known.
-    log: Option<LogName>,
-    /// Whether the rows are of another, once the archive has said so.
-    is_foreign: Mutex<Option<bool>>,
+    log: Option<Beside>,
+    /// How the archived rows relate to it, and when the archive said so.
+    standing: Mutex<Option<(Relation, Instant)>>,
     /// By kind, where warm ended when it was found to be no older than the archive.
     caught_up: Mutex<[Option<Vec<u64>>; Kind::ALL.len()]>,
     /// Held, by kind, while that is asked.
@@ -165,29 +169,45 @@ impl ArchiveReader {
             manifests: Cache::new(MANIFEST_BYTES_MAX),
             indexes: Cache::new(INDEX_BYTES_MAX),
             log: None,
-            is_foreign: Mutex::default(),
+            standing: Mutex::default(),
             caught_up: Mutex::default(),
             asking: Default::default(),
             metrics: ReadMetrics::default(),
         }
     }
 
-    /// The same, read beside the log named `log`.
+    /// The same, read beside `log`.
     #[must_use]
-    pub fn beside(self, log: impl Into<LogName>) -> Self {
-        Self { log: Some(log.into()), ..self }
+    pub fn beside(self, log: Beside) -> Self {
+        Self { log: Some(log), ..self }
     }
 
-    /// Whether the archive's rows are of another log than the one it is read beside.
-    pub async fn is_foreign(&self) -> Result<bool, ReadError> {
-        let Some(log) = self.log else { return Ok(false) };
-        if let Some(known) = *self.is_foreign.lock().unwrap_or_else(PoisonError::into_inner) {
+    /// The log beside which it is read, where that is known.
+    pub fn log(&self) -> Option<&Beside> {
+        self.log.as_ref()
+    }
+
+    /// How the archived rows relate to the log beside which they are read, as known for at most
+    /// [`STANDING_AGE_MAX`]. An archive that names no log yet counts as the log's own.
+    pub async fn standing(&self) -> Result<Relation, ReadError> {
+        let Some(log) = &self.log else { return Ok(Relation::Own) };
+        if let Some(known) = self.known_standing() {
             return Ok(known);
         }
-        let told = origin::is_foreign(&*self.cold, log).await?;
-        // One that does not say yet is asked again.
-        *self.is_foreign.lock().unwrap_or_else(PoisonError::into_inner) = told;
-        Ok(told.unwrap_or(false))
+        let Some(held) = origin::held(&*self.cold).await? else { return Ok(Relation::Own) };
+        let relation = log.relation(&held).await.map_err(|error| {
+            let (store, key) = (self.cold.name().to_owned(), origin::LOG_KEY.to_owned());
+            ReadError::Cold(ColdError::Unknown { store, key, reason: error.to_string() })
+        })?;
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((relation.clone(), Instant::now()));
+        Ok(relation)
+    }
+
+    fn known_standing(&self) -> Option<Relation> {
+        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = standing.as_ref().filter(|(_, since)| since.elapsed() < STANDING_AGE_MAX);
+        fresh.map(|(relation, _)| relation.clone())
     }
 
     /// The store.
@@ -197,7 +217,11 @@ impl ArchiveReader {
 
     /// What the archive holds now of `kind` and the days of `range`.
     pub async fn snapshot(&self, kind: Kind, range: TimeRange) -> Result<Snapshot, ReadError> {
-        snapshot::take(&*self.cold, &self.manifests, kind, range).await
+        let snapshot = snapshot::take(&*self.cold, &self.manifests, kind, range).await?;
+        match (&self.log, self.standing().await?) {
+            (Some(log), Relation::Parted { .. }) => Ok(snapshot.own(log.epoch())),
+            _ => Ok(snapshot),
+        }
     }
 
     /// Whether the archive holds rows of `kind` from offsets that a warm store has not come to,
@@ -208,7 +232,7 @@ impl ArchiveReader {
     pub async fn is_ahead_of(self: &Arc<Self>, kind: Kind, next_offsets: &[u64]) -> Result<Ahead, ReadError> {
         let at = Kind::ALL.iter().position(|other| *other == kind).unwrap_or(0);
         let known = || {
-            if *self.is_foreign.lock().unwrap_or_else(PoisonError::into_inner) == Some(true) {
+            if self.known_standing() == Some(Relation::OtherLog) {
                 return Some(Ahead::OfOtherLog);
             }
             let caught_up = self.caught_up.lock().unwrap_or_else(PoisonError::into_inner);
@@ -234,7 +258,7 @@ impl ArchiveReader {
     }
 
     async fn ask_ahead(&self, kind: Kind, at: usize, next_offsets: &[u64]) -> Result<Ahead, ReadError> {
-        if self.is_foreign().await? {
+        if self.standing().await? == Relation::OtherLog {
             return Ok(Ahead::OfOtherLog);
         }
         let is_ahead = match snapshot::newest(&*self.cold, kind).await? {

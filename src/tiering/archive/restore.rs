@@ -14,6 +14,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::manifest::Manifest;
 use super::read::{ArchiveReader, FrozenFile, SharedReadStats};
 use super::snapshot::{DataFile, ReadError, Snapshot};
+use crate::bus::epoch::Relation;
 use crate::market::{Kind, RowDigest, TickBatch, TimeRange, TradingDay};
 use crate::tiering::cold::{Availability, Cold, RestoreTier, StorageClass};
 use crate::tiering::warm::{ArchiveSource, Unit, WarmError};
@@ -260,7 +261,7 @@ pub async fn into_warm(
     warm: &dyn ArchiveSource,
     unit: Unit,
 ) -> Result<u64, RestoreError> {
-    if reader.is_foreign().await? {
+    if reader.standing().await? == Relation::OtherLog {
         return Err(RestoreError::OtherLog { unit, store: reader.cold().name().to_owned() });
     }
     let files = snapshot.files(unit.day)?;

@@ -1,13 +1,16 @@
 //! A run: every unit that is due goes through its steps. Crash-only: what a run that ended anyhow
 //! left is where the next one goes on.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::journal::{Journal, Step};
 use super::lease::Lease;
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestFile, manifest_key};
-use super::plan::{Action, Moment, Planned, Waiting, is_same, manifests, offsets};
+use super::plan::{Action, Moment, Planned, Waiting, covers, is_same, last_numbers, manifests, offsets};
 use super::read_back::read_back;
 use super::sealed::seal;
 use super::store::{Created, Store};
@@ -17,12 +20,15 @@ use super::{
     probe,
 };
 use crate::fail;
-use crate::market::{Kind, RowDigest, Timestamp};
+use crate::market::{Kind, RowDigest, TimeRange, Timestamp};
 use crate::tiering::cold::Cold;
-use crate::tiering::warm::{ArchiveSource, Unit};
+use crate::tiering::warm::{ArchiveSource, Query, Unit};
 
 /// Times a unit is begun in a run, at most.
 const TRIES_MAX: usize = 3;
+
+/// Units whose manifests are read at once.
+const READS_MAX: usize = 8;
 
 /// Moves days from a warm store into a cold one.
 pub struct Archiver {
@@ -30,6 +36,8 @@ pub struct Archiver {
     pub(super) warm: Arc<dyn ArchiveSource>,
     pub(super) options: ArchiveOptions,
     pub(super) clock: Clock,
+    /// Of units that warm has dropped, the number of the last manifest and the offsets that it reaches.
+    reached: Mutex<BTreeMap<Unit, (u32, Vec<u64>)>>,
 }
 
 /// What a run did.
@@ -63,7 +71,7 @@ impl Archiver {
         metrics: ArchiveMetrics,
     ) -> Self {
         let store = Store::new(cold, options.bandwidth, metrics);
-        Self { store, warm, options, clock }
+        Self { store, warm, options, clock, reached: Mutex::default() }
     }
 
     /// Does all that is due, unit by unit. What fails for one unit is in the summary, and the rest
@@ -92,10 +100,15 @@ impl Archiver {
 
     async fn run_leased(&self, lease: &Lease, progress: &Progress) -> Result<Summary, ArchiveError> {
         probe::probe(&self.store, &fresh_id(self.clock.now())).await?;
-        if let Some(log) = self.options.log {
+        if let Some(log) = &self.options.log {
             origin::claim(&self.store, log).await?;
         }
         let mut summary = Summary::default();
+        for unit in self.dropped_elsewhere().await? {
+            let error = self.not_here(unit);
+            progress(Event::Failed { unit, error: error.clone() });
+            summary.failures.push((unit, error));
+        }
         let units;
         (units, summary.waiting) = self.plan().await?;
         progress(Event::Planned { units: units.clone() });
@@ -118,6 +131,49 @@ impl Archiver {
             progress(Event::Removed { objects: removed });
         }
         Ok(summary)
+    }
+
+    fn not_here(&self, unit: Unit) -> ArchiveError {
+        ArchiveError::NotHere { store: self.store.name().to_owned(), unit }
+    }
+
+    /// The units of which warm has dropped rows that this archive does not hold: another archive has
+    /// them, or its manifests are gone.
+    async fn dropped_elsewhere(&self) -> Result<Vec<Unit>, ArchiveError> {
+        let mut dropped = Vec::new();
+        for kind in Kind::ALL.into_iter().filter(|kind| self.options.takes_kind(*kind)) {
+            let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
+            let scan = self.warm.scan(&Query::new(kind, Some(Vec::new()), nothing)).await?;
+            let days = scan.dropped.into_iter().filter(|(day, _)| !scan.restored.contains(day));
+            dropped.extend(days.map(|(day, offsets)| (Unit { day, kind }, offsets)));
+        }
+        if dropped.is_empty() {
+            return Ok(Vec::new());
+        }
+        let numbers = last_numbers(&self.store).await?;
+        let found = stream::iter(dropped.into_iter().map(|(unit, offsets)| {
+            let number = numbers.get(&unit).copied();
+            async move {
+                let Some(number) = number else { return Ok(Some(unit)) };
+                let known = self.reached().get(&unit).filter(|(of, _)| *of == number).cloned();
+                let next_offsets = if let Some((_, next_offsets)) = known {
+                    next_offsets
+                } else {
+                    let manifests = manifests(&self.store, unit).await?;
+                    let next_offsets =
+                        manifests.last().map_or_else(Vec::new, |last| last.next_offsets.clone());
+                    self.reached().insert(unit, (number, next_offsets.clone()));
+                    next_offsets
+                };
+                Ok::<_, ArchiveError>((!covers(&next_offsets, &offsets)).then_some(unit))
+            }
+        }));
+        let found: Vec<Option<Unit>> = found.buffered(READS_MAX).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    fn reached(&self) -> MutexGuard<'_, BTreeMap<Unit, (u32, Vec<u64>)>> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn unit(
@@ -172,6 +228,10 @@ impl Archiver {
         let done = manifests(&self.store, unit).await?;
         let number = done.len() as u32;
         let first_offsets = done.last().map_or_else(Vec::new, |last| last.next_offsets.clone());
+        let moment = Moment::of(&*self.warm, unit).await?;
+        if !moment.is_restored && !covers(&first_offsets, &moment.dropped) {
+            return Err(self.not_here(unit));
+        }
         let known = Journal::read(&self.store, unit).await?;
         let known =
             known.filter(|known| known.number == number && is_same(&known.first_offsets, &first_offsets));
@@ -331,6 +391,7 @@ impl Archiver {
             nonce: attempt,
             committed_at: self.clock.now().to_string(),
             writer: format!("stk {}", env!("CARGO_PKG_VERSION")),
+            generation: self.options.log.as_ref().map(|log| origin::generation(log, &journal.next_offsets)),
             first_offsets: journal.first_offsets.clone(),
             next_offsets: journal.next_offsets.clone(),
             digest,
@@ -339,6 +400,9 @@ impl Archiver {
         let is_own = |found: &[u8]| {
             serde_json::from_slice::<Manifest>(found).is_ok_and(|found| found.nonce == manifest.nonce)
         };
+        if let Some(log) = &self.options.log {
+            origin::declare(&self.store, log, &journal.next_offsets).await?;
+        }
         lease.check()?;
         let created = self.store.create(&manifest_key(unit, number), seal(&manifest), is_own).await?;
         fail::point("archive.committed");
@@ -366,10 +430,12 @@ impl Archiver {
         let known = Journal::read(&self.store, unit).await?;
         let mut journal = Journal::new(unit, last.number, last.first_offsets.clone());
         journal.next_offsets.clone_from(next_offsets);
-        // Once the source was found equal and its rows began to go, it never is again.
-        let is_going = known
-            .as_ref()
-            .is_some_and(|known| known.step == Step::Dropping && is_same(&known.next_offsets, next_offsets));
+        // Once the source was found equal and its rows began to go, it never is again. That they did, this
+        // source must say itself: the journal may be that of a later copy of it.
+        let is_going = moment.has_dropped(next_offsets)
+            && known.as_ref().is_some_and(|known| {
+                known.step == Step::Dropping && is_same(&known.next_offsets, next_offsets)
+            });
         if !is_going {
             let scrub: Option<Scrub> = self.store.get_json(SCRUB_KEY).await?;
             let scrub = scrub.unwrap_or_default();

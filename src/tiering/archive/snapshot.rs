@@ -12,6 +12,7 @@ use super::cache::Cache;
 use super::first;
 use super::manifest::{Manifest, ManifestFile, manifest_prefix};
 use super::store::mend;
+use crate::bus::epoch::LogEpoch;
 use crate::market::{Kind, Symbol, TimeRange, Timestamp, TradingDay};
 use crate::tiering::cold::{Cold, ColdError};
 use crate::tiering::warm::Unit;
@@ -128,6 +129,20 @@ impl Snapshot {
             Ok(DataFile { unit, file: file.clone(), symbol_min, symbol_max })
         });
         files.collect()
+    }
+
+    /// The same without the manifests of other timelines than that of `epoch`, and what follows them.
+    pub(super) fn own(mut self, epoch: &LogEpoch) -> Self {
+        let is_own = |manifest: &Arc<Manifest>| {
+            let generation = manifest.generation.as_ref().and_then(|generation| generation.parse().ok());
+            generation.is_none_or(|generation| epoch.has(generation, &manifest.next_offsets))
+        };
+        for chain in self.units.values_mut() {
+            let own = chain.0.iter().take_while(|manifest| is_own(manifest)).count();
+            chain.0.truncate(own);
+        }
+        self.units.retain(|_, chain| !chain.0.is_empty());
+        self
     }
 
     /// The manifests of `day`, in the order of their numbers.

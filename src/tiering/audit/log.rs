@@ -64,6 +64,10 @@ impl Walk {
             return Ok(Vec::new());
         }
         let mut records = self.reader.next(READ_BYTES_MAX).await?;
+        while records.is_empty() && self.reader.offset() < self.to {
+            // The log skipped offsets.
+            records = self.reader.next(READ_BYTES_MAX).await?;
+        }
         for record in &records {
             let at = record.offset.min(self.to);
             if at > self.next && !self.reader.is_hole(self.next, record.offset) {

@@ -43,7 +43,7 @@ use crate::market::{Kind, RowDigest, TimeRange, Timestamp, TradingDay};
 use crate::tiering::archive::ArchiveError;
 use crate::tiering::archive::chain::{Chain, Chains};
 use crate::tiering::archive::manifest::{Manifest, manifest_key};
-use crate::tiering::archive::origin;
+use crate::tiering::archive::origin::{self, Beside};
 use crate::tiering::cold::Cold;
 use crate::tiering::seam::{self, SeamError};
 use crate::tiering::warm::{ArchiveSource, Mark, Query, Unit, WarmError};
@@ -179,7 +179,7 @@ impl Auditor {
     /// Errors: a store can't be asked, or the archive is another log's. What is damaged or missing is in
     /// the report.
     pub async fn run(mut self) -> Result<Report, AuditError> {
-        origin::check(&*self.cold, self.bus.epoch().name()).await?;
+        origin::check(&*self.cold, &Beside::new(self.bus.clone())).await?;
         if let Some(damage) = self.bus.damage() {
             self.report.find(Finding {
                 severity: Severity::Broken,

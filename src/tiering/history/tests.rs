@@ -42,8 +42,12 @@ pub(in crate::tiering) struct FakeBus {
 
 impl FakeBus {
     pub(in crate::tiering) fn new() -> Arc<Self> {
+        Self::of_log(LOG_ID)
+    }
+
+    pub(in crate::tiering) fn of_log(id: u64) -> Arc<Self> {
         Arc::new(Self {
-            epoch: LogEpoch::new(LOG_ID),
+            epoch: LogEpoch::new(id),
             partitions: Mutex::new(vec![(0, Vec::new()); usize::from(PARTITIONS)]),
         })
     }

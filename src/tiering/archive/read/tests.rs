@@ -100,6 +100,7 @@ pub(in crate::tiering) async fn write(
         nonce: format!("{nonce:016x}"),
         committed_at: Timestamp::now().to_string(),
         writer: "test".to_owned(),
+        generation: None,
         first_offsets,
         next_offsets,
         digest,

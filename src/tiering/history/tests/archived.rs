@@ -1,7 +1,7 @@
 //! History of days that warm has dropped.
 
 use super::*;
-use crate::bus::epoch::LogName;
+use crate::tiering::archive::origin::Beside;
 
 /// Two days of trades and quotes, of which everything is in warm and then in the archive of `cold`;
 /// warm has dropped the first day.
@@ -252,21 +252,29 @@ async fn rows_of_a_new_log_are_not_taken_for_archived_ones_of_the_old() {
     let old = World::after((1..4).map(|first| Step::Append(0, vec![gap(None, first)])).collect()).await;
     let old_tiers = Tiers::warm_alone(old.warm.clone());
     commit_block(&old.bus, &old_tiers, 0, 9, true).await;
+    let new = World::after(vec![Step::Append(0, vec![gap(None, 7)])]).await;
+    // The log with the id of the old one, and another.
+    let beside = |log: u64| match log {
+        LOG_ID => Beside::new(new.bus.clone()),
+        log => Beside::new(FakeBus::of_log(log)),
+    };
     let options = |log| ArchiveOptions {
         before: Some("2026-12-01".parse().unwrap()),
         settle: std::time::Duration::ZERO,
-        log: Some(LogName::from(log)),
+        log: Some(beside(log)),
         ..ArchiveOptions::default()
     };
     let archiver = |warm, log| {
         Archiver::new(cold.clone(), warm, options(log), Clock::default(), ArchiveMetrics::default())
     };
     let progress: Progress = Arc::new(|_| {});
-    assert_eq!(archiver(old.warm.clone(), LOG_ID).run(&progress).await.unwrap().rows, 3);
+    let of_old = ArchiveOptions { log: Some(Beside::new(old.bus.clone())), ..options(LOG_ID) };
+    let (metrics, clock) = (ArchiveMetrics::default(), Clock::default());
+    let archiver_of_old = Archiver::new(cold.clone(), old.warm.clone(), of_old, clock, metrics);
+    assert_eq!(archiver_of_old.run(&progress).await.unwrap().rows, 3);
 
-    let new = World::after(vec![Step::Append(0, vec![gap(None, 7)])]).await;
     let history = |log| {
-        let archive = Arc::new(ArchiveReader::new(cold.clone()).beside(log));
+        let archive = Arc::new(ArchiveReader::new(cold.clone()).beside(beside(log)));
         History::new(new.bus.clone(), new.warm.clone()).with_archive(archive)
     };
     let firsts = async |log| {
@@ -299,7 +307,7 @@ async fn rows_of_a_new_log_are_not_taken_for_archived_ones_of_the_old() {
 
     let refused = archiver(new.warm.clone(), other).run(&progress).await.unwrap_err();
     assert!(matches!(refused, ArchiveError::OtherLog { .. }), "{refused}");
-    let reader = Arc::new(ArchiveReader::new(cold.clone()).beside(other));
+    let reader = Arc::new(ArchiveReader::new(cold.clone()).beside(beside(other)));
     let snapshot = reader.snapshot(Kind::Gap, TimeRange::ALL).await.unwrap();
     let unit = Unit { day: snapshot.days().next().unwrap().0, kind: Kind::Gap };
     let refused = restore::into_warm(&reader, &snapshot, &*new.warm, unit).await.unwrap_err();

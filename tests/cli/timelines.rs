@@ -1,0 +1,328 @@
+//! What becomes of a log and its archive when one of them is put back from a copy, lost or exchanged:
+//! every row that was acknowledged is in one answer or named as lost, and each refusal has a way on.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use stk::market::{Conditions, Exchange, Tape, Tick, Trade};
+
+use super::crash::bring;
+use super::support::{self, Home, Server};
+
+/// Days of the trades, all long closed.
+const DAYS: [&str; 3] = ["2025-03-03", "2025-03-04", "2025-03-05"];
+
+/// A data directory and an archive beside it.
+struct Plant {
+    home: Home,
+    data: PathBuf,
+    archive: PathBuf,
+    keep_days: &'static str,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Plant {
+    fn new() -> Self {
+        let home = Home::new();
+        let (data, archive) = (home.path("data"), home.path("archive"));
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        Self { home, data, archive, keep_days: "36600", runtime }
+    }
+
+    fn command(&self, args: &[&str], data: &Path) -> Command {
+        let mut command = self.home.stk(args);
+        command.env("STK_DATA_DIR", data).env("STK_ARCHIVE_URL", &self.archive);
+        command.env("STK_ARCHIVE_SETTLE_MINUTES", "0").env("STK_WARM_KEEP_DAYS", self.keep_days);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        self.home.shown(&mut self.command(args, &self.data))
+    }
+
+    /// Exits with 0.
+    fn good(&self, args: &[&str]) -> String {
+        let shown = self.run(args);
+        assert!(shown.starts_with("exit: 0\n"), "{args:?}: {shown}");
+        shown
+    }
+
+    fn server(&self, data: &Path) -> Server {
+        let args = ["serve", "--listen", "127.0.0.1:0", "--ingest-listen", "127.0.0.1:0"];
+        Server::run(self.command(&args, data), true)
+    }
+
+    /// Has the trades `numbers` acknowledged by a server on `data`, of days in turn, and ends it in
+    /// good order once they are in warm.
+    fn take(&self, data: &Path, numbers: std::ops::Range<u64>) {
+        let server = self.server(data);
+        self.bring(&server, numbers);
+        let (code, said) = server.drained();
+        assert_eq!(code, Some(0), "{said:#?}");
+    }
+
+    fn bring(&self, server: &Server, numbers: std::ops::Range<u64>) {
+        let producer = 1 + numbers.start;
+        let ticks: Vec<Tick> = numbers.map(trade).collect();
+        self.runtime.block_on(async {
+            let mut client = support::ingest(&server.ingest, producer, 0).await.expect("it is there");
+            bring(&mut client, &ticks).await;
+        });
+    }
+
+    fn history(&self) -> BTreeMap<u64, usize> {
+        numbers(&self.good(&[
+            "history",
+            "SA",
+            "SB",
+            "--data",
+            &self.data.display().to_string(),
+            "--format",
+            "csv",
+        ]))
+    }
+}
+
+/// Shares traded by the daily bars.
+fn volume(plant: &Plant) -> u64 {
+    let data = plant.data.display().to_string();
+    let args =
+        ["history", "SA", "SB", "--kind", "bars", "--timeframe", "1Day", "--data", &data, "--format", "csv"];
+    let shown = plant.good(&args);
+    let (_, rest) = shown.split_once("--- stdout\n").expect("there is stdout");
+    let mut lines = rest.split("--- stderr\n").next().unwrap_or_default().lines();
+    let head = lines.next().expect("a header");
+    let at = head.split(',').position(|column| column == "volume").expect("a volume");
+    lines
+        .map(|line| line.split(',').nth(at).and_then(|cell| cell.parse::<u64>().ok()).expect("a number"))
+        .sum()
+}
+
+fn numbers(shown: &str) -> BTreeMap<u64, usize> {
+    let (_, rest) = shown.split_once("--- stdout\n").expect("there is stdout");
+    let rows = rest.split("--- stderr\n").next().unwrap_or_default();
+    let mut lines = rows.lines();
+    let head = lines.next().expect("a header");
+    let id = head.split(',').position(|column| column == "id").expect("an id");
+    let mut found = BTreeMap::new();
+    for line in lines {
+        let number = line.split(',').nth(id).and_then(|id| id.parse().ok()).expect("a number");
+        *found.entry(number).or_default() += 1;
+    }
+    found
+}
+
+fn once(numbers: impl IntoIterator<Item = std::ops::Range<u64>>) -> BTreeMap<u64, usize> {
+    numbers.into_iter().flatten().map(|number| (number, 1)).collect()
+}
+
+/// Trade `number`, whose id it is.
+fn trade(number: u64) -> Tick {
+    let day = DAYS[number as usize / 10 % DAYS.len()];
+    let ts = format!("{day}T15:00:00Z").parse::<stk::market::Timestamp>().expect("a time");
+    let ts = ts.saturating_add_nanos(number as i64 * 1_000_000);
+    Tick::Trade(Trade {
+        symbol: if number % 2 == 0 { "SA" } else { "SB" }.parse().expect("a symbol"),
+        ts,
+        recv_ts: ts,
+        price: "10.5".parse().expect("a price"),
+        size: 100,
+        exchange: Exchange::NONE,
+        conditions: Conditions::default(),
+        id: number,
+        tape: Tape::A,
+    })
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp is there");
+    assert!(copied.success());
+}
+
+fn put_back(copied: &Path, data: &Path) {
+    std::fs::remove_dir_all(data).expect("it is there");
+    copy(copied, data);
+}
+
+/// The copy is older than the archive: what is archived stays, what comes is stored beside it, and
+/// nothing is archived before somebody says that the newer timeline is gone.
+#[test]
+fn an_older_copy_is_put_back_while_the_archive_is_ahead() {
+    let plant = Plant::new();
+    let copied = plant.home.path("copied");
+    plant.take(&plant.data, 0..200);
+    copy(&plant.data, &copied);
+    plant.take(&plant.data, 200..500);
+    plant.good(&["archive", "run"]);
+    // Of these only the archive will know nothing.
+    plant.take(&plant.data, 500..600);
+    put_back(&copied, &plant.data);
+    plant.take(&plant.data, 1000..1300);
+    let all = once([0..500, 1000..1300]);
+    assert_eq!(plant.history(), all);
+    let refused = plant.run(&["archive", "run"]);
+    assert!(refused.starts_with("exit: 1\n"), "{refused}");
+    assert!(refused.contains("holds rows of another timeline of this log"), "{refused}");
+    assert!(refused.contains("run `stk archive adopt`"), "{refused}");
+    let refused = plant.run(&["audit"]);
+    assert!(refused.contains("holds rows of another timeline of this log"), "{refused}");
+    // As the message says.
+    let shown = plant.good(&["archive", "adopt"]);
+    assert!(shown.contains("are of that timeline") && shown.contains("with --yes"), "{shown}");
+    assert!(plant.run(&["archive", "run"]).starts_with("exit: 1\n"), "a plan changes nothing");
+    plant.good(&["archive", "adopt", "--yes"]);
+    plant.good(&["archive", "run"]);
+    assert_eq!(plant.history(), all);
+    plant.good(&["archive", "verify"]);
+    // And on: further ticks, further runs, another start.
+    plant.take(&plant.data, 1300..1400);
+    plant.good(&["archive", "run"]);
+    assert_eq!(plant.history(), once([0..500, 1000..1400]));
+    assert_eq!(volume(&plant), 900 * 100, "bars have the trades of both");
+    let dropping = Plant { keep_days: "1", ..plant };
+    dropping.good(&["archive", "run"]);
+    dropping.good(&["archive", "run"]);
+    assert_eq!(dropping.history(), once([0..500, 1000..1400]), "dropped from warm, read from the archive");
+    assert_eq!(volume(&dropping), 900 * 100);
+    dropping.good(&["archive", "verify"]);
+}
+
+/// A copy is started beside the original with the same archive: neither answers the other's rows.
+#[test]
+fn a_copy_that_runs_beside_the_original_never_mixes_with_it() {
+    let plant = Plant::new();
+    let copied = plant.home.path("copied");
+    plant.take(&plant.data, 0..200);
+    plant.good(&["archive", "run"]);
+    copy(&plant.data, &copied);
+    plant.take(&plant.data, 200..400);
+    plant.take(&copied, 1000..1300);
+    // The copy comes first: its rows lie at the original's offsets.
+    let ran = plant.home.shown(&mut plant.command(&["archive", "run"], &copied));
+    assert!(ran.starts_with("exit: 0\n"), "{ran}");
+    assert_eq!(plant.history(), once([0..400]));
+    let refused = plant.run(&["archive", "run"]);
+    assert!(refused.starts_with("exit: 1\n") && refused.contains("another timeline"), "{refused}");
+    assert!(
+        refused.contains("set archive.url to another place")
+            || refused.contains("Set archive.url to another place"),
+        "{refused}"
+    );
+    let refused = plant.run(&["archive", "adopt", "--yes"]);
+    assert!(refused.starts_with("exit: 1\n"), "what both have used can't be adopted: {refused}");
+    let of_copy = Plant { data: copied, ..plant };
+    assert_eq!(of_copy.history(), once([0..200, 1000..1300]));
+}
+
+/// The data directory is lost, and a new one begins beside the archive.
+#[test]
+fn a_new_log_beside_an_archive_continues_after_it() {
+    let plant = Plant::new();
+    plant.take(&plant.data, 0..300);
+    plant.good(&["archive", "run"]);
+    std::fs::remove_dir_all(&plant.data).expect("it is there");
+    plant.take(&plant.data, 1000..1100);
+    assert_eq!(plant.history(), once([0..300, 1000..1100]));
+    assert!(plant.run(&["archive", "run"]).contains("another timeline"));
+    plant.good(&["archive", "adopt", "--yes"]);
+    plant.good(&["archive", "run"]);
+    plant.take(&plant.data, 1100..1200);
+    plant.good(&["archive", "run"]);
+    assert_eq!(plant.history(), once([0..300, 1000..1200]));
+    plant.good(&["archive", "verify"]);
+}
+
+/// Days are archived and dropped, and the archive is looked for elsewhere: late rows of such a day must
+/// not make an archive that claims to be whole.
+#[test]
+fn another_archive_is_refused_for_days_that_it_does_not_hold() {
+    let plant = Plant { keep_days: "1", ..Plant::new() };
+    plant.take(&plant.data, 0..300);
+    plant.good(&["archive", "run"]);
+    plant.good(&["archive", "run"]);
+    let plant = Plant { archive: plant.home.path("elsewhere"), ..plant };
+    for _ in 0..2 {
+        let refused = plant.run(&["archive", "run"]);
+        assert!(refused.starts_with("exit: 1\n"), "{refused}");
+        let named = "trade of 2025-03-03: warm has dropped rows that [HOME]/elsewhere does not hold";
+        assert!(refused.contains(named), "{refused}");
+    }
+    // With late rows of the days it is no other.
+    plant.take(&plant.data, 300..400);
+    let refused = plant.run(&["archive", "run"]);
+    assert!(refused.starts_with("exit: 1\n") && refused.contains("does not hold"), "{refused}");
+    let failed = plant.run(&["history", "SA", "--data", &plant.data.display().to_string()]);
+    assert!(failed.starts_with("exit: 1\n"), "never a part for the whole: {failed}");
+    // The archive rolled back to before the late rows.
+    let plant = Plant { archive: plant.home.path("archive"), ..plant };
+    let before = plant.home.path("rolled");
+    copy(&plant.archive, &before);
+    plant.good(&["archive", "run"]);
+    plant.good(&["archive", "run"]);
+    assert_eq!(plant.history(), once([0..400]));
+    put_back(&before, &plant.archive);
+    let refused = plant.run(&["archive", "run"]);
+    assert!(refused.starts_with("exit: 1\n") && refused.contains("does not hold"), "{refused}");
+}
+
+/// Warm has what the log lost: nothing is missing, and the log continues after it.
+#[test]
+fn a_log_older_than_warm_continues_after_it() {
+    let plant = Plant::new();
+    let copied = plant.home.path("log");
+    plant.take(&plant.data, 0..100);
+    copy(&plant.data.join("log"), &copied);
+    plant.take(&plant.data, 100..300);
+    put_back(&copied, &plant.data.join("log"));
+    plant.take(&plant.data, 1000..1100);
+    assert_eq!(plant.history(), once([0..300, 1000..1100]));
+    plant.good(&["archive", "run"]);
+    assert_eq!(plant.history(), once([0..300, 1000..1100]));
+}
+
+/// A client comes back with the token of a timeline that is gone: it is told so, and given all that the
+/// log has had since.
+#[test]
+fn a_token_of_a_lost_timeline_is_answered_with_a_reset_and_all_that_came_since() {
+    let plant = Plant::new();
+    let copied = plant.home.path("copied");
+    plant.take(&plant.data, 0..100);
+    copy(&plant.data, &copied);
+    let server = plant.server(&plant.data);
+    plant.bring(&server, 100..300);
+    let stream = |server: &Server, last: &str, seen: &str| -> String {
+        let url = format!("http://{}/v2/stk/sse?trades=SA,SB", server.address);
+        let mut command = Command::new("curl");
+        command.args(["-sN", "--max-time", "20", "-H", &format!("last-event-id: {last}"), &url]);
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("curl is there");
+        let mut text = String::new();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("piped")));
+        while let Some(Ok(line)) = lines.next() {
+            text.push_str(&line);
+            text.push('\n');
+            if line.contains(seen) {
+                // The id comes before the data of an event.
+                break;
+            }
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        text
+    };
+    // The token behind the last trade.
+    let start = "2025-03-01T00:00:00Z";
+    let text = stream(&server, start, "caught_up");
+    let token =
+        text.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().expect("a token").to_owned();
+    assert_eq!(server.drained().0, Some(0));
+    put_back(&copied, &plant.data);
+    plant.take(&plant.data, 1000..1050);
+    let server = plant.server(&plant.data);
+    let text = stream(&server, &token, "caught_up");
+    assert!(text.contains(r#""kind":"reset""#), "{text}");
+    for number in 1000..1050 {
+        assert_eq!(text.matches(&format!("\"i\":{number},")).count(), 1, "{number}: {text}");
+    }
+    assert!(!text.contains("\"i\":99,"), "what it had before the copy it has: {text}");
+}
