@@ -45,6 +45,8 @@ const BATCH_PERIOD: Duration = Duration::from_millis(5);
 const BATCH_MAX: u64 = 4_096;
 /// How often `/healthz` is asked, and the metrics.
 const PROBE_PERIOD: Duration = Duration::from_millis(100);
+/// How often a client that reads lets the server hear of it.
+const PONG_PERIOD: Duration = Duration::from_secs(5);
 /// A history reader that was refused asks again after so long.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -239,7 +241,14 @@ async fn read(
     over: Arc<AtomicBool>,
 ) -> Result<(), String> {
     let (mut buffer, mut frames) = (vec![0; 256 * 1024], FrameCounter::default());
+    let mut heard_of_at = Instant::now();
     while !over.load(Ordering::Relaxed) {
+        if heard_of_at.elapsed() >= PONG_PERIOD {
+            heard_of_at = Instant::now();
+            // A masked pong without a payload: a client that says nothing would count as gone.
+            let said = stream.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).await;
+            said.map_err(|error| format!("a client that reads was cut off: {error}"))?;
+        }
         let read = tokio::time::timeout(PROBE_PERIOD, stream.read(&mut buffer)).await;
         let count = match read {
             Err(_) => continue,
