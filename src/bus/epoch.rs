@@ -422,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_lost_token_is_replayed_from_where_the_timelines_parted() {
-        let generation = |seconds: u64| (1_700_000_000 + seconds) * 1000 << 22 | 5;
+        let generation = |seconds: u64| (((1_700_000_000 + seconds) * 1000) << 22) | 5;
         let ended = |generation, end| Ended { generation, ends: vec![end, end] };
         let history = [ended(0, 10), ended(generation(100), 40), ended(generation(300), 50)];
         let epoch = LogEpoch::with_history(7, generation(400), history, Vec::new());

@@ -296,7 +296,8 @@ async fn whole_coverage(
     let Some(short) = &answer.coverage else { return Ok(None) };
     let lists =
         ["/broken_not_listed", "/missing_not_listed", "/gaps_not_listed", "/archived/frozen_not_listed"];
-    let is_whole = lists.iter().all(|list| short.pointer(list).and_then(|count| count.as_u64()) == Some(0));
+    let is_whole =
+        lists.iter().all(|list| short.pointer(list).and_then(serde_json::Value::as_u64) == Some(0));
     // Servers before this one put all they had to say into the head.
     if is_whole || short.get("complete").is_none() {
         return Ok(Some(short.clone()));

@@ -242,9 +242,10 @@ impl Row {
 
     /// Shows the price of the last of the trades remembered, after one was broken or corrected.
     fn show_last(&mut self, now: Timestamp) {
-        match self.prints.last().copied() {
-            Some(last) => self.show(last, now),
-            None => (self.last, self.traded_ts) = (None, None),
+        if let Some(last) = self.prints.last().copied() {
+            self.show(last, now);
+        } else {
+            (self.last, self.traded_ts) = (None, None);
         }
     }
 

@@ -123,7 +123,7 @@ fn trade(number: u64) -> Tick {
     let ts = format!("{day}T15:00:00Z").parse::<stk::market::Timestamp>().expect("a time");
     let ts = ts.saturating_add_nanos(number as i64 * 1_000_000);
     Tick::Trade(Trade {
-        symbol: if number % 2 == 0 { "SA" } else { "SB" }.parse().expect("a symbol"),
+        symbol: if number.is_multiple_of(2) { "SA" } else { "SB" }.parse().expect("a symbol"),
         ts,
         recv_ts: ts,
         price: "10.5".parse().expect("a price"),

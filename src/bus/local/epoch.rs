@@ -365,7 +365,7 @@ mod tests {
         fs::remove_file(dir.path().join(FILE)).unwrap();
         fs::remove_file(dir.path().join(COPY_FILE)).unwrap();
         let archive = held(vec![ended(0, [10, 20]), ended(5, [900, 2000])], [900, 2000]);
-        let Identity { epoch, begins } = open(dir.path(), &nexts, &[archive.clone()]).unwrap();
+        let Identity { epoch, begins } = open(dir.path(), &nexts, std::slice::from_ref(&archive)).unwrap();
         assert_eq!((epoch.log().id, &begins[..]), (ID, &nexts[..]));
         assert_eq!(epoch.relation(&nexts, &archive), Relation::Own);
         // The archive reaches further than the log: not its archive, for all that is known.
@@ -390,7 +390,8 @@ mod tests {
             let next_offsets: Vec<u64> = lineage.last().unwrap().ends.clone();
             let archive =
                 Held { log: Some(id), ..held(lineage.clone(), next_offsets.clone().try_into().unwrap()) };
-            let Identity { epoch, begins } = open(copy.path(), &[40, 30], &[archive.clone()]).unwrap();
+            let Identity { epoch, begins } =
+                open(copy.path(), &[40, 30], std::slice::from_ref(&archive)).unwrap();
             let after = |at: usize, next: u64| next + u64::from(next > [40, 30][at]);
             assert_eq!(begins, [after(0, next_offsets[0]), after(1, next_offsets[1])]);
             assert_eq!(epoch.skipped(0, 40), Some(40..begins[0]));
@@ -398,13 +399,14 @@ mod tests {
             // Opened again, it skips nothing more.
             let again = TempDir::new().unwrap();
             begin(again.path(), &epoch).unwrap();
-            let reopened = open(again.path(), &begins, &[archive.clone()]).unwrap();
+            let reopened = open(again.path(), &begins, std::slice::from_ref(&archive)).unwrap();
             assert_eq!((reopened.begins, reopened.epoch.lost()), (begins, epoch.lost()));
             // Had it gone on before it saw the archive, the same offsets would name other records.
             let mut parted = Stored { epoch: first.clone(), sealed: None };
             parted.epoch.advance(&[40, 30]);
             begin(again.path(), &parted.epoch).unwrap();
-            let Identity { epoch, begins } = open(again.path(), &[50, 30], &[archive.clone()]).unwrap();
+            let Identity { epoch, begins } =
+                open(again.path(), &[50, 30], std::slice::from_ref(&archive)).unwrap();
             assert_eq!(begins, [50, 30]);
             assert_eq!(epoch.relation(&begins, &archive), Relation::Parted { at: vec![40, 30] });
         }
@@ -418,7 +420,7 @@ mod tests {
     fn a_new_log_beside_an_archive_takes_its_place() {
         let dir = TempDir::new().unwrap();
         let archive = held(vec![ended(3, [60, 30])], [60, 30]);
-        let Identity { epoch, begins } = open(dir.path(), &[0, 0], &[archive.clone()]).unwrap();
+        let Identity { epoch, begins } = open(dir.path(), &[0, 0], std::slice::from_ref(&archive)).unwrap();
         assert_eq!((epoch.log().id, &begins[..]), (ID, &[61, 31][..]));
         assert_eq!(epoch.relation(&begins, &archive), Relation::Skipped);
         // Symbols would be in other partitions.

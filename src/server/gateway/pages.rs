@@ -259,12 +259,11 @@ impl Page {
                 return Ok(());
             }
             self.begin(symbol);
-            match bar {
-                Some(bar) => bare_bar(&bar, &mut self.body),
-                None => {
-                    bare_tick(&rows.tick(row)?, &mut self.body);
-                    json_update(&mut self.body, batch.update(row));
-                }
+            if let Some(bar) = bar {
+                bare_bar(&bar, &mut self.body);
+            } else {
+                bare_tick(&rows.tick(row)?, &mut self.body);
+                json_update(&mut self.body, batch.update(row));
             }
             self.rows += 1;
         }

@@ -110,13 +110,13 @@ impl Amendments {
             let batch = match (self.ready.pop_front(), &mut self.rest) {
                 (Some(batch), _) => batch,
                 (None, None) => return Ok(None),
-                (None, Some(rest)) => match rest.try_next().await? {
-                    Some(batch) => batch,
-                    None => {
+                (None, Some(rest)) => {
+                    let Some(batch) = rest.try_next().await? else {
                         self.rest = None;
                         return Ok(None);
-                    }
-                },
+                    };
+                    batch
+                }
             };
             let rows = batch.rows()?;
             for row in 0..batch.len() {
@@ -239,7 +239,7 @@ impl Amender {
                 continue;
             };
             let day = ts.trading_day();
-            if !self.current.as_ref().is_some_and(|current| (current.symbol, current.day) == (symbol, day)) {
+            if self.current.as_ref().is_none_or(|current| (current.symbol, current.day) != (symbol, day)) {
                 self.leave_day(&mut out);
                 match self.next_day(symbol, day).await? {
                     None => {
