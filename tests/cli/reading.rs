@@ -171,7 +171,7 @@ async fn a_command_that_reads_changes_nothing_and_says_what_it_could_not_read() 
     let refused = home.shown(&mut serve);
     assert!(refused.starts_with("exit: 1\n") && refused.contains("0.jnl is damaged at byte"), "{refused}");
     let advice = refused.split('`').find(|text| text.starts_with("truncate ")).expect("a way on");
-    let advice = advice.replace("[HOME]", &home.path("").display().to_string().trim_end_matches('/'));
+    let advice = advice.replace("[HOME]", home.path("").display().to_string().trim_end_matches('/'));
     assert!(Command::new("sh").args(["-c", &advice]).status().expect("sh is there").success(), "{advice}");
     let server = Server::start(&home, &damaged, &[]);
     server.await_ready();

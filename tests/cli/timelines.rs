@@ -201,7 +201,7 @@ fn a_copy_that_runs_beside_the_original_never_mixes_with_it() {
     // The copy comes first: its rows lie at the original's offsets.
     let ran = plant.home.shown(&mut plant.command(&["archive", "run"], &copied));
     assert!(ran.starts_with("exit: 0\n"), "{ran}");
-    assert_eq!(plant.history(), once([0..400]));
+    assert_eq!(plant.history(), once(std::iter::once(0..400)));
     let refused = plant.run(&["archive", "run"]);
     assert!(refused.starts_with("exit: 1\n") && refused.contains("another timeline"), "{refused}");
     assert!(
@@ -260,7 +260,7 @@ fn another_archive_is_refused_for_days_that_it_does_not_hold() {
     copy(&plant.archive, &before);
     plant.good(&["archive", "run"]);
     plant.good(&["archive", "run"]);
-    assert_eq!(plant.history(), once([0..400]));
+    assert_eq!(plant.history(), once(std::iter::once(0..400)));
     put_back(&before, &plant.archive);
     let refused = plant.run(&["archive", "run"]);
     assert!(refused.starts_with("exit: 1\n") && refused.contains("does not hold"), "{refused}");
