@@ -26,8 +26,8 @@ fn wrong_arguments_are_named() {
         assert!(shown.starts_with("exit: 2\n--- stdout\n--- stderr\nerror: "), "{args:?}\n{shown}");
         assert!(shown.contains(named), "{args:?} names {named}\n{shown}");
     };
-    refused(&["history", "m$ft"], "symbol \"M$FT\" has '$'");
-    refused(&["watch", "m$ft"], "symbol \"M$FT\" has '$'");
+    refused(&["history", "m&ft"], "symbol \"M&FT\" has '&'");
+    refused(&["watch", "m&ft"], "symbol \"M&FT\" has '&'");
     refused(&["history", "MSFT", "--from", "yesterday"], "\"yesterday\" is no time");
     refused(&["history", "MSFT", "--timeframe", "7Day"], "\"7Day\" is no timeframe");
     refused(&["history", "MSFT", "--kind", "ticks"], "trades, quotes, bars");
