@@ -39,6 +39,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('config', 'config', [CompletionResultType]::ParameterValue, 'Show, check or write the configuration')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print shell completions')
             [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print or write the man pages')
+            [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print the help of a command')
             break
         }
         'stk;demo' {
@@ -100,8 +101,11 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             break
         }
         'stk;archive' {
-            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
-            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or `s3://bucket/prefix` that is the archive')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to open; refused while a server has it open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Archive to open: a directory or `s3://bucket/prefix`')
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Have the server at this address do it, instead of opening the stores')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
@@ -111,6 +115,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('list', 'list', [CompletionResultType]::ParameterValue, 'List what the archive holds')
             [CompletionResult]::new('verify', 'verify', [CompletionResultType]::ParameterValue, 'Read archived objects again and compare them with their manifests')
             [CompletionResult]::new('restore', 'restore', [CompletionResultType]::ParameterValue, 'Bring archived days back to where they can be read, or into warm')
+            [CompletionResult]::new('adopt', 'adopt', [CompletionResultType]::ParameterValue, 'Make this log the archive''s own after it was put back from a backup, or lost')
             [CompletionResult]::new('lifecycle', 'lifecycle', [CompletionResultType]::ParameterValue, 'Show or set at which age archived days go to Glacier and Deep Archive')
             break
         }
@@ -118,8 +123,11 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--before', '--before', [CompletionResultType]::ParameterName, 'Copy the days before this one, whatever their age')
             [CompletionResult]::new('--kind', '--kind', [CompletionResultType]::ParameterName, 'Copy and drop these kinds alone')
             [CompletionResult]::new('--limit-bandwidth', '--limit-bandwidth', [CompletionResultType]::ParameterName, 'Bytes of data objects a second to and from the archive, at most: 20MB')
-            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
-            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or `s3://bucket/prefix` that is the archive')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to open; refused while a server has it open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Archive to open: a directory or `s3://bucket/prefix`')
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Have the server at this address do it, instead of opening the stores')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--dry-run', '--dry-run', [CompletionResultType]::ParameterName, 'Show what would be done, and do nothing')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
@@ -131,8 +139,11 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--kind', '--kind', [CompletionResultType]::ParameterName, 'These kinds alone')
             [CompletionResult]::new('--from', '--from', [CompletionResultType]::ParameterName, 'Days from this one on')
             [CompletionResult]::new('--to', '--to', [CompletionResultType]::ParameterName, 'Days up to this one')
-            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
-            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or `s3://bucket/prefix` that is the archive')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to open; refused while a server has it open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Archive to open: a directory or `s3://bucket/prefix`')
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Have the server at this address do it, instead of opening the stores')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
@@ -143,8 +154,11 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--kind', '--kind', [CompletionResultType]::ParameterName, 'These kinds alone')
             [CompletionResult]::new('--from', '--from', [CompletionResultType]::ParameterName, 'Days from this one on')
             [CompletionResult]::new('--to', '--to', [CompletionResultType]::ParameterName, 'Days up to this one')
-            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
-            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or `s3://bucket/prefix` that is the archive')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to open; refused while a server has it open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Archive to open: a directory or `s3://bucket/prefix`')
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Have the server at this address do it, instead of opening the stores')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
@@ -155,8 +169,11 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--bytes', '--bytes', [CompletionResultType]::ParameterName, 'End after so many bytes, with the object in which they are reached: 10GB')
             [CompletionResult]::new('--time', '--time', [CompletionResultType]::ParameterName, 'End after so long, with the object in which it is reached: 30m')
             [CompletionResult]::new('--limit-bandwidth', '--limit-bandwidth', [CompletionResultType]::ParameterName, 'Bytes of data objects a second from the archive, at most: 20MB')
-            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
-            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or `s3://bucket/prefix` that is the archive')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to open; refused while a server has it open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Archive to open: a directory or `s3://bucket/prefix`')
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Have the server at this address do it, instead of opening the stores')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--restart', '--restart', [CompletionResultType]::ParameterName, 'Begin anew')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
@@ -170,11 +187,14 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--kind', '--kind', [CompletionResultType]::ParameterName, 'Kinds of rows, separated by commas: trade, quote, bar, …; without it, all')
             [CompletionResult]::new('--tier', '--tier', [CompletionResultType]::ParameterName, 'How quickly: expedited (minutes, not from Deep Archive), standard (hours), bulk (up to two days)')
             [CompletionResult]::new('--days', '--days', [CompletionResultType]::ParameterName, 'How many days the copies can be read')
-            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
-            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or `s3://bucket/prefix` that is the archive')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to open; refused while a server has it open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Archive to open: a directory or `s3://bucket/prefix`')
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Have the server at this address do it, instead of opening the stores')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--wait', '--wait', [CompletionResultType]::ParameterName, 'Wait until all can be read, and show how far it is')
-            [CompletionResult]::new('--into-warm', '--into-warm', [CompletionResultType]::ParameterName, 'Take the rows back into warm, proven equal to what was archived. No server may run')
+            [CompletionResult]::new('--into-warm', '--into-warm', [CompletionResultType]::ParameterName, 'Copy the rows back into warm, and verify that they equal what was archived')
             [CompletionResult]::new('--dry-run', '--dry-run', [CompletionResultType]::ParameterName, 'Say what it would take and cost, and do nothing')
             [CompletionResult]::new('-y', '-y', [CompletionResultType]::ParameterName, 'Do not ask')
             [CompletionResult]::new('--yes', '--yes', [CompletionResultType]::ParameterName, 'Do not ask')
@@ -183,11 +203,27 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
+        'stk;archive;adopt' {
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to open; refused while a server has it open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Archive to open: a directory or `s3://bucket/prefix`')
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Have the server at this address do it, instead of opening the stores')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--yes', '--yes', [CompletionResultType]::ParameterName, 'Do it; without this only the plan is shown')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            break
+        }
         'stk;archive;lifecycle' {
             [CompletionResult]::new('--glacier-after', '--glacier-after', [CompletionResultType]::ParameterName, 'Move data objects to Glacier (minutes to hours to read) at this age')
             [CompletionResult]::new('--deep-archive-after', '--deep-archive-after', [CompletionResultType]::ParameterName, 'Move data objects to Deep Archive (hours to days to read) at this age')
-            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
-            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or `s3://bucket/prefix` that is the archive')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to open; refused while a server has it open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Archive to open: a directory or `s3://bucket/prefix`')
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Have the server at this address do it, instead of opening the stores')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--none', '--none', [CompletionResultType]::ParameterName, 'Keep all data objects where they can be read at once: removes the rule')
             [CompletionResult]::new('--dry-run', '--dry-run', [CompletionResultType]::ParameterName, 'Show the plan, and change nothing')
@@ -197,8 +233,11 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             break
         }
         'stk;audit' {
-            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory, which no server may have open')
-            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Directory or `s3://bucket/prefix` that is the archive')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to open; refused while a server has it open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Archive to open: a directory or `s3://bucket/prefix`')
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Have the server at this address do it, instead of opening the stores')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
             [CompletionResult]::new('--day', '--day', [CompletionResultType]::ParameterName, 'This day alone')
             [CompletionResult]::new('--from', '--from', [CompletionResultType]::ParameterName, 'Days from this one on')
             [CompletionResult]::new('--to', '--to', [CompletionResultType]::ParameterName, 'Days up to this one')
@@ -385,6 +424,12 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
         }
         'stk;man' {
             [CompletionResult]::new('--output', '--output', [CompletionResultType]::ParameterName, 'Write every page into this directory instead')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;help' {
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')

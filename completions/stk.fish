@@ -40,6 +40,7 @@ complete -c stk -n "__fish_stk_needs_command" -f -a "doctor" -d 'Look for what c
 complete -c stk -n "__fish_stk_needs_command" -f -a "config" -d 'Show, check or write the configuration'
 complete -c stk -n "__fish_stk_needs_command" -f -a "completions" -d 'Print shell completions'
 complete -c stk -n "__fish_stk_needs_command" -f -a "man" -d 'Print or write the man pages'
+complete -c stk -n "__fish_stk_needs_command" -f -a "help" -d 'Print the help of a command'
 complete -c stk -n "__fish_stk_using_subcommand demo" -l for -d 'End by itself after so long: 10s, 2m' -r
 complete -c stk -n "__fish_stk_using_subcommand demo" -l rate -d 'Ticks per second' -r
 complete -c stk -n "__fish_stk_using_subcommand demo" -l symbols -d 'How many symbols trade' -r
@@ -87,22 +88,29 @@ complete -c stk -n "__fish_stk_using_subcommand history" -l stats -d 'Say on std
 complete -c stk -n "__fish_stk_using_subcommand history" -l restore -d 'Bring back what of the answer is archived, after a word on cost and time, and wait for it'
 complete -c stk -n "__fish_stk_using_subcommand history" -l yes -d 'Do not ask before --restore'
 complete -c stk -n "__fish_stk_using_subcommand history" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l config -d 'Configuration file' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -l json -d 'Print JSON'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "run" -d 'Copy closed days into the archive, drop from warm what has been there long enough'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "status" -d 'Show where each day stands'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "list" -d 'List what the archive holds'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "verify" -d 'Read archived objects again and compare them with their manifests'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "restore" -d 'Bring archived days back to where they can be read, or into warm'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore lifecycle" -f -a "lifecycle" -d 'Show or set at which age archived days go to Glacier and Deep Archive'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -l data -d 'Data directory to open; refused while a server has it open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -l server -d 'Have the server at this address do it, instead of opening the stores' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -f -a "run" -d 'Copy closed days into the archive, drop from warm what has been there long enough'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -f -a "status" -d 'Show where each day stands'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -f -a "list" -d 'List what the archive holds'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -f -a "verify" -d 'Read archived objects again and compare them with their manifests'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -f -a "restore" -d 'Bring archived days back to where they can be read, or into warm'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -f -a "adopt" -d 'Make this log the archive\'s own after it was put back from a backup, or lost'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt lifecycle" -f -a "lifecycle" -d 'Show or set at which age archived days go to Glacier and Deep Archive'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l before -d 'Copy the days before this one, whatever their age' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l kind -d 'Copy and drop these kinds alone' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l limit-bandwidth -d 'Bytes of data objects a second to and from the archive, at most: 20MB' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l data -d 'Data directory to open; refused while a server has it open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l server -d 'Have the server at this address do it, instead of opening the stores' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l dry-run -d 'Show what would be done, and do nothing'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l json -d 'Print JSON'
@@ -110,24 +118,33 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l kind -d 'These kinds alone' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l from -d 'Days from this one on' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l to -d 'Days up to this one' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l data -d 'Data directory to open; refused while a server has it open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l server -d 'Have the server at this address do it, instead of opening the stores' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from status" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l kind -d 'These kinds alone' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l from -d 'Days from this one on' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l to -d 'Days up to this one' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l data -d 'Data directory to open; refused while a server has it open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l server -d 'Have the server at this address do it, instead of opening the stores' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l bytes -d 'End after so many bytes, with the object in which they are reached: 10GB' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l time -d 'End after so long, with the object in which it is reached: 30m' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l limit-bandwidth -d 'Bytes of data objects a second from the archive, at most: 20MB' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l data -d 'Data directory to open; refused while a server has it open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l server -d 'Have the server at this address do it, instead of opening the stores' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l restart -d 'Begin anew'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from verify" -l json -d 'Print JSON'
@@ -139,26 +156,44 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 standard\t''
 bulk\t''"
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l days -d 'How many days the copies can be read' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l data -d 'Data directory to open; refused while a server has it open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l server -d 'Have the server at this address do it, instead of opening the stores' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l wait -d 'Wait until all can be read, and show how far it is'
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l into-warm -d 'Take the rows back into warm, proven equal to what was archived. No server may run'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l into-warm -d 'Copy the rows back into warm, and verify that they equal what was archived'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l dry-run -d 'Say what it would take and cost, and do nothing'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -s y -l yes -d 'Do not ask'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from restore" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from adopt" -l data -d 'Data directory to open; refused while a server has it open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from adopt" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from adopt" -l server -d 'Have the server at this address do it, instead of opening the stores' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from adopt" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from adopt" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from adopt" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from adopt" -l yes -d 'Do it; without this only the plan is shown'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from adopt" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from adopt" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l glacier-after -d 'Move data objects to Glacier (minutes to hours to read) at this age' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l deep-archive-after -d 'Move data objects to Deep Archive (hours to days to read) at this age' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l data -d 'Data directory to open; refused while a server has it open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l server -d 'Have the server at this address do it, instead of opening the stores' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l none -d 'Keep all data objects where they can be read at once: removes the rule'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l dry-run -d 'Show the plan, and change nothing'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand audit" -l data -d 'Data directory, which no server may have open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand audit" -l url -d 'Directory or `s3://bucket/prefix` that is the archive' -r
+complete -c stk -n "__fish_stk_using_subcommand audit" -l data -d 'Data directory to open; refused while a server has it open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand audit" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
+complete -c stk -n "__fish_stk_using_subcommand audit" -l server -d 'Have the server at this address do it, instead of opening the stores' -r
+complete -c stk -n "__fish_stk_using_subcommand audit" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand audit" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
 complete -c stk -n "__fish_stk_using_subcommand audit" -l day -d 'This day alone' -r
 complete -c stk -n "__fish_stk_using_subcommand audit" -l from -d 'Days from this one on' -r
 complete -c stk -n "__fish_stk_using_subcommand audit" -l to -d 'Days up to this one' -r
@@ -275,3 +310,5 @@ complete -c stk -n "__fish_stk_using_subcommand completions" -s h -l help -d 'Pr
 complete -c stk -n "__fish_stk_using_subcommand man" -l output -d 'Write every page into this directory instead' -r -F
 complete -c stk -n "__fish_stk_using_subcommand man" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand man" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand help" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand help" -s h -l help -d 'Print help'

@@ -2,8 +2,10 @@
 //! `config init` and the reference in the man page are all made.
 //!
 //! A value comes from, the later winning: the default, the file, `STK_*` in the environment, a
-//! flag. What is not in the table is refused by name.
+//! flag. A setting in a file that is not in the table is refused by name; an `STK_*` variable that is not is
+//! ignored with a warning, since others set such variables too.
 
+mod env;
 mod network;
 #[cfg(test)]
 mod tests;
@@ -14,7 +16,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use self::env::{RESERVED_ENV, env_name};
+use self::env::{is_of_others, nearest};
 pub use self::network::Network;
+use crate::secret::{Secret, has_credentials};
 
 /// What a setting holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +31,27 @@ enum Shape {
     Choice(&'static [&'static str]),
     /// A list of texts, held as lines; in the environment separated by spaces.
     List,
+    /// A text that is never shown.
+    Secret,
+    /// A list of which each item contains something secret after its first separator.
+    Secrets(char),
+    /// An address. It may contain a user and a password where `takes_credentials`; otherwise they are
+    /// refused, with the settings to use instead.
+    Url {
+        takes_credentials: bool,
+        instead: &'static str,
+    },
+}
+
+impl Shape {
+    const fn is_list(self) -> bool {
+        matches!(self, Self::List | Self::Secrets(_))
+    }
+}
+
+/// An address without credentials.
+const fn url(instead: &'static str) -> Shape {
+    Shape::Url { takes_credentials: false, instead }
 }
 
 /// One setting.
@@ -36,6 +62,31 @@ pub struct Setting {
     default: &'static str,
     /// What it does, in a sentence or two.
     pub doc: &'static str,
+}
+
+impl Setting {
+    /// `value` as it may be shown: without anything secret.
+    pub fn shown(&self, value: &str) -> String {
+        let count = value.lines().count();
+        match self.shape {
+            _ if value.is_empty() => String::new(),
+            Shape::Secret => "(set)".to_owned(),
+            Shape::Secrets(separator) => {
+                let what = if separator == ':' { "key" } else { "properties" };
+                let plural = if separator == ':' && count != 1 { "s" } else { "" };
+                format!("({count} {what}{plural})")
+            }
+            Shape::Url { .. } if !self.is_directory(value) => Secret::url(value).to_string(),
+            Shape::Url { .. } | Shape::Text | Shape::Count(..) | Shape::Choice(_) | Shape::List => {
+                value.replace('\n', " ")
+            }
+        }
+    }
+
+    /// Whether `value` names a directory, where the setting also takes an address.
+    fn is_directory(&self, value: &str) -> bool {
+        self.key == "archive.url" && !value.contains("://")
+    }
 }
 
 const MIB: u64 = 1 << 20;
@@ -70,9 +121,16 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "server.keys",
-        shape: Shape::List,
+        shape: Shape::Secrets(':'),
         default: "",
         doc: "Keys that clients must show, each `id:secret`. Empty: anybody may connect.",
+    },
+    Setting {
+        key: "server.admin_keys",
+        shape: Shape::Secrets(':'),
+        default: "",
+        doc: "Keys for operator commands on a running server (`stk archive --server`), each `id:secret`. Empty: \
+              operator commands are accepted from the server's own machine, and from nobody if server.keys is set.",
     },
     Setting {
         key: "server.allow_anonymous",
@@ -156,7 +214,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "log.kafka_brokers",
-        shape: Shape::Text,
+        shape: url("sasl.username and sasl.password in log.kafka_properties"),
         default: "",
         doc: "Keeps the log in Kafka: `host:port`, several separated by commas. Empty: in the data directory.",
     },
@@ -180,7 +238,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "log.kafka_properties",
-        shape: Shape::List,
+        shape: Shape::Secrets('='),
         default: "",
         doc: "Further properties of librdkafka, each `name=value`, for TLS and SASL: \
               `security.protocol=SASL_SSL`, `sasl.mechanisms=SCRAM-SHA-512` (docs/kafka.md). TLS and SCRAM \
@@ -243,7 +301,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "hot.redis_url",
-        shape: Shape::Text,
+        shape: Shape::Url { takes_credentials: true, instead: "" },
         default: "",
         doc: "Keeps the last of every symbol in Redis, for all gateways: `redis://host:port/db`, `rediss://` \
               for TLS. Empty: in this process's memory.",
@@ -256,7 +314,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "warm.clickhouse_url",
-        shape: Shape::Text,
+        shape: url("warm.clickhouse_user and warm.clickhouse_password"),
         default: "",
         doc: "Keeps warm in ClickHouse: `http://host:8123`, or https; of a cluster the addresses of all servers, \
               separated by commas. Several are refused without `warm.clickhouse_cluster`. Empty: as Parquet in \
@@ -269,7 +327,12 @@ pub const SETTINGS: &[Setting] = &[
         doc: "The database; `stk serve` makes it where it is missing.",
     },
     Setting { key: "warm.clickhouse_user", shape: Shape::Text, default: "default", doc: "The user." },
-    Setting { key: "warm.clickhouse_password", shape: Shape::Text, default: "", doc: "The user's password." },
+    Setting {
+        key: "warm.clickhouse_password",
+        shape: Shape::Secret,
+        default: "",
+        doc: "The user's password.",
+    },
     Setting {
         key: "warm.clickhouse_cluster",
         shape: Shape::Text,
@@ -298,14 +361,14 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "archive.url",
-        shape: Shape::Text,
+        shape: url("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"),
         default: "",
         doc: "Where archived days go: a directory, or `s3://bucket/prefix`. Keys come from AWS_ACCESS_KEY_ID \
               and AWS_SECRET_ACCESS_KEY, or the machine's role. Empty: `cold` in the data directory.",
     },
     Setting {
         key: "archive.s3_endpoint",
-        shape: Shape::Text,
+        shape: url("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"),
         default: "",
         doc: "The address of an S3 that is not Amazon's: `http://host:9000`.",
     },
@@ -396,10 +459,10 @@ pub enum ConfigError {
         nearest: Option<&'static str>,
     },
     /// A value that the setting does not take.
-    #[error("{place}: `{key}` is \"{value}\": {reason}")]
+    #[error("{origin}: `{key}` is \"{value}\": {reason}")]
     Value {
-        /// The file, the variable or the flag.
-        place: String,
+        /// Where it was written.
+        origin: Origin,
         /// The setting.
         key: &'static str,
         /// What was written.
@@ -413,37 +476,37 @@ pub enum ConfigError {
 #[derive(Clone, Debug)]
 pub struct Resolved {
     values: BTreeMap<&'static str, (String, Origin)>,
+    /// What was ignored, and may have been meant.
+    pub warnings: Vec<String>,
 }
 
 impl Resolved {
-    /// Resolves the default, `file`, `env` (name and value pairs; all but `STK_*` of a setting's
-    /// name are passed over) and `flags` (setting, value, the flag's name).
+    /// Resolves the default, `file`, `env` (name and value pairs; an `STK_*` that is not a setting is
+    /// ignored with a warning) and `flags` (setting, value, the flag's name).
     pub fn new(
         file: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
         flags: &[(&'static str, String, &'static str)],
     ) -> Result<Self, ConfigError> {
         let defaults = SETTINGS.iter().map(|s| (s.key, (s.default.to_owned(), Origin::Default)));
-        let mut resolved = Self { values: defaults.collect() };
+        let mut resolved = Self { values: defaults.collect(), warnings: Vec::new() };
         if let Some(path) = file {
             resolved.read_file(path)?;
         }
         for (name, value) in env {
             let Some(rest) = name.strip_prefix("STK_") else { continue };
-            // What tests are told of their services is no setting either.
-            let of_tests = rest.starts_with("TEST_") || rest.starts_with("SERVICES_");
-            if of_tests || RESERVED_ENV.iter().any(|(reserved, _)| *reserved == name) {
+            let Some(setting) = SETTINGS.iter().find(|s| env_name(s.key) == name) else {
+                if !is_of_others(&name, rest, &value) {
+                    let nearest = nearest(&rest.to_lowercase().replacen('_', ".", 1)).map(env_name);
+                    let nearest = nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+                    resolved.warnings.push(format!("{name} in the environment is not a setting{nearest}"));
+                }
                 continue;
-            }
-            let setting = SETTINGS.iter().find(|s| env_name(s.key) == name);
-            let setting = setting.ok_or_else(|| ConfigError::Unknown {
-                place: "the environment".to_owned(),
-                key: name.clone(),
-                nearest: nearest(&rest.to_lowercase().replacen('_', ".", 1)),
-            })?;
-            let value = match setting.shape {
-                Shape::List => value.split_whitespace().collect::<Vec<_>>().join("\n"),
-                _ => value,
+            };
+            let value = if setting.shape.is_list() {
+                value.split_whitespace().collect::<Vec<_>>().join("\n")
+            } else {
+                value
             };
             resolved.set(setting, value, Origin::Env(name))?;
         }
@@ -473,7 +536,7 @@ impl Resolved {
                 let text = match &value {
                     toml::Value::String(text) => text.clone(),
                     toml::Value::Integer(number) => number.to_string(),
-                    toml::Value::Array(items) if setting.shape == Shape::List => {
+                    toml::Value::Array(items) if setting.shape.is_list() => {
                         let texts = items.iter().map(toml::Value::as_str).collect::<Option<Vec<_>>>();
                         texts.map_or_else(|| value.to_string(), |texts| texts.join("\n"))
                     }
@@ -486,11 +549,13 @@ impl Resolved {
     }
 
     fn set(&mut self, setting: &Setting, value: String, origin: Origin) -> Result<(), ConfigError> {
-        let is_secret = matches!(setting.key, "server.keys" | "log.kafka_properties");
         let refused = |reason: String| ConfigError::Value {
-            place: origin.to_string(),
+            origin: origin.clone(),
             key: setting.key,
-            value: if is_secret { "…".to_owned() } else { value.escape_debug().to_string() },
+            value: match setting.shape {
+                Shape::Secret | Shape::Secrets(_) => "…".to_owned(),
+                _ => setting.shown(&value).escape_debug().to_string(),
+            },
             reason,
         };
         match setting.shape {
@@ -501,7 +566,17 @@ impl Resolved {
             Shape::Choice(words) if !words.contains(&value.as_str()) => {
                 return Err(refused(format!("it takes one of {}", words.join(", "))));
             }
-            Shape::Choice(_) | Shape::Text | Shape::List => {}
+            Shape::Url { takes_credentials: false, instead }
+                if has_credentials(&value) && !setting.is_directory(&value) =>
+            {
+                return Err(refused(format!("it takes no user, password or query; use {instead}")));
+            }
+            Shape::Choice(_)
+            | Shape::Text
+            | Shape::List
+            | Shape::Secret
+            | Shape::Secrets(_)
+            | Shape::Url { .. } => {}
         }
         if setting.key == "processor.rows_max"
             && value.parse().is_ok_and(|rows: u64| (1..1_000).contains(&rows))
@@ -519,7 +594,7 @@ impl Resolved {
                 ));
             }
         }
-        if setting.key == "server.keys" && value.lines().any(|key| !key.contains(':')) {
+        if setting.key.ends_with("keys") && value.lines().any(|key| !key.contains(':')) {
             return Err(refused("each key is `id:secret`".into()));
         }
         if setting.key == "server.trusted_proxies" {
@@ -550,7 +625,7 @@ impl Resolved {
         }
         let (value, origin) = &self.values["server.listen"];
         Err(ConfigError::Value {
-            place: origin.to_string(),
+            origin: origin.clone(),
             key: "server.listen",
             value: value.clone(),
             reason:
@@ -586,10 +661,10 @@ impl Resolved {
     }
 
     /// The list's items, each cut in two at `separator`, which was checked when it was set.
-    fn pairs(&self, key: &str, separator: char) -> Vec<(String, String)> {
+    fn secrets(&self, key: &str, separator: char) -> Vec<(String, Secret)> {
         let items = self.list(key);
         let pairs = items.iter().filter_map(|item| item.split_once(separator));
-        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        pairs.map(|(name, value)| (name.to_owned(), Secret::new(value))).collect()
     }
 
     fn list(&self, key: &str) -> Vec<String> {
@@ -604,7 +679,8 @@ impl Resolved {
             data_dir: if dir.is_empty() { default_data_dir() } else { PathBuf::from(dir) },
             listen: address("server.listen").unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7878))),
             ingest_listen: address("server.ingest_listen"),
-            keys: self.pairs("server.keys", ':'),
+            keys: self.secrets("server.keys", ':'),
+            admin_keys: self.secrets("server.admin_keys", ':'),
             allow_anonymous: self.text("server.allow_anonymous") == "yes",
             connections_max: self.count("server.connections_max") as usize,
             queue_bytes_max: self.count("server.queue_bytes_max") as usize,
@@ -632,16 +708,17 @@ impl Resolved {
                 topic: self.text("log.kafka_topic").to_owned(),
                 group: self.text("log.kafka_group").to_owned(),
                 replication: self.count("log.kafka_replication") as u16,
-                properties: self.pairs("log.kafka_properties", '='),
+                properties: self.secrets("log.kafka_properties", '='),
             }),
-            redis: self
-                .optional("hot.redis_url")
-                .map(|url| RedisConfig { url, prefix: self.text("hot.redis_prefix").to_owned() }),
+            redis: self.optional("hot.redis_url").map(|url| RedisConfig {
+                url: Secret::url(url),
+                prefix: self.text("hot.redis_prefix").to_owned(),
+            }),
             clickhouse: self.optional("warm.clickhouse_url").map(|url| ClickHouseConfig {
                 url,
                 database: self.text("warm.clickhouse_database").to_owned(),
                 user: self.text("warm.clickhouse_user").to_owned(),
-                password: self.text("warm.clickhouse_password").to_owned(),
+                password: Secret::new(self.text("warm.clickhouse_password")),
                 cluster: self.optional("warm.clickhouse_cluster"),
                 replicated: self.text("warm.clickhouse_replicated") == "yes",
                 keeper_path: self.text("warm.clickhouse_keeper_path").to_owned(),
@@ -666,29 +743,6 @@ impl Resolved {
             skips_expired: self.text("processor.expired") == "skip",
         }
     }
-}
-
-/// Environment variables that are no settings, with what they do.
-pub const RESERVED_ENV: &[(&str, &str)] = &[
-    ("STK_CONFIG", "the configuration file, as --config"),
-    ("STK_SERVER", "the server that commands talk to, as --server"),
-    ("STK_FAIL_POINT", "the point at which the process dies as by SIGKILL, for crash tests"),
-    ("STK_LOG", "what is logged to stderr, as RUST_LOG: `info`, `stk=debug`"),
-    ("STK_KEY_ID", "the key that commands show to a server, as --key-id"),
-    ("STK_SECRET_KEY", "the secret that commands show to a server, as --secret-key"),
-];
-
-/// The variable that sets `key`.
-pub fn env_name(key: &str) -> String {
-    format!("STK_{}", key.to_uppercase().replace('.', "_"))
-}
-
-fn nearest(key: &str) -> Option<&'static str> {
-    let distance = |other: &str| strsim::damerau_levenshtein(key, other);
-    let last = |text: &str| text.rsplit('.').next().unwrap_or_default().to_owned();
-    let best = SETTINGS.iter().map(|s| s.key).min_by_key(|known| distance(known))?;
-    let same_name = SETTINGS.iter().map(|s| s.key).find(|known| last(known) == last(key));
-    same_name.or_else(|| (distance(best) <= key.len() / 3 + 1).then_some(best))
 }
 
 /// `stk` in the user's data directory.
@@ -747,14 +801,21 @@ pub struct KafkaConfig {
     /// Copies of each partition, when the topic is made.
     pub replication: u16,
     /// Further properties (name, value) of librdkafka.
-    pub properties: Vec<(String, String)>,
+    pub properties: Vec<(String, Secret)>,
+}
+
+impl KafkaConfig {
+    /// The properties with their secrets, for librdkafka.
+    pub fn exposed_properties(&self) -> Vec<(String, String)> {
+        self.properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
+    }
 }
 
 /// Hot in Redis.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
-    /// Where it is.
-    pub url: String,
+    /// Where it is, with the user and the password.
+    pub url: Secret,
     /// What all keys begin with.
     pub prefix: String,
 }
@@ -769,7 +830,7 @@ pub struct ClickHouseConfig {
     /// The user.
     pub user: String,
     /// The user's password.
-    pub password: String,
+    pub password: Secret,
     /// The cluster the tables are distributed over.
     pub cluster: Option<String>,
     /// Whether the tables are replicated.
@@ -819,7 +880,9 @@ pub struct Config {
     /// Where programs that bring ticks connect.
     pub ingest_listen: Option<SocketAddr>,
     /// Keys (id, secret) that clients must show; none: anybody may connect.
-    pub keys: Vec<(String, String)>,
+    pub keys: Vec<(String, Secret)>,
+    /// Keys (id, secret) that may send operator commands.
+    pub admin_keys: Vec<(String, Secret)>,
     /// Whether a server without keys may listen beyond loopback.
     pub allow_anonymous: bool,
     /// The most streaming connections.
@@ -880,11 +943,13 @@ pub fn sample_file() -> String {
         }
         let value = match setting.shape {
             Shape::Count(..) => setting.default.to_owned(),
-            Shape::List => {
+            Shape::List | Shape::Secrets(_) => {
                 let items: Vec<String> = setting.default.lines().map(|item| format!("\"{item}\"")).collect();
                 format!("[{}]", items.join(", "))
             }
-            Shape::Text | Shape::Choice(_) => format!("\"{}\"", setting.default),
+            Shape::Text | Shape::Choice(_) | Shape::Secret | Shape::Url { .. } => {
+                format!("\"{}\"", setting.default)
+            }
         };
         out.push_str(&format!("# {name} = {value}\n"));
     }

@@ -10,10 +10,13 @@ pub mod fail;
 pub mod feed;
 pub mod kafka;
 pub mod market;
+pub mod secret;
 pub mod server;
+pub mod signals;
 pub mod telemetry;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod text;
 pub mod tiering;
 pub mod tui;
 pub mod wire;

@@ -9,9 +9,14 @@ use std::io::{IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
+use crate::text::printable_lines;
+
 /// Tells a person: `text` and the end of a line on stderr, where somebody reads it.
+///
+/// Parts of it may come from feeds, files or servers: escape sequences in it are shown, not obeyed.
 pub fn say(text: impl Display) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let text = text.to_string();
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable_lines(&text));
 }
 
 /// Starts logging to stderr at `default` (`warn`, `info`, …), or as `STK_LOG` says.

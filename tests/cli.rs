@@ -40,6 +40,8 @@ mod full;
 mod kill;
 #[path = "cli/memory.rs"]
 mod memory;
+#[path = "cli/operator.rs"]
+mod operator;
 #[path = "cli/outage.rs"]
 mod outage;
 #[path = "cli/power.rs"]

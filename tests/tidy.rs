@@ -12,15 +12,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("backoff", &[]),
     ("feed", &["market", "wire", "backoff", "kafka"]),
     ("bus", &["market", "wire", "backoff", "disk", "kafka", "fail"]),
-    ("tiering", &["backoff", "disk", "market", "wire", "bus", "fail"]),
-    ("client", &["market", "wire", "backoff"]),
-    ("server", &["backoff", "disk", "market", "wire", "feed", "bus", "tiering", "config", "fail"]),
-    ("tui", &["market", "wire", "client"]),
-    ("config", &[]),
+    ("tiering", &["backoff", "disk", "market", "wire", "bus", "fail", "secret", "text"]),
+    ("client", &["market", "wire", "backoff", "secret"]),
+    ("server", &["backoff", "disk", "market", "wire", "feed", "bus", "tiering", "config", "fail", "secret"]),
+    ("tui", &["market", "wire", "client", "signals", "text"]),
+    ("config", &["secret"]),
     ("kafka", &[]),
     ("disk", &[]),
     ("fail", &[]),
-    ("telemetry", &[]),
+    ("secret", &[]),
+    ("signals", &[]),
+    ("telemetry", &["text"]),
+    ("text", &[]),
     (
         "cli",
         &[
@@ -34,7 +37,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
             "fail",
             "kafka",
+            "secret",
+            "signals",
             "telemetry",
+            "text",
             "tui",
         ],
     ),
@@ -256,6 +262,125 @@ fn readme_commands_exist() {
             );
         }
     }
+}
+
+/// The string literals of some code, each in one line.
+fn literals(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut chars = code.chars().peekable();
+    while let Some(letter) = chars.next() {
+        match letter {
+            // A character: what may be a quote is none.
+            '\'' if chars.peek() == Some(&'"') => drop(chars.nth(1)),
+            '"' => {
+                let mut literal = String::new();
+                while let Some(letter) = chars.next().filter(|letter| *letter != '"') {
+                    match letter {
+                        '\\' => match chars.next() {
+                            Some('\n') => while chars.next_if(|letter| letter.is_whitespace()).is_some() {},
+                            Some(escaped) => literal.push(escaped),
+                            None => {}
+                        },
+                        letter => literal.push(letter),
+                    }
+                }
+                found.push(literal);
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The commands whose messages a file of `src/cli` holds: as they are typed, without `stk`.
+fn commands_of(file: &str) -> &'static [&'static str] {
+    let name = file.trim_start_matches("src/cli/").trim_end_matches(".rs");
+    match name {
+        "archive" | "archive/progress" => {
+            &["archive run", "archive status", "archive list", "archive verify"]
+        }
+        "archive/adopt" => &["archive adopt"],
+        "archive/lifecycle" => &["archive lifecycle"],
+        "archive/restore" => &["archive restore"],
+        "audit" => &["audit"],
+        "bench/ingest" => &["bench ingest"],
+        "bench/warm_insert" => &["bench warm-insert"],
+        "bench/watch" => &["bench watch"],
+        "demo" => &["demo"],
+        "desk" => {
+            &["archive run", "archive status", "archive list", "archive verify", "archive restore", "audit"]
+        }
+        "doctor" => &["doctor"],
+        "history" | "output" => &["history"],
+        "mod" => &["archive status", "archive list", "archive restore", "audit"],
+        "replay" => &["replay"],
+        "serve" => &["serve"],
+        "watch" => &["watch"],
+        _ => &[],
+    }
+}
+
+/// Whether `stk` followed by `words` is a command with the options that `words` name: what is wrong.
+fn wrong_command<'a>(words: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut root = stk::cli::command();
+    root.build();
+    let mut command = &root;
+    for word in words {
+        let word = word.trim_end_matches([',', ';', ':', '.']);
+        if word.starts_with('{') && command.has_subcommands() {
+            // Filled in when it is shown: tests of the real binary look at it.
+            return None;
+        }
+        if let Some(option) = word.strip_prefix("--") {
+            let option = option.split(['=', '{']).next().unwrap_or_default();
+            if !command.get_arguments().any(|known| known.get_long() == Some(option)) {
+                return Some(format!("`{}` has no `--{option}`", command.get_name()));
+            }
+        } else if let Some(inner) = command.find_subcommand(word) {
+            command = inner;
+        } else if command.has_subcommands() {
+            return Some(format!("`{}` has no subcommand `{word}`", command.get_name()));
+        }
+    }
+    None
+}
+
+#[test]
+fn messages_name_commands_and_options_that_exist() {
+    // Values of the settings that flags set, and options of other programs.
+    const OTHERS: &[&str] = &["--features"];
+    let mut faults = BTreeSet::new();
+    for path in program_files() {
+        let file = name(&path);
+        for literal in literals(&code_of(&fs::read_to_string(&path).unwrap())) {
+            let quoted = literal.split('`').skip(1).step_by(2);
+            for command in quoted.filter_map(|quoted| quoted.strip_prefix("stk ")) {
+                let wrong = wrong_command(command.split_whitespace());
+                faults.extend(wrong.map(|wrong| format!("{file}: \"{literal}\": {wrong}")));
+            }
+            if !file.starts_with("src/cli/") {
+                continue;
+            }
+            let outside =
+                literal.split('`').enumerate().filter(|(at, part)| at % 2 == 0 || !part.starts_with("stk "));
+            for option in outside.flat_map(|(_, part)| part.split_whitespace()) {
+                let option = option.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+                if !option.starts_with("--") || OTHERS.contains(&option) {
+                    continue;
+                }
+                let commands = commands_of(&file);
+                let is_flag_name = literal == option;
+                if commands.is_empty() && !is_flag_name {
+                    faults.insert(format!("{file}: \"{literal}\": which command has `{option}`?"));
+                }
+                for command in commands.iter().filter(|_| !is_flag_name) {
+                    let wrong = wrong_command(command.split(' ').chain([option]));
+                    faults.extend(wrong.map(|wrong| format!("{file}: \"{literal}\": {wrong}")));
+                }
+            }
+        }
+    }
+    report(&faults);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `stk archive`: move old days into the cold store, and see what is there.
 //!
-//! Works on the stores themselves. A server that has the data directory archives by itself
+//! Works on the stores themselves, or has a running server do it. A server also archives by itself
 //! (`archive.every_minutes`).
 
 mod adopt;
@@ -8,9 +8,7 @@ mod lifecycle;
 mod progress;
 pub(super) mod restore;
 
-use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,35 +16,24 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use self::progress::Shown;
-use super::serve::node_error;
+use super::desk::{Desk, DeskArgs, Needs, open_cold, refusal, unexpected};
 use super::{CliError, Global};
 use crate::config::Config;
 use crate::market::{Kind, Timestamp, TradingDay};
-use crate::server::archiver;
-use crate::server::stores::Stores;
+use crate::server::admin::{Answer, Heard, Order, RunAnswer, RunOrder, Tell, VerifyOrder};
 use crate::telemetry::say;
-use crate::tiering::archive::origin::{self, Beside};
 use crate::tiering::archive::read::ArchiveReader;
-use crate::tiering::archive::run::{Archiver, Summary};
-use crate::tiering::archive::snapshot::ReadError;
-use crate::tiering::archive::status::UnitStatus;
-use crate::tiering::archive::verify::{Bounds, Scrub, Scrubber};
-use crate::tiering::archive::{
-    Action, ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Planned, Waiting,
-};
-use crate::tiering::cold::{Cold, ColdError, ColdMetrics};
+use crate::tiering::archive::verify::Scrub;
+use crate::tiering::archive::{Action, Planned, Progress, Waiting};
+use crate::tiering::audit::Selection;
 use crate::tiering::warm::Unit;
 
 #[derive(Args)]
 pub(super) struct ArchiveArgs {
     #[command(subcommand)]
     command: ArchiveCommand,
-    /// Data directory, which no server may have open
-    #[arg(long, global = true, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Directory or `s3://bucket/prefix` that is the archive
-    #[arg(long, global = true, value_name = "URL")]
-    url: Option<String>,
+    #[command(flatten)]
+    desk: DeskArgs,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -155,30 +142,62 @@ fn bytes(text: &str) -> Result<u64, String> {
 }
 
 pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
+    use ArchiveCommand as Command;
     crate::telemetry::init("warn", super::colour());
-    let config = global.resolve_stores(args.data.as_deref(), args.url.as_deref())?.config();
+    let json = args.json;
+    match &args.command {
+        Command::Status(select) | Command::List(select) => super::check_days(select.from, select.to)?,
+        Command::Restore(restore) => restore.check()?,
+        Command::Run(_) | Command::Verify(_) | Command::Adopt(_) | Command::Lifecycle(_) => {}
+    }
+    let (needs, name) = match &args.command {
+        Command::Run(run) if run.dry_run => (Needs::ToRead, "archive run"),
+        Command::Run(_) => (Needs::ToMove, "archive run"),
+        Command::Status(_) => (Needs::ToRead, "archive status"),
+        Command::List(_) => (Needs::Archive, "archive list"),
+        Command::Verify(_) => (Needs::Archive, "archive verify"),
+        Command::Restore(restore) => (restore.needs(), "archive restore"),
+        Command::Adopt(adopt) => {
+            args.desk
+                .refuse_server("`stk archive adopt` opens the stores itself, when no server has them open")?;
+            let config = args.desk.config(global)?;
+            return super::runtime()?.block_on(async {
+                tokio::select! {
+                    done = adopt::run(adopt, &config) => done,
+                    _ = super::stop_signal() => Err(CliError::interrupted()),
+                }
+            });
+        }
+        Command::Lifecycle(lifecycle) => {
+            args.desk.refuse_server("lifecycle rules are set in the archive's bucket, without a server")?;
+            let config = args.desk.config(global)?;
+            return super::runtime()?.block_on(async {
+                tokio::select! {
+                    done = lifecycle::run(lifecycle, &config) => done,
+                    _ = super::stop_signal() => Err(CliError::interrupted()),
+                }
+            });
+        }
+    };
     super::runtime()?.block_on(async {
         let work = async {
-            match args.command {
-                ArchiveCommand::Run(run) => archive(&run, &config, args.json).await,
-                ArchiveCommand::Status(select) => status(&select, &config, args.json).await,
-                ArchiveCommand::List(select) => list(&select, &config, args.json).await,
-                ArchiveCommand::Verify(verify) => scrub(&verify, &config, args.json).await,
-                ArchiveCommand::Restore(args) => restore::run(&args, &config).await,
-                ArchiveCommand::Adopt(args) => adopt::run(&args, &config).await,
-                ArchiveCommand::Lifecycle(args) => lifecycle::run(&args, &config).await,
-            }
+            let desk = args.desk.open(global, needs, name).await?;
+            let done = match args.command {
+                Command::Run(run) => archive(run, &desk, json).await,
+                Command::Status(select) => status(select, &desk, json).await,
+                Command::List(select) => list(select, &desk, json).await,
+                Command::Verify(verify) => scrub(&verify, &desk, json).await,
+                Command::Restore(restore) => restore::run(&restore, &desk).await,
+                Command::Lifecycle(_) | Command::Adopt(_) => Ok(()),
+            };
+            desk.close().await;
+            done
         };
         tokio::select! {
             done = work => done,
-            _ = super::stop_signal() => Err(CliError::interrupted()),
+            _ = super::stop_signal() => Err(args.desk.interrupted()),
         }
     })
-}
-
-/// Opens the archive that the configuration names.
-fn open_cold(config: &Config) -> Result<Arc<dyn Cold>, CliError> {
-    crate::server::stores::open_cold(config, &ColdMetrics::default()).map_err(|error| cold_error(&error))
 }
 
 /// The archive that the configuration names, as it is read.
@@ -186,98 +205,36 @@ pub(super) fn open_reader(config: &Config) -> Result<Arc<ArchiveReader>, CliErro
     Ok(Arc::new(ArchiveReader::new(open_cold(config)?)))
 }
 
-fn cold_error(error: &ColdError) -> CliError {
-    match error {
-        ColdError::Refused { .. } => CliError::failed(error).hint(
-            "check archive.url, archive.s3_endpoint and archive.s3_region, and the keys in AWS_ACCESS_KEY_ID and \
-             AWS_SECRET_ACCESS_KEY",
-        ),
-        ColdError::Unknown { .. } => {
-            CliError::failed(error).hint("run it again: what was done is not done twice")
+/// Passes the progress of an archive run or a verification to `progress`.
+fn tell(progress: Progress) -> Tell {
+    Arc::new(move |heard| {
+        if let Heard::Archive(event) = heard {
+            progress(event);
         }
-        ColdError::Unsupported { .. } => {
-            CliError::usage(error).hint("storage classes are S3's; a directory is always read at once")
-        }
-        _ => CliError::failed(error),
-    }
+    })
 }
 
-fn read_error(error: &ReadError) -> CliError {
-    match error {
-        ReadError::Cold(error) => cold_error(error),
-        _ => CliError::failed(error).hint("`stk archive verify` says what else is not as it was written"),
-    }
-}
-
-pub(super) fn archive_error(error: ArchiveError) -> CliError {
-    match &error {
-        ArchiveError::Leased { .. } => {
-            CliError::in_use(&error).hint("one archiver at a time works on an archive; run it again later")
-        }
-        ArchiveError::LeaseLost { .. } => {
-            CliError::failed(&error).hint("what was committed stands; `stk archive run` goes on from there")
-        }
-        ArchiveError::OtherLog { .. } => CliError::failed(&error).hint(
-            "set archive.url to a place of its own; history reads one archive, the other stays as it is",
-        ),
-        ArchiveError::OtherTimeline { is_parted: false, .. } => CliError::failed(&error).hint(
-            "this log was put back from a backup, or is a copy. If no other server writes the newer one, run \
-             `stk archive adopt`; otherwise set archive.url to another place",
-        ),
-        ArchiveError::OtherTimeline { is_parted: true, .. } => CliError::failed(&error).hint(
-            "both have used the same offsets. Set archive.url to another place: `stk archive copy` moves the days \
-             that are this log's there",
-        ),
-        ArchiveError::NotHere { .. } => CliError::failed(&error)
-            .hint("set archive.url to where they are; `stk archive copy` moves an archive to another place"),
-        ArchiveError::Unconditional { .. } => CliError::failed(&error)
-            .hint("use a store that knows conditional writes (`If-None-Match: *`), or a directory"),
-        ArchiveError::Differs { .. } | ArchiveError::Damaged { .. } => {
-            CliError::failed(&error).hint("`stk archive verify` tells what is whole; nothing was dropped")
-        }
-        _ => CliError::failed(error),
-    }
-}
-
-async fn archive(args: &RunArgs, config: &Config, json: bool) -> Result<(), CliError> {
-    let cold = open_cold(config)?;
-    let stores =
-        if args.dry_run { Stores::open_existing(config).await } else { Stores::open_to_move(config).await };
-    let stores = stores.map_err(node_error)?;
-    let options = ArchiveOptions {
-        before: args.before,
-        kinds: args.kind.clone(),
-        bandwidth: args.limit_bandwidth,
-        log: Some(Beside::new(stores.bus.clone())),
-        ..archiver::options(config)
-    };
-    let warm = stores.warm.clone();
-    let archiver = Archiver::new(cold, warm, options, Clock::default(), ArchiveMetrics::default());
-    let done = if args.dry_run {
-        let planned = async {
-            origin::check(&*stores.cold(), &Beside::new(stores.bus.clone())).await?;
-            archiver.plan().await
+async fn archive(args: RunArgs, desk: &Desk, json: bool) -> Result<(), CliError> {
+    let order = RunOrder { before: args.before, kinds: args.kind, bandwidth: args.limit_bandwidth };
+    if args.dry_run {
+        return match desk.ask_quietly(Order::ArchivePlan(order)).await? {
+            Answer::Plan { planned, waiting } => {
+                print_plan(&planned, json).inspect(|()| say_waiting(&waiting))
+            }
+            _ => Err(unexpected()),
         };
-        match planned.await {
-            Ok((planned, waiting)) => print_plan(&planned, json).inspect(|()| say_waiting(&waiting)),
-            Err(error) => Err(archive_error(error)),
-        }
-    } else {
-        let shown = Shown::of_run();
-        let done = archiver.run(&shown.progress()).await;
-        shown.clear();
-        match done {
-            Ok(summary) => print_summary(&summary, json),
-            Err(error) => Err(archive_error(error)),
-        }
-    };
-    drop(archiver);
-    stores.close().await;
-    done
+    }
+    let shown = Shown::of_run();
+    let done = desk.ask(Order::ArchiveRun(order), &tell(shown.progress())).await;
+    shown.clear();
+    match done? {
+        Answer::Run(summary) => print_summary(&summary, json),
+        _ => Err(unexpected()),
+    }
 }
 
 pub(super) fn print(text: &str) -> Result<(), CliError> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| CliError::stdout(&error))
+    crate::cli::stdout().write_all(text.as_bytes()).map_err(|error| CliError::stdout(&error))
 }
 
 fn action(action: Action) -> String {
@@ -339,7 +296,7 @@ fn say_waiting(waiting: &[(Unit, Waiting)]) {
     }
 }
 
-fn print_summary(summary: &Summary, json: bool) -> Result<(), CliError> {
+fn print_summary(summary: &RunAnswer, json: bool) -> Result<(), CliError> {
     if json {
         let failures = summary.failures.iter().map(|(unit, error)| {
             json!({
@@ -385,12 +342,12 @@ fn print_summary(summary: &Summary, json: bool) -> Result<(), CliError> {
     }
     match &summary.failures[..] {
         [] => Ok(()),
-        [(_, error)] => Err(archive_error(error.clone())),
+        [(_, error)] => Err(refusal(error.clone())),
         [(_, first), rest @ ..] => {
             for (_, error) in rest {
                 say(format_args!("error: {error}"));
             }
-            Err(archive_error(first.clone()))
+            Err(refusal(first.clone()))
         }
     }
 }
@@ -438,28 +395,16 @@ pub(super) fn table<const N: usize>(
 }
 
 impl SelectArgs {
-    fn takes(&self, unit: Unit) -> bool {
-        (self.kind.is_empty() || self.kind.contains(&unit.kind))
-            && self.from.is_none_or(|from| from <= unit.day)
-            && self.to.is_none_or(|to| unit.day <= to)
+    fn selection(self) -> Selection {
+        Selection { kinds: self.kind, from: self.from, to: self.to }
     }
 }
 
-async fn units(args: &SelectArgs, config: &Config) -> Result<BTreeMap<Unit, UnitStatus>, CliError> {
-    super::check_days(args.from, args.to)?;
-    let cold = open_cold(config)?;
-    let stores = Stores::open_existing(config).await.map_err(node_error)?;
-    let warm = stores.warm.clone();
-    let archiver =
-        Archiver::new(cold, warm, archiver::options(config), Clock::default(), ArchiveMetrics::default());
-    let found = archiver.status(|unit| args.takes(unit)).await;
-    drop(archiver);
-    stores.close().await;
-    found.map_err(archive_error)
-}
-
-async fn status(args: &SelectArgs, config: &Config, json: bool) -> Result<(), CliError> {
-    let (units, now) = (units(args, config).await?, Timestamp::now());
+async fn status(args: SelectArgs, desk: &Desk, json: bool) -> Result<(), CliError> {
+    let Answer::Status(units) = desk.ask_quietly(Order::ArchiveStatus(args.selection())).await? else {
+        return Err(unexpected());
+    };
+    let now = Timestamp::now();
     if json {
         let units = units.iter().map(|(unit, of)| {
             json!({
@@ -499,21 +444,20 @@ async fn status(args: &SelectArgs, config: &Config, json: bool) -> Result<(), Cl
     Ok(())
 }
 
-async fn list(args: &SelectArgs, config: &Config, json: bool) -> Result<(), CliError> {
-    super::check_days(args.from, args.to)?;
-    let cold = open_cold(config)?;
-    let archived = crate::tiering::archive::status::archived(&cold, |unit| args.takes(unit)).await;
-    let archived = archived.map_err(archive_error)?;
+async fn list(args: SelectArgs, desk: &Desk, json: bool) -> Result<(), CliError> {
+    let Answer::List(manifests) = desk.ask_quietly(Order::ArchiveList(args.selection())).await? else {
+        return Err(unexpected());
+    };
     if json {
         // A manifest a line, as it is stored.
         let mut out = String::new();
-        for manifest in archived.values().flatten() {
+        for manifest in &manifests {
             out.push_str(&serde_json::to_string(manifest).map_err(CliError::failed)?);
             out.push('\n');
         }
         return print(&out);
     }
-    let files = archived.values().flatten().flat_map(|manifest| {
+    let files = manifests.iter().flat_map(|manifest| {
         manifest.files.iter().map(move |file| {
             [
                 manifest.date.to_string(),
@@ -538,15 +482,17 @@ async fn list(args: &SelectArgs, config: &Config, json: bool) -> Result<(), CliE
     print(&text)
 }
 
-async fn scrub(args: &VerifyArgs, config: &Config, json: bool) -> Result<(), CliError> {
-    let cold = open_cold(config)?;
-    let metrics = ArchiveMetrics::default();
-    let scrubber = Scrubber::new(cold, args.limit_bandwidth, Clock::default(), metrics);
-    let bounds = Bounds { bytes: args.bytes.unwrap_or(u64::MAX), time: args.time.unwrap_or(Duration::MAX) };
+async fn scrub(args: &VerifyArgs, desk: &Desk, json: bool) -> Result<(), CliError> {
+    let order = VerifyOrder {
+        bytes: args.bytes,
+        time_ms: args.time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        restart: args.restart,
+        bandwidth: args.limit_bandwidth,
+    };
     let shown = Shown::of_scrub();
-    let done = scrubber.run(bounds, args.restart, &shown.progress()).await;
+    let done = desk.ask(Order::ArchiveVerify(order), &tell(shown.progress())).await;
     shown.clear();
-    let scrub = done.map_err(archive_error)?;
+    let Answer::Verify(scrub) = done? else { return Err(unexpected()) };
     if json {
         print(&format!("{}\n", serde_json::to_string(&scrub).map_err(CliError::failed)?))?;
     } else {

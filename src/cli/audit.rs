@@ -4,35 +4,27 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::archive::{archive_error, counted, grouped, kind, print, table};
-use super::serve::node_error;
+use super::archive::{counted, grouped, kind, print, table};
+use super::desk::{DeskArgs, Needs, unexpected};
 use super::{CliError, Global};
 use crate::market::{Kind, RowDigest, TradingDay};
-use crate::server::node::NodeError;
-use crate::server::stores::Stores;
+use crate::server::admin::{Answer, Heard, Order, Tell};
 use crate::telemetry::say;
-use crate::tiering::audit::{
-    AuditError, Auditor, Event, Finding, Progress, Report, Selection, Severity, UnitReport, Verdict,
-};
+use crate::tiering::audit::{Event, Finding, Report, Selection, Severity, UnitReport, Verdict};
 
 /// Producers and gaps that are listed for a person.
 const LISTED_MAX: usize = 20;
 
 #[derive(Args)]
 pub(super) struct AuditArgs {
-    /// Data directory, which no server may have open
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Directory or `s3://bucket/prefix` that is the archive
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
+    #[command(flatten)]
+    desk: DeskArgs,
     /// This day alone
     #[arg(long, value_name = "DAY", conflicts_with_all = ["from", "to"])]
     day: Option<TradingDay>,
@@ -53,46 +45,27 @@ pub(super) struct AuditArgs {
 pub(super) fn run(args: AuditArgs, global: &Global) -> Result<(), CliError> {
     super::check_days(args.from, args.to)?;
     crate::telemetry::init("warn", super::colour());
-    let config = global.resolve_stores(args.data.as_deref(), args.url.as_deref())?.config();
     let selection = Selection { kinds: args.kind, from: args.day.or(args.from), to: args.day.or(args.to) };
     super::runtime()?.block_on(async {
         let work = async {
-            let stores = Stores::open_existing(&config).await.map_err(open_error)?;
-            let (shown, progress) = shown();
-            let auditor =
-                Auditor::new(stores.bus.clone(), stores.warm.clone(), stores.cold(), selection, progress);
-            let done = auditor.run().await;
+            let desk = args.desk.open(global, Needs::ToRead, "audit").await?;
+            let (shown, tell) = shown();
+            let done = desk.ask(Order::Audit(selection), &tell).await;
             shown.finish_and_clear();
-            stores.close().await;
-            let report = done.map_err(audit_error)?;
+            desk.close().await;
+            let Answer::Audit(report) = done? else { return Err(unexpected()) };
             print(&if args.json { lines(&report) } else { text(&report) })?;
             conclude(&report)
         };
         tokio::select! {
             done = work => done,
-            _ = super::stop_signal() => Err(CliError::interrupted()),
+            _ = super::stop_signal() => Err(args.desk.interrupted()),
         }
     })
 }
 
-fn open_error(error: NodeError) -> CliError {
-    match error {
-        NodeError::DataInUse { .. } => CliError::in_use(&error)
-            .hint("stop the server that has it: an audit of a data directory needs it for itself"),
-        error => node_error(error),
-    }
-}
-
-fn audit_error(error: AuditError) -> CliError {
-    match error {
-        AuditError::Archive(error) => archive_error(error),
-        AuditError::Bus(error) => CliError::failed(error),
-        AuditError::Warm(error) => CliError::failed(error),
-    }
-}
-
 /// Progress on a terminal; elsewhere nothing.
-fn shown() -> (ProgressBar, Progress) {
+fn shown() -> (ProgressBar, Tell) {
     let target = if std::io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
     } else {
@@ -103,7 +76,8 @@ fn shown() -> (ProgressBar, Progress) {
         bar.set_style(style);
     }
     let told = bar.clone();
-    let progress = Arc::new(move |event| {
+    let tell: Tell = Arc::new(move |heard| {
+        let Heard::Audit(event) = heard else { return };
         told.set_message(match event {
             Event::Log { partition, offset, next } => {
                 format!("log: partition {partition}, offset {} of {}", grouped(offset), grouped(next))
@@ -112,7 +86,7 @@ fn shown() -> (ProgressBar, Progress) {
         });
         told.tick();
     });
-    (bar, progress)
+    (bar, tell)
 }
 
 /// The last word, on stderr.

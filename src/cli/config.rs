@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::archive::table;
 use super::{CliError, Global};
 
 #[derive(Args)]
@@ -36,46 +37,33 @@ pub(super) fn run(args: ConfigArgs, global: &Global) -> Result<(), CliError> {
         Action::Check => super::check_access(&global.resolve(&[])?),
         Action::Show { json } => {
             let resolved = global.resolve(&[])?;
-            // Secrets are shown to nobody: only that there are some.
-            let shown = |key: &str, value: &str| match key {
-                _ if value.is_empty() => String::new(),
-                "server.keys" => format!("{} keys", value.lines().count()),
-                "warm.clickhouse_password" => "set".to_owned(),
-                "log.kafka_properties" => format!("{} properties", value.lines().count()),
-                // What stands before the host.
-                "hot.redis_url" => match value.split_once("://").zip(value.rsplit_once('@')) {
-                    Some(((scheme, _), (_, place))) => format!("{scheme}://…@{place}"),
-                    None => value.to_owned(),
-                },
-                _ => value.replace('\n', " "),
-            };
-            let mut out = String::new();
-            if json {
+            let out = if json {
                 let rows: serde_json::Map<_, _> = resolved
                     .iter()
                     .map(|(setting, value, origin)| {
-                        let value = serde_json::json!({"value": shown(setting.key, value), "from": origin.to_string()});
+                        let value =
+                            serde_json::json!({"value": setting.shown(value), "from": origin.to_string()});
                         (setting.key.to_owned(), value)
                     })
                     .collect();
-                out = serde_json::Value::Object(rows).to_string() + "\n";
+                serde_json::Value::Object(rows).to_string() + "\n"
             } else {
-                out.push_str(&format!("{:<28} {:<24} {}\n", "SETTING", "VALUE", "FROM"));
-                for (setting, value, origin) in resolved.iter() {
-                    let value = shown(setting.key, value);
-                    let value = if value.is_empty() { "-" } else { &value };
-                    out.push_str(&format!("{:<28} {value:<24} {origin}\n", setting.key));
-                }
-            }
-            std::io::stdout().write_all(out.as_bytes()).map_err(|error| CliError::stdout(&error))
+                let rows = resolved.iter().map(|(setting, value, origin)| {
+                    let value = setting.shown(value);
+                    let value = if value.is_empty() { "-".to_owned() } else { value };
+                    [setting.key.to_owned(), value, origin.to_string()]
+                });
+                table(["SETTING", "VALUE", "FROM"], rows, 3)
+            };
+            super::stdout().write_all(out.as_bytes()).map_err(|error| CliError::stdout(&error))
         }
         Action::Init { path } => {
             let mut file = std::fs::File::create_new(&path).map_err(|error| {
-                let failed = CliError::usage(format!("{}: {error}", path.display()));
                 if error.kind() == std::io::ErrorKind::AlreadyExists {
-                    failed.hint("name another file, such as `stk config init other.toml`")
+                    CliError::usage(format!("{} exists already", path.display()))
+                        .hint("name another file, such as `stk config init other.toml`")
                 } else {
-                    failed
+                    CliError::usage(format!("{}: {error}", path.display()))
                 }
             })?;
             file.write_all(crate::config::sample_file().as_bytes())

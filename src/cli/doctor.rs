@@ -8,8 +8,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::bench::machine;
-use super::server_args::ServerArgs;
+use super::server_args::{KEY_HINT, ServerArgs};
 use super::{CliError, Global};
+use crate::client::rest::RestError;
 use crate::config::KafkaConfig;
 
 #[derive(Args)]
@@ -36,6 +37,8 @@ struct Gathered {
     server: String,
     server_status: Option<serde_json::Value>,
     server_error: Option<String>,
+    /// Whether a server answers, and refuses.
+    server_refuses: bool,
     findings: Vec<Finding>,
 }
 
@@ -116,7 +119,7 @@ pub(super) fn run(args: DoctorArgs, global: &Global) -> Result<(), CliError> {
             }
         }
     }
-    std::io::stdout().write_all(out.as_bytes()).map_err(|error| CliError::stdout(&error))?;
+    super::stdout().write_all(out.as_bytes()).map_err(|error| CliError::stdout(&error))?;
     match bad {
         0 => Ok(()),
         1 => Err(CliError::failed("1 thing is wrong")),
@@ -141,6 +144,7 @@ fn gather(args: &DoctorArgs, global: &Global) -> Result<Gathered, CliError> {
         };
         Ok::<_, CliError>((client.status().await, kafka))
     })?;
+    let server_refuses = matches!(&status, Err(RestError::Key(_) | RestError::Denied { .. }));
     let (server_status, server_error) = match status {
         Ok(status) => (Some(status), None),
         Err(error) => (None, Some(error.to_string())),
@@ -156,13 +160,14 @@ fn gather(args: &DoctorArgs, global: &Global) -> Result<Gathered, CliError> {
         server: args.server.server.to_string(),
         server_status,
         server_error,
+        server_refuses,
         findings: Vec::new(),
     })
 }
 
 /// Whether the brokers serve a client with these settings.
 async fn meet(kafka: KafkaConfig) -> Kafka {
-    let error = match crate::kafka::client_config(&kafka.brokers, &kafka.properties) {
+    let error = match crate::kafka::client_config(&kafka.brokers, &kafka.exposed_properties()) {
         Ok(client) => {
             let met = crate::kafka::meet(&client, &kafka.topic, KAFKA_WAIT_MAX).await;
             met.err().map(|error| error.to_string())
@@ -209,8 +214,7 @@ fn check(gathered: &Gathered) -> Vec<Finding> {
     match &gathered.config_error {
         None => findings.push(Finding::good("the configuration is good")),
         Some(error) => {
-            findings
-                .push(Finding::bad(error.clone(), "mend it, or see every setting with `stk config init`"));
+            findings.push(Finding::bad(error.clone(), "fix it, or see every setting with `stk config init`"));
         }
     }
     if let Some(data) = &gathered.data {
@@ -218,7 +222,7 @@ fn check(gathered: &Gathered) -> Vec<Finding> {
         if !data.writable {
             findings.push(Finding::bad(
                 format!("{path} can't be written"),
-                "choose another with `--data`, or mend its permissions",
+                "fix its permissions, or set data.dir to another directory",
             ));
         } else if !data.exists {
             findings.push(Finding::note(format!("{path} does not exist yet"), "`stk serve` makes it"));
@@ -280,6 +284,7 @@ fn check(gathered: &Gathered) -> Vec<Finding> {
                 }
             }
         }
+        (None, Some(error)) if gathered.server_refuses => findings.push(Finding::bad(error, KEY_HINT)),
         (None, error) => findings.push(Finding::note(
             error.clone().unwrap_or_else(|| format!("no server at {}: no answer", gathered.server)),
             "start one with `stk serve --feed sim`, or name another with `--server`",

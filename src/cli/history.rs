@@ -11,6 +11,7 @@ use indicatif::HumanBytes;
 
 use super::archive::open_reader;
 use super::archive::restore::{self, TierName};
+use super::desk::store_error;
 use super::output::{self, Output};
 use super::serve::node_error;
 use super::server_args::{ServerArgs, rest_error};
@@ -147,7 +148,7 @@ async fn from_data(
     began: Instant,
 ) -> Result<Incomplete, CliError> {
     let config = global.resolve(&[("data.dir", dir.display().to_string(), "--data")])?.config();
-    let stores = Stores::open_existing(&config).await.map_err(node_error)?;
+    let stores = Stores::open_existing(&config).await.map_err(|error| store_error(error, "history"))?;
     let kind = args.kind.kind();
     let query = HistoryQuery {
         symbols: args.symbols.clone(),
@@ -208,8 +209,8 @@ impl HistoryArgs {
             dry_run: false,
             wait: true,
         };
-        let frozen = restore::named(reader, keys).await?;
-        restore::bring_back(reader, &frozen, how).await.map(drop)
+        let files = restore::named(reader, keys).await?;
+        restore::bring_back(&restore::Named { reader, files }, how).await.map(drop)
     }
 }
 

@@ -8,6 +8,7 @@ mod audit;
 mod bench;
 mod config;
 mod demo;
+mod desk;
 mod doctor;
 mod exit;
 mod generate;
@@ -19,13 +20,19 @@ mod server_args;
 mod symbols;
 mod watch;
 
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::config::{ConfigError, Origin};
 use crate::market::{Symbol, SymbolError};
+use crate::secret::Secret;
+use crate::signals::StopSignals;
+use crate::telemetry::say;
+use crate::text::PrintableWriter;
 
 pub use exit::{CliError, EXIT_CODES};
 pub use generate::generated_files;
@@ -86,13 +93,27 @@ enum Command {
     Completions(generate::CompletionsArgs),
     /// Print or write the man pages
     Man(generate::ManArgs),
+    /// Print the help of a command
+    #[command(hide = true)]
+    Help {
+        /// The command, such as `archive run`
+        #[arg(value_name = "COMMAND")]
+        command: Vec<String>,
+    },
 }
 
 /// Parses the arguments, runs the command, and returns the process's exit code.
 pub fn main() -> std::process::ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
+            // It quotes what was written: an address, perhaps with a password.
+            if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+                && value.contains('@')
+            {
+                let shown = Secret::url(value.as_str()).to_string();
+                error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
+            }
             // clap prints help and version to stdout, errors to stderr, and knows the code.
             let code = if error.use_stderr() { exit::USAGE } else { exit::OK };
             let _ = error.print();
@@ -127,8 +148,23 @@ impl Cli {
             Command::Config(args) => config::run(args, &global),
             Command::Completions(args) => generate::completions(args),
             Command::Man(args) => generate::man(args),
+            Command::Help { command } => help(&command),
         }
     }
+}
+
+/// Prints the long help of the command that `names` lead to.
+fn help(names: &[String]) -> Result<(), CliError> {
+    let mut root = command();
+    root.build();
+    let mut found = &mut root;
+    for name in names {
+        found = found.find_subcommand_mut(name).ok_or_else(|| {
+            CliError::usage(format!("there is no command `{name}`")).hint("`stk --help` lists the commands")
+        })?;
+    }
+    let text = found.render_long_help();
+    stdout().write_all(text.to_string().as_bytes()).map_err(|error| CliError::stdout(&error))
 }
 
 impl Global {
@@ -150,9 +186,15 @@ impl Global {
     ) -> Result<crate::config::Resolved, CliError> {
         let env = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        crate::config::Resolved::new(self.config.as_deref(), env, flags).map_err(|error| {
-            CliError::usage(error).hint("`stk config init` writes a file with every setting")
-        })
+        let resolved = crate::config::Resolved::new(self.config.as_deref(), env, flags).map_err(|error| {
+            let is_flag = matches!(&error, ConfigError::Value { origin: Origin::Flag(_), .. });
+            let refused = CliError::usage(error);
+            if is_flag { refused } else { refused.hint("`stk config init` writes a file with every setting") }
+        })?;
+        for warning in &resolved.warnings {
+            say(format_args!("warning: {warning}"));
+        }
+        Ok(resolved)
     }
 }
 
@@ -160,7 +202,7 @@ impl Global {
 fn check_access(resolved: &crate::config::Resolved) -> Result<(), CliError> {
     resolved.check_access().map_err(|error| {
         CliError::usage(error).hint(
-            "set server.keys, listen on 127.0.0.1, or say that it is meant: `--allow-anonymous` \
+            "set server.keys, listen on 127.0.0.1, or say that it is meant: `stk serve --allow-anonymous` \
              (server.allow_anonymous = \"yes\")",
         )
     })
@@ -179,28 +221,11 @@ async fn stop_signal() -> &'static str {
     StopSignals::listen().next().await
 }
 
-/// The signals by which a person or a supervisor ends the program. One that comes after
-/// [`StopSignals::listen`] while nobody waits is heard by the next who does.
-struct StopSignals(Option<[(Signal, &'static str); 2]>);
-
-impl StopSignals {
-    /// Hears of them from now on; the program then no longer ends by itself.
-    fn listen() -> Self {
-        let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-        // Without handlers the system's own way of ending is left.
-        Self(interrupt.ok().zip(terminate.ok()).map(|(int, term)| [(int, "SIGINT"), (term, "SIGTERM")]))
-    }
-
-    /// Waits for the next: which it was. Cancel-safe.
-    async fn next(&mut self) -> &'static str {
-        let Some([(interrupt, int), (terminate, term)]) = &mut self.0 else {
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            _ = interrupt.recv() => int,
-            _ = terminate.recv() => term,
-        }
-    }
+/// stdout. Text for a terminal is escaped, so that nothing from a feed or a server steers it; programs
+/// get the bytes as they are.
+fn stdout() -> Box<dyn Write + Send> {
+    let stdout = std::io::stdout();
+    if stdout.is_terminal() { Box::new(PrintableWriter::new(stdout)) } else { Box::new(stdout) }
 }
 
 /// Whether colour is wanted: unless `NO_COLOR` is set (no-color.org).
@@ -230,19 +255,4 @@ fn check_days(
 fn duration(text: &str) -> Result<std::time::Duration, String> {
     let read = text.parse::<jiff::SignedDuration>().ok().and_then(|span| span.try_into().ok());
     read.ok_or_else(|| "write a span of time with its unit, such as 10s or 2m".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_signal_that_comes_while_nobody_waits_is_heard() {
-        let mut signals = StopSignals::listen();
-        let wait = std::time::Duration::from_millis(1);
-        assert!(tokio::time::timeout(wait, signals.next()).await.is_err(), "none has come");
-        let this = rustix::process::getpid();
-        rustix::process::kill_process(this, rustix::process::Signal::TERM).unwrap();
-        assert_eq!(signals.next().await, "SIGTERM");
-    }
 }

@@ -42,14 +42,12 @@ pub(super) struct Output {
 }
 
 enum Sink {
-    Stdout(io::Stdout),
+    /// Escaped for a terminal.
+    Stdout(Box<dyn Write + Send>),
     /// Something that can't be replaced, or is not to be.
     Through(File),
     /// What will be at `target`.
-    Whole {
-        file: NamedTempFile,
-        target: PathBuf,
-    },
+    Whole { file: NamedTempFile, target: PathBuf },
 }
 
 impl Write for Sink {
@@ -75,7 +73,7 @@ impl Output {
     /// Opens `path`, or stdout where there is none. Waits for a reader where it is a FIFO.
     pub(super) fn open(path: Option<&Path>) -> Result<Self, CliError> {
         let Some(path) = file(path) else {
-            let sink = BufWriter::with_capacity(1 << 16, Sink::Stdout(io::stdout()));
+            let sink = BufWriter::with_capacity(1 << 16, Sink::Stdout(super::stdout()));
             return Ok(Self { sink, path: None, progress: ProgressBar::hidden() });
         };
         let sink = sink_at(path).map_err(|error| CliError::usage(format!("{}: {error}", path.display())))?;

@@ -16,8 +16,10 @@ use crate::feed::iex::{IexFeed, Selection, Speed, Tally};
 use crate::feed::{Feed, FeedError, Pulled};
 use crate::market::{Horizon, Symbol, Tick, TimeRange, Timestamp};
 use crate::server::intake::{FeedRunError, Intake, IntakeMetrics, run_feed};
+use crate::server::node::NodeError;
 use crate::server::processor::ProcessorMetrics;
 use crate::server::stores::Stores;
+use crate::signals::StopSignals;
 use crate::telemetry::say;
 
 #[derive(Args)]
@@ -71,9 +73,9 @@ pub(super) fn run(args: ReplayArgs, global: &Global) -> Result<(), CliError> {
         }
         let stop = CancellationToken::new();
         let signalled = {
-            let stop = stop.clone();
+            let (stop, mut signals) = (stop.clone(), StopSignals::listen());
             tokio::spawn(async move {
-                super::stop_signal().await;
+                signals.next().await;
                 stop.cancel();
             })
         };
@@ -83,7 +85,10 @@ pub(super) fn run(args: ReplayArgs, global: &Global) -> Result<(), CliError> {
         };
         signalled.abort();
         progress.finish_and_clear();
-        say(in_words(feed.tally(), &args.file).trim_end());
+        // Without a server nothing was read.
+        if played.is_ok() || feed.tally().packets > 0 {
+            say(in_words(feed.tally(), &args.file).trim_end());
+        }
         let ticks = played?;
         say(format_args!("{ticks} ticks durable"));
         if stop.is_cancelled() {
@@ -155,7 +160,7 @@ async fn into_server(
 
 fn not_taken(error: IngestError) -> CliError {
     match error {
-        IngestError::Unreachable { .. } => no_server(error),
+        IngestError::Unreachable { .. } => no_server(error, "--ingest"),
         _ => CliError::failed(error),
     }
 }
@@ -178,7 +183,11 @@ async fn into_store(
     progress: &ProgressBar,
 ) -> Result<u64, CliError> {
     let config = global.resolve(&[("data.dir", dir.display().to_string(), "--data")])?.config();
-    let stores = Stores::open(&config).await.map_err(node_error)?;
+    let stores = Stores::open(&config).await.map_err(|error| match &error {
+        NodeError::DataInUse { server: Some(_), .. } => CliError::in_use(&error)
+            .hint("play it into the server that has it open: `--ingest` instead of `--data`"),
+        _ => node_error(error),
+    })?;
     let (processor, _hot) = stores.process(&config, ProcessorMetrics::default());
     let metrics = IntakeMetrics::default();
     let fed = {

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CliError, Global, StopSignals};
+use super::{CliError, Global};
 use crate::bus::BusError;
 use crate::server::node::{Node, NodeError, Summary};
+use crate::signals::StopSignals;
 use crate::telemetry::say;
 use crate::tiering::warm::WarmError;
 
@@ -62,7 +63,7 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
         // From here to the end: a signal that comes in between two waits is not lost.
         let mut signals = StopSignals::listen();
         let mut node = tokio::select! {
-            started = Node::start(&config) => started.map_err(node_error)?,
+            started = Node::start(&config) => started.map_err(serve_error)?,
             signal = signals.next() => return Err(interrupted_start(signal)),
         };
         for line in node.describe() {
@@ -70,17 +71,17 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
         }
         let failure = tokio::select! {
             signal = signals.next() => {
-                say(format_args!("{signal}: making everything durable; a second one ends at once"));
+                say(format_args!("{signal}: making everything durable; SIGINT or SIGTERM now ends at once"));
                 None
             }
             reason = node.failed() => Some(reason),
         };
         let drained = tokio::select! {
             drained = node.stop() => drained,
-            _ = signals.next() => return Err(CliError::interrupted()),
+            _ = signals.insist() => return Err(CliError::interrupted()),
         };
         match (failure, drained) {
-            (_, Err(error)) => Err(node_error(error)),
+            (_, Err(error)) => Err(serve_error(error)),
             (Some(reason), Ok(_)) => Err(CliError::failed(reason)),
             (None, Ok(summary)) => {
                 say(in_words(&summary));
@@ -109,13 +110,26 @@ pub(super) fn in_words(summary: &Summary) -> String {
     )
 }
 
+/// Why `stk serve` did not start or did not end well, with what to do about it.
+fn serve_error(error: NodeError) -> CliError {
+    match &error {
+        NodeError::PortInUse { .. } => CliError::in_use(&error).hint(
+            "choose another with `--listen` or `--ingest-listen` (port 0 takes a free one), or end the program that \
+             has it",
+        ),
+        NodeError::DataInUse { .. } => CliError::in_use(&error)
+            .hint("end the process that has it open, or choose another directory with `--data`"),
+        _ => node_error(error),
+    }
+}
+
 /// A server or store that could not be had or did not end well, with what to do about it.
 pub(super) fn node_error(error: NodeError) -> CliError {
     match &error {
-        NodeError::PortInUse { .. } => CliError::in_use(&error)
-            .hint("choose another with `--listen` or `--ingest-listen` (port 0 takes a free one), or end the program that has it"),
-        NodeError::DataInUse { .. } => CliError::in_use(&error)
-            .hint("go through the server that has it with `--server`, or choose another directory with `--data`"),
+        NodeError::PortInUse { .. } => CliError::in_use(&error).hint("end the program that has it"),
+        NodeError::DataInUse { .. } => {
+            CliError::in_use(&error).hint("wait until that process has ended, or use another directory")
+        }
         NodeError::NoStore { .. } => {
             CliError::usage(&error).hint("name the directory that `stk serve` or `stk replay --data` wrote")
         }

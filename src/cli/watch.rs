@@ -123,7 +123,7 @@ pub(super) async fn print(stream: Stream, format: Format, time: Option<Duration>
             signal = tui::interrupted() => signal.map(|()| Ended::Interrupted),
         }
     };
-    match tui::lines::run(stream, format, out, until).await {
+    match tui::lines::run(stream, format, out, std::io::stdout().is_terminal(), until).await {
         Ok(ended) => ended.map_err(|error| CliError::failed(format!("signals: {error}"))),
         Err(LinesError::Write(error)) => Err(CliError::stdout(&error)),
         Err(error @ LinesError::StreamEnded) => Err(CliError::failed(error)),

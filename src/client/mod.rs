@@ -10,6 +10,8 @@ pub mod stream;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::secret::Secret;
+
 /// Where a server is: `host:port`, or that as an `http://` or `ws://` address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -40,7 +42,11 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refused = |reason| EndpointError { text: text.escape_debug().to_string(), reason };
+        let refused = |reason| {
+            // It may have been written with a password.
+            let text = Secret::url(text).to_string();
+            EndpointError { text: text.escape_debug().to_string(), reason }
+        };
         let authority = match text.split_once("://") {
             Some(("http" | "ws", rest)) => rest,
             Some(("https" | "wss", _)) => {
@@ -66,6 +72,16 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// A server wants a key, or another one than it was shown.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{endpoint} {}", if *.was_shown { "refused the key" } else { "needs a key" })]
+pub struct KeyRefused {
+    /// The server.
+    pub endpoint: Endpoint,
+    /// Whether a key was shown.
+    pub was_shown: bool,
+}
+
 /// The key a client shows.
 #[derive(Clone)]
 pub struct Key {
@@ -89,5 +105,10 @@ mod tests {
             let message = of(text).unwrap_err().to_string();
             assert!(message.starts_with(&format!("\"{text}\" is no address of a server: ")), "{message}");
         }
+        let message = of("http://me:sesame@host:1").unwrap_err().to_string();
+        assert!(
+            message.starts_with("\"http://…@host:1\" is no address") && !message.contains("sesame"),
+            "{message}"
+        );
     }
 }

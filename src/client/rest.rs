@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Endpoint, Key};
+use super::{Endpoint, Key, KeyRefused};
 use crate::market::Symbol;
 
 /// How long a connection may take to come about.
@@ -27,8 +28,19 @@ pub enum RestError {
         reason: String,
     },
     /// The server wants a key, or another one.
-    #[error("{endpoint} refused the key: {message}")]
-    Forbidden {
+    #[error(transparent)]
+    Key(#[from] KeyRefused),
+    /// The server does not let this client do it.
+    #[error("{endpoint}: {message}")]
+    Denied {
+        /// The address.
+        endpoint: Endpoint,
+        /// The server's words.
+        message: String,
+    },
+    /// The server can't take the request now.
+    #[error("{endpoint}: {message}")]
+    Busy {
         /// The address.
         endpoint: Endpoint,
         /// The server's words.
@@ -109,12 +121,30 @@ impl RestClient {
         self.json("/v1/coverage", query).await
     }
 
+    /// Posts `body` as JSON to `path`; the response is a value of JSON per line, as they arrive.
+    pub async fn post_lines<T: DeserializeOwned, B: Serialize>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<impl Stream<Item = Result<T, RestError>> + use<T, B>, RestError> {
+        let request = self.http.post(self.endpoint.http(path)).json(body);
+        let response = self.send(request).await?;
+        let endpoint = self.endpoint.clone();
+        let lines = Lines { response, endpoint, received: BytesMut::new(), is_over: false };
+        Ok(futures_util::stream::try_unfold(lines, |mut lines| async move {
+            Ok(lines.next().await?.map(|line| (line, lines)))
+        }))
+    }
+
     async fn json(&self, path: &str, query: &[(&str, String)]) -> Result<Value, RestError> {
         self.get(path, query).await?.json().await.map_err(|error| self.broken(&error))
     }
 
     async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<reqwest::Response, RestError> {
-        let mut request = self.http.get(self.endpoint.http(path)).query(query);
+        self.send(self.http.get(self.endpoint.http(path)).query(query)).await
+    }
+
+    async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<reqwest::Response, RestError> {
         if let Some(key) = &self.key {
             request = request.header("APCA-API-KEY-ID", &key.id).header("APCA-API-SECRET-KEY", &key.secret);
         }
@@ -130,7 +160,9 @@ impl RestClient {
         let message = serde_json::from_slice::<Refusal>(&body)
             .map_or_else(|_| format!("{} answers {status}", self.endpoint), |refusal| refusal.message);
         Err(match status.as_u16() {
-            401 | 403 => RestError::Forbidden { endpoint: self.endpoint.clone(), message },
+            401 => KeyRefused { endpoint: self.endpoint.clone(), was_shown: self.key.is_some() }.into(),
+            403 => RestError::Denied { endpoint: self.endpoint.clone(), message },
+            429 | 503 => RestError::Busy { endpoint: self.endpoint.clone(), message },
             _ => RestError::Refused { message },
         })
     }
@@ -147,6 +179,48 @@ impl StreamedAnswer {
         self.response.bytes_stream().map(move |chunk| {
             chunk.map_err(|error| RestError::Broken { endpoint: endpoint.clone(), reason: reason_of(&error) })
         })
+    }
+}
+
+/// The most bytes of a line: the manifests of some 100,000 days.
+const LINE_BYTES_MAX: usize = 256 << 20;
+
+/// A response of lines.
+struct Lines {
+    response: reqwest::Response,
+    endpoint: Endpoint,
+    /// What has arrived of the next line, and after it.
+    received: BytesMut,
+    is_over: bool,
+}
+
+impl Lines {
+    async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, RestError> {
+        let broken =
+            |endpoint: &Endpoint, reason: String| RestError::Broken { endpoint: endpoint.clone(), reason };
+        let mut searched = 0;
+        loop {
+            if let Some(at) = self.received[searched..].iter().position(|byte| *byte == b'\n') {
+                let line = self.received.split_to(searched + at + 1);
+                let value = serde_json::from_slice(&line);
+                return value.map(Some).map_err(|error| broken(&self.endpoint, error.to_string()));
+            }
+            searched = self.received.len();
+            if self.is_over {
+                return match searched {
+                    0 => Ok(None),
+                    _ => Err(broken(&self.endpoint, "it ends within a line".to_owned())),
+                };
+            }
+            if searched > LINE_BYTES_MAX {
+                return Err(broken(&self.endpoint, format!("a line is over {LINE_BYTES_MAX} bytes long")));
+            }
+            let chunk = self.response.chunk().await;
+            match chunk.map_err(|error| broken(&self.endpoint, reason_of(&error)))? {
+                Some(chunk) => self.received.extend_from_slice(&chunk),
+                None => self.is_over = true,
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use super::{Endpoint, Key};
+use super::{Endpoint, Key, KeyRefused};
 use crate::backoff::{Backoff, jitter_seed};
 use crate::market::{Price, Symbol, Timestamp, TradingDay};
 use crate::wire::Message;
@@ -95,12 +95,15 @@ pub enum StreamError {
         /// What the last layer said.
         reason: String,
     },
-    /// The server refuses: the key, the symbols, or one connection more.
+    /// The server wants a key, or another one.
+    #[error(transparent)]
+    Key(#[from] KeyRefused),
+    /// The server refuses: the symbols, or one connection more.
     #[error("{endpoint} refused: {message} (code {code})")]
     Refused {
         /// The address.
         endpoint: Endpoint,
-        /// Alpaca's code: 402 for keys, 405 for symbols, 406 for connections.
+        /// Alpaca's code: 405 for symbols, 406 for connections.
         code: u64,
         /// The server's words.
         message: String,
@@ -115,6 +118,8 @@ enum End {
     Reset,
 }
 
+/// Alpaca's code of a key that is not accepted.
+const CODE_KEY: u64 = 402;
 /// Alpaca's code of a request that is not understood.
 const CODE_REQUEST: u64 = 400;
 
@@ -238,6 +243,10 @@ impl Session {
     }
 
     fn refused(&self, message: &Value, said: Option<&str>) -> StreamError {
+        if message["code"] == CODE_KEY {
+            let was_shown = self.key.is_some();
+            return KeyRefused { endpoint: self.endpoint.clone(), was_shown }.into();
+        }
         StreamError::Refused {
             endpoint: self.endpoint.clone(),
             code: message["code"].as_u64().unwrap_or(0),
@@ -531,7 +540,7 @@ mod tests {
             listener
         });
         let error = Stream::connect(endpoint.clone(), None, Wanted::default()).await.err().unwrap();
-        assert_eq!(error.to_string(), format!("{endpoint} refused: auth failed (code 402)"));
+        assert_eq!(error.to_string(), format!("{endpoint} needs a key"));
         let listener = server.await.unwrap();
         let server = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();

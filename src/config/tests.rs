@@ -106,10 +106,67 @@ fn what_is_wrong_is_named() {
     assert!(refusal("[log\n").starts_with("line 1: "));
     assert!(refusal("[server]\nlisten = \"here\"\n").contains("it takes an address and a port"));
     assert!(refusal("[server]\ningest_listen = \"0.0.0.0:1\"\n").contains("loopback"));
-    let env = [("STK_LOG_PARTITION".to_owned(), "4".to_owned())];
-    let error = Resolved::new(None, env, &[]).unwrap_err().to_string();
+}
+
+#[test]
+fn variables_of_others_are_ignored() {
+    let warned = |name: &str, value: &str| {
+        Resolved::new(None, [(name.to_owned(), value.to_owned())], &[]).unwrap().warnings
+    };
+    for (name, value) in [
+        ("STK_SERVICE_HOST", "10.0.0.1"),
+        ("STK_SERVICE_PORT", "7878"),
+        ("STK_SERVICE_PORT_HTTP", "7878"),
+        ("STK_PORT", "tcp://10.0.0.1:7878"),
+        ("STK_PORT_7878_TCP", "tcp://10.0.0.1:7878"),
+        ("STK_PORT_7878_TCP_ADDR", "10.0.0.1"),
+        ("STK_LIVE_SERVICE_HOST", "10.0.0.1"),
+        ("STK_LIVE_SERVICE_PORT_HTTP", "7878"),
+        ("STK_LIVE_PORT", "tcp://10.0.0.1:7878"),
+        ("STK_LIVE_PORT_7878_TCP_PROTO", "tcp"),
+        ("STK_TEST_KAFKA", "x"),
+        ("STK_FAIL_POINT", "x"),
+        ("STK_SERVER", "x:1"),
+        ("HOME", "/x"),
+    ] {
+        assert_eq!(warned(name, value), Vec::<String>::new(), "{name}");
+    }
     assert_eq!(
-        error,
-        "the environment: there is no setting `STK_LOG_PARTITION`; did you mean `log.partitions`?"
+        warned("STK_GATEWAY_LISTEN", "x"),
+        ["STK_GATEWAY_LISTEN in the environment is not a setting; did you mean STK_SERVER_LISTEN?"]
     );
+    assert_eq!(
+        warned("STK_LOG_PARTITION", "sesame"),
+        ["STK_LOG_PARTITION in the environment is not a setting; did you mean STK_LOG_PARTITIONS?"]
+    );
+    assert_eq!(warned("STK_ZEBRA", "1"), ["STK_ZEBRA in the environment is not a setting"]);
+}
+
+#[test]
+fn nothing_secret_is_shown_or_ignored() {
+    for (text, instead) in [
+        ("[warm]\nclickhouse_url = \"http://me:sesame@ch:8123\"\n", "warm.clickhouse_password"),
+        ("[warm]\nclickhouse_url = \"http://ch:8123/?password=sesame\"\n", "warm.clickhouse_password"),
+        ("[archive]\ns3_endpoint = \"http://me:sesame@s3:9000\"\n", "AWS_SECRET_ACCESS_KEY"),
+        ("[archive]\nurl = \"s3://me:sesame@bucket/x\"\n", "AWS_SECRET_ACCESS_KEY"),
+        ("[log]\nkafka_brokers = \"me:sesame@b:9092\"\n", "sasl.password"),
+        ("[log]\nkafka_properties = [\"sesame\"]\n", "`name=value`"),
+        ("[server]\nkeys = [\"sesame\"]\n", "`id:secret`"),
+        ("[server]\nadmin_keys = [\"sesame\"]\n", "`id:secret`"),
+    ] {
+        let refused = refusal(text);
+        assert!(refused.contains(instead) && !refused.contains("sesame"), "{refused}");
+    }
+    let resolved = from_file(
+        "[server]\nkeys = [\"me:sesame\"]\nadmin_keys = [\"op:sesame\"]\n\
+         [log]\nkafka_brokers = \"b:1\"\nkafka_properties = [\"sasl.password=sesame\"]\n\
+         [hot]\nredis_url = \"redis://me:sesame@r:1\"\n\
+         [warm]\nclickhouse_url = \"http://ch:1\"\nclickhouse_password = \"sesame\"\n",
+    )
+    .unwrap();
+    let shown: Vec<String> = resolved.iter().map(|(setting, value, _)| setting.shown(value)).collect();
+    let (shown, typed) = (shown.join("\n"), format!("{:?}", resolved.config()));
+    assert!(!shown.contains("sesame") && !typed.contains("sesame"), "{shown}\n{typed}");
+    assert!(shown.contains("redis://…@r:1") && shown.contains("(1 key)"), "{shown}");
+    assert_eq!(resolved.config().redis.unwrap().url.expose(), "redis://me:sesame@r:1");
 }

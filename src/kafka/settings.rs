@@ -45,13 +45,21 @@ impl From<KafkaError> for SettingsError {
     fn from(error: KafkaError) -> Self {
         match error {
             KafkaError::ClientConfig(_, reason, property, value) => {
-                let reason = if is_word(&value) { reason } else { reason.replace(&value, "…") };
+                let is_shown = is_word(&value) && !is_secret(&property);
+                let reason = if is_shown { reason } else { reason.replace(&value, "…") };
                 Self::Refused { property, reason }
             }
             KafkaError::ClientCreation(reason) => Self::Refused { property: "librdkafka".to_owned(), reason },
             other => Self::Refused { property: "librdkafka".to_owned(), reason: other.to_string() },
         }
     }
+}
+
+/// Whether the property holds a secret, by its name.
+fn is_secret(property: &str) -> bool {
+    ["password", "secret", "token", "key", "jaas", "oauthbearer.config"]
+        .iter()
+        .any(|part| property.contains(part))
 }
 
 /// Whether a value may be shown: one that is more than a word can have a password in it, of

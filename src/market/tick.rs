@@ -301,7 +301,8 @@ impl TradeUpdate {
 }
 
 /// What went wrong between a feed and its source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum GapKind {
     /// Sequence numbers `first..=last` never came.
@@ -336,7 +337,7 @@ impl GapKind {
 /// A hole in what a feed received. Data like any other, so that history and clients can be told.
 ///
 /// A gap of no single symbol stands in every partition of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Gap {
     /// The symbol, where the feed numbers by symbol.
     pub symbol: Option<Symbol>,
@@ -387,7 +388,8 @@ pub enum Tick {
 }
 
 /// The kinds of row that are stored: every [`Tick`], and bars.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Kind {
     /// [`Tick::Trade`].

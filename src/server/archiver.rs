@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -35,10 +34,8 @@ pub fn options(config: &Config) -> ArchiveOptions {
 }
 
 /// Starts the archiver, unless it is not to run by itself.
-pub(super) fn start(config: &Config, stores: &Stores, registry: &mut Registry) -> Option<ArchiverRole> {
+pub(super) fn start(config: &Config, stores: &Stores, metrics: ArchiveMetrics) -> Option<ArchiverRole> {
     let every = config.archive.every?;
-    let metrics = ArchiveMetrics::default();
-    metrics.register(registry);
     let options = ArchiveOptions { log: Some(Beside::new(stores.bus.clone())), ..options(config) };
     let archiver = Archiver::new(stores.cold(), stores.warm.clone(), options, Clock::default(), metrics);
     let stop = CancellationToken::new();
@@ -49,7 +46,7 @@ pub(super) fn start(config: &Config, stores: &Stores, registry: &mut Registry) -
 async fn run(archiver: Archiver, every: Duration, stop: CancellationToken) {
     let progress: Progress = Arc::new(|event| match event {
         Event::Done { planned } => tracing::info!(?planned, "archived"),
-        Event::Failed { unit, error } => tracing::error!(%unit, %error, "a day could not be archived"),
+        Event::Failed { unit, reason } => tracing::error!(%unit, reason, "a day could not be archived"),
         _ => {}
     });
     let mut turn = tokio::time::interval(every);

@@ -1,5 +1,6 @@
 //! The server's roles: what runs in a process of `stk serve`.
 
+pub mod admin;
 pub mod archiver;
 pub mod gateway;
 pub mod ingest;

@@ -12,11 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admin::{Admin, AdminMetrics, Door};
 use super::archiver::{self, ArchiverRole};
 use super::gateway::{self, ClientKey, GatewayConfig, GatewayError, GatewayState, QueryLimits};
 use super::ingest;
@@ -33,6 +35,8 @@ use crate::feed::sim::{Pace, SimConfig, SimFeed};
 use crate::feed::source::{Source, SourceError};
 use crate::feed::{Feed, FeedError};
 use crate::market::{Horizon, Timestamp};
+use crate::secret::Secret;
+use crate::tiering::archive::ArchiveMetrics;
 use crate::tiering::archive::snapshot::ReadError;
 use crate::tiering::cold::ColdError;
 use crate::tiering::history::HistoryError;
@@ -62,6 +66,8 @@ pub enum NodeError {
     DataInUse {
         /// The data directory.
         path: PathBuf,
+        /// The address of the server that has it, if it is one.
+        server: Option<SocketAddr>,
     },
     /// The data directory holds no store.
     #[error("{path} holds nothing that stk stored")]
@@ -164,7 +170,7 @@ impl NodeError {
 impl From<BusError> for NodeError {
     fn from(error: BusError) -> Self {
         match error {
-            BusError::Locked { path } => Self::DataInUse { path: path.into() },
+            BusError::Locked { path } => Self::DataInUse { path: path.into(), server: None },
             other => Self::Bus(other),
         }
     }
@@ -269,6 +275,7 @@ pub struct Node {
     processor: Option<Arc<Processor>>,
     feed: Option<FeedRole>,
     archiver: Option<ArchiverRole>,
+    admin: Arc<Door>,
     gateway: GatewayRole,
     intake_metrics: IntakeMetrics,
     processor_metrics: ProcessorMetrics,
@@ -303,6 +310,7 @@ impl Node {
         let ingest_address =
             ingest_listener.as_ref().map(TcpListener::local_addr).transpose().map_err(no_address)?;
         let stores = Stores::open(config).await?;
+        stores.announce(address);
         if has(Role::Feed) && stores.is_shared() {
             // Before anything is accepted. The processor of a log of this machine's own does it.
             stores.check_seams().await?;
@@ -327,7 +335,11 @@ impl Node {
             }
             (processor, processed_hot) = (Some(Arc::new(started)), Some(hot));
         }
-        let archiver = has(Role::Archiver).then(|| archiver::start(config, &stores, &mut registry)).flatten();
+        let archive_metrics = ArchiveMetrics::default();
+        archive_metrics.register(&mut registry);
+        let started = || archiver::start(config, &stores, archive_metrics.clone());
+        let archiver = has(Role::Archiver).then(started).flatten();
+        let admin = Arc::new(admin_door(config, &stores, archive_metrics, &mut registry));
 
         let failures = Arc::new(Mutex::new(Vec::new()));
         let fallback = stores.fallback_hot(has(Role::Processor));
@@ -342,6 +354,7 @@ impl Node {
         let watched = Arc::new(stores.watch());
         let stop = CancellationToken::new();
         let operations = Operations {
+            admin: Some(admin.clone()),
             registry: Arc::new(registry),
             not_ready: {
                 let (processor, failures) = (processor.as_ref().map(Arc::downgrade), failures.clone());
@@ -423,6 +436,7 @@ impl Node {
             processor,
             feed,
             archiver,
+            admin,
             gateway,
             intake_metrics,
             processor_metrics,
@@ -497,7 +511,7 @@ impl Node {
     /// Ends the feeds, drains all that was taken in to warm, tells clients goodbye, and frees the
     /// stores. After an error everything that could be done was done.
     pub async fn stop(self) -> Result<Summary, NodeError> {
-        let Self { stores, processor, feed, archiver, gateway, .. } = self;
+        let Self { stores, processor, feed, archiver, admin, gateway, .. } = self;
         let stopping = async {
             let mut taken = Ok(());
             if let Some(feed) = feed {
@@ -512,6 +526,10 @@ impl Node {
             if let Some(archiver) = archiver {
                 archiver.stop().await;
             }
+            // Its handles on the stores end with it.
+            let admin = admin;
+            admin.stop().await;
+            drop(admin);
             let drained = match processor {
                 Some(processor) => processor.stop().await,
                 None => Ok(()),
@@ -584,10 +602,26 @@ fn gateway_ended(error: JoinError) -> GatewayError {
     GatewayError::Ended(error.to_string())
 }
 
+fn client_keys(keys: &[(String, Secret)]) -> Vec<ClientKey> {
+    keys.iter().map(|(id, secret)| ClientKey { id: id.clone(), secret: secret.clone() }).collect()
+}
+
+/// What carries out operator commands.
+fn admin_door(config: &Config, stores: &Stores, archive: ArchiveMetrics, registry: &mut Registry) -> Door {
+    let metrics = AdminMetrics::default();
+    metrics.register(registry);
+    let admin = Admin::new(config, stores, archive);
+    Door::new(admin, client_keys(&config.admin_keys), config.keys.is_empty(), metrics)
+}
+
 fn gateway_config(config: &Config) -> GatewayConfig {
-    let key = |(id, secret): &(String, String)| ClientKey { id: id.clone(), secret: secret.clone() };
+    // An operator's key is good for everything else too, where keys are needed.
+    let mut keys = client_keys(&config.keys);
+    if !keys.is_empty() {
+        keys.extend(client_keys(&config.admin_keys));
+    }
     GatewayConfig {
-        keys: config.keys.iter().map(key).collect(),
+        keys,
         connections_max: config.connections_max,
         queue_bytes_max: config.queue_bytes_max,
         queues_bytes_max: config.queues_bytes_max,

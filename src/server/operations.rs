@@ -1,6 +1,7 @@
 //! For whoever runs a process: is it alive, is it ready, what does it count. What every process
 //! answers, whatever its roles; a gateway answers the same beside what it serves.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -12,11 +13,14 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use super::admin::{self, Door};
 use super::metrics;
 
 /// What a process tells of itself.
 #[derive(Clone)]
 pub struct Operations {
+    /// What carries out operator commands, if anything does.
+    pub admin: Option<Arc<Door>>,
     /// What `/metrics` shows.
     pub registry: Arc<Registry>,
     /// Why parts of the process are not ready, if they are not; called by `/readyz`.
@@ -28,6 +32,11 @@ pub struct Operations {
 }
 
 impl Operations {
+    /// The routes of operator commands.
+    pub(super) fn admin_routes(&self) -> Router {
+        self.admin.clone().map_or_else(Router::new, admin::http::router)
+    }
+
     /// The answer of `/readyz`: 200, or 503 with the reasons, `more` among them. What is wrong though
     /// all is served stands under `degraded` and leaves the status as it is: a balancer that took this
     /// process out would take the others out for the same reason.
@@ -81,9 +90,11 @@ pub(super) async fn serve(
             }),
         )
         .fallback(|| async {
-            let told = "this process is no gateway: it answers /healthz, /readyz, /metrics and /v1/status\n";
+            let told = "this process is no gateway: it answers /healthz, /readyz, /metrics, /v1/status and /v1/admin\n";
             (StatusCode::NOT_FOUND, told)
         })
-        .with_state(operations);
+        .with_state(operations.clone())
+        .merge(operations.admin_routes())
+        .into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }

@@ -4,6 +4,8 @@
 //! are servers that processes share; each of the four can be either.
 
 use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,7 +78,7 @@ pub struct Stores {
     cold_metrics: ColdMetrics,
     dir: PathBuf,
     /// Held as long as the stores are open, where some of them lie in the data directory.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 /// What stores are opened for. Only who takes in makes what is missing.
@@ -180,7 +182,7 @@ impl Stores {
                 let settings = KafkaBusConfig {
                     group: kafka.group.clone(),
                     replication: kafka.replication,
-                    properties: kafka.properties.clone(),
+                    properties: kafka.exposed_properties(),
                     retention,
                     ..KafkaBusConfig::new(&kafka.brokers, &kafka.topic, config.partitions)
                 };
@@ -197,7 +199,7 @@ impl Stores {
         warm.check_origin(&Origin::of(&*bus)).await?;
         let redis = match &config.redis {
             Some(redis) if use_ == Use::Write => {
-                let (url, prefix) = (redis.url.clone(), redis.prefix.clone());
+                let (url, prefix) = (redis.url.expose().to_owned(), redis.prefix.clone());
                 // Places in two logs mean different things.
                 let name = |log: u64| format!("{log:016x}");
                 let log = bus.epoch().name();
@@ -212,7 +214,22 @@ impl Stores {
         };
         let archive = Arc::new(ArchiveReader::new(cold).beside(Beside::new(bus.clone())));
         let dir = config.data_dir.clone();
-        Ok(Self { bus, warm, archive, log, days, redis, cold_metrics, dir, _lock: lock })
+        Ok(Self { bus, warm, archive, log, days, redis, cold_metrics, dir, lock })
+    }
+
+    /// Writes the server's `address` into the lock of the data directory, where other commands find it.
+    pub fn announce(&self, address: SocketAddr) {
+        let Some(mut lock) = self.lock.as_ref() else { return };
+        // A server that listens everywhere is found at the loopback address.
+        let ip = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let address = SocketAddr::new(ip, address.port());
+        if let Err(error) = writeln!(lock, "{address}") {
+            tracing::warn!(%error, "the server's address could not be written into the data directory");
+        }
     }
 
     /// Makes sure that the log goes on where warm ends, in every partition: whoever accepts records into
@@ -375,7 +392,7 @@ impl Stores {
 
     /// Makes everything durable, and frees the data directory and the servers.
     pub async fn close(self) {
-        let Self { bus, warm, archive, log, days, redis, cold_metrics: _, dir: _, _lock } = self;
+        let Self { bus, warm, archive, log, days, redis, cold_metrics: _, dir: _, lock: _lock } = self;
         if let Some(redis) = redis {
             redis.close().await;
         }
@@ -500,22 +517,39 @@ fn lock(dir: &Path) -> Result<File, NodeError> {
     let mut options = File::options();
     let file = options.create(true).write(true).truncate(false).open(dir.join(LOCK_FILE));
     let file = file.map_err(|error| data_error(dir, &error))?;
-    locked(dir, file.try_lock()).map(|()| file)
+    match file.try_lock() {
+        Ok(()) => {
+            // The last holder may have left its address.
+            file.set_len(0).map_err(|error| data_error(dir, &error))?;
+            Ok(file)
+        }
+        // A server locks it for itself alone. Readers, who share it, leave an old address as it is.
+        Err(TryLockError::WouldBlock) if file.try_lock_shared().is_ok() => {
+            Err(NodeError::DataInUse { path: dir.to_owned(), server: None })
+        }
+        Err(error) => Err(locked(dir, error)),
+    }
 }
 
 /// Keeps writers out of the data directory while this process reads it, together with other readers.
 /// `None` where no writer ever locked it.
 fn lock_to_read(dir: &Path) -> Result<Option<File>, NodeError> {
     match File::open(dir.join(LOCK_FILE)) {
-        Ok(file) => locked(dir, file.try_lock_shared()).map(|()| Some(file)),
+        Ok(file) => match file.try_lock_shared() {
+            Ok(()) => Ok(Some(file)),
+            Err(error) => Err(locked(dir, error)),
+        },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(data_error(dir, &error)),
     }
 }
 
-fn locked(dir: &Path, locked: Result<(), TryLockError>) -> Result<(), NodeError> {
-    locked.map_err(|error| match error {
-        TryLockError::WouldBlock => NodeError::DataInUse { path: dir.to_owned() },
+fn locked(dir: &Path, error: TryLockError) -> NodeError {
+    match error {
+        TryLockError::WouldBlock => {
+            let text = std::fs::read_to_string(dir.join(LOCK_FILE)).unwrap_or_default();
+            NodeError::DataInUse { path: dir.to_owned(), server: text.trim().parse().ok() }
+        }
         TryLockError::Error(error) => data_error(dir, &error),
-    })
+    }
 }

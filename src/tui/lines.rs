@@ -1,5 +1,6 @@
 //! The stream as lines: where there is no terminal, or where a program reads.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -9,6 +10,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::client::stream::{Event, Stream, SymbolSnapshot};
 use crate::market::{Bar, Price, Symbol, Tick, Timestamp};
+use crate::text::{printable, printable_lines};
 use crate::wire::{BarChannel, Message, json};
 
 /// How a message becomes a line.
@@ -47,11 +49,15 @@ pub fn stdout() -> io::Result<tokio::fs::File> {
 /// Writes what `stream` tells to `out`, a line a message, until `until` is done; gives its result.
 /// What is no data (a link lost, a gap of the connection) goes to stderr.
 ///
+/// On a terminal, JSON and CSV are escaped too, so that nothing from a feed steers it; programs get
+/// the bytes as they are.
+///
 /// A reader that is slow makes the stream wait; the server then sees a slow client.
 pub async fn run<T>(
     mut stream: Stream,
     format: Format,
     mut out: impl AsyncWrite + Unpin,
+    is_terminal: bool,
     until: impl Future<Output = T>,
 ) -> Result<T, LinesError> {
     let mut lines = Vec::with_capacity(16 << 10);
@@ -60,6 +66,9 @@ pub async fn run<T>(
     }
     let writing = async {
         loop {
+            if is_terminal && let Cow::Owned(safe) = printable_lines(&String::from_utf8_lossy(&lines)) {
+                lines = safe.into_bytes();
+            }
             out.write_all(&lines).await.map_err(LinesError::Write)?;
             out.flush().await.map_err(LinesError::Write)?;
             lines.clear();
@@ -97,7 +106,7 @@ fn tell(event: &Event, format: Format, out: &mut Vec<u8>) {
 
 /// Talk is lost where nobody listens to stderr: no reason to end a stream of data.
 fn talk(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "stk: {text}");
+    let _ = writeln!(io::stderr().lock(), "stk: {}", printable(text));
 }
 
 /// Appends `message` with its line's end; what is no data makes no line.
@@ -268,7 +277,7 @@ fn in_words(message: &Message) -> Option<String> {
         }
         Message::Control(_) => return None,
     };
-    Some(format!("{}  {symbol:<8} {}\n", clock(ts), what.trim_end()))
+    Some(format!("{}  {symbol:<8} {}\n", clock(ts), printable(what.trim_end())))
 }
 
 fn trade_words(price: Price, size: u32) -> String {
@@ -340,6 +349,17 @@ mod tests {
         for line in lines.lines().filter(|line| !line.contains('"')) {
             assert_eq!(line.split(',').count(), columns, "{line}");
         }
+    }
+
+    #[test]
+    fn nothing_from_the_wire_steers_a_terminal() {
+        let frame = r#"[{"T":"s","S":"AAPL","sc":"H","sm":"\u001b[2J\u009bred\nX","rc":"","rm":"","t":"2026-11-20T14:30:02Z","z":"C"}]"#;
+        let mut out = Vec::new();
+        for message in json::decode(frame.as_bytes(), Timestamp::MIN).unwrap() {
+            line(&message, Format::Line, &mut out);
+        }
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text, "09:30:02.000  AAPL     status  H \\u001b[2J\\u009bred\\nX\n");
     }
 
     #[test]

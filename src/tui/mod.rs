@@ -35,6 +35,7 @@ use self::terminal::Terminal;
 use self::theme::Theme;
 use crate::client::stream::Stream;
 use crate::market::{Symbol, Timestamp};
+use crate::signals::StopSignals;
 
 pub use filter::{Filter, FilterError};
 pub use state::Column;
@@ -183,30 +184,21 @@ impl Signals {
     }
 }
 
-/// The signals that end a program in good order.
+/// The signals that end a board or a stream of lines in good order.
 struct Ends {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    hang_up: tokio::signal::unix::Signal,
+    stop: StopSignals,
     quit: tokio::signal::unix::Signal,
 }
 
 impl Ends {
     fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-            quit: signal(SignalKind::quit())?,
-        })
+        Ok(Self { stop: StopSignals::listen(), quit: signal(SignalKind::quit())? })
     }
 
     /// Waits for one of them. Cancel-safe.
     async fn any(&mut self) {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
+            _ = self.stop.next() => {}
             _ = self.quit.recv() => {}
         }
     }

@@ -9,10 +9,10 @@ use super::serve::write_capture;
 use super::support::{Home, service};
 
 /// Ticks of the capture: half of them trades, half quotes.
-const TICKS: u64 = 2_000;
+pub(crate) const TICKS: u64 = 2_000;
 
 /// A data directory with a day of 2025 in warm.
-fn stored(home: &Home) -> String {
+pub(crate) fn stored(home: &Home) -> String {
     let capture = write_capture(home, TICKS as i64 / 2).display().to_string();
     let data = home.path("data").display().to_string();
     let replayed = home.run(&["replay", &capture, "--speed", "max", "--data", &data]);

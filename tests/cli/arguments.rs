@@ -83,7 +83,35 @@ fn settings_come_from_file_environment_and_flags() {
 
     assert!(home.run(&["config", "init", "new.toml"]).starts_with("exit: 0\n"));
     assert_eq!(home.run(&["--config", "new.toml", "config", "check"]), "exit: 0\n--- stdout\n--- stderr\n");
-    assert!(home.run(&["config", "init", "new.toml"]).starts_with("exit: 2\n"), "it writes over nothing");
+    let again = home.run(&["config", "init", "new.toml"]);
+    assert!(again.starts_with("exit: 2\n") && again.contains("error: new.toml exists already\n"), "{again}");
+    // What is wrong with a flag is not mended by a file.
+    let flag = home.run(&["serve", "--listen", "here"]);
+    assert!(flag.starts_with("exit: 2\n") && !flag.contains("config init"), "{flag}");
+}
+
+#[test]
+fn variables_that_are_no_settings_stop_nothing() {
+    let home = Home::new();
+    let check = |name: &str, value: &str| {
+        let mut command = home.stk(&["config", "check"]);
+        home.shown(command.env(name, value))
+    };
+    for (name, value) in [("STK_SERVICE_HOST", "10.0.0.1"), ("STK_PORT_7878_TCP", "tcp://10.0.0.1:7878")] {
+        assert_eq!(check(name, value), "exit: 0\n--- stdout\n--- stderr\n");
+    }
+    let warned = check("STK_GATEWAY_LISTEN", "x");
+    assert!(
+        warned.starts_with("exit: 0\n") && warned.contains("did you mean STK_SERVER_LISTEN?\n"),
+        "{warned}"
+    );
+}
+
+#[test]
+fn help_is_found_by_the_word_too() {
+    let home = Home::new();
+    assert_eq!(home.run(&["help", "archive", "run"]), home.run(&["archive", "run", "--help"]));
+    assert!(home.run(&["help", "nothing"]).starts_with("exit: 2\n"));
 }
 
 #[test]
@@ -94,8 +122,25 @@ fn secrets_are_not_shown() {
     command.env("STK_WARM_CLICKHOUSE_PASSWORD", "sesame");
     command.env("STK_HOT_REDIS_URL", "rediss://me:sesame@redis.example:6380/1");
     command.env("STK_LOG_KAFKA_PROPERTIES", "sasl.username=me sasl.password=sesame");
+    command.env("STK_SERVER_ADMIN_KEYS", "op:sesame");
     for shown in [home.shown(&mut command), home.shown(command.arg("--json"))] {
         assert!(shown.contains("2 keys") && !shown.contains("sesame"), "{shown}");
         assert!(shown.contains("rediss://…@redis.example:6380/1"), "{shown}");
     }
+    for (name, value) in [
+        ("STK_WARM_CLICKHOUSE_URL", "http://me:sesame@127.0.0.1:1"),
+        ("STK_ARCHIVE_S3_ENDPOINT", "http://me:sesame@127.0.0.1:1"),
+        ("STK_LOG_KAFKA_BROKERS", "me:sesame@127.0.0.1:1"),
+    ] {
+        for args in [&["config", "show"][..], &["serve", "--data", "data"], &["doctor", "--json"], &["audit"]]
+        {
+            let shown = home.shown(home.stk(args).env(name, value));
+            assert!(
+                !shown.contains("sesame") && shown.contains("it takes no user, password or query"),
+                "{shown}"
+            );
+        }
+    }
+    let server = home.run(&["symbols", "--server", "http://me:sesame@127.0.0.1:1"]);
+    assert!(server.starts_with("exit: 2\n") && !server.contains("sesame"), "{server}");
 }

@@ -164,8 +164,20 @@ impl Server {
 
     /// Asks it to end.
     pub(crate) fn ask_to_end(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the server runs");
+        rustix::process::kill_process(pid, signal).expect("the server runs");
+    }
+
+    /// Waits until it ends: the exit code, and what it said last.
+    pub(crate) fn ended(mut self) -> (Option<i32>, Vec<String>) {
+        let said = self.lines.iter().collect();
+        let status = self.child.wait().expect("the server is ours");
+        (status.code(), said)
     }
 
     /// Asks it to end and waits: the exit code, and what it said last.

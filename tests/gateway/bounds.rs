@@ -178,7 +178,7 @@ async fn all_queues_share_one_budget_and_the_slowest_pay() {
 }
 
 fn with_key() -> GatewayConfig {
-    let keys = vec![ClientKey { id: "me".to_owned(), secret: "good".to_owned() }];
+    let keys = vec![ClientKey { id: "me".to_owned(), secret: stk::secret::Secret::new("good") }];
     GatewayConfig { keys, ..config() }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use stk::secret::Secret;
 use stk::server::gateway::ClientKey;
 use tokio_tungstenite::tungstenite::Error;
 
@@ -34,7 +35,7 @@ async fn play(name: &str, lines: &[&str]) {
         match line.split_once(' ') {
             Some(("keys", key)) => {
                 let (id, secret) = key.split_once(':').unwrap();
-                config.keys.push(ClientKey { id: id.to_owned(), secret: secret.to_owned() });
+                config.keys.push(ClientKey { id: id.to_owned(), secret: Secret::new(secret) });
             }
             Some(("symbols-max", count)) => config.symbols_max = count.parse().unwrap(),
             Some(("path", given)) => path = given,

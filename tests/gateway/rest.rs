@@ -164,7 +164,10 @@ async fn what_can_not_be_answered_says_why() {
 #[tokio::test]
 async fn keys_guard_everything_but_the_operators_questions() {
     let mut config = config();
-    config.keys.push(stk::server::gateway::ClientKey { id: "me".to_owned(), secret: "pass".to_owned() });
+    config.keys.push(stk::server::gateway::ClientKey {
+        id: "me".to_owned(),
+        secret: stk::secret::Secret::new("pass"),
+    });
     let server = Server::start(config).await;
     let client = reqwest::Client::new();
     for (secret, status) in [("pass", 200), ("guess", 401)] {

@@ -69,6 +69,7 @@ impl Server {
             config,
             metrics: metrics.clone(),
             operations: Operations {
+                admin: None,
                 registry: Arc::new(registry),
                 not_ready: {
                     let not_ready = not_ready.clone();

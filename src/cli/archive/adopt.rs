@@ -3,14 +3,15 @@
 
 use clap::Args;
 
-use super::{archive_error, print};
+use super::print;
 use crate::bus::epoch::{Held, Holder, Relation};
 use crate::cli::CliError;
+use crate::cli::desk::refusal;
 use crate::config::Config;
 use crate::server::stores::Stores;
 use crate::tiering::archive::origin::{self, Beside};
 use crate::tiering::archive::run::Archiver;
-use crate::tiering::archive::{ArchiveMetrics, Clock};
+use crate::tiering::archive::{ArchiveError, ArchiveMetrics, Clock};
 
 #[derive(Args)]
 pub(super) struct AdoptArgs {
@@ -28,24 +29,24 @@ pub(super) async fn run(args: &AdoptArgs, config: &Config) -> Result<(), CliErro
 
 async fn adopt(args: &AdoptArgs, config: &Config, stores: &Stores) -> Result<(), CliError> {
     let (cold, log) = (stores.cold(), Beside::new(stores.bus.clone()));
-    let Some(held) = origin::held(&*cold).await.map_err(|error| archive_error(error.into()))? else {
+    let Some(held) = origin::held(&*cold).await.map_err(|error| refusal(error.into()))? else {
         return print(&format!("{} holds no archive: there is nothing to adopt\n", cold.name()));
     };
-    match log.relation(&held).await.map_err(|error| archive_error(error.into()))? {
+    match log.relation(&held).await.map_err(|error| refusal(ArchiveError::from(error).into()))? {
         Relation::Own => return print(&format!("all rows in {} are this log's already\n", cold.name())),
         Relation::Skipped => {}
-        _ => return origin::check(&*cold, &log).await.map(drop).map_err(archive_error),
+        _ => return origin::check(&*cold, &log).await.map(drop).map_err(|error| refusal(error.into())),
     }
     print(&describe(&held, log.epoch().lost()))?;
     if !args.yes {
-        return print("run it with --yes to adopt the archive\n");
+        return print("run it with `--yes` to adopt the archive\n");
     }
     let options = crate::server::archiver::options(config);
     let metrics = ArchiveMetrics::default();
     let archiver = Archiver::new(cold.clone(), stores.warm.clone(), options, Clock::default(), metrics);
-    let lease = archiver.hold().await.map_err(archive_error)?;
-    origin::adopt(cold.clone(), &log).await.map_err(archive_error)?;
-    lease.release().await.map_err(archive_error)?;
+    let lease = archiver.hold().await.map_err(|error| refusal(error.into()))?;
+    origin::adopt(cold.clone(), &log).await.map_err(|error| refusal(error.into()))?;
+    lease.release().await.map_err(|error| refusal(error.into()))?;
     print(&format!("{} belongs to this log now\n", cold.name()))
 }
 

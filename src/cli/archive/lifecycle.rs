@@ -2,8 +2,9 @@
 
 use clap::Args;
 
-use super::{cold_error, open_cold, print};
+use super::print;
 use crate::cli::CliError;
+use crate::cli::desk::{open_cold, refusal};
 use crate::config::Config;
 use crate::telemetry::say;
 use crate::tiering::cold::{Cold, StorageClass, Transition};
@@ -56,10 +57,10 @@ fn plan(args: &LifecycleArgs) -> Result<Option<Vec<Transition>>, CliError> {
 }
 
 async fn show(cold: &dyn Cold) -> Result<(), CliError> {
-    let transitions = cold.lifecycle(DATA_PREFIX).await.map_err(|error| cold_error(&error))?;
+    let transitions = cold.lifecycle(DATA_PREFIX).await.map_err(|error| refusal(error.into()))?;
     print(&in_words(&transitions))?;
     // A rule of somebody else's that reaches further than it should.
-    let manifests = cold.lifecycle(MANIFEST_PREFIX).await.map_err(|error| cold_error(&error))?;
+    let manifests = cold.lifecycle(MANIFEST_PREFIX).await.map_err(|error| refusal(error.into()))?;
     if manifests.iter().any(|transition| transition.class >= StorageClass::Glacier) {
         say(format!(
             "warning: a rule of the bucket archives manifests and footers too; queries would have to wait for them: \
@@ -71,7 +72,7 @@ async fn show(cold: &dyn Cold) -> Result<(), CliError> {
 }
 
 async fn set(cold: &dyn Cold, plan: &[Transition], dry_run: bool) -> Result<(), CliError> {
-    let before = cold.lifecycle(DATA_PREFIX).await.map_err(|error| cold_error(&error))?;
+    let before = cold.lifecycle(DATA_PREFIX).await.map_err(|error| refusal(error.into()))?;
     print(&format!("now: {}then: {}", in_words(&before), in_words(plan)))?;
     if let [glacier, deep] = plan
         && deep.days - glacier.days < GLACIER_DAYS_MIN
@@ -85,8 +86,8 @@ async fn set(cold: &dyn Cold, plan: &[Transition], dry_run: bool) -> Result<(), 
         say("nothing was changed");
         return Ok(());
     }
-    cold.set_lifecycle(DATA_PREFIX, plan).await.map_err(|error| cold_error(&error))?;
-    let after = cold.lifecycle(DATA_PREFIX).await.map_err(|error| cold_error(&error))?;
+    cold.set_lifecycle(DATA_PREFIX, plan).await.map_err(|error| refusal(error.into()))?;
+    let after = cold.lifecycle(DATA_PREFIX).await.map_err(|error| refusal(error.into()))?;
     if after != plan {
         say(format!(
             "warning: other rules of the bucket reach these objects too; together: {}",

@@ -1,5 +1,6 @@
 //! How far a run of the archive or a scrub is.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +10,7 @@ use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, Prog
 
 use super::{action, grouped};
 use crate::telemetry::say;
+use crate::text::printable;
 use crate::tiering::archive::{Action, Event, Planned, Progress};
 
 /// Of a run: each row passes twice, when it is written and when it is read again, and the bar counts
@@ -70,8 +72,8 @@ impl Shown {
             tally.take(&event);
             match event {
                 Event::Planned { .. } => shown.rows.set_length(PASSES * tally.rows),
-                Event::Failed { error, .. } => {
-                    let _ = shown.bars.println(format!("error: {error}"));
+                Event::Failed { reason, .. } => {
+                    let _ = shown.bars.println(format!("error: {}", printable(&reason)));
                 }
                 Event::Done { planned } if !shown.is_terminal => say(tally.line(planned)),
                 _ => {}
@@ -103,7 +105,7 @@ struct Tally {
     rows_done: u64,
     /// The unit at hand, and what is being done with it.
     unit: Option<Planned>,
-    step: &'static str,
+    step: Cow<'static, str>,
     /// Rows of the unit at hand.
     written: u64,
     read_back: u64,
@@ -121,12 +123,12 @@ impl Tally {
                 (self.units, self.rows) = (units.len(), units.iter().map(rows_of).sum());
             }
             Event::Begun { planned } => {
-                (self.unit, self.step) = (Some(*planned), "");
+                (self.unit, self.step) = (Some(*planned), Cow::Borrowed(""));
                 (self.written, self.read_back) = (0, 0);
             }
             Event::Step { step, .. } => {
-                self.step = step;
-                match *step {
+                self.step.clone_from(step);
+                match &**step {
                     // What was written before, it begins anew.
                     "exporting" => self.written = 0,
                     // Also of an earlier run.
@@ -164,7 +166,7 @@ impl Tally {
 
     /// That a unit is done, by the step it has come to.
     fn line(&self, planned: Planned) -> String {
-        let became = match self.step {
+        let became = match &*self.step {
             "committed" => "archived",
             "dropped" => "dropped from warm",
             // Rows in it are to change yet, or share a file with others, or its copy failed.
@@ -176,7 +178,7 @@ impl Tally {
 
     fn phase(&self) -> String {
         let Some(unit) = self.unit else { return String::new() };
-        let doing = match self.step {
+        let doing = match &*self.step {
             "" => "looking at it",
             "exporting" => "writing",
             "uploaded" => "reading again what was written",
@@ -202,7 +204,7 @@ mod tests {
     fn rows_are_counted_once_and_never_beyond_what_is_planned() {
         let (copy, late) = (planned(Action::Copy, 1_000), planned(Action::Supplement(1), 10));
         let drop = planned(Action::Drop, 1_000);
-        let step = |step| Event::Step { unit: copy.unit, step };
+        let step = |step: &'static str| Event::Step { unit: copy.unit, step: step.into() };
         let script = [
             (Event::Planned { units: vec![copy, late, drop] }, 0, "0 of 1,010 rows written"),
             (Event::Begun { planned: copy }, 0, "0 of 1,010 rows written"),

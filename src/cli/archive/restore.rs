@@ -7,21 +7,15 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use super::{archive_error, kind, open_reader, read_error};
+use super::kind;
 use crate::cli::CliError;
-use crate::cli::serve::node_error;
-use crate::config::Config;
-use crate::market::{Kind, Timestamp, TradingDay};
-use crate::server::archiver;
-use crate::server::stores::Stores;
+use crate::cli::desk::{Desk, Needs, refusal, unexpected};
+use crate::market::{Kind, TradingDay};
+use crate::server::admin::{Answer, Heard, Order, RestoreOrder, Surveyed, Tell};
 use crate::telemetry::say;
-use crate::tiering::archive::lease::Lease;
 use crate::tiering::archive::read::{ArchiveReader, FrozenFile};
-use crate::tiering::archive::restore::{self, Estimate, PRICES_OF, RestoreError, Survey};
-use crate::tiering::archive::run::Archiver;
-use crate::tiering::archive::{ArchiveMetrics, Clock};
+use crate::tiering::archive::restore::{self, Estimate, PRICES_OF};
 use crate::tiering::cold::RestoreTier;
-use crate::tiering::warm::Unit;
 
 #[derive(Args)]
 #[command(override_usage = "stk archive restore [OPTIONS] <DAY>...\n       \
@@ -45,7 +39,7 @@ pub(super) struct RestoreArgs {
     /// Wait until all can be read, and show how far it is
     #[arg(long)]
     wait: bool,
-    /// Take the rows back into warm, proven equal to what was archived. No server may run
+    /// Copy the rows back into warm, and verify that they equal what was archived
     #[arg(long)]
     into_warm: bool,
     /// Say what it would take and cost, and do nothing
@@ -95,97 +89,179 @@ pub(in crate::cli) struct How {
     pub(in crate::cli) wait: bool,
 }
 
-pub(super) async fn run(args: &RestoreArgs, config: &Config) -> Result<(), CliError> {
-    crate::cli::check_days(args.from, args.to)?;
-    let stores = if args.into_warm && !args.dry_run {
-        Some(Stores::open_to_move(config).await.map_err(node_error)?)
-    } else {
-        None
-    };
-    let reader = match &stores {
-        Some(stores) => stores.archive.clone(),
-        None => open_reader(config)?,
-    };
-    let kinds = if args.kind.is_empty() { Kind::ALL.to_vec() } else { args.kind.clone() };
-    let spans = if args.days.is_empty() {
-        let first = args.from.unwrap_or(Timestamp::MIN.trading_day());
-        vec![first..=args.to.unwrap_or(Timestamp::MAX.trading_day())]
-    } else {
-        restore::spans(args.days.iter().copied())
-    };
-    let survey = restore::survey(&reader, &kinds, &spans).await.map_err(|error| read_error(&error))?;
-    if survey.ready.is_empty() && survey.frozen.is_empty() {
-        return Err(CliError::failed(format!("{}: nothing of these days is archived", reader.cold().name()))
-            .hint("`stk archive list` shows what is"));
+impl RestoreArgs {
+    /// Refuses days that select none.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        crate::cli::check_days(self.from, self.to)
     }
-    say(in_words(&survey));
-    let how = How {
+
+    /// The stores that it takes.
+    pub(super) fn needs(&self) -> Needs {
+        if self.into_warm && !self.dry_run { Needs::ToMove } else { Needs::Archive }
+    }
+}
+
+pub(super) async fn run(args: &RestoreArgs, desk: &Desk) -> Result<(), CliError> {
+    let order = RestoreOrder {
+        days: args.days.clone(),
+        from: args.from,
+        to: args.to,
+        kinds: args.kind.clone(),
         tier: args.how.tier.into(),
-        days: args.how.copy_days,
+        copy_days: args.how.copy_days,
+    };
+    let surveyed = survey(desk, &order).await?;
+    say(in_words(&surveyed));
+    let how = How {
+        tier: order.tier,
+        days: order.copy_days,
         yes: args.yes,
         dry_run: args.dry_run,
         wait: args.wait,
     };
-    let all_ready = bring_back(&reader, &survey.frozen, how).await?;
-    let Some(stores) = stores else { return Ok(()) };
+    let all_ready = bring_back(&Ordered { desk, order: &order, surveyed }, how).await?;
+    if args.needs() != Needs::ToMove {
+        return Ok(());
+    }
     if !all_ready {
-        return Err(CliError::failed("the rows can't be taken into warm before they can be read")
-            .hint("run it again once they can, or with --wait"));
+        return Err(CliError::failed("the rows can't be copied into warm before they can be read")
+            .hint("run it again once they can be read, or with `--wait`"));
     }
-    let taken = into_warm(&reader, &stores, config, &kinds, &spans).await;
-    stores.close().await;
-    taken
+    let tell: Tell = Arc::new(|heard| {
+        if let Heard::Restored { unit, rows } = heard {
+            say(format!("{unit}: {rows} rows are in warm again, equal to what was archived"));
+        }
+    });
+    desk.ask(Order::RestoreIntoWarm(order), &tell).await.map(drop)
 }
 
-fn in_words(survey: &Survey) -> String {
-    let bytes: u64 = survey.ready.iter().map(|file| file.file.bytes).sum();
-    let ready = format!("{} can be read now ({})", objects(survey.ready.len()), HumanBytes(bytes));
-    let frozen: u64 = survey.frozen.iter().map(|frozen| frozen.file.file.bytes).sum();
-    match survey.frozen.len() {
+async fn survey(desk: &Desk, order: &RestoreOrder) -> Result<Surveyed, CliError> {
+    match desk.ask_quietly(Order::RestoreSurvey(order.clone())).await? {
+        Answer::Survey(surveyed) => Ok(surveyed),
+        _ => Err(unexpected()),
+    }
+}
+
+fn in_words(surveyed: &Surveyed) -> String {
+    let ready = format!("{} can be read now ({})", objects(surveyed.ready), HumanBytes(surveyed.ready_bytes));
+    match surveyed.frozen {
         0 => ready,
-        count => format!("{ready}, {} can't ({})", objects(count), HumanBytes(frozen)),
+        count => format!("{ready}, {} can't ({})", objects(count), HumanBytes(surveyed.frozen_bytes)),
     }
 }
 
-fn objects(count: usize) -> String {
+fn objects(count: u64) -> String {
     if count == 1 { "1 object".to_owned() } else { format!("{count} objects") }
 }
 
-/// Tells what bringing `frozen` back takes, asks, and does it. Whether all can be read then.
-pub(in crate::cli) async fn bring_back(
-    reader: &Arc<ArchiveReader>,
-    frozen: &[FrozenFile],
-    how: How,
-) -> Result<bool, CliError> {
-    if frozen.is_empty() {
+/// Objects that can't be read yet, and how to have them restored.
+pub(in crate::cli) trait Frozen {
+    /// How many there are.
+    fn count(&self) -> u64;
+    /// What it takes to restore them.
+    fn estimate(&self, how: How) -> Result<Estimate, CliError>;
+    /// Requests copies of them. Calls `requested` after each.
+    async fn request(&self, how: How, requested: impl Fn() + Send + Sync + 'static) -> Result<(), CliError>;
+    /// Waits until all can be read; looks every `interval`, and calls `ready` with how many can be.
+    async fn wait(&self, interval: Duration, ready: impl Fn(u64)) -> Result<(), CliError>;
+}
+
+/// Those of an order.
+struct Ordered<'a> {
+    desk: &'a Desk,
+    order: &'a RestoreOrder,
+    surveyed: Surveyed,
+}
+
+impl Frozen for Ordered<'_> {
+    fn count(&self) -> u64 {
+        self.surveyed.frozen
+    }
+
+    fn estimate(&self, _: How) -> Result<Estimate, CliError> {
+        Ok(self.surveyed.estimate)
+    }
+
+    async fn request(&self, _: How, requested: impl Fn() + Send + Sync + 'static) -> Result<(), CliError> {
+        let tell: Tell = Arc::new(move |heard| {
+            if matches!(heard, Heard::Requested) {
+                requested();
+            }
+        });
+        self.desk.ask(Order::RestoreRequest(self.order.clone()), &tell).await.map(drop)
+    }
+
+    async fn wait(&self, interval: Duration, ready: impl Fn(u64)) -> Result<(), CliError> {
+        loop {
+            let left = survey(self.desk, self.order).await?.frozen;
+            ready(self.count().saturating_sub(left));
+            if left == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(interval).await;
+        }
+    }
+}
+
+/// Those that an answer named, in an archive that this process reads.
+pub(in crate::cli) struct Named<'a> {
+    pub(in crate::cli) reader: &'a ArchiveReader,
+    pub(in crate::cli) files: Vec<FrozenFile>,
+}
+
+impl Frozen for Named<'_> {
+    fn count(&self) -> u64 {
+        self.files.len() as u64
+    }
+
+    fn estimate(&self, how: How) -> Result<Estimate, CliError> {
+        restore::estimate(&self.files, how.tier, how.days).map_err(|error| refusal(error.into()))
+    }
+
+    async fn request(&self, how: How, requested: impl Fn() + Send + Sync + 'static) -> Result<(), CliError> {
+        let each = |_: &_| requested();
+        let done = restore::request(&**self.reader.cold(), &self.files, how.tier, how.days, each).await;
+        done.map_err(|error| refusal(error.into()))
+    }
+
+    async fn wait(&self, interval: Duration, ready: impl Fn(u64)) -> Result<(), CliError> {
+        let seen = |count: usize| ready(count as u64);
+        let waited = restore::wait(&**self.reader.cold(), &self.files, interval, seen).await;
+        waited.map_err(|error| refusal(error.into()))
+    }
+}
+
+/// Shows what restoring `frozen` takes, asks, and does it. Returns whether all can be read then.
+pub(in crate::cli) async fn bring_back(frozen: &impl Frozen, how: How) -> Result<bool, CliError> {
+    if frozen.count() == 0 {
         return Ok(true);
     }
-    let estimate = restore::estimate(frozen, how.tier, how.days).map_err(restore_error)?;
+    let estimate = frozen.estimate(how)?;
     say(estimate_in_words(&estimate, how.days));
     if how.dry_run {
         return Ok(false);
     }
     if estimate.objects > 0 {
-        if !how.yes && !confirmed(&format!("ask for {}?", objects(estimate.objects as usize)))? {
+        if !how.yes && !confirmed(&format!("ask for {}?", objects(estimate.objects)))? {
             return Err(CliError::interrupted());
         }
         let progress = bar(estimate.objects, "{bar:30} {pos} of {len} objects asked for");
-        let asked = restore::request(&**reader.cold(), frozen, how.tier, how.days, |_| progress.inc(1)).await;
+        let shown = progress.clone();
+        let asked = frozen.request(how, move || shown.inc(1)).await;
         progress.finish_and_clear();
-        asked.map_err(|error| read_error(&error))?;
-        say(format!("asked for {}", objects(estimate.objects as usize)));
+        asked?;
+        say(format!("asked for {}", objects(estimate.objects)));
     }
     if !how.wait {
         say("hint: the same command with --wait waits until they can be read");
         return Ok(false);
     }
-    let progress = bar(frozen.len() as u64, "{bar:30} {pos} of {len} objects can be read, {elapsed} so far");
+    let progress = bar(frozen.count(), "{bar:30} {pos} of {len} objects can be read, {elapsed} so far");
     progress.enable_steady_tick(Duration::from_secs(1));
-    let seen = |ready: usize| progress.set_position(ready as u64);
-    let waited = restore::wait(&**reader.cold(), frozen, interval(how.tier), seen).await;
+    let waited = frozen.wait(interval(how.tier), |ready| progress.set_position(ready)).await;
     progress.finish_and_clear();
-    waited.map_err(|error| read_error(&error))?;
-    say(format!("{} can be read for {} days", objects(frozen.len()), how.days));
+    waited?;
+    say(format!("{} can be read for {} days", objects(frozen.count()), how.days));
     Ok(true)
 }
 
@@ -216,12 +292,12 @@ fn estimate_in_words(estimate: &Estimate, days: u32) -> String {
     };
     let under_way = match estimate.restoring {
         0 => String::new(),
-        count => format!("; {} on the way already", objects(count as usize)),
+        count => format!("; {} on the way already", objects(count)),
     };
     format!(
         "to bring back {} ({}) takes {time} and costs about ${:.2}, with the copies for {days} days (an estimate by \
          {PRICES_OF}){under_way}",
-        objects(estimate.objects as usize),
+        objects(estimate.objects),
         HumanBytes(estimate.bytes),
         estimate.dollars,
     )
@@ -230,7 +306,9 @@ fn estimate_in_words(estimate: &Estimate, days: u32) -> String {
 /// Asks a person. Where there is none, it takes --yes.
 fn confirmed(question: &str) -> Result<bool, CliError> {
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
-        return Err(CliError::usage("nothing was asked for: there is nobody to confirm it").hint("add --yes"));
+        return Err(
+            CliError::usage("nothing was asked for: there is nobody to confirm it").hint("add `--yes`")
+        );
     }
     let mut stderr = std::io::stderr().lock();
     let asked = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
@@ -238,65 +316,6 @@ fn confirmed(question: &str) -> Result<bool, CliError> {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).map_err(|error| CliError::failed(format!("stdin: {error}")))?;
     Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
-}
-
-fn restore_error(error: RestoreError) -> CliError {
-    match &error {
-        RestoreError::Read(error) => read_error(error),
-        RestoreError::NotExpedited { .. } => CliError::usage(&error).hint("take --tier standard or bulk"),
-        RestoreError::Frozen { .. } => CliError::failed(&error).hint("add --wait"),
-        RestoreError::Unequal { .. } => {
-            CliError::failed(&error).hint("`stk archive verify` says which object is damaged")
-        }
-        RestoreError::OtherLog { .. } => {
-            CliError::failed(&error).hint("a server with an empty data directory answers out of it")
-        }
-        RestoreError::Ahead { .. } => CliError::failed(&error)
-            .hint("let `stk serve` come to the log's end first; history has these rows from the archive"),
-        RestoreError::Warm(error) => node_error(error.clone().into()),
-    }
-}
-
-/// Takes the days back into warm, while nobody archives or drops: by the lease, and by the manifests as
-/// they are under it, which may be more than when the restore was asked for.
-async fn into_warm(
-    reader: &Arc<ArchiveReader>,
-    stores: &Stores,
-    config: &Config,
-    kinds: &[Kind],
-    spans: &[std::ops::RangeInclusive<TradingDay>],
-) -> Result<(), CliError> {
-    let archiver = Archiver::new(
-        stores.cold(),
-        stores.warm.clone(),
-        archiver::options(config),
-        Clock::default(),
-        ArchiveMetrics::default(),
-    );
-    let lease = archiver.hold().await.map_err(archive_error)?;
-    let taken = into_warm_leased(reader, stores, &lease, kinds, spans).await;
-    let released = lease.release().await.map_err(archive_error);
-    taken.and(released)
-}
-
-async fn into_warm_leased(
-    reader: &Arc<ArchiveReader>,
-    stores: &Stores,
-    lease: &Lease,
-    kinds: &[Kind],
-    spans: &[std::ops::RangeInclusive<TradingDay>],
-) -> Result<(), CliError> {
-    let survey = restore::survey(reader, kinds, spans).await.map_err(|error| read_error(&error))?;
-    for snapshot in &survey.snapshots {
-        for (day, _) in snapshot.days() {
-            let unit = Unit { day, kind: snapshot.kind() };
-            lease.check().map_err(archive_error)?;
-            let rows = restore::into_warm(reader, snapshot, &*stores.warm, unit).await;
-            let rows = rows.map_err(restore_error)?;
-            say(format!("{unit}: {rows} rows are in warm again, equal to what was archived"));
-        }
-    }
-    Ok(())
 }
 
 /// The archived objects that an answer named, for `stk history --restore`.
@@ -311,7 +330,7 @@ pub(in crate::cli) async fn named(
     for kind in kinds {
         let of_kind = || keys.iter().filter(|(other, ..)| *other == kind);
         let spans = restore::spans(of_kind().map(|(_, day, _)| *day));
-        let survey = restore::survey(reader, &[kind], &spans).await.map_err(|error| read_error(&error))?;
+        let survey = restore::survey(reader, &[kind], &spans).await.map_err(|error| refusal(error.into()))?;
         let is_named = |frozen: &FrozenFile| of_kind().any(|(.., key)| *key == frozen.file.file.key);
         found.extend(survey.frozen.into_iter().filter(is_named));
     }

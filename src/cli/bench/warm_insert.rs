@@ -35,7 +35,7 @@ pub(super) fn run(args: &WarmInsertArgs, global: &Global) -> Result<Findings, Cl
     let url = args.url.iter().map(|url| ("warm.clickhouse_url", url.clone(), "--url"));
     let config = global.resolve(&url.collect::<Vec<_>>())?.config();
     let set = config.clickhouse.as_ref().ok_or_else(|| {
-        CliError::usage("no ClickHouse to measure: give --url, or set `warm.clickhouse_url`")
+        CliError::usage("no ClickHouse to measure: give `--url`, or set `warm.clickhouse_url`")
     })?;
     let mut options = ClickHouseOptions::new(&set.url);
     (options.user, options.password) = (set.user.clone(), set.password.clone());

@@ -273,6 +273,7 @@ async fn gateway_side(
         },
         metrics: metrics.clone(),
         operations: Operations {
+            admin: None,
             registry: Arc::new(registry),
             not_ready: Arc::new(Vec::new),
             degraded: Arc::new(Vec::new),

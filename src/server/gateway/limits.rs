@@ -14,48 +14,47 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use foldhash::HashMap;
 use tokio::time::Instant;
 
+use crate::secret::Secret;
+
 /// Addresses that are remembered at once; past it those at rest are forgotten.
 const ADDRESSES_MAX: usize = 16_384;
 
 /// A key and its secret.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientKey {
     /// What Alpaca calls the key.
     pub id: String,
     /// What Alpaca calls the secret.
-    pub secret: String,
-}
-
-impl std::fmt::Debug for ClientKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ClientKey({})", self.id)
-    }
+    pub secret: Secret,
 }
 
 /// Whether `shown` is one of `keys`; without keys anybody's is. Takes as long for every wrong one.
-pub(super) fn is_allowed(keys: &[ClientKey], shown: &ClientKey) -> bool {
+pub(in crate::server) fn is_allowed(keys: &[ClientKey], shown: &ClientKey) -> bool {
     let same = |a: &str, b: &str| {
         let differing = a.bytes().zip(b.bytes()).fold(0, |differing, (a, b)| differing | (a ^ b));
         a.len() == b.len() && differing == 0
     };
-    let found = keys.iter().filter(|key| same(&key.id, &shown.id) & same(&key.secret, &shown.secret)).count();
+    let found = keys
+        .iter()
+        .filter(|key| same(&key.id, &shown.id) & same(key.secret.expose(), shown.secret.expose()))
+        .count();
     keys.is_empty() || found > 0
 }
 
 /// The key a request shows: in Alpaca's headers, as Basic auth, or, for programs that can set no
 /// headers, as `key` and `secret` in the query.
-pub(super) fn shown_key(headers: &HeaderMap, query: &[(String, String)]) -> Option<ClientKey> {
+pub(in crate::server) fn shown_key(headers: &HeaderMap, query: &[(String, String)]) -> Option<ClientKey> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     if let Some(id) = text("apca-api-key-id") {
-        return Some(ClientKey { id, secret: text("apca-api-secret-key").unwrap_or_default() });
+        return Some(ClientKey { id, secret: Secret::new(text("apca-api-secret-key").unwrap_or_default()) });
     }
     if let Some(basic) = text("authorization").as_deref().and_then(|value| value.strip_prefix("Basic ")) {
         let decoded = String::from_utf8(BASE64_STANDARD.decode(basic).ok()?).ok()?;
         let (id, secret) = decoded.split_once(':')?;
-        return Some(ClientKey { id: id.to_owned(), secret: secret.to_owned() });
+        return Some(ClientKey { id: id.to_owned(), secret: Secret::new(secret) });
     }
     let parameter = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    parameter("key").map(|id| ClientKey { id, secret: parameter("secret").unwrap_or_default() })
+    parameter("key").map(|id| ClientKey { id, secret: Secret::new(parameter("secret").unwrap_or_default()) })
 }
 
 /// How many handshakes an address may make.
@@ -154,7 +153,7 @@ const WAITING_MAX: u32 = 8;
 const WAITING_ALL_MAX: u32 = 256;
 
 /// Remembers wrong keys, each by the address that showed it.
-pub(super) struct Failures {
+pub(in crate::server) struct Failures {
     hasher: foldhash::fast::RandomState,
     state: Mutex<FailureState>,
 }
@@ -173,20 +172,20 @@ struct Failure {
 }
 
 /// A refusal that is to be told late.
-pub(super) struct Refusal {
+pub(in crate::server) struct Refusal {
     /// How late.
-    pub(super) delay: Duration,
+    pub(in crate::server) delay: Duration,
     failures: Arc<Failures>,
     of: (IpAddr, u64),
 }
 
 impl Failures {
-    pub(super) fn new() -> Arc<Self> {
+    pub(in crate::server) fn new() -> Arc<Self> {
         Arc::new(Self { hasher: foldhash::fast::RandomState::default(), state: Mutex::default() })
     }
 
     /// Counts a wrong key. `None` where so many wait for their refusal that this one is not told at all.
-    pub(super) fn count(self: &Arc<Self>, address: IpAddr, key_id: &str) -> Option<Refusal> {
+    pub(in crate::server) fn count(self: &Arc<Self>, address: IpAddr, key_id: &str) -> Option<Refusal> {
         let of = (address, self.hasher.hash_one(key_id));
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -233,7 +232,7 @@ mod tests {
     use super::*;
 
     fn key(id: &str, secret: &str) -> ClientKey {
-        ClientKey { id: id.to_owned(), secret: secret.to_owned() }
+        ClientKey { id: id.to_owned(), secret: Secret::new(secret) }
     }
 
     #[test]

@@ -54,14 +54,15 @@ use self::budget::Budget;
 pub use self::hub::HubError;
 use self::hub::{Hub, HubLimits};
 pub use self::limits::{ClientKey, HandshakeLimit};
-use self::limits::{Failures, Handshakes, Unproven, is_allowed, shown_key};
+pub(in crate::server) use self::limits::{Failures, is_allowed, shown_key};
+use self::limits::{Handshakes, Unproven};
 pub use self::memory_bus::MemoryBus;
 use self::parameters::Parameters;
 use self::protocol::Encoding;
 pub use self::queries::QueryLimits;
 use self::queries::{Asker, Purpose, Queries};
 use self::replay::Past;
-use self::rest::ApiError;
+pub(in crate::server) use self::rest::ApiError;
 use self::socket::{Socket, Ties};
 use super::metrics::GatewayMetrics;
 use super::operations::{self, Operations};
@@ -240,7 +241,7 @@ impl Drop for Streaming {
 
 /// The address of whoever sent a request.
 #[derive(Clone, Copy)]
-struct Peer(IpAddr);
+pub(in crate::server) struct Peer(pub(in crate::server) IpAddr);
 
 /// The id of the good key that a request showed, where keys are needed.
 #[derive(Clone)]
@@ -434,8 +435,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .merge(api)
         .fallback(rest::fallback)
         .layer(middleware::from_fn_with_state(shared.clone(), count_errors))
-        .layer(middleware::from_fn_with_state(shared.clone(), name_client))
-        .with_state(shared)
+        .with_state(shared.clone())
+        .merge(shared.operations.admin_routes())
+        .layer(middleware::from_fn_with_state(shared, name_client))
 }
 
 /// Finds the client's address, where trusted proxies name it.

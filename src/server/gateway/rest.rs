@@ -26,7 +26,7 @@ const AWAY_RETRY_S: u32 = 5;
 
 /// An error as Alpaca's clients read it.
 #[derive(Debug)]
-pub(super) struct ApiError {
+pub(in crate::server) struct ApiError {
     status: StatusCode,
     message: String,
     /// When to ask again, in seconds, where that helps.
@@ -34,7 +34,7 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
-    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+    pub(in crate::server) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), retry_after_s: None }
     }
 

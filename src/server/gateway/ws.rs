@@ -28,6 +28,7 @@ use super::subscription::Subscription;
 use super::test_feed::fakepaca;
 use super::{Feed, LINGER_MAX, Shared, TAKE_BYTES};
 use crate::market::Timestamp;
+use crate::secret::Secret;
 
 /// How long a client may take to authenticate.
 const AUTH_MAX: Duration = Duration::from_secs(10);
@@ -327,7 +328,7 @@ impl Session {
                     self.refuse(ErrorCode::AlreadyAuthenticated, "");
                     return Ok(());
                 }
-                self.authenticate(&ClientKey { id: key, secret }).map_or(Ok(()), Err)
+                self.authenticate(&ClientKey { id: key, secret: Secret::new(secret) }).map_or(Ok(()), Err)
             }
             _ if !self.is_authenticated => {
                 self.refuse(ErrorCode::NotAuthenticated, "");

@@ -43,8 +43,11 @@ mod tests;
 mod throttle;
 pub mod verify;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 pub use self::metrics::ArchiveMetrics;
 pub use self::plan::{Action, Planned, Waiting};
@@ -124,7 +127,8 @@ impl Default for Clock {
 }
 
 /// What a run tells of itself while it runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     /// What is due is known.
     Planned {
@@ -141,7 +145,7 @@ pub enum Event {
         /// Which.
         unit: Unit,
         /// The step's name.
-        step: &'static str,
+        step: Cow<'static, str>,
     },
     /// Rows were written.
     Written {
@@ -163,7 +167,7 @@ pub enum Event {
         /// Which.
         unit: Unit,
         /// Why.
-        error: ArchiveError,
+        reason: String,
     },
     /// What a crash left was removed.
     Removed {

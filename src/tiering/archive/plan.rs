@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::manifest::{MANIFEST_PREFIX, Manifest, manifest_prefix, parse_manifest_key};
 use super::run::Archiver;
 use super::store::Store;
@@ -12,7 +14,8 @@ use crate::tiering::state::PartitionState;
 use crate::tiering::warm::{ArchiveSource, Query, Unit, UnitInfo};
 
 /// What is to be done with a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Copied into the archive.
     Copy,
@@ -23,7 +26,7 @@ pub enum Action {
 }
 
 /// A unit that is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Planned {
     /// Which.
     pub unit: Unit,
@@ -36,7 +39,8 @@ pub struct Planned {
 }
 
 /// Why a unit is not copied yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Waiting {
     /// The day is not over.
     Open {

@@ -74,7 +74,7 @@ pub struct Survey {
 }
 
 /// What bringing objects back takes.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Estimate {
     /// Objects to be asked for.
     pub objects: u64,

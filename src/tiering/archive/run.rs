@@ -106,7 +106,7 @@ impl Archiver {
         let mut summary = Summary::default();
         for unit in self.dropped_elsewhere().await? {
             let error = self.not_here(unit);
-            progress(Event::Failed { unit, error: error.clone() });
+            progress(Event::Failed { unit, reason: error.to_string() });
             summary.failures.push((unit, error));
         }
         let units;
@@ -119,7 +119,7 @@ impl Archiver {
                 Err(error) if error.ends_run() => return Err(error),
                 Err(error) => {
                     self.store.metrics.failures.inc();
-                    progress(Event::Failed { unit: planned.unit, error: error.clone() });
+                    progress(Event::Failed { unit: planned.unit, reason: error.to_string() });
                     summary.failures.push((planned.unit, error));
                 }
             }
@@ -213,7 +213,7 @@ impl Archiver {
         lease.check()?;
         journal.step = step;
         journal.write(&self.store, unit, &self.clock).await?;
-        progress(Event::Step { unit, step: journal.step.name() });
+        progress(Event::Step { unit, step: journal.step.name().into() });
         Ok(())
     }
 

@@ -1,11 +1,14 @@
 //! What is where: every unit, in warm and in the archive.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::journal::{Journal, Step};
 use super::manifest::Manifest;
-use super::plan::{Waiting, archived_units, is_news, manifests};
+use super::plan::{Moment, Waiting, archived_units, is_news, manifests};
 use super::run::Archiver;
 use super::store::Store;
 use super::{ArchiveError, ArchiveMetrics};
@@ -14,7 +17,7 @@ use crate::tiering::parquet::{Footer, Window};
 use crate::tiering::warm::Unit;
 
 /// Where a unit stands.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct UnitStatus {
     /// Rows that warm holds.
     pub warm_rows: u64,
@@ -22,8 +25,8 @@ pub struct UnitStatus {
     pub warm_bytes: u64,
     /// Its manifests.
     pub manifests: Vec<Manifest>,
-    /// The step its journal names, and when it came to it; none without a journal.
-    pub step: Option<(&'static str, String)>,
+    /// The step its journal names, or `restored`, and when it came to the former; none without a journal.
+    pub step: Option<(Cow<'static, str>, String)>,
     /// Why rows in warm are not archived yet, where it is not their turn.
     pub waiting: Option<Waiting>,
 }
@@ -62,7 +65,11 @@ impl Archiver {
                 // The last note may not have been taken.
                 let is_gone = journal.step == Step::Dropping && of.warm_rows == 0;
                 let step = if is_gone { Step::Dropped.name() } else { journal.step.name() };
-                of.step = Some((step, journal.updated_at));
+                // Rows that were dropped and are in warm again were restored, unless they came late.
+                let is_back = of.warm_rows > 0 && matches!(journal.step, Step::Dropping | Step::Dropped);
+                let is_restored = is_back && Moment::of(&*self.warm, *unit).await?.is_restored;
+                let step = if is_restored { "restored" } else { step };
+                of.step = Some((step.into(), journal.updated_at));
             }
         }
         Ok(found)

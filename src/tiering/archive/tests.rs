@@ -269,7 +269,7 @@ async fn a_day_is_copied_then_dropped_and_every_row_is_read_once() {
     assert_eq!((summary.commits, summary.rows, summary.drops), (2, world.rows.len() as u64, 0));
     let days: Vec<_> = planned.iter().map(|planned| planned.unit.day).collect();
     let names = ["planned", "sealed", "exporting", "uploaded", "verified", "committed"];
-    let expected: Vec<_> = days.iter().flat_map(|day| names.map(|name| (*day, name))).collect();
+    let expected: Vec<_> = days.iter().flat_map(|day| names.map(|name| (*day, name.into()))).collect();
     assert_eq!(*steps.lock().unwrap(), expected);
     world.check(&cold).await;
     assert!(unnamed(&cold).await.is_empty());

@@ -31,6 +31,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
 
 use self::log::{Differing, Feeds, LogRead, of_partition};
 pub use self::producers::Producer;
@@ -72,7 +73,8 @@ pub enum AuditError {
 }
 
 /// What is audited.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Selection {
     /// These kinds; all if none.
     pub kinds: Vec<Kind>,
@@ -83,7 +85,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    fn takes(&self, unit: Unit) -> bool {
+    /// Whether it selects the unit.
+    pub fn takes(&self, unit: Unit) -> bool {
         (self.kinds.is_empty() || self.kinds.contains(&unit.kind)) && self.takes_day(unit.day)
     }
 
@@ -93,7 +96,8 @@ impl Selection {
 }
 
 /// What an audit is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     /// It reads the log.
     Log {

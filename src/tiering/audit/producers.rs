@@ -66,7 +66,7 @@ struct Seen {
 }
 
 /// A producer, as all partitions of the log know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Producer {
     /// Who.
     pub producer: u64,

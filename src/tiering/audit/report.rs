@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::at;
 use super::log::Differing;
 use super::producers::Producer;
@@ -16,7 +18,7 @@ use crate::tiering::warm::Unit;
 const FINDINGS_MAX: usize = 1_000;
 
 /// What an audit found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// The partitions of the log.
     pub partitions: Vec<PartitionReport>,
@@ -82,7 +84,7 @@ impl Report {
 }
 
 /// A partition of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionReport {
     /// Which.
     pub partition: u16,
@@ -99,7 +101,7 @@ pub struct PartitionReport {
 }
 
 /// A unit in all stores.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitReport {
     /// Which.
     pub unit: Unit,
@@ -125,7 +127,7 @@ impl UnitReport {
 }
 
 /// A unit's rows of one partition, in the log and in warm, at the same offsets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitPartition {
     /// Which partition.
     pub partition: u16,
@@ -144,7 +146,7 @@ pub struct UnitPartition {
 }
 
 /// A manifest, and what it was held against.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestReport {
     /// Its number.
     pub number: u32,
@@ -157,7 +159,8 @@ pub struct ManifestReport {
 }
 
 /// What is said of a part of the chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// One store alone holds it: there was nothing to compare.
     Alone,
@@ -182,7 +185,7 @@ impl Verdict {
 }
 
 /// Something that does not hold, or can't be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
@@ -217,7 +220,8 @@ impl fmt::Display for Finding {
 }
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// It can't be told whether the chain holds there.
     Unknown,
@@ -235,7 +239,8 @@ impl Severity {
 }
 
 /// Where in the chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Link {
     /// From the feeds to the log.
     Feed,

@@ -87,7 +87,8 @@ pub enum Availability {
 }
 
 /// How quickly archived objects are brought back, and at what price.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RestoreTier {
     /// Minutes. Not for Deep Archive.
     Expedited,

@@ -2,7 +2,6 @@
 //!
 //! Everything streams: a writer holds one batch at most, of Parquet one row group.
 
-use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::str::FromStr;
@@ -20,6 +19,7 @@ use super::AmendedBatch;
 use crate::market::{
     Bar, BatchError, Kind, Rows, Seq, Symbol, Tape, Tick, TickBatch, Timeframe, TradeTerms, TradeUpdate,
 };
+use crate::text::printable;
 use crate::wire::{BarChannel, json};
 
 /// How rows are written.
@@ -271,7 +271,7 @@ impl<W: Write> Table<W> {
         fill(&mut self.cells, self.kind, rows, row, update)?;
         for (column, cell) in self.columns.iter_mut().zip(&self.cells).filter(|(column, _)| column.width > 0)
         {
-            column.width = column.width.max(safe(cell).chars().count());
+            column.width = column.width.max(printable(cell).chars().count());
         }
         Ok(())
     }
@@ -534,30 +534,14 @@ fn table_line(line: &mut Vec<u8>, columns: &[Column], cells: impl Iterator<Item 
         if line.len() > start {
             line.extend_from_slice(b"  ");
         }
-        let (cell, width) = (safe(cell.as_ref()), column.width);
+        // Texts come from feeds: nothing of them may steer a terminal.
+        let (cell, width) = (printable(cell.as_ref()), column.width);
         let _ = if column.right { write!(line, "{cell:>width$}") } else { write!(line, "{cell:<width$}") };
     }
     while line.len() > start && line.ends_with(b" ") {
         line.pop();
     }
     line.push(b'\n');
-}
-
-/// Texts come from feeds: nothing of them may steer a terminal.
-fn safe(text: &str) -> Cow<'_, str> {
-    if text.contains(char::is_control) { escaped(text).into() } else { text.into() }
-}
-
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len() + 8);
-    for letter in text.chars() {
-        if letter.is_control() {
-            escaped.extend(letter.escape_debug());
-        } else {
-            escaped.push(letter);
-        }
-    }
-    escaped
 }
 
 /// Adds what became of a trade to its message, which `line` ends with.

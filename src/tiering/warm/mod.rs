@@ -90,7 +90,7 @@ impl Query {
 }
 
 /// Rows of one kind and trading day: what the archive moves as one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Unit {
     /// The trading day.
     pub day: TradingDay,

@@ -33,6 +33,7 @@ use super::memory::MemoryHot;
 use super::{Hot, HotEntry, HotError, HotUpdates, RECENT_TICKS};
 use crate::bus::Bounds;
 use crate::market::{Horizon, Seq, Symbol, Tick, Timestamp};
+use crate::secret::Secret;
 
 /// How long the writer waits for the replies of a pipeline.
 const WRITE_MAX: Duration = Duration::from_secs(5);
@@ -51,7 +52,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct RedisHotConfig {
     /// `redis://[user:password@]host:port/db`, or `rediss://` for TLS.
-    pub url: String,
+    pub url: Secret,
     /// What the names of all keys begin with.
     pub prefix: String,
     /// Partitions of the log.
@@ -77,7 +78,7 @@ impl RedisHotConfig {
     /// With the default interval and wait.
     pub fn new(url: String, prefix: String, partitions: u16, log: String) -> Self {
         Self {
-            url,
+            url: Secret::url(url),
             prefix,
             partitions,
             log,
@@ -318,7 +319,7 @@ impl RedisHot {
         let bad = |reason: &dyn std::fmt::Display| HotError {
             reason: format!("redis: the URL in hot.redis_url is not usable: {reason}"),
         };
-        let client = Client::open(config.url.as_str()).map_err(|error| bad(&error))?;
+        let client = Client::open(config.url.expose()).map_err(|error| bad(&error))?;
         let address = client.get_connection_info().addr().to_string();
         let manager = |response_max| {
             let settings = ConnectionManagerConfig::new()

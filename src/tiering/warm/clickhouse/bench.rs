@@ -173,7 +173,7 @@ async fn post(options: &ClickHouseOptions, kind: Kind, file: &[u8]) -> Result<()
         options.database,
         rows_table(kind),
         options.user,
-        options.password,
+        options.password.expose(),
         file.len()
     );
     let exchange = async {

@@ -121,7 +121,7 @@ impl Nodes {
                 let client = Client::default()
                     .with_url(url)
                     .with_user(&options.user)
-                    .with_password(&options.password)
+                    .with_password(options.password.expose())
                     .with_compression(compression)
                     .with_product_info("stk", env!("CARGO_PKG_VERSION"));
                 let client = WHOLE_ANSWERS

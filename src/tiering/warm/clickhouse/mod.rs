@@ -115,6 +115,7 @@ pub use self::metrics::ClickHouseWarmMetrics;
 use self::schema::{Names, literal};
 use super::{ArchiveSource, Block, Mark, Origin, Query, Scan, Unit, UnitInfo, Warm, WarmError};
 use crate::market::{Kind, RowDigest, TickBatch};
+use crate::secret::Secret;
 
 /// Where tables lie in a keeper, unless told otherwise; ClickHouse fills in the macros.
 pub const KEEPER_PATH: &str = "/clickhouse/tables/{shard}/{database}/{table}";
@@ -134,7 +135,7 @@ pub struct ClickHouseOptions {
     /// The user.
     pub user: String,
     /// The user's password.
-    pub password: String,
+    pub password: Secret,
     /// The cluster's name in `remote_servers`, over which rows are distributed.
     pub cluster: Option<String>,
     /// Whether tables are ReplicatedMergeTree. Each has one replica all the same.
@@ -153,7 +154,7 @@ impl ClickHouseOptions {
             urls: urls.map(ToOwned::to_owned).collect(),
             database: "stk".to_owned(),
             user: "default".to_owned(),
-            password: String::new(),
+            password: Secret::default(),
             cluster: None,
             replicated: false,
             keeper_path: KEEPER_PATH.to_owned(),
