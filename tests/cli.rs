@@ -50,6 +50,8 @@ mod power;
 mod reading;
 #[path = "cli/restore.rs"]
 mod restore;
+#[path = "cli/rot.rs"]
+mod rot;
 #[path = "cli/scaled.rs"]
 mod scaled;
 #[path = "cli/secure.rs"]
