@@ -257,6 +257,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Write into this data directory, which no server may have open')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--loop', '--loop', [CompletionResultType]::ParameterName, 'Play it again and again, each time as a new session later in time')
+            [CompletionResult]::new('--again', '--again', [CompletionResultType]::ParameterName, 'Store the capture a second time, as a new session, though some or all of it is stored already')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break

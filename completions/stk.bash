@@ -1145,7 +1145,7 @@ _stk() {
             return 0
             ;;
         stk__subcmd__replay)
-            opts="-h --speed --from --to --symbols --loop --ingest --data --config --help"
+            opts="-h --speed --from --to --symbols --loop --again --ingest --data --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

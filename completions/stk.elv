@@ -240,6 +240,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --data 'Write into this data directory, which no server may have open'
             cand --config 'Configuration file'
             cand --loop 'Play it again and again, each time as a new session later in time'
+            cand --again 'Store the capture a second time, as a new session, though some or all of it is stored already'
             cand -h 'Print help'
             cand --help 'Print help'
         }

@@ -209,6 +209,7 @@ complete -c stk -n "__fish_stk_using_subcommand replay" -l ingest -d 'Where a ru
 complete -c stk -n "__fish_stk_using_subcommand replay" -l data -d 'Write into this data directory, which no server may have open' -r -F
 complete -c stk -n "__fish_stk_using_subcommand replay" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand replay" -l loop -d 'Play it again and again, each time as a new session later in time'
+complete -c stk -n "__fish_stk_using_subcommand replay" -l again -d 'Store the capture a second time, as a new session, though some or all of it is stored already'
 complete -c stk -n "__fish_stk_using_subcommand replay" -s h -l help -d 'Print help'
 complete -c stk -n "__fish_stk_using_subcommand symbols" -l server -d 'Server to talk to: host:port, http://host:port or ws://host:port' -r
 complete -c stk -n "__fish_stk_using_subcommand symbols" -l key-id -d 'Key to show to the server' -r

@@ -46,6 +46,8 @@ mod operator;
 mod outage;
 #[path = "cli/power.rs"]
 mod power;
+#[path = "cli/producers.rs"]
+mod producers;
 #[path = "cli/reading.rs"]
 mod reading;
 #[path = "cli/restore.rs"]

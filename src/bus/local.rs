@@ -216,6 +216,20 @@ impl Shared {
     }
 }
 
+impl LocalBus {
+    /// Whether it would take an append now; otherwise why not, for `/readyz`.
+    pub fn ready(&self) -> Result<(), BusError> {
+        self.shared.state().check_open()?;
+        // A disk that can't be asked is told of by the append.
+        let free_bytes = free_bytes(&self.shared.config.path).unwrap_or(u64::MAX);
+        let needed_bytes = self.shared.config.free_bytes_min;
+        if free_bytes < needed_bytes {
+            return Err(BusError::Full { path: self.shared.path(), free_bytes, needed_bytes });
+        }
+        Ok(())
+    }
+}
+
 /// Bytes that this user may still write on the disk of `path`.
 fn free_bytes(path: &std::path::Path) -> std::io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;

@@ -15,12 +15,13 @@ use crate::client::ingest::{IngestClient, IngestError};
 use crate::feed::iex::{IexFeed, Selection, Speed, Tally};
 use crate::feed::{Feed, FeedError, Pulled};
 use crate::market::{Horizon, Symbol, Tick, TimeRange, Timestamp};
-use crate::server::intake::{FeedRunError, Intake, IntakeMetrics, run_feed};
+use crate::server::intake::{FeedRunError, IntakeMetrics, run_feed};
 use crate::server::node::NodeError;
 use crate::server::processor::ProcessorMetrics;
 use crate::server::stores::Stores;
 use crate::signals::StopSignals;
 use crate::telemetry::say;
+use crate::wire::record::Origin;
 
 #[derive(Args)]
 pub(super) struct ReplayArgs {
@@ -42,6 +43,9 @@ pub(super) struct ReplayArgs {
     /// Play it again and again, each time as a new session later in time
     #[arg(long = "loop")]
     repeat: bool,
+    /// Store the capture a second time, as a new session, though some or all of it is stored already
+    #[arg(long)]
+    again: bool,
     /// Where a running server takes ticks
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7879", conflicts_with = "data")]
     ingest: Endpoint,
@@ -66,7 +70,8 @@ pub(super) fn run(args: ReplayArgs, global: &Global) -> Result<(), CliError> {
             symbols: args.symbols.iter().copied().collect(),
             repeat: args.repeat,
         };
-        let mut feed = IexFeed::open(&args.file, selection, args.speed).map_err(feed_error)?;
+        let feed = IexFeed::open(&args.file, selection, args.speed).map_err(feed_error)?;
+        let mut feed = feed.identified(args.again);
         let progress = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} ticks, {per_sec}") {
             progress.set_style(style);
@@ -89,10 +94,19 @@ pub(super) fn run(args: ReplayArgs, global: &Global) -> Result<(), CliError> {
         if played.is_ok() || feed.tally().packets > 0 {
             say(in_words(feed.tally(), &args.file).trim_end());
         }
+        let already_stored = feed.already_stored();
+        if already_stored > 0 {
+            say(format_args!(
+                "{already_stored} ticks already stored; use --again to store them a second time"
+            ));
+        }
         let ticks = played?;
         say(format_args!("{ticks} ticks durable"));
         if stop.is_cancelled() {
-            return Err(CliError::interrupted());
+            return Err(CliError::interrupted().hint("play it again to continue where it stopped"));
+        }
+        if args.again {
+            say("stored as a new session (--again)");
         }
         match feed.tally().refused {
             0 => Ok(()),
@@ -108,17 +122,15 @@ fn feed_error(error: FeedError) -> CliError {
 
 /// A capture that can't be read to its end, of which `ticks` are durable.
 fn broken_off(error: FeedError, ticks: u64) -> CliError {
+    if matches!(error, FeedError::Stored { .. }) {
+        return CliError::failed(error);
+    }
     if ticks == 0 {
         return feed_error(error);
     }
-    CliError::failed(error).after(format_args!("the {ticks} ticks before that are durable")).hint(
-        "mend the capture and play what is left of it with `--from`: what is played twice is stored twice",
-    )
-}
-
-/// A producer that no other replay is.
-fn producer() -> u64 {
-    Timestamp::now().nanos() as u64 ^ u64::from(std::process::id()).rotate_left(40)
+    CliError::failed(error)
+        .after(format_args!("the {ticks} ticks before that are durable"))
+        .hint("mend the capture and play it again: what is stored already is not stored a second time")
 }
 
 /// Brings the ticks to a running server; returns how many it has made durable.
@@ -128,7 +140,7 @@ async fn into_server(
     stop: &CancellationToken,
     progress: &ProgressBar,
 ) -> Result<u64, CliError> {
-    let mut client = IngestClient::connect(endpoint, producer(), 1, TRIES_MAX).await.map_err(not_taken)?;
+    let mut client = IngestClient::connect(endpoint, 0, 0, TRIES_MAX).await.map_err(not_taken)?;
     let mut ticks: Vec<Tick> = Vec::new();
     loop {
         ticks.clear();
@@ -139,6 +151,13 @@ async fn into_server(
         };
         match pulled {
             Ok(Pulled::Ticks) => {}
+            Ok(Pulled::Asks(producer)) => match client.stored(producer).await {
+                Ok(stored) => match feed.told(stored) {
+                    Ok(()) => continue,
+                    Err(error) => return Err(broken_off(error, client.acknowledged_ticks())),
+                },
+                Err(error) => return Err(ingest_error(error, &client)),
+            },
             Ok(Pulled::End) => break,
             Err(error) => {
                 if let Err(error) = client.flush().await {
@@ -147,7 +166,9 @@ async fn into_server(
                 return Err(broken_off(error, client.acknowledged_ticks()));
             }
         }
-        if let Err(error) = client.send(&ticks).await {
+        // A feed that knows its messages again says where they belong.
+        let origin = feed.origin().unwrap_or(Origin { producer: 0, sequence: 0 });
+        if let Err(error) = client.send_as(origin, feed.follows(), &ticks).await {
             return Err(ingest_error(error, &client));
         }
         progress.inc(ticks.len() as u64);
@@ -191,8 +212,7 @@ async fn into_store(
     let (processor, _hot) = stores.process(&config, ProcessorMetrics::default());
     let metrics = IntakeMetrics::default();
     let fed = {
-        let intake = Intake::new(stores.bus.clone(), metrics.clone())
-            .with_horizon(Horizon::ahead_of_clock(config.ahead_max));
+        let intake = stores.intake(metrics.clone()).with_horizon(Horizon::ahead_of_clock(config.ahead_max));
         let mut fed = std::pin::pin!(run_feed(feed, intake, stop.clone()));
         let mut looks = tokio::time::interval(PROGRESS_PERIOD);
         loop {

@@ -13,7 +13,8 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use super::Endpoint;
 use crate::backoff::{Backoff, jitter_seed};
 use crate::market::Tick;
-use crate::wire::protobuf::v1::{IngestAck, IngestBatch};
+use crate::wire::protobuf::v1::{self, IngestAck, IngestBatch};
+use crate::wire::record::{Origin, StoredNumbers};
 
 /// How many batches may be on their way at once.
 pub const WINDOW_BATCHES_MAX: usize = 64;
@@ -63,6 +64,8 @@ pub struct IngestClient {
     /// Batches not yet acknowledged, oldest first: number, ticks, bytes.
     waiting: VecDeque<(u64, usize, Bytes)>,
     acknowledged_ticks: u64,
+    /// The last answer to a question.
+    stored: Option<v1::StoredNumbers>,
 }
 
 impl IngestClient {
@@ -83,6 +86,7 @@ impl IngestClient {
             next_sequence: sequence,
             waiting: VecDeque::new(),
             acknowledged_ticks: 0,
+            stored: None,
         };
         client.socket = Some(client.dial().await.map_err(|reason| client.unreachable(reason))?);
         Ok(client)
@@ -100,14 +104,26 @@ impl IngestClient {
 
     /// Sends `ticks` (at most 4,096) as one batch; waits while the window is full.
     pub async fn send(&mut self, ticks: &[Tick]) -> Result<(), IngestError> {
+        let origin = Origin { producer: self.producer, sequence: self.next_sequence };
+        self.send_as(origin, None, ticks).await
+    }
+
+    /// As [`IngestClient::send`], under another producer and number. `after`: the batch follows on that
+    /// number, and is refused where the log is past it.
+    pub async fn send_as(
+        &mut self,
+        origin: Origin,
+        after: Option<u64>,
+        ticks: &[Tick],
+    ) -> Result<(), IngestError> {
         while self.waiting.len() >= WINDOW_BATCHES_MAX {
             self.acknowledgement().await?;
         }
-        let sequence = self.next_sequence;
-        let batch =
-            IngestBatch { producer: self.producer, sequence, ticks: ticks.iter().map(Into::into).collect() };
+        let Origin { producer, sequence } = origin;
+        let ticks_sent = ticks.iter().map(Into::into).collect();
+        let batch = IngestBatch { producer, sequence, ticks: ticks_sent, after, asks: false };
         let bytes = Bytes::from(batch.encode_to_vec());
-        self.next_sequence += 1;
+        self.next_sequence = sequence + 1;
         self.waiting.push_back((sequence, ticks.len(), bytes.clone()));
         let socket = self.socket.as_mut();
         let sent = match socket {
@@ -125,6 +141,26 @@ impl IngestClient {
             }
         }
         Ok(())
+    }
+
+    /// Asks what the log holds of `producer`, once everything sent is durable.
+    pub async fn stored(&mut self, producer: u64) -> Result<StoredNumbers, IngestError> {
+        self.flush().await?;
+        let question = IngestBatch { producer, asks: true, ..IngestBatch::default() }.encode_to_vec();
+        // It is sent again after a break, like a batch.
+        self.waiting.push_back((0, 0, question.clone().into()));
+        let sent = match &mut self.socket {
+            Some(socket) => socket.send(Message::Binary(question.into())).await,
+            None => Err(tungstenite::Error::ConnectionClosed),
+        };
+        if let Err(error) = sent {
+            self.reconnect(error.to_string()).await?;
+        }
+        self.flush().await?;
+        self.stored.take().map(Into::into).ok_or_else(|| IngestError::Protocol {
+            endpoint: self.endpoint.clone(),
+            reason: "it does not say what it has stored; it is an older stk".to_owned(),
+        })
     }
 
     /// Waits until everything sent is durable.
@@ -167,6 +203,7 @@ impl IngestClient {
             Some((sequence, ticks, _)) if *sequence == ack.sequence => {
                 self.acknowledged_ticks += *ticks as u64;
                 self.waiting.pop_front();
+                self.stored = ack.stored;
                 self.backoff.reset();
                 Ok(())
             }
@@ -260,7 +297,7 @@ mod tests {
     }
 
     async fn acknowledge(socket: &mut WebSocketStream<TcpStream>, sequence: u64) {
-        let ack = IngestAck { sequence, positions: Vec::new(), error: String::new() };
+        let ack = IngestAck { sequence, ..IngestAck::default() };
         let _ = socket.send(Message::Binary(ack.encode_to_vec().into())).await;
     }
 
@@ -300,7 +337,7 @@ mod tests {
             let (stream, _) = listener.accept().await.unwrap();
             let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
             let _ = socket.next().await;
-            let ack = IngestAck { sequence: 1, positions: Vec::new(), error: "the disk is full".to_owned() };
+            let ack = IngestAck { sequence: 1, error: "the disk is full".to_owned(), ..IngestAck::default() };
             socket.send(Message::Binary(ack.encode_to_vec().into())).await.unwrap();
             let _ = socket.next().await;
         });

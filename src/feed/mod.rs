@@ -16,13 +16,15 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 
 use crate::market::{Horizon, Symbol, Tick, Timestamp};
-use crate::wire::record::Origin;
+use crate::wire::record::{Origin, StoredNumbers};
 
 /// What a call of [`Feed::next`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pulled {
     /// Ticks were added, at least one.
     Ticks,
+    /// Before it goes on, the feed must be told what the log holds of this producer: [`Feed::told`].
+    Asks(u64),
     /// The source has ended; every further call says so again.
     End,
 }
@@ -44,6 +46,14 @@ pub enum FeedError {
         /// The file or address, with the byte offset where it helps.
         subject: String,
         /// What is wrong.
+        reason: String,
+    },
+    /// The log holds something that the source can't be added to.
+    #[error("{subject}: {reason}")]
+    Stored {
+        /// The file.
+        subject: String,
+        /// What the log holds, and what to do.
         reason: String,
     },
 }
@@ -72,6 +82,25 @@ pub trait Feed: Send {
     /// batches are no repeats of anything.
     fn origin(&self) -> Option<Origin> {
         None
+    }
+
+    /// The number of [`Feed::origin`]'s producer that the last call's ticks follow on, for a feed that must
+    /// be the only one that brings its stream: they are refused where the log is past that number.
+    fn follows(&self) -> Option<u64> {
+        None
+    }
+
+    /// Answers [`Pulled::Asks`].
+    ///
+    /// Errors: the source can't be added to what the log holds.
+    fn told(&mut self, stored: StoredNumbers) -> Result<(), FeedError> {
+        let _ = stored;
+        Ok(())
+    }
+
+    /// How many ticks were not handed out, since the log holds them already.
+    fn already_stored(&self) -> u64 {
+        0
     }
 
     /// Registers what the feed counts.

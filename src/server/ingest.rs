@@ -3,12 +3,11 @@
 //! A WebSocket on a loopback listener of its own. Batches are taken in the order they come in, each
 //! is acknowledged when it is durable, in the same order; a batch sent again counts once. A batch
 //! that can't be taken is answered with what is wrong, after the acknowledgements of those before
-//! it, and ends the connection: nothing after it is read, since it must not overtake it. One whose
-//! number lies below a batch that was taken is refused unless it was taken too (`producers.rs`).
+//! it, and ends the connection: nothing after it is read, since it must not overtake it. A batch that
+//! readers of the log would drop is refused unless it is stored already (`producers.rs`).
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,7 +26,6 @@ use tracing::{debug, info, warn};
 
 use super::intake::{Appended, Intake};
 use super::metrics::GatewayMetrics;
-use super::producers::Producers;
 use crate::feed::BATCH_TICKS_MAX;
 use crate::market::Tick;
 use crate::wire::protobuf::v1::{IngestAck, IngestBatch, Position};
@@ -59,7 +57,6 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let producers = Arc::new(Producers::default());
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -74,7 +71,7 @@ pub async fn serve(
             }
             Ok((stream, address)) if tasks.len() < CONNECTIONS_MAX => {
                 let (metrics, token) = (metrics.clone(), token.clone());
-                let door = Door { intake: intake.clone(), producers: producers.clone() };
+                let door = Door { intake: intake.clone() };
                 tasks.spawn(async move {
                     if let Err(reason) = connection(stream, address, door, metrics, token).await {
                         debug!(%address, %reason, "an ingest connection broke off");
@@ -169,7 +166,7 @@ async fn take_all(
                     if is_refusal {
                         metrics.ingest_refusals.inc();
                         warn!(%address, sequence = ack.sequence, reason = ack.error, "a batch was refused");
-                    } else {
+                    } else if ack.stored.is_none() {
                         metrics.ingest_batches.inc();
                     }
                     socket.feed(Message::Binary(ack.encode_to_vec().into())).await?;
@@ -215,13 +212,12 @@ async fn close(socket: &mut Socket, reason: &'static str) -> Result<(), tungsten
 }
 
 fn refusal(sequence: u64, error: impl ToString) -> IngestAck {
-    IngestAck { sequence, positions: Vec::new(), error: error.to_string() }
+    IngestAck { sequence, error: error.to_string(), ..IngestAck::default() }
 }
 
 /// What batches of one connection go through.
 struct Door {
     intake: Intake,
-    producers: Arc<Producers>,
 }
 
 impl Door {
@@ -230,9 +226,12 @@ impl Door {
     async fn take(&mut self, bytes: Bytes) -> Result<BoxFuture<'static, IngestAck>, IngestAck> {
         let batch = IngestBatch::decode(bytes).map_err(|error| refusal(0, format!("no batch: {error}")))?;
         let (producer, sequence) = (batch.producer, batch.sequence);
-        let batches = self.producers.batches(producer);
-        let mut held = batches.clone().lock_owned().await;
-        held.admit(sequence).map_err(|error| refusal(sequence, error))?;
+        if batch.asks {
+            let stored = self.intake.producers().stored(producer).await;
+            let stored = stored.map_err(|error| refusal(sequence, error))?;
+            let ack = IngestAck { sequence, stored: Some(stored.into()), ..IngestAck::default() };
+            return Ok(Box::pin(std::future::ready(ack)));
+        }
         if batch.ticks.len() > BATCH_TICKS_MAX {
             let ticks = batch.ticks.len();
             return Err(refusal(
@@ -245,21 +244,16 @@ impl Door {
             let tick = Tick::try_from(tick);
             ticks.push(tick.map_err(|error| refusal(sequence, format!("tick {at}: {error}")))?);
         }
-        let appended = self.intake.append(&ticks, Origin { producer, sequence }).await;
+        let appended = self.intake.take(&ticks, Origin { producer, sequence }, batch.after).await;
         let Appended { partitions, durable } = appended.map_err(|error| refusal(sequence, error))?;
-        held.taken(sequence);
-        drop(held);
         Ok(Box::pin(async move {
             match durable.await {
                 Ok(offsets) => {
                     let position = |(partition, offset)| Position { partition: u32::from(partition), offset };
                     let positions = partitions.into_iter().zip(offsets).map(position).collect();
-                    IngestAck { sequence, positions, error: String::new() }
+                    IngestAck { sequence, positions, ..IngestAck::default() }
                 }
-                Err(error) => {
-                    batches.lock().await.lost(sequence);
-                    refusal(sequence, error)
-                }
+                Err(error) => refusal(sequence, error),
             }
         }))
     }

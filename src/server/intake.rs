@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
@@ -14,10 +15,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use super::producers::{Producers, Refusal};
 use crate::bus::{Bus, BusError, Durable};
 use crate::feed::{AHEAD_LOG_PERIOD, Ahead, BATCH_TICKS_MAX, Feed, FeedError, Pulled};
 use crate::market::{Horizon, Tick, Timestamp};
-use crate::wire::record::{Origin, RecordEncoder};
+use crate::wire::record::{Origin, RecordEncoder, checksum};
 
 /// How many batches of a feed may wait for the disk; past it the feed waits.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 64;
@@ -39,6 +41,8 @@ pub struct IntakeMetrics {
     pub refusals: Counter,
     /// Ticks that were not taken since their time is too far ahead of the clock.
     pub ahead: Counter,
+    /// Times a feed was started again after a fault.
+    pub feed_restarts: Counter,
 }
 
 impl IntakeMetrics {
@@ -59,6 +63,11 @@ impl IntakeMetrics {
             "Ticks refused or dropped: their time is too far ahead of the clock",
             self.ahead.clone(),
         );
+        registry.register(
+            "intake_feed_restarts",
+            "Times a feed was started again after a fault",
+            self.feed_restarts.clone(),
+        );
     }
 }
 
@@ -74,6 +83,15 @@ pub enum IntakeError {
     /// A tick's time is too far ahead of the clock.
     #[error(transparent)]
     Ahead(#[from] Ahead),
+    /// Readers would not keep the batch once.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It is not known which batches the log holds.
+    #[error("the last numbers of producers can't be read: {reason}; send the batch again later")]
+    Producers {
+        /// What warm or the log said.
+        reason: String,
+    },
     /// The log refused.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -84,13 +102,14 @@ pub struct Appended {
     /// The partition of each record, in the order of `durable`'s offsets.
     pub partitions: Vec<u16>,
     /// Resolves with the records' offsets.
-    pub durable: Durable,
+    pub durable: BoxFuture<'static, Result<Vec<u64>, IntakeError>>,
 }
 
 /// Encodes batches and appends them. A clone shares the log and the metrics, with buffers of its
 /// own: one for each feed or connection.
 pub struct Intake {
     bus: Arc<dyn Bus>,
+    producers: Arc<Producers>,
     encoders: Vec<RecordEncoder>,
     metrics: IntakeMetrics,
     horizon: Horizon,
@@ -100,22 +119,46 @@ pub struct Intake {
 
 impl Clone for Intake {
     fn clone(&self) -> Self {
-        let Self { horizon, ahead_told_at, .. } = self;
-        let (horizon, ahead_told_at) = (*horizon, ahead_told_at.clone());
-        Self { horizon, ahead_told_at, ..Self::new(self.bus.clone(), self.metrics.clone()) }
+        let Self { horizon, ahead_told_at, producers, .. } = self;
+        let (horizon, ahead_told_at, producers) = (*horizon, ahead_told_at.clone(), producers.clone());
+        Self { producers, horizon, ahead_told_at, ..Self::new(self.bus.clone(), self.metrics.clone()) }
     }
 }
 
 impl Intake {
-    /// An intake into `bus`.
+    /// An intake into `bus`, which this process alone writes to. What the log's producers have stored is
+    /// read from the log's beginning, unless [`Intake::with_producers`] says more.
     pub fn new(bus: Arc<dyn Bus>, metrics: IntakeMetrics) -> Self {
         let encoders = (0..bus.partitions()).map(|_| RecordEncoder::new()).collect();
-        Self { bus, encoders, metrics, horizon: Horizon::UNLIMITED, ahead_told_at: Arc::default() }
+        let producers = Arc::new(Producers::new(bus.clone(), None, false));
+        let (horizon, ahead_told_at) = (Horizon::UNLIMITED, Arc::default());
+        Self { bus, producers, encoders, metrics, horizon, ahead_told_at }
+    }
+
+    /// The same with a memory of producers of the caller's choice.
+    #[must_use]
+    pub fn with_producers(self, producers: Arc<Producers>) -> Self {
+        Self { producers, ..self }
+    }
+
+    /// Counts a feed that was started again after a fault.
+    pub(super) fn count_restart(&self) {
+        self.metrics.feed_restarts.inc();
+    }
+
+    /// The memory of producers.
+    pub fn producers(&self) -> &Arc<Producers> {
+        &self.producers
     }
 
     /// The same, which takes no tick beyond `horizon`.
     pub fn with_horizon(self, horizon: Horizon) -> Self {
         Self { horizon, ..self }
+    }
+
+    /// How far ahead of the clock ticks may be.
+    pub(super) fn horizon(&self) -> Horizon {
+        self.horizon
     }
 
     /// Counts ticks that are too far ahead, and logs the first of them from time to time.
@@ -142,12 +185,56 @@ impl Intake {
     /// Appends `ticks` as one record in each partition that has some; a gap of no single symbol
     /// goes to every partition. Waits while the disk is behind.
     ///
-    /// `origin.sequence` must rise from batch to batch of a producer; a batch sent again under the
-    /// same origin, after an error or a crash, counts once.
+    /// `origin.sequence` must rise from batch to batch of a producer, which is the caller's to see to: a
+    /// record whose number did not rise is dropped by every reader.
     ///
     /// Errors: a batch too large, or with a tick too far ahead of the clock, is refused as a whole; and
     /// as the log does.
     pub async fn append(&mut self, ticks: &[Tick], origin: Origin) -> Result<Appended, IntakeError> {
+        let records = self.encode(ticks, origin)?;
+        let partitions: Vec<u16> = records.iter().map(|(partition, _)| *partition).collect();
+        if records.is_empty() {
+            return Ok(Appended { partitions, durable: Box::pin(async { Ok(Vec::new()) }) });
+        }
+        let durable = self.append_records(records, ticks).await?;
+        Ok(Appended { partitions, durable: Box::pin(async { Ok(durable.await?) }) })
+    }
+
+    /// As [`Intake::append`], for a producer that numbers its batches by itself. A batch that the log holds
+    /// already is not appended again, and its `partitions` are those of the records that are new. `after`
+    /// says that the batch continues a stream from that number, and nothing in between was stored.
+    ///
+    /// Errors: a batch that readers would drop, or keep twice, as [`IntakeError::Refused`], before it is
+    /// appended, or out of `durable` where other processes append to the log.
+    pub async fn take(
+        &mut self,
+        ticks: &[Tick],
+        origin: Origin,
+        after: Option<u64>,
+    ) -> Result<Appended, IntakeError> {
+        let records = self.encode(ticks, origin)?;
+        let producers = self.producers.clone();
+        producers.begin().await?;
+        let held = producers.hold(origin.producer).await;
+        let records = producers.new_records(records, origin, after)?;
+        let checksums: Vec<(u16, u32)> =
+            records.iter().map(|(partition, bytes)| (*partition, checksum(bytes))).collect();
+        let partitions = checksums.iter().map(|(partition, _)| *partition).collect();
+        // An append of nothing is as durable as what came before it.
+        let ticks = if records.is_empty() { &[] } else { ticks };
+        let durable = self.append_records(records, ticks).await?;
+        producers.appended(origin, &checksums);
+        drop(held);
+        let durable = async move {
+            let offsets = durable.await.inspect_err(|_| producers.failed())?;
+            producers.kept(origin, &checksums, &offsets).await?;
+            Ok(offsets)
+        };
+        Ok(Appended { partitions, durable: Box::pin(durable) })
+    }
+
+    /// `ticks` as records, by partition.
+    fn encode(&mut self, ticks: &[Tick], origin: Origin) -> Result<Vec<(u16, Bytes)>, IntakeError> {
         if ticks.len() > BATCH_TICKS_MAX {
             return Err(IntakeError::TooMany { ticks: ticks.len() });
         }
@@ -163,21 +250,23 @@ impl Intake {
             }
         }
         let filled = (0..count).zip(&mut self.encoders).filter(|(_, encoder)| !encoder.is_empty());
-        let records: Vec<_> =
-            filled.map(|(partition, encoder)| (partition, encoder.finish(origin))).collect();
-        let partitions: Vec<u16> = records.iter().map(|(partition, _)| *partition).collect();
-        if records.is_empty() {
-            return Ok(Appended { partitions, durable: Box::pin(async { Ok(Vec::new()) }) });
-        }
+        Ok(filled.map(|(partition, encoder)| (partition, encoder.finish(origin))).collect())
+    }
+
+    async fn append_records(
+        &self,
+        records: Vec<(u16, Bytes)>,
+        ticks: &[Tick],
+    ) -> Result<Durable, IntakeError> {
         let durable = self.bus.append(records).await.inspect_err(|_| {
             self.metrics.refusals.inc();
         })?;
-        self.metrics.ticks.inc_by(ticks.len() as u64);
-        self.metrics.batches.inc();
         if let Some(last) = ticks.last() {
+            self.metrics.ticks.inc_by(ticks.len() as u64);
+            self.metrics.batches.inc();
             self.metrics.lag_ms.set(Timestamp::now().nanos_since(last.recv_ts()) / 1_000_000);
         }
-        Ok(Appended { partitions, durable })
+        Ok(durable)
     }
 }
 
@@ -232,7 +321,7 @@ pub async fn run_feed(
     let intake_error = |source: IntakeError| FeedRunError::Intake { feed: name.clone(), source };
     let mut origin = Origin { producer: producer(&name, Timestamp::now()), sequence: 0 };
     let mut ticks: Vec<Tick> = Vec::with_capacity(BATCH_TICKS_MAX);
-    let mut in_flight: FuturesOrdered<BoxFuture<'static, Result<u64, BusError>>> = FuturesOrdered::new();
+    let mut in_flight: FuturesOrdered<BoxFuture<'static, Result<u64, IntakeError>>> = FuturesOrdered::new();
     let mut summary = FeedSummary::default();
     let mut failed = None;
     let mut pulling = true;
@@ -254,18 +343,34 @@ pub async fn run_feed(
                     // Those behind it can't be acknowledged any more: calls are counted from the first.
                     Err(source) => {
                         intake.metrics.in_flight.dec_by(in_flight.len() as i64);
-                        return Err(intake_error(source.into()));
+                        return Err(intake_error(source));
                     }
                 }
             }
             pulled = feed.next(&mut ticks), if pulling && in_flight.len() < BATCHES_IN_FLIGHT_MAX => {
                 match pulled {
                     Ok(Pulled::End) => pulling = false,
+                    Ok(Pulled::Asks(producer)) => {
+                        let stored = intake.producers.stored(producer).await.map_err(&intake_error);
+                        let told = stored.and_then(|stored| {
+                            let failed = |source| FeedRunError::Feed { feed: name.clone(), source };
+                            feed.told(stored).map_err(failed)
+                        });
+                        if let Err(error) = told {
+                            failed = Some(error);
+                            pulling = false;
+                        }
+                    }
                     Ok(Pulled::Ticks) => {
                         origin.sequence += 1;
                         intake.drop_ahead(&name, &mut ticks);
                         let count = ticks.len() as u64;
-                        match intake.append(&ticks, feed.origin().unwrap_or(origin)).await {
+                        let origin = feed.origin().unwrap_or(origin);
+                        let appended = match feed.follows() {
+                            Some(after) => intake.take(&ticks, origin, Some(after)).await,
+                            None => intake.append(&ticks, origin).await,
+                        };
+                        match appended {
                             Ok(appended) => {
                                 intake.metrics.in_flight.inc();
                                 in_flight.push_back(Box::pin(async move { appended.durable.await.map(|_| count) }));

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod archiver;
+mod feeds;
 pub mod gateway;
 pub mod ingest;
 pub mod intake;
@@ -9,5 +10,5 @@ pub mod metrics;
 pub mod node;
 pub mod operations;
 pub mod processor;
-mod producers;
+pub mod producers;
 pub mod stores;

@@ -5,13 +5,11 @@
 //! answered; stopped from the feeds inwards, so that each part drains into the next.
 
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinHandle};
@@ -20,21 +18,19 @@ use tokio_util::task::TaskTracker;
 
 use super::admin::{Admin, AdminMetrics, Door};
 use super::archiver::{self, ArchiverRole};
+use super::feeds::{Failures, follow, open_feed};
 use super::gateway::{self, ClientKey, GatewayConfig, GatewayError, GatewayState, QueryLimits};
 use super::ingest;
-use super::intake::{FeedRunError, Intake, IntakeError, IntakeMetrics, run_feed};
+use super::intake::{FeedRunError, IntakeError, IntakeMetrics};
 use super::metrics::{self, GatewayMetrics};
 use super::operations::{self, Operations};
 use super::processor::{Processor, ProcessorError, ProcessorMetrics};
 use super::stores::Stores;
 use crate::bus::BusError;
 use crate::config::{Config, Role};
-use crate::feed::iex::{IexFeed, Selection, Speed};
-use crate::feed::kafka::KafkaFeed;
-use crate::feed::sim::{Pace, SimConfig, SimFeed};
+use crate::feed::FeedError;
 use crate::feed::source::{Source, SourceError};
-use crate::feed::{Feed, FeedError};
-use crate::market::{Horizon, Timestamp};
+use crate::market::Horizon;
 use crate::secret::Secret;
 use crate::tiering::archive::ArchiveMetrics;
 use crate::tiering::archive::snapshot::ReadError;
@@ -183,24 +179,6 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
     })
 }
 
-/// Opens the feed that `source` describes; a simulated market begins when it is first asked.
-fn open_feed(source: &Source, horizon: Horizon) -> Result<Box<dyn Feed>, NodeError> {
-    Ok(match source {
-        Source::Sim { rate_ticks_per_s, seed, symbols } => {
-            let config = SimConfig {
-                seed: *seed,
-                symbols: *symbols,
-                rate_ticks_per_s: *rate_ticks_per_s,
-                start: Timestamp::now(),
-                count: None,
-            };
-            Box::new(SimFeed::new(config, Pace::Clock))
-        }
-        Source::Iex { path } => Box::new(IexFeed::open(path, Selection::default(), Speed::Factor(1.0))?),
-        Source::Kafka { path } => Box::new(KafkaFeed::open(path)?.with_horizon(horizon)),
-    })
-}
-
 /// What a server did.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary {
@@ -341,7 +319,7 @@ impl Node {
         let archiver = has(Role::Archiver).then(started).flatten();
         let admin = Arc::new(admin_door(config, &stores, archive_metrics, &mut registry));
 
-        let failures = Arc::new(Mutex::new(Vec::new()));
+        let failures = Arc::new(Failures::default());
         let fallback = stores.fallback_hot(has(Role::Processor));
         let (own_hot, redis) = match &fallback {
             Some((fallback, fills)) => (fills.then(|| fallback.own()), Some(fallback.clone())),
@@ -360,7 +338,7 @@ impl Node {
                 let (processor, failures) = (processor.as_ref().map(Arc::downgrade), failures.clone());
                 let (watched, lone_memory) = (watched.clone(), stores.is_shared() && redis.is_none());
                 Arc::new(move || {
-                    let mut reasons = failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    let mut reasons = failures.reasons();
                     let processor = processor.as_ref().and_then(std::sync::Weak::upgrade);
                     if let Some(processor) = processor {
                         reasons.extend(processor.ready().err());
@@ -417,15 +395,16 @@ impl Node {
         let gateway = GatewayRole { address, task, stop };
 
         let feed = has(Role::Feed).then(|| {
-            let intake = Intake::new(stores.bus.clone(), intake_metrics.clone()).with_horizon(horizon);
+            let intake = stores.intake(intake_metrics.clone()).with_horizon(horizon);
             let stop_ingest = CancellationToken::new();
             let ingest = ingest_listener.map(|listener| {
                 let stop = stop_ingest.clone().cancelled_owned();
                 tokio::spawn(ingest::serve(listener, intake.clone(), gateway_metrics.clone(), stop))
             });
             let (tracker, stop_feeds) = (TaskTracker::new(), CancellationToken::new());
-            for feed in feeds {
-                tracker.spawn(follow(feed, intake.clone(), stop_feeds.clone(), failures.clone()));
+            for (number, (source, feed)) in sources.iter().zip(feeds).enumerate() {
+                let (intake, stop, failures) = (intake.clone(), stop_feeds.clone(), failures.clone());
+                tracker.spawn(follow(number, source.clone(), feed, intake, stop, failures));
             }
             tracker.close();
             FeedRole { feeds: tracker, stop_feeds, ingest, stop_ingest, ingest_address, sources }
@@ -565,29 +544,6 @@ impl Node {
             ran: self.started_at.elapsed(),
         })
     }
-}
-
-/// Runs a feed to its end, which is told where it is not the source's own.
-async fn follow(
-    mut feed: Box<dyn Feed>,
-    intake: Intake,
-    stop: CancellationToken,
-    failures: Arc<Mutex<Vec<String>>>,
-) {
-    let name = feed.name().to_owned();
-    // A panic is an end like others: it is told, and the rest goes on.
-    let ran = AssertUnwindSafe(run_feed(&mut *feed, intake, stop)).catch_unwind().await;
-    let reason = match ran {
-        Ok(Ok(summary)) => {
-            tracing::info!(feed = name, ticks = summary.ticks, "the feed has ended");
-            return;
-        }
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("feed {name} panicked"),
-    };
-    // What is there is served on: `/readyz` says what is wrong.
-    tracing::error!(reason, "a feed has stopped; what is stored is still served");
-    failures.lock().unwrap_or_else(PoisonError::into_inner).push(reason);
 }
 
 /// Waits for a task to end; for ever where there is none.

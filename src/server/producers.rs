@@ -1,192 +1,442 @@
-//! Which batches of each producer this server has taken: what tells a batch that is sent again from
-//! one that comes too late.
+//! The intake's memory of producers: tells a batch that is sent again from one that readers would drop.
 //!
-//! Every reader of the log drops a record whose number does not rise above its producer's last one.
-//! So a batch below one that was taken is kept by nobody unless it is in the log already, and must
-//! not be acknowledged as if it were. Known is what this process has seen; a number from before
-//! (a producer that resends after a restart of the server) is taken for one sent again.
+//! Every reader of the log drops a record whose number does not rise above its producer's last number
+//! ([`crate::tiering::producers`]). The intake uses the same memory: it begins with the state that the
+//! processor saved in warm and with the log after it, so that numbers survive restarts. A batch that
+//! readers would drop is refused unless the log already holds it.
+//!
+//! Where this process alone writes the log, its appends keep the memory up to date. Where other processes
+//! append too, the memory follows the log: a batch is acknowledged once the memory has read its records
+//! back and taken them in, as readers do. So it does not matter through which process a batch comes.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use foldhash::HashMap;
+use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::task::JoinSet;
 
-/// Producers that are remembered; past it the one that was silent longest is forgotten.
-const PRODUCERS_MAX: usize = 1024;
-/// Runs of numbers that are remembered of each; past it the hole between the two lowest is forgotten.
-const RUNS_MAX: usize = 256;
+use super::intake::IntakeError;
+use crate::backoff::{Backoff, jitter_seed};
+use crate::bus::{Bus, BusError, BusReader, Record};
+use crate::tiering::producers::{self, PRODUCERS_MAX, RETIRED_MAX, Standing};
+use crate::tiering::state::PartitionState;
+use crate::tiering::warm::{Warm, WarmError};
+use crate::wire::record::{self, Origin, RecordView, StoredNumbers};
 
-/// A batch that readers would drop though it was never taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "it was not taken before batch {taken} was, and would now be dropped as a repeat; send its ticks under a number above that"
-)]
-pub(super) struct TooLate {
-    /// The producer's highest batch that was taken.
-    taken: u64,
+/// Bytes of records read from the log at once.
+const READ_BYTES_MAX: usize = 256 << 10;
+/// How often warm and the log are asked before a batch is refused.
+const TRIES_MAX: u32 = 10;
+/// Locks of producers that are kept though nobody holds them.
+const HOLDS_MAX: usize = 1024;
+
+/// Why a batch is not taken in: readers would drop it, or keep it twice.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The number is not above the last one, and is not known to be stored.
+    #[error(
+        "producer {producer} is at batch {last} already, and this batch is not among its last stored ones; \
+         send new ticks under a number above {last}"
+    )]
+    Passed {
+        /// The producer.
+        producer: u64,
+        /// Its highest number.
+        last: u64,
+    },
+    /// Another batch is stored under the number.
+    #[error(
+        "producer {producer} stored other ticks under this number before; \
+         send new ticks under a number above {last}"
+    )]
+    Differs {
+        /// The producer.
+        producer: u64,
+        /// Its highest number.
+        last: u64,
+    },
+    /// The producer is past the batch that this one follows.
+    #[error(
+        "producer {producer} is at batch {last}, but this batch follows on {after}: \
+         another program brings the same stream at this moment; stop one of them"
+    )]
+    Overtaken {
+        /// The producer.
+        producer: u64,
+        /// Its highest number.
+        last: u64,
+        /// The number that the batch follows on.
+        after: u64,
+    },
+    /// The producer's numbers are no longer known.
+    #[error(
+        "producer {producer} was silent while {PRODUCERS_MAX} others were heard, and its numbers are no longer \
+         known; see what history holds of it, and continue under a producer number that was never used"
+    )]
+    Retired {
+        /// The producer.
+        producer: u64,
+    },
+    /// No further producer can be told from earlier ones.
+    #[error(
+        "more than {RETIRED_MAX} producers have been heard, and no further ones can be told apart; \
+         use the number of an earlier producer, and continue its batch numbers"
+    )]
+    Full,
 }
 
-/// The batches of one producer. Whoever appends one holds this from [`Batches::admit`] to
-/// [`Batches::taken`], so that none overtakes another on a second connection.
-#[derive(Debug, Default)]
-pub(super) struct Batches {
-    /// The first number seen; of those below it nothing is known.
-    first: Option<u64>,
-    /// Runs of numbers that were taken, first and last, ascending and apart.
-    runs: Vec<(u64, u64)>,
-}
-
-impl Batches {
-    /// Whether batch `sequence` may be appended: it is new, or was taken before.
-    pub(super) fn admit(&mut self, sequence: u64) -> Result<(), TooLate> {
-        let first = *self.first.get_or_insert(sequence);
-        let at = self.runs.partition_point(|run| run.1 < sequence);
-        match self.runs.last() {
-            Some(&(_, taken)) if at < self.runs.len() && self.runs[at].0 > sequence && sequence >= first => {
-                Err(TooLate { taken })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Batch `sequence` is in the log.
-    pub(super) fn taken(&mut self, sequence: u64) {
-        let at = self.runs.partition_point(|run| run.1 < sequence);
-        if self.runs.get(at).is_some_and(|run| run.0 <= sequence) {
-            return;
-        }
-        let follows = at > 0 && self.runs[at - 1].1 + 1 == sequence;
-        let leads = self.runs.get(at).is_some_and(|run| run.0 == sequence + 1);
-        match (follows, leads) {
-            (true, true) => self.runs[at - 1].1 = self.runs.remove(at).1,
-            (true, false) => self.runs[at - 1].1 = sequence,
-            (false, true) => self.runs[at].0 = sequence,
-            (false, false) => self.runs.insert(at, (sequence, sequence)),
-        }
-        self.bound();
-    }
-
-    /// Batch `sequence` did not become durable.
-    pub(super) fn lost(&mut self, sequence: u64) {
-        let at = self.runs.partition_point(|run| run.1 < sequence);
-        let Some(&(first, last)) = self.runs.get(at).filter(|run| run.0 <= sequence) else { return };
-        let before = (first < sequence).then(|| (first, sequence - 1));
-        let after = (sequence < last).then(|| (sequence + 1, last));
-        self.runs.splice(at..=at, before.into_iter().chain(after));
-        self.bound();
-    }
-
-    fn bound(&mut self) {
-        if self.runs.len() > RUNS_MAX {
-            let (first, _) = self.runs.remove(0);
-            self.runs[0].0 = first;
-        }
-    }
-}
-
-struct Known {
-    batches: Arc<tokio::sync::Mutex<Batches>>,
-    /// When it was asked for last, in the order of askings.
-    at: u64,
-}
-
-/// The producers that this server knows.
+/// One partition's memory.
 #[derive(Default)]
-pub(super) struct Producers {
-    known: Mutex<(HashMap<u64, Known>, u64)>,
+struct Partition {
+    memory: Mutex<producers::Producers>,
+    /// The offset up to which the memory has followed a log that others write to.
+    followed: watch::Sender<u64>,
+}
+
+impl Partition {
+    fn memory(&self) -> MutexGuard<'_, producers::Producers> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The producers that the log has heard, as the intake knows them.
+pub struct Producers {
+    bus: Arc<dyn Bus>,
+    warm: Option<Arc<dyn Warm>>,
+    /// Whether other processes append to the log.
+    is_shared: bool,
+    partitions: Arc<[Partition]>,
+    is_begun: AtomicBool,
+    /// What follows a shared log, once the memory has begun.
+    followers: tokio::sync::Mutex<JoinSet<()>>,
+    holds: Mutex<HashMap<u64, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Producers {
-    /// The batches of `producer`.
-    pub(super) fn batches(&self, producer: u64) -> Arc<tokio::sync::Mutex<Batches>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (by_number, askings) = &mut *known;
-        *askings += 1;
-        let at = *askings;
-        if by_number.len() >= PRODUCERS_MAX && !by_number.contains_key(&producer) {
-            // One whose batch is being appended is not silent.
-            let idle = by_number.iter().filter(|(_, known)| Arc::strong_count(&known.batches) == 1);
-            if let Some(silent) = idle.min_by_key(|(_, known)| known.at).map(|(&number, _)| number) {
-                by_number.remove(&silent);
+    /// The producers of `bus`, whose processors save their state in `warm`; without it the log is read
+    /// from its beginning. `is_shared`: other processes append to it too.
+    pub fn new(bus: Arc<dyn Bus>, warm: Option<Arc<dyn Warm>>, is_shared: bool) -> Self {
+        let partitions = (0..bus.partitions()).map(|_| Partition::default()).collect();
+        Self {
+            bus,
+            warm,
+            is_shared,
+            partitions,
+            is_begun: AtomicBool::new(false),
+            followers: tokio::sync::Mutex::default(),
+            holds: Mutex::default(),
+        }
+    }
+
+    /// Reads what was stored before, unless that is done. Waits for a store that is away, for about a
+    /// minute.
+    pub async fn begin(&self) -> Result<(), IntakeError> {
+        if self.is_begun.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut followers = self.followers.lock().await;
+        if self.is_begun.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        followers.abort_all();
+        let mut backoff = Backoff::new(jitter_seed());
+        for partition in 0..self.bus.partitions() {
+            let (memory, reader) = loop {
+                match self.read(partition).await {
+                    Ok(read) => break read,
+                    Err(error) if error.is_passing() && backoff.tries() < TRIES_MAX => {
+                        tracing::warn!(partition, %error, "the last numbers of producers: trying again");
+                        tokio::time::sleep(backoff.next()).await;
+                    }
+                    Err(error) => return Err(IntakeError::Producers { reason: error.to_string() }),
+                }
+            };
+            let held = &self.partitions[usize::from(partition)];
+            *held.memory() = memory;
+            held.followed.send_replace(reader.offset());
+            if self.is_shared {
+                followers.spawn(follow(self.bus.clone(), self.partitions.clone(), partition, reader));
             }
         }
-        let entry = by_number.entry(producer).or_insert_with(|| Known { batches: Arc::default(), at });
-        entry.at = at;
-        entry.batches.clone()
+        self.is_begun.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The memory of a partition at the log's present end, and a reader there.
+    async fn read(&self, partition: u16) -> Result<(producers::Producers, Box<dyn BusReader>), ReadError> {
+        let mark = match &self.warm {
+            Some(warm) => warm.mark(partition).await?,
+            None => crate::tiering::warm::Mark::default(),
+        };
+        let state = PartitionState::restore(&mark.checkpoint);
+        let mut memory = state.map_err(|error| ReadError::State(error.to_string()))?.into_producers();
+        let bounds = self.bus.bounds(partition).await?;
+        let from = mark.next_offset.clamp(bounds.first, bounds.next);
+        let mut reader = self.bus.reader(partition, from).await?;
+        while reader.offset() < bounds.next {
+            let records = reader.next(READ_BYTES_MAX).await?;
+            take_in(&mut memory, &records);
+            tokio::task::yield_now().await;
+        }
+        Ok((memory, reader))
+    }
+
+    /// Makes the caller the only one that appends batches of `producer` in this process.
+    pub async fn hold(&self, producer: u64) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+            if holds.len() >= HOLDS_MAX {
+                holds.retain(|_, lock| Arc::strong_count(lock) > 1);
+            }
+            holds.entry(producer).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+
+    /// Those of a batch's records (by partition) that the log does not hold. `after`: the batch continues a
+    /// stream from that number.
+    pub fn new_records(
+        &self,
+        records: Vec<(u16, Bytes)>,
+        origin: Origin,
+        after: Option<u64>,
+    ) -> Result<Vec<(u16, Bytes)>, Refusal> {
+        let Origin { producer, .. } = origin;
+        let mut new = Vec::with_capacity(records.len());
+        for (partition, bytes) in records {
+            let memory = self.partitions[usize::from(partition)].memory();
+            match memory.look(origin, record::checksum(&bytes)) {
+                Standing::New => {}
+                Standing::Stored => continue,
+                Standing::Differs(last) => return Err(Refusal::Differs { producer, last }),
+                Standing::Passed(last) => return Err(Refusal::Passed { producer, last }),
+                Standing::Retired => return Err(Refusal::Retired { producer }),
+                Standing::Full => return Err(Refusal::Full),
+            }
+            if let (Some(last), Some(after)) = (memory.last(producer), after)
+                && last > after
+            {
+                return Err(Refusal::Overtaken { producer, last, after });
+            }
+            new.push((partition, bytes));
+        }
+        Ok(new)
+    }
+
+    /// Takes note of records that were appended, each by its partition and checksum.
+    pub fn appended(&self, origin: Origin, records: &[(u16, u32)]) {
+        // A memory that follows the log meets them there.
+        if !self.is_shared {
+            for (partition, checksum) in records {
+                self.partitions[usize::from(*partition)].memory().admit(origin, *checksum);
+            }
+        }
+    }
+
+    /// What was appended is not durable: the memory is read again before it is asked again.
+    pub fn failed(&self) {
+        if !self.is_shared {
+            self.is_begun.store(false, Ordering::Release);
+        }
+    }
+
+    /// Waits until readers have met records that are durable at `offsets`, and says whether they keep them.
+    pub async fn kept(&self, origin: Origin, records: &[(u16, u32)], offsets: &[u64]) -> Result<(), Refusal> {
+        if !self.is_shared {
+            return Ok(());
+        }
+        for ((partition, checksum), offset) in records.iter().zip(offsets) {
+            let partition = &self.partitions[usize::from(*partition)];
+            let mut followed = partition.followed.subscribe();
+            // The sender lives as long as the partitions do.
+            let _ = followed.wait_for(|followed| followed > offset).await;
+            let standing = partition.memory().look(origin, *checksum);
+            if let Standing::Differs(last) | Standing::Passed(last) = standing {
+                return Err(Refusal::Passed { producer: origin.producer, last });
+            }
+        }
+        Ok(())
+    }
+
+    /// What the log holds of `producer` at this moment.
+    pub async fn stored(&self, producer: u64) -> Result<StoredNumbers, IntakeError> {
+        self.begin().await?;
+        let mut stored = StoredNumbers::default();
+        for (number, partition) in (0..).zip(&*self.partitions) {
+            if self.is_shared {
+                let next = self.bus.bounds(number).await?.next;
+                let _ = partition.followed.subscribe().wait_for(|followed| *followed >= next).await;
+            }
+            let memory = partition.memory();
+            let last = memory.last(producer);
+            stored.is_retired |= last.is_none() && memory.is_retired(producer);
+            stored.last.push(last);
+            stored.first = stored.first.into_iter().chain(memory.first(producer)).min();
+        }
+        Ok(stored)
+    }
+}
+
+/// Why the memory could not be read.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Warm(#[from] WarmError),
+    #[error("{0}")]
+    State(String),
+}
+
+impl ReadError {
+    fn is_passing(&self) -> bool {
+        match self {
+            // Warm's mark has moved on meanwhile, and retention with it.
+            Self::Bus(error) => matches!(error, BusError::Unavailable { .. } | BusError::Trimmed { .. }),
+            Self::Warm(error) => error.is_passing(),
+            Self::State(_) => false,
+        }
+    }
+}
+
+/// Takes records in as every reader does. One that can't be read ends every reader, and says nothing here.
+fn take_in(memory: &mut producers::Producers, records: &[Record]) {
+    for record in records {
+        if let Ok(view) = RecordView::parse(&record.bytes) {
+            memory.admit(view.origin, view.checksum());
+        }
+    }
+}
+
+/// Keeps a partition's memory at the end of a log that others write to.
+async fn follow(
+    bus: Arc<dyn Bus>,
+    partitions: Arc<[Partition]>,
+    number: u16,
+    mut reader: Box<dyn BusReader>,
+) {
+    let partition = &partitions[usize::from(number)];
+    let mut backoff = Backoff::new(jitter_seed());
+    loop {
+        let offset = reader.offset();
+        let from = match reader.next(READ_BYTES_MAX).await {
+            Ok(records) => {
+                take_in(&mut partition.memory(), &records);
+                partition.followed.send_replace(reader.offset());
+                backoff.reset();
+                continue;
+            }
+            Err(BusError::Trimmed { first, .. }) => first,
+            Err(error) => {
+                tracing::warn!(partition = number, %error, "the numbers of producers can't be followed");
+                offset
+            }
+        };
+        loop {
+            tokio::time::sleep(backoff.next()).await;
+            match bus.reader(number, from).await {
+                Ok(opened) => break reader = opened,
+                Err(error) => {
+                    tracing::warn!(partition = number, %error, "the numbers of producers can't be followed");
+                }
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
     use super::*;
+    use crate::market::{PrevClose, Price, Tick, Timestamp};
+    use crate::server::gateway::MemoryBus;
+    use crate::server::intake::{Intake, IntakeMetrics};
 
-    #[test]
-    fn a_number_that_was_passed_over_comes_too_late() {
-        let mut batches = Batches::default();
-        for sequence in [1, 2] {
-            batches.admit(sequence).unwrap();
-            batches.taken(sequence);
-        }
-        batches.admit(3).unwrap();
-        batches.admit(4).unwrap();
-        batches.taken(4);
-        assert_eq!(batches.admit(3), Err(TooLate { taken: 4 }));
-        for again in [1, 2, 4] {
-            batches.admit(again).unwrap();
-        }
-        batches.admit(0).expect("from before this server: taken for one sent again");
+    fn tick(id: u64) -> Tick {
+        let (ts, price) = (Timestamp::from_nanos(id as i64), Price::from_nanos(1_000).unwrap());
+        Tick::PrevClose(PrevClose { symbol: "A".parse().unwrap(), ts, recv_ts: ts, price })
     }
 
-    #[test]
-    fn what_was_lost_may_come_again_unless_a_later_one_is_there() {
-        let mut batches = Batches::default();
-        (1..=4).for_each(|sequence| batches.taken(sequence));
-        batches.admit(1).unwrap();
-        batches.lost(2);
-        assert_eq!(batches.admit(2), Err(TooLate { taken: 4 }));
-        (3..=4).for_each(|sequence| batches.lost(sequence));
-        batches.admit(2).unwrap();
-        batches.taken(2);
-        assert_eq!(batches.runs, [(1, 2)]);
+    /// Sends batch `sequence` of producer 7 with the tick `id`: what is wrong with it, if anything.
+    async fn send(intake: &mut Intake, sequence: u64, id: u64) -> Result<(), String> {
+        let origin = Origin { producer: 7, sequence };
+        let appended = intake.take(&[tick(id)], origin, None).await.map_err(|error| error.to_string())?;
+        appended.durable.await.map(|_| ()).map_err(|error| error.to_string())
     }
 
-    #[test]
-    fn memory_is_bounded() {
-        let mut batches = Batches::default();
-        (0..10_000).for_each(|sequence| batches.taken(2 * sequence));
-        assert_eq!(batches.runs.len(), RUNS_MAX);
-        batches.admit(0).unwrap();
-        assert_eq!(batches.admit(19_997), Err(TooLate { taken: 19_998 }));
-        let producers = Producers::default();
-        let held = producers.batches(7);
-        held.try_lock().unwrap().taken(3);
-        (1_000..1_000 + 2 * PRODUCERS_MAX as u64).for_each(|producer| drop(producers.batches(producer)));
-        assert_eq!(producers.known.lock().unwrap().0.len(), PRODUCERS_MAX);
-        assert_eq!(producers.batches(7).try_lock().unwrap().runs, [(3, 3)], "it was in use");
-    }
-
-    proptest! {
-        #[test]
-        fn runs_are_the_set_of_what_was_taken(steps in prop::collection::vec((0_u64..40, any::<bool>()), 0..80)) {
-            let (mut batches, mut model) = (Batches::default(), BTreeSet::new());
-            batches.admit(0).unwrap();
-            for (sequence, is_taken) in steps {
-                if is_taken {
-                    batches.taken(sequence);
-                    model.insert(sequence);
-                } else {
-                    batches.lost(sequence);
-                    model.remove(&sequence);
+    /// The numbers of the records that readers keep.
+    async fn kept(bus: &MemoryBus) -> Vec<u64> {
+        let (mut memory, mut kept) = (producers::Producers::default(), Vec::new());
+        let next = bus.bounds(0).await.unwrap().next;
+        let mut reader = bus.reader(0, 0).await.unwrap();
+        while reader.offset() < next {
+            for record in reader.next(1 << 20).await.unwrap() {
+                let view = RecordView::parse(&record.bytes).unwrap();
+                if memory.admit(view.origin, view.checksum()) {
+                    kept.push(view.origin.sequence);
                 }
-                for asked in 0..40 {
-                    let fits = model.contains(&asked) || model.last().is_none_or(|last| *last < asked);
-                    prop_assert_eq!(batches.admit(asked).is_ok(), fits, "{} of {:?}", asked, model);
-                }
-                prop_assert!(batches.runs.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
             }
         }
+        kept
+    }
+
+    fn intake(bus: &Arc<MemoryBus>, is_shared: bool) -> Intake {
+        let producers = Producers::new(bus.clone(), None, is_shared);
+        Intake::new(bus.clone(), IntakeMetrics::default()).with_producers(Arc::new(producers))
+    }
+
+    #[tokio::test]
+    async fn numbers_survive_a_restart_and_hold_for_every_process() {
+        let bus = Arc::new(MemoryBus::new(1, 1_000));
+        let mut first = intake(&bus, true);
+        for sequence in [1, 2, 10, 11] {
+            send(&mut first, sequence, sequence).await.unwrap();
+        }
+        // Another process at the same time, and one that is started later.
+        for mut other in [intake(&bus, true), intake(&bus, false)] {
+            let refused = send(&mut other, 5, 5).await.unwrap_err();
+            assert!(refused.starts_with("producer 7 is at batch 11 already"), "{refused}");
+            let refused = send(&mut other, 1, 100).await.unwrap_err();
+            assert!(refused.starts_with("producer 7 stored other ticks under this number"), "{refused}");
+            send(&mut other, 10, 10).await.expect("it is stored");
+        }
+        assert_eq!(kept(&bus).await, [1, 2, 10, 11]);
+        assert_eq!(bus.bounds(0).await.unwrap().next, 4, "what is stored is not appended again");
+    }
+
+    #[tokio::test]
+    async fn what_two_processes_acknowledge_at_once_is_kept_by_readers() {
+        let bus = Arc::new(MemoryBus::new(1, 100_000));
+        let mut acknowledged = Vec::new();
+        let mut feeds = [intake(&bus, true), intake(&bus, true)];
+        for round in 0..500_u64 {
+            // Neither of the two knows of the other's batch when it appends its own.
+            let (low, high) = (2 * round + 1, 2 * round + 2);
+            let [one, two] = &mut feeds;
+            let (low_sent, high_sent) = tokio::join!(send(one, low, low), send(two, high, high));
+            high_sent.expect("nothing is above it");
+            acknowledged.extend(low_sent.is_ok().then_some(low));
+            acknowledged.push(high);
+            // The other process takes the same again.
+            send(one, high, high).await.expect("a repeat");
+        }
+        assert_eq!(kept(&bus).await, acknowledged);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_two_programs_bring_is_not_stored_twice() {
+        let bus = Arc::new(MemoryBus::new(1, 1_000));
+        let mut intake = intake(&bus, false);
+        let mut take = async |after, sequence| {
+            let origin = Origin { producer: 9, sequence };
+            intake.take(&[tick(sequence)], origin, Some(after)).await.map(|_| ())
+        };
+        take(0, 20).await.unwrap();
+        take(0, 20).await.expect("it is stored");
+        let refused = take(15, 25).await.unwrap_err().to_string();
+        assert!(refused.contains("is at batch 20, but this batch follows on 15"), "{refused}");
+        take(20, 25).await.unwrap();
+        assert_eq!(kept(&bus).await, [20, 25]);
     }
 }

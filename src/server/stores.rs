@@ -13,8 +13,10 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use prometheus_client::registry::Registry;
 
+use super::intake::{Intake, IntakeMetrics};
 use super::node::NodeError;
 use super::processor::{self, Processor, ProcessorConfig, ProcessorMetrics};
+use super::producers::Producers;
 use crate::bus::Bus;
 use crate::bus::epoch::{Held, Holder};
 use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
@@ -274,6 +276,12 @@ impl Stores {
         (Processor::start(into, settings, metrics), hot)
     }
 
+    /// The door to the log. It knows what producers have stored, by the state that processors keep in warm.
+    pub fn intake(&self, metrics: IntakeMetrics) -> Intake {
+        let producers = Producers::new(self.bus.clone(), Some(self.warm.clone()), self.is_shared());
+        Intake::new(self.bus.clone(), metrics).with_producers(Arc::new(producers))
+    }
+
     /// Redis as a gateway asks it, where hot is there, with a memory to fall back on; and whether the
     /// gateway has to fill that memory from the log.
     pub fn fallback_hot(&self, beside_processor: bool) -> Option<(Arc<FallbackHot>, bool)> {
@@ -329,6 +337,10 @@ impl Stores {
     /// What a server says of its stores, without keeping any of them open.
     pub fn watch(&self) -> Watched {
         Watched {
+            local_log: match &self.log {
+                Log::Local(bus) => Some(Arc::downgrade(bus)),
+                Log::Kafka(_) => None,
+            },
             kafka: match &self.log {
                 Log::Kafka(bus) => Some(Arc::downgrade(bus)),
                 Log::Local(_) => None,
@@ -408,6 +420,7 @@ impl Stores {
 
 /// What a server says of its stores while they are open.
 pub struct Watched {
+    local_log: Option<std::sync::Weak<LocalBus>>,
     kafka: Option<std::sync::Weak<KafkaBus>>,
     redis: Option<std::sync::Weak<RedisHot>>,
     local_warm: Option<std::sync::Weak<LocalWarm>>,
@@ -417,6 +430,9 @@ pub struct Watched {
 impl Watched {
     /// Why the process can't do its work, if it can't.
     pub fn not_ready(&self) -> Option<String> {
+        if let Some(log) = self.local_log.as_ref().and_then(std::sync::Weak::upgrade) {
+            return log.ready().err().map(|error| error.to_string());
+        }
         self.kafka.as_ref()?.upgrade()?.ready().err()
     }
 

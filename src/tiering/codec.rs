@@ -1,6 +1,7 @@
 //! Bytes of what the tiers keep for themselves: varints in, varints out, a checksum at the end.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use crate::market::{Bar, Price, Seq, Symbol, Timeframe, Timestamp};
 
@@ -54,6 +55,10 @@ impl Writer {
 
     pub(super) fn u8(&mut self, value: u8) {
         self.out.push(value);
+    }
+
+    pub(super) fn u32(&mut self, value: u32) {
+        self.out.extend_from_slice(&value.to_le_bytes());
     }
 
     pub(super) fn varint(&mut self, mut value: u64) {
@@ -113,16 +118,30 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Checks the checksum and the version.
     pub(super) fn new(bytes: &'a [u8], version: u8) -> Result<Self, CodecError> {
+        Self::of_versions(bytes, version..=version).map(|(_, reader)| reader)
+    }
+
+    /// Checks the checksum, and that the version is one of `versions`: which.
+    pub(super) fn of_versions(
+        bytes: &'a [u8],
+        versions: RangeInclusive<u8>,
+    ) -> Result<(u8, Self), CodecError> {
         let (body, sum) =
             bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(CodecError::Damaged("it is cut short"))?;
         let (&found, rest) = body.split_first().ok_or(CodecError::Damaged("it is cut short"))?;
-        if found != version {
+        if !versions.contains(&found) {
             return Err(CodecError::Version(found));
         }
         if checksum(body) != u64::from_le_bytes(*sum) {
             return Err(CodecError::Damaged("its checksum does not fit"));
         }
-        Ok(Self { bytes: rest })
+        Ok((found, Self { bytes: rest }))
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, CodecError> {
+        let (word, rest) = self.bytes.split_first_chunk().ok_or(CodecError::Damaged("a value is missing"))?;
+        self.bytes = rest;
+        Ok(u32::from_le_bytes(*word))
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, CodecError> {

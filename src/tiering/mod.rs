@@ -11,6 +11,7 @@ mod golden;
 pub mod history;
 pub mod hot;
 mod parquet;
+pub mod producers;
 pub mod seam;
 pub mod state;
 pub mod tiers;

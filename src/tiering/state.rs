@@ -13,18 +13,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 
 use super::codec::{CodecError, Reader, Writer};
+use super::producers::Producers;
 use crate::market::{Bar, Exchange, Seq, Symbol, SymbolTable, Tick, Timeframe, Timestamp, Trade, TradingDay};
 use crate::wire::record::Origin;
 
-/// The version of the saved state that is written and read.
-pub const STATE_VERSION: u8 = 1;
-
-/// How many producers of a partition are remembered; past it the one that was silent longest is
-/// forgotten, and its repeats would no longer be known.
-pub const PRODUCERS_MAX: usize = 1024;
+/// The version of the saved state that is written. Version 1, which kept the last number of each
+/// producer alone, is read too.
+pub const STATE_VERSION: u8 = 2;
 
 /// Minutes with trades of each symbol and day that are kept at hand.
 const MINUTES_MAX: usize = 4;
@@ -37,7 +35,7 @@ const DAYS_MAX: usize = NEWEST_DAYS + 1;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
     /// Written by another version of the program.
-    #[error("a processor state of version {0}; this program reads version 1: use a newer stk")]
+    #[error("a processor state of version {0}; this program reads versions 1 and 2: use a newer stk")]
     Version(u8),
     /// Cut short or altered.
     #[error("a processor state is damaged: {0}")]
@@ -51,13 +49,6 @@ impl From<CodecError> for StateError {
             CodecError::Damaged(what) => Self::Damaged(what),
         }
     }
-}
-
-/// The last batch of a producer, and when it was heard in the order of admissions.
-#[derive(Clone, Copy)]
-struct Heard {
-    sequence: u64,
-    at: u64,
 }
 
 /// A bar, the place of the last tick in it, and whether it changed since it was taken.
@@ -102,9 +93,7 @@ struct SymbolBars {
 #[derive(Default)]
 pub struct PartitionState {
     partition: u16,
-    producers: HashMap<u64, Heard>,
-    admissions: u64,
-    producers_evicted: u64,
+    producers: Producers,
     table: SymbolTable,
     symbols: Vec<SymbolBars>,
     /// Numbers of the symbols with changed bars.
@@ -123,31 +112,20 @@ impl PartitionState {
         Self::default()
     }
 
-    /// Whether the record of `origin` is new. A repeat (its producer's sequence did not rise) is
-    /// to be skipped as a whole.
-    pub fn admit(&mut self, origin: Origin) -> bool {
-        self.admissions += 1;
-        let at = self.admissions;
-        if let Some(heard) = self.producers.get_mut(&origin.producer) {
-            heard.at = at;
-            let new = origin.sequence > heard.sequence;
-            heard.sequence = heard.sequence.max(origin.sequence);
-            return new;
-        }
-        if self.producers.len() >= PRODUCERS_MAX {
-            let silent = self.producers.iter().min_by_key(|(_, heard)| heard.at).map(|(&id, _)| id);
-            if let Some(silent) = silent {
-                self.producers.remove(&silent);
-                self.producers_evicted += 1;
-            }
-        }
-        self.producers.insert(origin.producer, Heard { sequence: origin.sequence, at });
-        true
+    /// Whether the record of `origin`, which has this checksum, is new. A repeat (its producer's
+    /// sequence did not rise) must be skipped as a whole.
+    pub fn admit(&mut self, origin: Origin, checksum: u32) -> bool {
+        self.producers.admit(origin, checksum)
     }
 
-    /// How many producers were forgotten by this value since it was made or restored.
-    pub fn producers_evicted(&self) -> u64 {
-        self.producers_evicted
+    /// The producers heard so far.
+    pub fn producers(&self) -> &Producers {
+        &self.producers
+    }
+
+    /// The same, without the rest of the state.
+    pub fn into_producers(self) -> Producers {
+        self.producers
     }
 
     /// The number of `symbol` in [`PartitionState::symbols`]: a record's symbols are numbered once,
@@ -348,15 +326,10 @@ impl PartitionState {
 
     /// The state as bytes. Changed bars that were not taken are not remembered as changed.
     pub fn save(&self) -> Bytes {
-        let mut out = Writer::new(STATE_VERSION, 64 + 16 * self.producers.len() + 256 * self.symbols.len());
+        let mut out =
+            Writer::new(STATE_VERSION, 64 + self.producers.saved_bytes() + 256 * self.symbols.len());
         out.varint(u64::from(self.partition));
-        let mut producers: Vec<_> = self.producers.iter().collect();
-        producers.sort_unstable_by_key(|(_, heard)| heard.at);
-        out.varint(producers.len() as u64);
-        for (&id, heard) in producers {
-            out.varint(id);
-            out.varint(heard.sequence);
-        }
+        self.producers.save(&mut out);
         out.varint(self.symbols.len() as u64);
         for (&symbol, bars) in self.table.symbols().iter().zip(&self.symbols) {
             out.symbol(symbol);
@@ -395,16 +368,11 @@ impl PartitionState {
         if bytes.is_empty() {
             return Ok(state);
         }
-        let mut input = Reader::new(bytes, STATE_VERSION)?;
+        let (version, mut input) = Reader::of_versions(bytes, 1..=STATE_VERSION)?;
         state.partition =
             u16::try_from(input.varint()?).map_err(|_| StateError::Damaged("a partition is out of range"))?;
         let partition = state.partition;
-        let producers = input.count(2)?;
-        state.producers = HashMap::with_capacity(producers.min(PRODUCERS_MAX));
-        for _ in 0..producers {
-            let (producer, sequence) = (input.varint()?, input.varint()?);
-            state.admit(Origin { producer, sequence });
-        }
+        state.producers = Producers::restore(&mut input, version)?;
         for expected in 0..input.count(3)? {
             let symbol = input.symbol()?;
             let number = state.number(symbol) as usize;
@@ -443,7 +411,6 @@ impl PartitionState {
             state.pending.insert((symbol, day), input.place(partition)?);
         }
         input.end()?;
-        state.producers_evicted = 0;
         Ok(state)
     }
 }
@@ -589,6 +556,7 @@ mod tests {
     use super::*;
     use crate::market::{Cancel, Conditions, Correction, Exchange, Price, Quote, Tape, TradeTerms};
     use crate::tiering::golden;
+    use crate::tiering::producers::Standing;
 
     /// What happens next in a made-up log.
     #[derive(Clone, Debug)]
@@ -838,25 +806,10 @@ mod tests {
     fn repeats_are_known_by_producer() {
         let mut state = PartitionState::new();
         let origin = |producer, sequence| Origin { producer, sequence };
-        assert!(state.admit(origin(1, 5)) && state.admit(origin(2, 1)) && state.admit(origin(1, 6)));
-        assert!(!state.admit(origin(1, 6)) && !state.admit(origin(1, 5)));
+        assert!(state.admit(origin(1, 5), 0) && state.admit(origin(2, 1), 0) && state.admit(origin(1, 6), 0));
+        assert!(!state.admit(origin(1, 6), 0) && !state.admit(origin(1, 5), 0));
         let mut restored = PartitionState::restore(&state.save()).unwrap();
-        assert!(!restored.admit(origin(2, 1)) && restored.admit(origin(2, 2)));
-    }
-
-    #[test]
-    fn the_producer_silent_longest_is_forgotten() {
-        let mut state = PartitionState::new();
-        for producer in 0..PRODUCERS_MAX as u64 {
-            assert!(state.admit(Origin { producer, sequence: 9 }));
-        }
-        assert!(!state.admit(Origin { producer: 0, sequence: 9 }), "heard again, though a repeat");
-        assert!(state.admit(Origin { producer: 1 << 40, sequence: 1 }));
-        assert_eq!(state.producers_evicted(), 1);
-        let mut state = PartitionState::restore(&state.save()).unwrap();
-        assert!(!state.admit(Origin { producer: 0, sequence: 9 }));
-        assert!(!state.admit(Origin { producer: 2, sequence: 9 }));
-        assert!(state.admit(Origin { producer: 1, sequence: 9 }), "the one that was forgotten");
+        assert!(!restored.admit(origin(2, 1), 0) && restored.admit(origin(2, 2), 0));
     }
 
     #[test]
@@ -899,10 +852,10 @@ mod tests {
     }
 
     #[test]
-    fn a_state_of_version_1_is_read_for_ever() {
+    fn states_of_both_versions_are_read_for_ever() {
         let mut state = PartitionState::new();
-        state.admit(Origin { producer: 0x1122_3344_5566_7788, sequence: 42 });
-        state.admit(Origin { producer: 7, sequence: 1 });
+        state.admit(Origin { producer: 0x1122_3344_5566_7788, sequence: 42 }, 0x0102_0304);
+        state.admit(Origin { producer: 7, sequence: 1 }, 0xffff_ffff);
         let steps = (0..6)
             .map(|minute| Step::Trade {
                 symbol: (minute % 2) as u8,
@@ -917,15 +870,22 @@ mod tests {
         for (offset, tick) in (1000..).zip(ticks.iter().filter_map(|(tick, _)| tick.as_ref())) {
             state.apply(Seq { partition: 3, offset, index: 5 }, tick);
         }
-        let stored = golden::check("state-v1.txt", &state.save());
-        let mut read = PartitionState::restore(&stored).unwrap();
-        assert_eq!(read.save(), stored);
-        assert_eq!(read.bars().collect::<Vec<_>>(), state.bars().collect::<Vec<_>>());
-        assert_eq!(read.take_rebuilds(), state.take_rebuilds());
-        assert!(!read.admit(Origin { producer: 7, sequence: 1 }));
+        let stored = golden::check("state-v2.txt", &state.save());
+        assert_eq!(PartitionState::restore(&stored).unwrap().save(), stored);
+        let rebuilds = state.take_rebuilds();
+        for (stored, standing) in
+            [(stored, Standing::Stored), (golden::read("state-v1.txt"), Standing::Passed(1))]
+        {
+            let mut read = PartitionState::restore(&stored).unwrap();
+            assert_eq!(read.bars().collect::<Vec<_>>(), state.bars().collect::<Vec<_>>());
+            assert_eq!(read.take_rebuilds(), rebuilds);
+            let last = Origin { producer: 7, sequence: 1 };
+            assert_eq!(read.producers().look(last, 0xffff_ffff), standing);
+            assert!(!read.admit(last, 0xffff_ffff) && read.admit(Origin { sequence: 2, ..last }, 1));
+        }
         assert_eq!(
             PartitionState::restore(&[9; 20]).err().map(|error| error.to_string()).unwrap_or_default(),
-            "a processor state of version 9; this program reads version 1: use a newer stk"
+            "a processor state of version 9; this program reads versions 1 and 2: use a newer stk"
         );
     }
 

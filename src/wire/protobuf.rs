@@ -2,6 +2,7 @@
 //! time of receipt, and the messages of the ingest endpoint.
 
 use super::message::{BarChannel, Message, WireError};
+use super::record::StoredNumbers;
 use crate::market::{
     self, Conditions, Exchange, GapKind, Kind, Price, Symbol, Tape, Tick, Timeframe, Timestamp, TradeTerms,
 };
@@ -326,6 +327,29 @@ fn read_bar(bar: &v1::Bar) -> Result<Message, WireError> {
         close_ts: ts,
     };
     Ok(Message::Bar(channel, bar))
+}
+
+impl From<StoredNumbers> for v1::StoredNumbers {
+    fn from(stored: StoredNumbers) -> Self {
+        let StoredNumbers { first, last, is_retired } = stored;
+        Self {
+            first: first.map(|(first, _)| first),
+            first_checksum: first.map_or(0, |(_, checksum)| checksum),
+            last: last.into_iter().map(|last| last.map_or(0, |last| last.saturating_add(1))).collect(),
+            is_retired,
+        }
+    }
+}
+
+impl From<v1::StoredNumbers> for StoredNumbers {
+    fn from(stored: v1::StoredNumbers) -> Self {
+        let v1::StoredNumbers { first, first_checksum, last, is_retired } = stored;
+        Self {
+            first: first.map(|first| (first, first_checksum)),
+            last: last.into_iter().map(|last| last.checked_sub(1)).collect(),
+            is_retired,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -61,6 +61,18 @@ pub struct Origin {
     pub sequence: u64,
 }
 
+/// What the log holds of a producer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredNumbers {
+    /// The producer's first number, with the [`checksum`] of its record; `None` for a producer that was
+    /// never heard.
+    pub first: Option<(u64, u32)>,
+    /// By partition, the highest number.
+    pub last: Vec<Option<u64>>,
+    /// Whether the producer was heard so long ago that its numbers are no longer known.
+    pub is_retired: bool,
+}
+
 /// What rows are relative to; the same on both sides.
 #[derive(Default)]
 struct Last {
@@ -286,6 +298,12 @@ pub struct RecordView<'a> {
     symbols: Vec<Symbol>,
     base: i64,
     rows: &'a [u8],
+    bytes: &'a [u8],
+}
+
+/// The checksum by which a record that is sent again is told from another one under the same number.
+pub fn checksum(record: &[u8]) -> u32 {
+    xxhash_rust::xxh3::xxh3_64(record) as u32
 }
 
 impl<'a> RecordView<'a> {
@@ -312,7 +330,12 @@ impl<'a> RecordView<'a> {
             let name = input.take(usize::from(len), "the symbols")?;
             symbols.push(Symbol::from_bytes(name).map_err(value)?);
         }
-        Ok(Self { origin, ticks, symbols, base, rows: input.bytes })
+        Ok(Self { origin, ticks, symbols, base, rows: input.bytes, bytes })
+    }
+
+    /// The record's [`checksum`].
+    pub fn checksum(&self) -> u32 {
+        checksum(self.bytes)
     }
 
     /// The symbols in the record, in the order of first sight. Few records hold all of a

@@ -197,27 +197,54 @@ pub struct Bar {
 /// Ticks that a program brings.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct IngestBatch {
-    /// Who brings them; with the sequence it makes a repeat visible, and harmless.
+    /// The program that brings them: a number that no other program uses. With the sequence it makes a
+    /// batch that is sent again harmless.
     #[prost(fixed64, tag = "1")]
     pub producer: u64,
-    /// The producer's batch number; rises by one.
+    /// The producer's batch number. Rises from batch to batch for as long as the producer is used, across
+    /// restarts of the program and of the server too.
     #[prost(uint64, tag = "2")]
     pub sequence: u64,
     /// At most 4,096.
     #[prost(message, repeated, tag = "3")]
     pub ticks: ::prost::alloc::vec::Vec<Tick>,
+    /// The number that this batch follows on, of a stream that one program alone brings: the batch is
+    /// refused where the log is past that number.
+    #[prost(uint64, optional, tag = "4")]
+    pub after: ::core::option::Option<u64>,
+    /// Asks what the log holds of the producer; the batch has no ticks then.
+    #[prost(bool, tag = "5")]
+    pub asks: bool,
 }
 /// Says that a batch is durable, or why it is refused.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct IngestAck {
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
-    /// Where its records stand in the log.
+    /// Where its records are in the log; none for records that the log held already.
     #[prost(message, repeated, tag = "2")]
     pub positions: ::prost::alloc::vec::Vec<Position>,
     /// Empty: the batch is durable.
     #[prost(string, tag = "3")]
     pub error: ::prost::alloc::string::String,
+    /// The answer to a question.
+    #[prost(message, optional, tag = "4")]
+    pub stored: ::core::option::Option<StoredNumbers>,
+}
+/// What the log holds of a producer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredNumbers {
+    /// The first number, with the checksum of its record.
+    #[prost(uint64, optional, tag = "1")]
+    pub first: ::core::option::Option<u64>,
+    #[prost(fixed32, tag = "2")]
+    pub first_checksum: u32,
+    /// By partition, one above the highest number; 0 where there is none.
+    #[prost(uint64, repeated, tag = "3")]
+    pub last: ::prost::alloc::vec::Vec<u64>,
+    /// The producer was heard so long ago that its numbers are no longer known.
+    #[prost(bool, tag = "4")]
+    pub is_retired: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Position {

@@ -24,7 +24,7 @@ const DAY: &str = "2025-03-07";
 const TRADES: u64 = 1_000;
 
 fn replayed(home: &Home, capture: &str) {
-    let shown = home.run(&["replay", capture, "--speed", "max", "--data", &data(home)]);
+    let shown = home.run(&["replay", capture, "--again", "--speed", "max", "--data", &data(home)]);
     assert!(shown.starts_with("exit: 0\n"), "{shown}");
 }
 
@@ -107,7 +107,8 @@ fn a_chain_that_holds_is_shown_with_its_counts() {
     };
     assert_eq!((sum("trade"), sum("quote")), (TRADES, TRADES));
     let (producers, _) = lines(&mut of_home(&home), "producer");
-    assert_eq!((producers.len(), &producers[0]["missing"]), (1, &0.into()), "{producers:?}");
+    // A capture's numbers are those of its messages.
+    assert_eq!((producers.len(), &producers[0]["repeats"]), (1, &0.into()), "{producers:?}");
 
     archive(&home, "36600");
     let shown = audit(&home);
@@ -190,7 +191,7 @@ fn rows_that_warm_has_otherwise_than_the_log_are_named_with_their_offset() {
 fn what_the_archive_has_lost_is_named() {
     let home = Home::new();
     let capture = write_capture(&home, 100).display().to_string();
-    // Each replay is a producer of its own: what it brings of the day is late, and a supplement.
+    // Each replay is a session of its own: what it brings of the day is late, and a supplement.
     for _ in 0..3 {
         replayed(&home, &capture);
         archive(&home, "36600");

@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use stk::client::ingest::{IngestClient, IngestError};
 use stk::fail::FAIL_POINTS;
 use stk::feed::sim::{Sim, SimConfig};
-use stk::market::{Cancel, RowDigest, Status, Tape, Tick, TradingDay};
+use stk::market::{Cancel, RowDigest, Status, Tape, Tick, TimeRange, Timestamp, TradingDay};
 use tokio::sync::oneshot;
 
 use super::support::{self, PATIENCE};
@@ -264,23 +264,29 @@ pub(crate) async fn bring(client: &mut IngestClient, ticks: &[Tick]) {
     client.flush().await.expect("acknowledged in the end");
 }
 
-/// Appends `megabytes` to the log of whoever takes ticks at `ingest` that every reader drops: the
-/// producer's first batch again, by its number. An error if the server dies meanwhile.
+/// The times of all rounds, which are after those of [`weigh_down`].
+pub(crate) fn rounds() -> TimeRange {
+    TimeRange { from: "2010-01-04T00:00:00Z".parse().expect("a time"), to: Timestamp::MAX }
+}
+
+/// Appends `megabytes` to the log of the server that takes ticks at `ingest`: statuses of a day before all
+/// rounds. An error if the server dies meanwhile.
 pub(crate) async fn weigh_down(ingest: &str, megabytes: usize) -> Result<(), IngestError> {
-    let is_trade = |tick: &Tick| matches!(tick, Tick::Trade(_));
-    let trade = ticks(0, 100).into_iter().find(is_trade).expect("there are trades");
+    let ts: Timestamp = "2001-01-02T15:00:00Z".parse().expect("a time");
     let status = Tick::Status(Box::new(Status {
-        symbol: trade.symbol().expect("a trade has one"),
-        ts: trade.ts(),
-        recv_ts: trade.ts(),
+        symbol: "BALLAST".parse().expect("a symbol"),
+        ts,
+        recv_ts: ts,
         code: "H".into(),
         message: "x".repeat(1 << 20).into(),
         reason_code: "".into(),
         reason_message: "".into(),
         tape: Tape::A,
     }));
+    // No other call has the same.
+    let producer = Timestamp::now().nanos() as u64;
+    let mut client = support::ingest(ingest, producer, 0).await?;
     for _ in 0..megabytes {
-        let mut client = support::ingest(ingest, PRODUCER, 0).await?;
         client.send(std::slice::from_ref(&status)).await?;
         client.flush().await?;
     }

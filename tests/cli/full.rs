@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::serve::write_capture;
-use super::support::{Home, Server};
+use super::support::{Home, Server, metric};
 
 /// A small disk, unmounted when dropped.
 struct Disk<'a>(&'a Path);
@@ -56,7 +56,7 @@ fn a_full_disk_is_named_and_what_was_accepted_is_there_once_there_is_room() {
     let shown = home.shown(history.env("STK_LOG_FREE_BYTES_MIN", "0"));
     assert!(shown.starts_with("exit: 0\n") && !shown.contains("are missing"), "{shown}");
     assert_eq!(shown.lines().filter(|line| line.starts_with("AAPL,")).count(), 5, "{shown}");
-    let mut replay = home.stk(&["replay", &capture, "--speed", "max", "--data", &data]);
+    let mut replay = home.stk(&["replay", &capture, "--again", "--speed", "max", "--data", &data]);
     let shown = home.shown(replay.env("STK_LOG_FREE_BYTES_MIN", "0"));
     assert!(shown.starts_with("exit: 0\n") && shown.contains("40000 ticks durable"), "{shown}");
 }
@@ -66,8 +66,9 @@ fn below_its_limit_of_free_space_a_server_refuses_ticks_and_goes_on_with_what_it
     let home = Home::new();
     let capture = write_capture(&home, 60).display().to_string();
     let data = home.path("data");
-    let replay =
-        |server: &Server| home.run(&["replay", &capture, "--speed", "max", "--ingest", &server.ingest]);
+    let replay = |server: &Server| {
+        home.run(&["replay", &capture, "--again", "--speed", "max", "--ingest", &server.ingest])
+    };
     let server = Server::start(&home, &data, &[]);
     let taken = replay(&server);
     assert!(taken.contains("120 ticks durable"), "{taken}");
@@ -77,7 +78,7 @@ fn below_its_limit_of_free_space_a_server_refuses_ticks_and_goes_on_with_what_it
     let server = Server::start_with(&home, &data, "127.0.0.1:0", &[], &env);
     let refused = replay(&server);
     assert!(refused.starts_with("exit: 1\n"), "{refused}");
-    let reason = "the server refused batch 1: the disk of [HOME]/data/log is full: ";
+    let reason = "the server refused batch 4096: the disk of [HOME]/data/log is full: ";
     assert!(refused.contains(reason) && refused.contains("at least 1000000000"), "{refused}");
     let rows = |shown: &str| shown.lines().filter(|line| line.starts_with("AAPL,")).count();
     let served = home.run(&["history", "AAPL", "--server", &server.address]);
@@ -87,4 +88,31 @@ fn below_its_limit_of_free_space_a_server_refuses_ticks_and_goes_on_with_what_it
     assert_eq!(code, Some(0), "{said:#?}");
     let stored = home.run(&["history", "AAPL", "--data", &data.display().to_string()]);
     assert!(stored.contains("covers warm: nothing is missing") && rows(&stored) == 30, "{stored}");
+}
+
+/// What the server answers at `path`.
+fn answer(server: &Server, path: &str) -> String {
+    let url = format!("http://{}{path}", server.address);
+    let asked = Command::new("curl").args(["-s", &url]).output().expect("curl is there");
+    String::from_utf8_lossy(&asked.stdout).into_owned()
+}
+
+#[test]
+fn a_feed_that_met_a_full_disk_comes_back_when_there_is_room() {
+    let home = Home::new();
+    let small = home.path("small");
+    let Some(disk) = Disk::mount(&small, 64 << 20) else { return };
+    let env = [("STK_LOG_FREE_BYTES_MIN", "134217728")];
+    let data = small.join("data");
+    let server = Server::start_with(&home, &data, "127.0.0.1:0", &["--feed", "sim:rate=100"], &env);
+    let said = answer(&server, "/readyz");
+    assert!(said.contains("is full: "), "{said}");
+    let served = answer(&server, "/v1/history?symbols=AAPL&kind=trades&format=csv");
+    assert!(served.starts_with("symbol,"), "what is stored is served: {served}");
+    disk.grow(1 << 30);
+    server.await_ready();
+    assert!(metric(&server.address, "intake_feed_restarts_total") > 0.0);
+    assert!(metric(&server.address, "intake_ticks_total") > 0.0);
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
 }

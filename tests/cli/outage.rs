@@ -174,7 +174,9 @@ impl Plant {
     fn play(&mut self, segments: &[(Timestamp, Vec<Vec<u8>>)]) -> Child {
         let path = self.home.path(&format!("load-{}.pcap", self.played.len()));
         std::fs::write(&path, make::capture(segments)).expect("written");
-        let args = ["replay", &path.display().to_string(), "--speed", "1", "--ingest", &self.feed.ingest];
+        // All of them are of one session, which they fill with different messages.
+        let path_shown = path.display().to_string();
+        let args = ["replay", &path_shown, "--again", "--speed", "1", "--ingest", &self.feed.ingest];
         let mut replay = self.home.stk(&args);
         let replay = replay.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs");
         self.played.push(path);
@@ -307,7 +309,8 @@ impl Plant {
         // The same captures on one machine.
         let data = self.home.path(&format!("data-{}", self.played.len())).display().to_string();
         for capture in &self.played {
-            let args = ["replay", &capture.display().to_string(), "--speed", "max", "--data", &data];
+            let args =
+                ["replay", &capture.display().to_string(), "--again", "--speed", "max", "--data", &data];
             let replayed = self.home.run(&args);
             assert!(replayed.starts_with("exit: 0\n"), "{replayed}");
         }

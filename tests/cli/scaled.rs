@@ -103,9 +103,9 @@ impl Scaled {
     }
 }
 
-/// The digest of all that history holds of each kind, and what it cost.
+/// The digest of all that history holds of each kind (but for ballast), and what it cost.
 pub(crate) async fn digests(config: &Config) -> (Digests, HistoryStats) {
-    let (mut digests, cost) = digests_within(config, &[TimeRange::ALL]).await;
+    let (mut digests, cost) = digests_within(config, &[super::crash::rounds()]).await;
     (digests.remove(0), cost)
 }
 
@@ -250,7 +250,7 @@ async fn what_a_killed_processor_had_the_other_one_takes_over() {
     let before = gained(&heir);
     // Rounds of the same ticks: before it dies, while its partitions are nobody's, and after.
     let play = |to: &[&str]| {
-        let played = home.run(&[&["replay", &capture, "--speed", "max"], to].concat());
+        let played = home.run(&[&["replay", &capture, "--speed", "max", "--again"], to].concat());
         assert!(played.contains("120 ticks durable"), "{played}");
     };
     play(&["--ingest", &feed.ingest]);

@@ -169,7 +169,7 @@ impl Raw {
 }
 
 fn batch(sequence: u64, ticks: Vec<v1::Tick>) -> Message {
-    Message::binary(v1::IngestBatch { producer: 5, sequence, ticks }.encode_to_vec())
+    Message::binary(v1::IngestBatch { producer: 5, sequence, ticks, ..Default::default() }.encode_to_vec())
 }
 
 #[tokio::test]
@@ -246,10 +246,33 @@ async fn a_batch_below_one_that_was_taken_is_refused_unless_it_is_a_repeat() {
     assert_eq!(raw.ask_all(vec![good(1), good(3)]).await, [accepted(1), accepted(3)], "repeats");
     let mut other = Raw::open(endpoint.address, "/ingest").await.unwrap();
     let answers = other.ask_all(vec![good(2)]).await;
-    let expected = "it was not taken before batch 3 was, and would now be dropped as a repeat; \
-        send its ticks under a number above that";
+    let expected = "producer 5 is at batch 3 already, and this batch is not among its last stored ones; \
+        send new ticks under a number above 3";
     assert_eq!(answers, [(2, expected.to_owned())]);
     assert!(other.answer().await.is_none());
     assert_eq!(raw.ask_all(vec![good(4)]).await, [accepted(4)]);
     assert!(!logged(&endpoint.bus).await.contains(&(2, 2)));
+}
+
+/// However many producers are heard in between, a batch that is sent again counts once.
+#[tokio::test]
+async fn a_batch_sent_again_after_thousands_of_other_producers_is_stored_once() {
+    let endpoint = endpoint().await;
+    let mut raw = Raw::open(endpoint.address, "/ingest").await.unwrap();
+    assert_eq!(raw.ask_all(vec![good(1)]).await, [accepted(1)]);
+    for others in (100..3_100_u64).collect::<Vec<_>>().chunks(50) {
+        let one = |producer: &u64| {
+            let ticks = vec![(&trade("AAPL", *producer)).into()];
+            Message::binary(
+                v1::IngestBatch { producer: *producer, sequence: 1, ticks, ..Default::default() }
+                    .encode_to_vec(),
+            )
+        };
+        let answers = raw.ask_all(others.iter().map(one).collect()).await;
+        assert!(answers.iter().all(|answer| *answer == accepted(1)), "{answers:?}");
+    }
+    assert_eq!(raw.ask_all(vec![good(1)]).await, [accepted(1)]);
+    let logged = logged(&endpoint.bus).await;
+    assert_eq!(logged.iter().filter(|(_, id)| *id == 1).count(), 1);
+    assert_eq!(logged.len(), 3_001);
 }

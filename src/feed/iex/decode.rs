@@ -28,7 +28,7 @@ use super::tally::Tally;
 use crate::feed::gaps::{Event, SequenceTracker, Verdict};
 use crate::market::{
     Cancel, Conditions, Exchange, Gap, GapKind, PrevClose, Price, Quote, Status, Symbol, Tape, Tick,
-    Timestamp, Trade,
+    Timestamp, Trade, TradingDay,
 };
 
 /// Bytes of a segment's header.
@@ -40,11 +40,57 @@ const CHANNELS_MAX: usize = 1024;
 /// The most symbols whose halt is remembered; further halts are told all the same.
 const HALTS_MAX: usize = 1 << 16;
 
+/// A numbered stream: one channel of a session on one day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stream {
+    /// IEX-TP's session.
+    pub session: u32,
+    /// IEX-TP's channel.
+    pub channel: u32,
+    /// The day it was sent on, in New York.
+    pub day: TradingDay,
+    /// Whether it is a repetition of a capture: all further ones are one stream.
+    pub is_repeat: bool,
+}
+
+/// A tick's place in its stream: the same whenever the stream is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The stream.
+    pub stream: Stream,
+    /// Rises from tick to tick of a stream. A message in order has its sequence number, shifted by 12
+    /// bits; what comes between two of them (late messages, gaps) counts on from the first.
+    pub position: u64,
+    /// Whether messages are missing before it, which another capture may have.
+    pub follows_hole: bool,
+}
+
+impl Place {
+    /// The place of a tick where nobody asks for places.
+    pub(super) const UNKNOWN: Self = Self {
+        stream: Stream {
+            session: 0,
+            channel: 0,
+            day: TradingDay::from_days_since_epoch(0),
+            is_repeat: false,
+        },
+        position: 0,
+        follows_hole: false,
+    };
+}
+
+/// Bits of a position below the sequence number.
+const POSITION_BITS: u32 = 12;
+/// Bits of a position below the number of a repetition.
+const PASS_BITS: u32 = 44;
+
 /// Decodes segments to ticks, keeps the sequence numbers and counts everything.
 #[derive(Debug)]
 pub struct Decoder {
     /// What became of all that was seen.
     pub tally: Tally,
+    /// The places of the ticks that were decoded, where somebody wants and takes them.
+    pub places: Option<Vec<Place>>,
     lines: HashMap<u32, Line>,
     /// Distinguishes repeats of a capture: each is a new session.
     pass: u32,
@@ -62,6 +108,34 @@ struct Line {
     tracker: SequenceTracker,
     /// As gap records name it.
     source: Box<str>,
+    stream: Stream,
+    /// The position of the last tick.
+    position: u64,
+    /// The number after the highest message seen.
+    next: u64,
+    /// Whether messages are missing before the next tick.
+    follows_hole: bool,
+}
+
+impl Line {
+    /// Takes note of `ticks` gaps that were told.
+    fn place_told(&mut self, places: &mut Option<Vec<Place>>, ticks: usize) {
+        if let Some(places) = places {
+            // A hole is told of late, and lies before the message that follows it.
+            let follows_hole = std::mem::take(&mut self.follows_hole);
+            self.place(places, ticks, 0);
+            self.follows_hole = follows_hole;
+        }
+    }
+
+    /// Takes note of `ticks` more ticks, which lie at position `at` unless others did.
+    fn place(&mut self, places: &mut Vec<Place>, ticks: usize, at: u64) {
+        for _ in 0..ticks {
+            self.position = (self.position + 1).max(at);
+            let follows_hole = std::mem::take(&mut self.follows_hole);
+            places.push(Place { stream: self.stream, position: self.position, follows_hole });
+        }
+    }
 }
 
 struct Header {
@@ -90,6 +164,7 @@ impl Decoder {
     pub fn new() -> Self {
         Self {
             tally: Tally::default(),
+            places: None,
             lines: HashMap::new(),
             pass: 0,
             halts: HashMap::new(),
@@ -115,12 +190,18 @@ impl Decoder {
         self.tally.segments_damaged += u64::from(messages < announced);
         self.tally.messages += u64::from(messages);
 
+        let stream = Stream { session, channel, day: sent.trading_day(), is_repeat: self.pass > 0 };
         let line = self.lines.entry(channel).or_insert_with(|| Line {
             tracker: SequenceTracker::new(Some(1)),
             source: source(session, channel),
+            stream,
+            position: 0,
+            next: sequence,
+            follows_hole: false,
         });
         let counts_before = line.tracker.counts();
-        let Line { tracker, source: line_source } = line;
+        let ticks_before = ticks.len();
+        let Line { tracker, source: line_source, .. } = line;
         let key = u64::from(self.pass) << 32 | u64::from(session);
         let verdict = tracker.observe(key, sequence, u64::from(messages), recv_ts, &mut |event| {
             if matches!(event, Event::Reset(_)) {
@@ -135,8 +216,16 @@ impl Decoder {
         self.tally.missed = self.tally.missed.saturating_add(counts.missed - counts_before.missed);
         self.tally.resets += counts.resets - counts_before.resets;
         if verdict == Verdict::Stale {
+            // Of a session that is over, or messages that came before.
+            line.place_told(&mut self.places, ticks.len() - ticks_before);
             return;
         }
+        if line.stream != stream {
+            (line.stream, line.position, line.next) = (stream, 0, sequence);
+        }
+        line.follows_hole |= sequence > line.next;
+        line.next = line.next.max(sequence + u64::from(messages));
+        line.place_told(&mut self.places, ticks.len() - ticks_before);
 
         for index in 0..u64::from(messages) {
             let Some((message, after)) = split_message(rest) else { break };
@@ -146,8 +235,14 @@ impl Decoder {
             {
                 continue;
             }
+            let ticks_before = ticks.len();
             match self.message(message, recv_ts, ticks) {
-                Ok(()) => {}
+                Ok(()) => {
+                    if let (Some(places), Some(line)) = (&mut self.places, self.lines.get_mut(&channel)) {
+                        let at = u64::from(self.pass) << PASS_BITS | (sequence + index) << POSITION_BITS;
+                        line.place(places, ticks.len() - ticks_before, at);
+                    }
+                }
                 Err(Left::NotCarried) => {
                     self.tally.not_carried[usize::from(message.first().copied().unwrap_or(0))] += 1;
                 }
@@ -165,11 +260,13 @@ impl Decoder {
         let mut channels: Vec<u32> = self.lines.keys().copied().collect();
         channels.sort_unstable();
         for channel in channels {
-            let Some(Line { tracker, source }) = self.lines.get_mut(&channel) else { continue };
-            let before = tracker.counts();
-            tracker.finish(&mut |event| ticks.push(gap(event, now, now, source)));
-            self.tally.gaps += tracker.counts().gaps - before.gaps;
-            self.tally.missed = self.tally.missed.saturating_add(tracker.counts().missed - before.missed);
+            let Some(line) = self.lines.get_mut(&channel) else { continue };
+            let (before, ticks_before) = (line.tracker.counts(), ticks.len());
+            line.tracker.finish(&mut |event| ticks.push(gap(event, now, now, &line.source)));
+            let counts = line.tracker.counts();
+            self.tally.gaps += counts.gaps - before.gaps;
+            self.tally.missed = self.tally.missed.saturating_add(counts.missed - before.missed);
+            line.place_told(&mut self.places, ticks.len() - ticks_before);
         }
         self.pass += 1;
     }

@@ -9,10 +9,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::decode::Place;
 use super::reader::{IexReader, Selection};
+use super::session::Session;
 use super::tally::Tally;
+use crate::backoff::jitter_seed;
 use crate::feed::{BATCH_TICKS_MAX, Feed, FeedError, Pulled};
 use crate::market::{Tick, Timestamp};
+use crate::wire::record::{Origin, StoredNumbers};
 
 /// How fast a capture is played.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,8 +53,12 @@ pub struct IexFeed {
     reader: Option<Box<IexReader>>,
     /// Reads ahead, off the async threads.
     reading: Option<JoinHandle<Chunk>>,
-    ready: VecDeque<Tick>,
+    ready: VecDeque<(Tick, Place)>,
     ready_pass: u32,
+    /// What of the capture the log has, where that is asked for.
+    session: Option<Session>,
+    /// Under what the last batch goes into the log, and the number that it follows on.
+    origin: Option<(Origin, u64)>,
     /// When the pass's first tick was given out, and that tick's capture stamp.
     clock: Option<(Instant, Timestamp)>,
     error: Option<FeedError>,
@@ -60,8 +68,9 @@ pub struct IexFeed {
 
 struct Chunk {
     reader: Box<IexReader>,
-    ticks: Vec<Tick>,
+    ticks: Vec<(Tick, Place)>,
     pass: u32,
+    repetition: (i64, u64),
     more: Result<bool, FeedError>,
 }
 
@@ -77,11 +86,25 @@ impl IexFeed {
             reading: None,
             ready: VecDeque::new(),
             ready_pass: 0,
+            session: None,
+            origin: None,
             clock: None,
             error: None,
             subject: path.display().to_string(),
             tally: Tally::default(),
         })
+    }
+
+    /// The same, knowing its messages again: what the log holds of the capture's streams is skipped, and
+    /// the rest is added to it. `again`: all of it is stored once more, as a session of its own.
+    #[must_use]
+    pub fn identified(mut self, again: bool) -> Self {
+        if let Some(reader) = &mut self.reader {
+            reader.keep_places();
+            let again = if again { jitter_seed() | 1 } else { 0 };
+            self.session = Some(Session::new(again, reader.selection()));
+        }
+        self
     }
 
     /// What became of everything read so far, which at the end is the whole capture. Reading is
@@ -103,9 +126,11 @@ impl IexFeed {
         if let Some(mut reader) = self.reader.take() {
             self.reading = Some(tokio::task::spawn_blocking(move || {
                 let mut ticks = Vec::with_capacity(2 * BATCH_TICKS_MAX);
-                let pass = reader.pass();
+                let (pass, repetition) = (reader.pass(), reader.repetition());
                 let more = reader.read(&mut ticks);
-                Chunk { reader, ticks, pass, more }
+                let places = reader.take_places().into_iter().chain(std::iter::repeat(Place::UNKNOWN));
+                let ticks = ticks.into_iter().zip(places).collect();
+                Chunk { reader, ticks, pass, repetition, more }
             }));
         }
     }
@@ -118,9 +143,12 @@ impl IexFeed {
         let finished = reading.await;
         self.reading = None;
         match finished {
-            Ok(Chunk { reader, ticks, pass, more }) => {
+            Ok(Chunk { reader, ticks, pass, repetition, more }) => {
                 self.tally.clone_from(reader.tally());
                 self.ready = ticks.into();
+                if let Some(session) = &mut self.session {
+                    session.set_repetition(repetition);
+                }
                 if pass != self.ready_pass {
                     (self.ready_pass, self.clock) = (pass, None);
                 }
@@ -144,6 +172,29 @@ impl IexFeed {
         true
     }
 
+    fn refused(&self, reason: String) -> FeedError {
+        FeedError::Stored { subject: self.subject.clone(), reason }
+    }
+
+    /// Skips ticks that the log holds already. The producer that the log must be asked for first, if it is
+    /// not known what it holds.
+    fn skip_stored(&mut self) -> Result<Option<u64>, FeedError> {
+        let Some(session) = &mut self.session else { return Ok(None) };
+        while let Some((tick, place)) = self.ready.front() {
+            let asks = session.asks(place.stream);
+            if asks.is_some() {
+                return Ok(asks);
+            }
+            match session.is_stored(tick, *place) {
+                Ok(true) => session.already_stored += 1,
+                Ok(false) => break,
+                Err(reason) => return Err(self.refused(reason)),
+            }
+            self.ready.pop_front();
+        }
+        Ok(None)
+    }
+
     /// Waits until ticks are due; how many are.
     async fn due(&mut self, first: Timestamp) -> usize {
         let Speed::Factor(factor) = self.speed else { return self.ready.len() };
@@ -151,7 +202,12 @@ impl IexFeed {
         let due = |stamp: Timestamp| start + after(stamp.nanos_since(base), factor);
         tokio::time::sleep_until(due(first)).await;
         let now = Instant::now();
-        self.ready.iter().take(BATCH_TICKS_MAX).take_while(|tick| due(tick.recv_ts()) <= now).count().max(1)
+        self.ready
+            .iter()
+            .take(BATCH_TICKS_MAX)
+            .take_while(|(tick, _)| due(tick.recv_ts()) <= now)
+            .count()
+            .max(1)
     }
 }
 
@@ -169,9 +225,18 @@ impl Feed for IexFeed {
 
     async fn next(&mut self, ticks: &mut Vec<Tick>) -> Result<Pulled, FeedError> {
         loop {
-            if let Some(first) = self.ready.front().map(Tick::recv_ts) {
-                let due = self.due(first).await.min(BATCH_TICKS_MAX);
-                ticks.extend(self.ready.drain(..due));
+            if let Some(producer) = self.skip_stored()? {
+                return Ok(Pulled::Asks(producer));
+            }
+            if let Some(first) = self.ready.front().map(|(tick, _)| tick.recv_ts()) {
+                let mut due = self.due(first).await.min(BATCH_TICKS_MAX);
+                if let Some(session) = &mut self.session {
+                    let batch = session.batch(self.ready.iter().take(due));
+                    let batch = batch.map_err(|reason| self.refused(reason))?;
+                    due = batch.ticks;
+                    self.origin = Some((batch.origin, batch.after));
+                }
+                ticks.extend(self.ready.drain(..due).map(|(tick, _)| tick));
                 return Ok(Pulled::Ticks);
             }
             if let Some(error) = self.error.take() {
@@ -181,5 +246,24 @@ impl Feed for IexFeed {
                 return Ok(Pulled::End);
             }
         }
+    }
+
+    fn told(&mut self, stored: StoredNumbers) -> Result<(), FeedError> {
+        let (Some(session), Some((_, place))) = (&mut self.session, self.ready.front()) else {
+            return Ok(());
+        };
+        session.told(place.stream, stored).map_err(|reason| self.refused(reason))
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        self.origin.map(|(origin, _)| origin)
+    }
+
+    fn follows(&self) -> Option<u64> {
+        self.origin.map(|(_, after)| after)
+    }
+
+    fn already_stored(&self) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.already_stored)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A capture file ([`crate::feed::pcap`]) gives datagrams, [`decode`] makes ticks of them,
 //! [`tally`] accounts for every message. [`IexReader`] does it as quickly as it can, for `--speed
-//! max`; [`IexFeed`] keeps the capture's own timing. [`make`] writes captures, for tests and the
+//! max`; [`IexFeed`] keeps the capture's own timing, and skips what is stored already (`session.rs`). [`make`] writes captures, for tests and the
 //! benchmark.
 
 pub mod decode;
@@ -12,6 +12,7 @@ pub mod tally;
 mod bench;
 mod feed;
 mod reader;
+mod session;
 
 pub use bench::{DecodeFigures, bench_decode};
 pub use decode::Decoder;

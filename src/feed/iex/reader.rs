@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use foldhash::HashSet;
 
-use super::decode::Decoder;
+use super::decode::{Decoder, Place};
 use super::tally::{Tally, protocol_name};
 use crate::feed::pcap::{CaptureFile, Payload};
 use crate::feed::{BATCH_TICKS_MAX, FeedError};
@@ -54,6 +54,10 @@ pub struct IexReader {
     moved: Moved,
     /// Of this pass, before it is moved.
     extent: Extent,
+    /// Whether a tick was left out by its time since the last one that was kept.
+    left_out: bool,
+    /// By how much the first repetition is moved: what tells one repeated capture from another.
+    step: Moved,
     ended: bool,
 }
 
@@ -111,8 +115,30 @@ impl IexReader {
             pass: 0,
             moved: Moved::default(),
             extent: Extent::EMPTY,
+            left_out: false,
+            step: Moved::default(),
             ended: false,
         }
+    }
+
+    /// Which ticks are wanted.
+    pub(super) fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    /// What tells the repetitions of this capture from those of another, once it was read to its end.
+    pub fn repetition(&self) -> (i64, u64) {
+        (self.step.nanos, self.step.ids)
+    }
+
+    /// Has the places of ticks kept from now on: see [`IexReader::take_places`].
+    pub fn keep_places(&mut self) {
+        self.decoder.places = Some(Vec::new());
+    }
+
+    /// The places of the ticks read since the last call, in their order.
+    pub fn take_places(&mut self) -> Vec<Place> {
+        self.decoder.places.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// What became of everything read so far.
@@ -213,11 +239,26 @@ impl IexReader {
     fn select(&mut self, ticks: &mut Vec<Tick>, start: usize) {
         if !self.selection.is_all() {
             let mut kept = start;
+            let mut places = self.decoder.places.as_mut();
+            // The places of `ticks[start..]` are the last ones.
+            let ahead = places.as_ref().map_or(0, |places| places.len() + start - ticks.len());
             for index in start..ticks.len() {
                 if self.selection.has(&ticks[index]) {
                     ticks.swap(kept, index);
+                    if let Some(places) = &mut places {
+                        let place = places[ahead + index - start];
+                        let follows_hole = place.follows_hole | std::mem::take(&mut self.left_out);
+                        places[ahead + kept - start] = Place { follows_hole, ..place };
+                    }
                     kept += 1;
+                } else {
+                    let place = places.as_ref().map(|places| places[ahead + index - start]);
+                    self.left_out |= !self.selection.range.contains(ticks[index].ts())
+                        || place.is_some_and(|place| place.follows_hole);
                 }
+            }
+            if let Some(places) = &mut places {
+                places.truncate(ahead + kept - start);
             }
             self.decoder.tally.filtered += (ticks.len() - kept) as u64;
             ticks.truncate(kept);
@@ -250,6 +291,9 @@ impl IexReader {
         }
         self.moved.nanos = self.moved.nanos.saturating_add(self.extent.nanos());
         self.moved.ids = self.moved.ids.wrapping_add(self.extent.id_max.saturating_add(1));
+        if self.pass == 0 {
+            self.step = self.moved;
+        }
         self.extent = Extent::EMPTY;
         self.pass = self.pass.wrapping_add(1);
         self.capture = match CaptureFile::open(&self.path) {

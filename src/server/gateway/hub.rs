@@ -281,7 +281,7 @@ impl State {
         let log = *log;
         let view = RecordView::parse(&record.bytes).map_err(|reason| Unreadable { from: None, reason })?;
         let partition = &mut partitions[usize::from(number)];
-        if !partition.derived.admit(view.origin) {
+        if !partition.derived.admit(view.origin, view.checksum()) {
             metrics.records_repeated.inc();
             if partition.repeats.len() == REPEATS_MAX {
                 partition.repeats.pop_first();

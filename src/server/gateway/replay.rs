@@ -183,9 +183,9 @@ impl Replay {
     /// As [`Replay::record`], of a record in which repeats may stand.
     fn log_record(&mut self, partition: u16, record: &Record, is_repeat: bool) {
         let read = &mut self.read[usize::from(partition)];
-        let origin = RecordView::parse(&record.bytes).map(|view| view.origin);
+        let view = RecordView::parse(&record.bytes);
         // One that can't be read is told as a gap.
-        let is_new = origin.map_or(true, |origin| read.admit(origin));
+        let is_new = view.map_or(true, |view| read.admit(view.origin, view.checksum()));
         if is_repeat || !is_new {
             self.advance(usize::from(partition), record.offset + 1);
         } else {

@@ -161,8 +161,8 @@ pub struct ProcessorMetrics {
     pub expired_records: Counter,
     /// Times a store was tried again.
     pub retries: Counter,
-    /// Producers forgotten, whose repeats would no longer be known.
-    pub producers_evicted: Counter,
+    /// Producers retired, in all partitions: silent while 65,536 others were heard. Their batches are refused.
+    pub producers_retired: Counter,
     /// Rows held in blocks being filled or stored.
     pub held_rows: Gauge<i64, AtomicI64>,
     /// Records in the log that are not yet applied.
@@ -196,9 +196,9 @@ impl ProcessorMetrics {
         );
         registry.register("processor_retries", "Times a store was tried again", self.retries.clone());
         registry.register(
-            "processor_producers_evicted",
-            "Producers forgotten, whose repeats would no longer be known",
-            self.producers_evicted.clone(),
+            "processor_producers_retired",
+            "Producers retired after a long silence, whose batches are refused",
+            self.producers_retired.clone(),
         );
         registry.register(
             "processor_rebuilds_kept_back",

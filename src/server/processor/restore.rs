@@ -97,7 +97,7 @@ async fn replay(
             }
             let damaged = |source| ProcessorError::Record { partition, offset: record.offset, source };
             let view = RecordView::parse(&record.bytes).map_err(damaged)?;
-            if !state.admit(view.origin) {
+            if !state.admit(view.origin, view.checksum()) {
                 continue;
             }
             for (index, row) in (0..).zip(view.ticks()) {

@@ -65,7 +65,7 @@ pub(super) struct Worker {
     writer: Option<Writer>,
     /// Symbols of the state that the writer knows.
     symbols_told: usize,
-    producers_evicted: u64,
+    producers_retired: u64,
     checkpointed_at: Instant,
     /// By index in a record, its symbols' numbers.
     numbers: Vec<u32>,
@@ -216,7 +216,7 @@ impl Worker {
             block_bars: HashMap::new(),
             storing: None,
             symbols_told: 0,
-            producers_evicted: 0,
+            producers_retired: 0,
             checkpointed_at: Instant::now(),
             numbers: Vec::new(),
             labels: vec![("partition", partition.to_string())],
@@ -378,8 +378,8 @@ impl Worker {
         let bounds = bounds.map_err(|error| self.bus_error(error))?;
         let metrics = &self.shared.metrics;
         metrics.lag_records.get_or_create(&self.labels).set(bounds.next.saturating_sub(self.next) as i64);
-        let evicted = self.state.producers_evicted();
-        metrics.producers_evicted.inc_by(evicted - std::mem::replace(&mut self.producers_evicted, evicted));
+        let retired = self.state.producers().retirements();
+        metrics.producers_retired.inc_by(retired - std::mem::replace(&mut self.producers_retired, retired));
         Ok(())
     }
 
@@ -387,7 +387,7 @@ impl Worker {
         let metrics = &self.shared.metrics;
         let view = RecordView::parse(&record.bytes)?;
         metrics.records.inc();
-        if !self.state.admit(view.origin) {
+        if !self.state.admit(view.origin, view.checksum()) {
             metrics.repeats.inc();
             self.repeats.push_back(record.offset);
             return Ok(());

@@ -337,7 +337,7 @@ impl Auditor {
         let (partition, offset) = (reading.partition, record.offset);
         reading.read.records += 1;
         let view = RecordView::parse(&record.bytes)?;
-        let is_new = reading.state.admit(view.origin);
+        let is_new = reading.state.admit(view.origin, view.checksum());
         let is_trimmed = reading.read.offsets.start > 0;
         if feeds.producers.take(view.origin, is_new, is_trimmed) {
             let Origin { producer, sequence } = view.origin;
@@ -502,7 +502,7 @@ impl Auditor {
                 for record in records {
                     let Ok(view) = RecordView::parse(&record.bytes) else { continue };
                     let is_passed = read.passed.contains(&record.offset);
-                    if !state.admit(view.origin) || is_passed || record.offset < *first {
+                    if !state.admit(view.origin, view.checksum()) || is_passed || record.offset < *first {
                         continue;
                     }
                     digests.advance(record.offset);

@@ -76,7 +76,7 @@ impl World {
             for record in records.iter().take(records_max) {
                 next_offset = record.offset + 1;
                 let view = RecordView::parse(&record.bytes).unwrap();
-                if !state.admit(view.origin) {
+                if !state.admit(view.origin, view.checksum()) {
                     continue;
                 }
                 for (index, row) in (0..).zip(view.ticks()) {

@@ -143,7 +143,7 @@ impl Tail {
         symbols: Option<&[Option<Symbol>]>,
     ) -> Result<(), crate::wire::record::RecordError> {
         let view = RecordView::parse(bytes)?;
-        if !read.state.admit(view.origin) {
+        if !read.state.admit(view.origin, view.checksum()) {
             return Ok(());
         }
         for (index, row) in (0..).zip(view.ticks()) {

@@ -136,7 +136,7 @@ async fn commit_block(bus: &FakeBus, tiers: &Tiers, partition: u16, records_max:
     for record in records.iter().take(records_max) {
         next_offset = record.offset + 1;
         let view = RecordView::parse(&record.bytes).unwrap();
-        if !state.admit(view.origin) {
+        if !state.admit(view.origin, view.checksum()) {
             continue;
         }
         for (index, row) in (0..).zip(view.ticks()) {

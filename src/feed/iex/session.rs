@@ -1,0 +1,227 @@
+//! Captures know their messages again: what a store holds of a stream is not stored a second time.
+//!
+//! IEX-TP numbers the messages of a stream, so a message's number says what it is. The stream goes into
+//! the log in runs: stretches without a hole, each under a producer of its own whose batch numbers are
+//! the positions of the messages ([`Place`]). A capture that is played asks which runs the log has, skips
+//! what lies in them, and adds the rest: to the run that it continues, or as a new run. Parts of a
+//! session can so be played in any order, and an interrupted replay goes on where it stopped.
+
+use std::collections::HashMap;
+use std::hash::Hasher;
+
+use super::decode::{Place, Stream};
+use super::reader::Selection;
+use crate::market::Tick;
+use crate::wire::record::{Origin, RecordEncoder, StoredNumbers};
+
+/// Runs of a stream, at most. Further holes stay in the last run, and no other capture fills them.
+const RUNS_MAX: usize = 64;
+/// Streams whose runs are known at once; beyond it all are asked for again.
+const STREAMS_MAX: usize = 64;
+
+/// A stretch of a stream without a hole.
+struct Run {
+    producer: u64,
+    /// The position of its first tick, with the checksum of that tick's record where it is to be compared.
+    first: u64,
+    checksum: Option<u32>,
+    /// By partition, up to which position the log holds it.
+    last: Vec<Option<u64>>,
+    /// Up to which position the log held it when it was asked; 0 for a new run.
+    stored: u64,
+    /// Up to which position it is stored or was handed out.
+    until: u64,
+}
+
+impl Run {
+    fn holds(&self, tick: &Tick, position: u64) -> bool {
+        if position < self.first || position > self.stored {
+            return false;
+        }
+        let last = match tick.symbol() {
+            Some(symbol) => self.last[usize::from(symbol.partition(self.last.len() as u16))],
+            // A gap of no symbol stands in all partitions.
+            None => self.last.iter().copied().max().flatten(),
+        };
+        last.is_some_and(|last| position <= last)
+    }
+}
+
+/// What is known of a stream.
+#[derive(Default)]
+struct Known {
+    runs: Vec<Run>,
+    /// Whether the log has no further runs.
+    is_complete: bool,
+    partitions: usize,
+    /// The run that the last tick went to, or was found in.
+    current: Option<usize>,
+}
+
+/// Which part of the ticks at hand goes into the log as one batch.
+pub(super) struct Batch {
+    /// How many ticks.
+    pub(super) ticks: usize,
+    pub(super) origin: Origin,
+    /// The number that the batch follows on.
+    pub(super) after: u64,
+}
+
+/// The streams of a capture and what the log has of them.
+pub(super) struct Session {
+    /// What tells a deliberate repetition, or a selection of symbols, from the stream itself.
+    salt: u64,
+    known: HashMap<Stream, Known>,
+    /// What tells the repetitions of this capture from those of another.
+    repetition: (i64, u64),
+    /// Ticks that were skipped.
+    pub(super) already_stored: u64,
+    encoder: RecordEncoder,
+}
+
+impl Session {
+    /// `again`: a number that makes this a session of its own; 0 for the session itself.
+    pub(super) fn new(again: u64, selection: &Selection) -> Self {
+        let mut symbols: Vec<_> = selection.symbols.iter().collect();
+        symbols.sort_unstable();
+        let mut salt = xxhash_rust::xxh64::Xxh64::new(0);
+        salt.write_u64(again);
+        for symbol in symbols {
+            salt.write(symbol.as_bytes());
+            salt.write_u8(0xff);
+        }
+        Self {
+            salt: salt.finish(),
+            known: HashMap::new(),
+            repetition: (0, 0),
+            already_stored: 0,
+            encoder: RecordEncoder::new(),
+        }
+    }
+
+    pub(super) fn set_repetition(&mut self, repetition: (i64, u64)) {
+        self.repetition = repetition;
+    }
+
+    /// The producer of run `number` of a stream.
+    fn producer(&self, stream: Stream, number: usize) -> u64 {
+        let mut hash = xxhash_rust::xxh64::Xxh64::new(self.salt);
+        hash.write(b"iex");
+        hash.write_u32(stream.session);
+        hash.write_u32(stream.channel);
+        hash.write_i32(stream.day.days_since_epoch());
+        hash.write_u64(number as u64);
+        if stream.is_repeat {
+            hash.write_i64(self.repetition.0);
+            hash.write_u64(self.repetition.1);
+        }
+        hash.finish()
+    }
+
+    /// The producer that the log must be asked for before ticks of `stream` can be told from stored ones.
+    pub(super) fn asks(&mut self, stream: Stream) -> Option<u64> {
+        if self.known.len() >= STREAMS_MAX && !self.known.contains_key(&stream) {
+            self.known.clear();
+        }
+        let known = self.known.entry(stream).or_default();
+        let number = known.runs.len();
+        (!known.is_complete).then(|| self.producer(stream, number))
+    }
+
+    /// The answer to [`Session::asks`].
+    pub(super) fn told(&mut self, stream: Stream, stored: StoredNumbers) -> Result<(), String> {
+        if stored.is_retired {
+            return Err(format!(
+                "{} was stored long ago, and it is no longer known how much of it; \
+                 use `stk replay --again` to store it as a new session",
+                named(stream)
+            ));
+        }
+        let producer = self.producer(stream, self.known.get(&stream).map_or(0, |known| known.runs.len()));
+        let known = self.known.entry(stream).or_default();
+        known.partitions = stored.last.len();
+        match stored.first {
+            Some((first, checksum)) => {
+                let until = stored.last.iter().copied().max().flatten().unwrap_or(first);
+                let checksum = Some(checksum);
+                known.runs.push(Run { producer, first, checksum, last: stored.last, stored: until, until });
+                known.is_complete = known.runs.len() >= RUNS_MAX;
+            }
+            None => known.is_complete = true,
+        }
+        Ok(())
+    }
+
+    /// Whether the log holds the tick already.
+    pub(super) fn is_stored(&mut self, tick: &Tick, place: Place) -> Result<bool, String> {
+        let Some(known) = self.known.get_mut(&place.stream) else { return Ok(false) };
+        let Some(at) = known.runs.iter().position(|run| run.holds(tick, place.position)) else {
+            return Ok(false);
+        };
+        let run = &mut known.runs[at];
+        if run.first == place.position
+            && let Some(stored) = run.checksum.take()
+        {
+            self.encoder.push(tick);
+            let origin = Origin { producer: run.producer, sequence: place.position };
+            if crate::wire::record::checksum(&self.encoder.finish(origin)) != stored {
+                return Err(format!(
+                    "another capture of {} is stored, whose first message differs; \
+                     use `stk replay --again` to store this one as a new session",
+                    named(place.stream)
+                ));
+            }
+        }
+        known.current = Some(at);
+        Ok(true)
+    }
+
+    /// Which of the ticks (at least one, of which the first is not stored) are the next batch.
+    pub(super) fn batch<'a>(
+        &mut self,
+        ticks: impl Iterator<Item = &'a (Tick, Place)>,
+    ) -> Result<Batch, String> {
+        let mut ticks = ticks.peekable();
+        let Some((_, Place { stream, position, follows_hole })) = ticks.peek().copied() else {
+            return Err("there is no tick".to_owned());
+        };
+        let producer = self.producer(*stream, self.known.get(stream).map_or(0, |known| known.runs.len()));
+        let known = self.known.entry(*stream).or_default();
+        let may_begin = known.runs.len() < RUNS_MAX;
+        if let (Some(at), false) = (known.current, *follows_hole && may_begin) {
+            let is_next = |(at, (tick, place)): &(usize, &(Tick, Place))| {
+                *at == 0
+                    || (place.stream == *stream
+                        && !(place.follows_hole && may_begin)
+                        && !known.runs.iter().any(|run| run.holds(tick, place.position)))
+            };
+            let batch = ticks.enumerate().take_while(is_next);
+            let (count, sequence) =
+                batch.fold((0, *position), |(count, _), (_, (_, place))| (count + 1, place.position));
+            let run = &mut known.runs[at];
+            let after = run.until;
+            run.until = after.max(sequence);
+            return Ok(Batch { ticks: count, origin: Origin { producer: run.producer, sequence }, after });
+        }
+        if !may_begin {
+            return Err(format!(
+                "{} is stored in {RUNS_MAX} pieces with holes between them, which is as many as can be told apart; \
+                 use `stk replay --again` to store it as a new session",
+                named(*stream)
+            ));
+        }
+        // The first tick alone, so that its number says where the run begins.
+        let last = vec![None; known.partitions];
+        let (first, until) = (*position, *position);
+        known.runs.push(Run { producer, first, checksum: None, last, stored: 0, until });
+        known.current = Some(known.runs.len() - 1);
+        Ok(Batch { ticks: 1, origin: Origin { producer, sequence: *position }, after: 0 })
+    }
+}
+
+/// A stream, for a person.
+fn named(stream: Stream) -> String {
+    let Stream { session, channel, day, is_repeat } = stream;
+    let of = if is_repeat { "the repetition of " } else { "" };
+    format!("{of}session {session}, channel {channel} of {day}")
+}

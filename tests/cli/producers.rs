@@ -1,0 +1,147 @@
+//! Producers that number their own batches: an acknowledged batch is in every answer once.
+
+use std::collections::BTreeSet;
+
+use stk::client::ingest::IngestClient;
+use stk::market::{Conditions, Exchange, Price, Tape, Tick, Timestamp, Trade};
+
+use super::serve::{write_capture, write_capture_of};
+use super::support::{Home, Server, metric};
+
+fn trade(id: u64) -> Tick {
+    let ts: Timestamp = "2025-06-03T14:00:00Z".parse().expect("a time");
+    Tick::Trade(Trade {
+        symbol: "SEQ".parse().expect("a symbol"),
+        ts,
+        recv_ts: ts,
+        price: Price::from_nanos(id as i64 * 1_000_000_000).expect("a price"),
+        size: 1,
+        exchange: Exchange::NONE,
+        conditions: Conditions::NONE,
+        id,
+        tape: Tape::A,
+    })
+}
+
+/// Sends batches of producer 42, each over a connection of its own, with one trade: (number, id). The ids
+/// of those that were acknowledged.
+async fn send(server: &Server, batches: &[(u64, u64)]) -> BTreeSet<u64> {
+    let mut acknowledged = BTreeSet::new();
+    for (number, id) in batches {
+        let endpoint = server.ingest.parse().expect("an address");
+        let mut client = IngestClient::connect(endpoint, 42, *number, 3).await.expect("a server");
+        let sent = match client.send(&[trade(*id)]).await {
+            Ok(()) => client.flush().await,
+            refused => refused,
+        };
+        match sent {
+            Ok(()) => assert!(acknowledged.insert(*id)),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains("send new ticks under a number above 1"), "{error}");
+            }
+        }
+    }
+    acknowledged
+}
+
+fn history(home: &Home, from: &[&str]) -> Vec<u64> {
+    let shown = home.run(&[&["history", "SEQ", "--format", "ndjson"], from].concat());
+    let rows = shown.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    rows.filter_map(|row| row["i"].as_u64()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_acknowledged_is_kept_and_what_readers_would_drop_is_refused() {
+    let home = Home::new();
+    let data = home.path("data");
+    let server = Server::start(&home, &data, &[]);
+    let mut kept = send(&server, &[10, 5, 9, 11, 13, 12].map(|number| (number, number))).await;
+    assert_eq!(kept, BTreeSet::from([10, 11, 13]));
+    assert_eq!(server.stop().0, Some(0));
+    // What is known of the producer is in warm now; the program counts from 1 again.
+    let server = Server::start(&home, &data, &[]);
+    assert_eq!(send(&server, &[(1, 101), (2, 102), (13, 103)]).await, BTreeSet::new());
+    assert_eq!(send(&server, &[(11, 11), (13, 13)]).await, BTreeSet::from([11, 13]), "stored already");
+    kept.extend(send(&server, &[(14, 14)]).await);
+    // And now in the log alone.
+    server.kill();
+    let server = Server::start(&home, &data, &[]);
+    assert_eq!(send(&server, &[(3, 104), (14, 105)]).await, BTreeSet::new());
+    kept.extend(send(&server, &[(14, 14), (15, 15)]).await);
+    assert_eq!(kept, BTreeSet::from([10, 11, 13, 14, 15]));
+    let expected: Vec<u64> = kept.into_iter().collect();
+    assert_eq!(history(&home, &["--server", &server.address]), expected);
+    assert_eq!(server.stop().0, Some(0));
+    let data = data.display().to_string();
+    assert_eq!(history(&home, &["--data", &data]), expected);
+    assert!(home.run(&["audit", "--data", &data]).starts_with("exit: 0\n"));
+}
+
+/// Plays the capture into the store in `data` (without a server), or into the one at an address.
+fn play(home: &Home, capture: &str, more: &[&str]) -> String {
+    let played = home.run(&[&["replay", capture, "--speed", "max"], more].concat());
+    assert!(played.starts_with("exit: 0\n"), "{played}");
+    played
+}
+
+/// Rows of trades in a store.
+fn trades(home: &Home, from: &[&str]) -> usize {
+    let shown = home.run(&[&["history", "AAPL", "MSFT", "--format", "ndjson"], from].concat());
+    assert!(shown.starts_with("exit: 0\n"), "{shown}");
+    shown.lines().filter(|line| line.starts_with('{')).count()
+}
+
+#[test]
+fn a_capture_that_is_played_again_adds_nothing_and_says_so() {
+    let home = Home::new();
+    let capture = write_capture(&home, 600).display().to_string();
+    let data = home.path("data").display().to_string();
+    let into = ["--data", &data];
+    // Interrupted, as far as the store can tell: the first part of the same capture.
+    let played = play(&home, &capture, &[&into[..], &["--to", "2025-03-07T14:33:20Z"]].concat());
+    assert!(played.contains("400 ticks durable") && !played.contains("already"), "{played}");
+    let played = play(&home, &capture, &into);
+    assert!(played.contains("400 ticks already stored; use --again to store them"), "{played}");
+    assert!(played.contains("\n800 ticks durable"), "{played}");
+    let played = play(&home, &capture, &into);
+    assert!(played.contains("1200 ticks already stored"), "{played}");
+    assert!(played.contains("\n0 ticks durable"), "{played}");
+    assert_eq!(trades(&home, &into), 600);
+    // A server that is started again, and a program beside it.
+    let feed = format!("iex:{capture}");
+    let server = Server::start(&home, &home.path("data"), &["--feed", &feed]);
+    server.await_ready();
+    let played = play(&home, &capture, &["--ingest", &server.ingest]);
+    assert!(played.contains("1200 ticks already stored"), "{played}");
+    assert!(metric(&server.address, "intake_ticks_total").abs() < f64::EPSILON);
+    let played = play(&home, &capture, &["--again", "--ingest", &server.ingest]);
+    assert!(played.contains("1200 ticks durable\nstored as a new session (--again)"), "{played}");
+    assert_eq!(trades(&home, &["--server", &server.address]), 1_200);
+    assert_eq!(server.stop().0, Some(0));
+    assert_eq!(trades(&home, &into), 1_200);
+    assert!(home.run(&["audit", "--data", &data]).starts_with("exit: 0\n"));
+}
+
+#[test]
+fn parts_of_a_session_are_played_in_any_order_and_another_capture_is_refused() {
+    let home = Home::new();
+    let capture = write_capture(&home, 600).display().to_string();
+    let data = home.path("data").display().to_string();
+    let [from, to] = ["2025-03-07T14:32:00Z", "2025-03-07T14:35:00Z"];
+    for part in [&["--from", to][..], &["--to", from], &["--from", from, "--to", to]] {
+        let played = play(&home, &capture, &[&["--data", &data], part].concat());
+        assert!(!played.contains("already"), "{played}");
+    }
+    assert_eq!(trades(&home, &["--data", &data]), 600);
+    let played = play(&home, &capture, &["--data", &data]);
+    assert!(played.contains("1200 ticks already stored") && played.contains("\n0 ticks"), "{played}");
+
+    let other = write_capture_of(&home, 600, &["MSFT", "AAPL"]).display().to_string();
+    let refused = home.run(&["replay", &other, "--speed", "max", "--data", &data]);
+    assert!(refused.starts_with("exit: 1\n"), "{refused}");
+    let reason =
+        "another capture of session 7, channel 1 of 2025-03-07 is stored, whose first message differs";
+    assert!(refused.contains(reason), "{refused}");
+    assert_eq!(trades(&home, &["--data", &data]), 600);
+}
