@@ -36,7 +36,7 @@ fn wrong_arguments_are_named() {
     refused(&["serve", "--listen", "here"], "it takes an address and a port");
     refused(&["serve", "--ingest-listen", "0.0.0.0:1"], "a loopback address");
     refused(&["serve", "--listen", "0.0.0.0:1"], "without server.keys anybody could read everything");
-    refused(&["serve", "--listen", "[::]:1"], "`--allow-anonymous`");
+    refused(&["serve", "--listen", "[::]:1"], "`stk serve --allow-anonymous`");
     refused(&["replay", "no-such-file"], "no-such-file");
     refused(&["watch", "AAPL", "--sort", "colour"], "colour");
     refused(&["watch", "AAPL", "--filter", "last<"], "last<");

@@ -39,7 +39,7 @@ async fn adopt(args: &AdoptArgs, config: &Config, stores: &Stores) -> Result<(),
     }
     print(&describe(&held, log.epoch().lost()))?;
     if !args.yes {
-        return print("run it with `--yes` to adopt the archive\n");
+        return print("run it with --yes to adopt the archive\n");
     }
     let options = crate::server::archiver::options(config);
     let metrics = ArchiveMetrics::default();
