@@ -52,8 +52,10 @@ async fn a_lease_of_a_clock_that_was_ahead_is_taken_over_once_nobody_renews_it()
     // Its machine is gone.
     drop(held);
     let newest = cold.keys("lease/").pop().unwrap();
-    let text = String::from_utf8(cold.get(&newest).await.unwrap().to_vec()).unwrap();
-    cold.put(&newest, text.replace("\"boot\": \"", "\"boot\": \"X").into()).await.unwrap();
+    let mut file: serde_json::Value = serde_json::from_slice(&cold.get(&newest).await.unwrap()).unwrap();
+    assert!(file["owner"]["boot"].is_string());
+    file["owner"]["boot"] = "X".into();
+    cold.put(&newest, sealed::seal(&file)).await.unwrap();
     Lease::take(&store, &clock, LEASE).await.unwrap();
 }
 
