@@ -20,7 +20,7 @@ use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use stk::config::{Config, Resolved};
 use stk::feed::sim::{Sim, SimConfig};
-use stk::market::{Kind, Tick, TimeRange};
+use stk::market::{Kind, Tick};
 use stk::server::stores::Stores;
 use stk::tiering::history::HistoryQuery;
 
@@ -58,8 +58,13 @@ pub(crate) async fn stored(config: &Config) -> BTreeMap<u64, u64> {
     let stores = Stores::open_existing(config).await.expect("a store");
     let mut counts = BTreeMap::new();
     for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Bar) {
-        let query =
-            HistoryQuery { symbols: Vec::new(), kind, timeframe: None, range: TimeRange::ALL, limit: None };
+        let query = HistoryQuery {
+            symbols: Vec::new(),
+            kind,
+            timeframe: None,
+            range: super::crash::rounds(),
+            limit: None,
+        };
         let answer = stores.history().query(query).await.expect("an answer");
         assert!(answer.coverage.missing.is_empty(), "{:?}", answer.coverage.missing);
         let mut rows = answer.rows;
