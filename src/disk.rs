@@ -28,3 +28,22 @@ pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
         _ => sync_dir(parent.unwrap_or(Path::new("."))),
     }
 }
+
+/// Times that a lock is tried, and the wait between two of them.
+const LOCK_TRIES: u32 = 10;
+const LOCK_WAIT: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Takes a lock on `file` by `lock`, which does not wait. A program that the holder is just starting has
+/// its descriptors, and with them its locks, for a moment after the holder let go of them.
+pub(crate) fn lock_soon(
+    file: &std::fs::File,
+    lock: impl Fn(&std::fs::File) -> Result<(), std::fs::TryLockError>,
+) -> Result<(), std::fs::TryLockError> {
+    for _ in 1..LOCK_TRIES {
+        match lock(file) {
+            Err(std::fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_WAIT),
+            done => return done,
+        }
+    }
+    lock(file)
+}

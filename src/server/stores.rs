@@ -22,7 +22,7 @@ use crate::bus::epoch::{Held, Holder};
 use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
 use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention};
 use crate::config::Config;
-use crate::disk::create_dir;
+use crate::disk::{create_dir, lock_soon};
 use crate::market::Horizon;
 use crate::tiering::archive::origin::{self, Beside};
 use crate::tiering::archive::read::ArchiveReader;
@@ -533,7 +533,7 @@ fn lock(dir: &Path) -> Result<File, NodeError> {
     let mut options = File::options();
     let file = options.create(true).write(true).truncate(false).open(dir.join(LOCK_FILE));
     let file = file.map_err(|error| data_error(dir, &error))?;
-    match file.try_lock() {
+    match lock_soon(&file, File::try_lock) {
         Ok(()) => {
             // The last holder may have left its address.
             file.set_len(0).map_err(|error| data_error(dir, &error))?;
@@ -551,7 +551,7 @@ fn lock(dir: &Path) -> Result<File, NodeError> {
 /// `None` where no writer ever locked it.
 fn lock_to_read(dir: &Path) -> Result<Option<File>, NodeError> {
     match File::open(dir.join(LOCK_FILE)) {
-        Ok(file) => match file.try_lock_shared() {
+        Ok(file) => match lock_soon(&file, File::try_lock_shared) {
             Ok(()) => Ok(Some(file)),
             Err(error) => Err(locked(dir, error)),
         },

@@ -128,7 +128,7 @@ pub(super) fn prepare(path: &Path) -> Result<u64, BusError> {
     let mut options = OpenOptions::new();
     let lock = options.create(true).truncate(false).read(true).write(true);
     let lock = lock.open(path.join(LOCK_FILE)).map_err(cannot)?;
-    locked(path, lock.try_lock())?;
+    locked(path, crate::disk::lock_soon(&lock, File::try_lock))?;
     if !is_created(path)? {
         for file in [VERSION_FILE, FIRST_JOURNAL] {
             match std::fs::remove_file(path.join(file)) {
@@ -154,7 +154,7 @@ pub(super) fn lock_to_read(path: &Path) -> Result<Option<File>, BusError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         lock => lock.map_err(|error| failed(path, format!("cannot open its lock: {error}")))?,
     };
-    locked(path, lock.try_lock_shared())?;
+    locked(path, crate::disk::lock_soon(&lock, File::try_lock_shared))?;
     Ok(Some(lock))
 }
 

@@ -261,7 +261,8 @@ impl LocalWarm {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             file => {
                 let file = file.map_err(|error| io_error(&path, &error))?;
-                file.try_lock_shared().map_err(|error| lock_error(&path, error))?;
+                crate::disk::lock_soon(&file, File::try_lock_shared)
+                    .map_err(|error| lock_error(&path, error))?;
                 Some(file)
             }
         };
@@ -352,7 +353,7 @@ fn lock(dir: &Path) -> Result<File, WarmError> {
     let path = dir.join("lock");
     let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path);
     let file = file.map_err(|error| io_error(&path, &error))?;
-    file.try_lock().map_err(|error| lock_error(&path, error))?;
+    crate::disk::lock_soon(&file, File::try_lock).map_err(|error| lock_error(&path, error))?;
     Ok(file)
 }
 
