@@ -27,7 +27,7 @@ pub struct SimFeed {
 }
 
 /// A live market that fell behind the clock by more than this (the machine slept) continues from now.
-const BEHIND_NANOS_MAX: i64 = 1_000_000_000;
+const BEHIND_NANOS_MAX: i64 = 30_000_000_000;
 
 /// How often a paced feed hands out what is due: well below what an eye or a program notices.
 const PERIOD: Duration = Duration::from_millis(2);
