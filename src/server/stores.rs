@@ -142,6 +142,23 @@ impl Stores {
             Ok((lock, warm))
         })
         .await?;
+        let kafka_bus = match &config.kafka {
+            None => None,
+            Some(kafka) => {
+                let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
+                let settings = KafkaBusConfig {
+                    group: kafka.group.clone(),
+                    replication: kafka.replication,
+                    properties: kafka.exposed_properties(),
+                    retention,
+                    ..KafkaBusConfig::new(&kafka.brokers, &kafka.topic, config.partitions)
+                };
+                Some(match use_ {
+                    Use::Write => KafkaBus::open(settings).await?,
+                    Use::Move | Use::Ask => KafkaBus::open_existing(settings).await?,
+                })
+            }
+        };
         let days = match (local_days, &config.clickhouse) {
             (Some(warm), _) => Days::Local(warm),
             (None, clickhouse) => {
@@ -176,23 +193,9 @@ impl Stores {
         } else {
             None
         };
-        let log = match (local_bus, &config.kafka) {
+        let log = match (local_bus, kafka_bus) {
             (Some(bus), _) => Log::Local(bus),
-            (None, kafka) => {
-                let kafka = kafka.as_ref().expect("the log is local where no brokers are named");
-                let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
-                let settings = KafkaBusConfig {
-                    group: kafka.group.clone(),
-                    replication: kafka.replication,
-                    properties: kafka.exposed_properties(),
-                    retention,
-                    ..KafkaBusConfig::new(&kafka.brokers, &kafka.topic, config.partitions)
-                };
-                Log::Kafka(match use_ {
-                    Use::Write => KafkaBus::open(settings).await?,
-                    Use::Move | Use::Ask => KafkaBus::open_existing(settings).await?,
-                })
-            }
+            (None, bus) => Log::Kafka(bus.expect("the log is local where no brokers are named")),
         };
         let bus: Arc<dyn Bus> = match &log {
             Log::Local(bus) => bus.clone(),
