@@ -317,8 +317,8 @@ impl LogEpoch {
     /// are new to its holder. Never after the token's own positions.
     ///
     /// Of a generation that this log does not know, only its time is known: it began after the last
-    /// generation that both have. Where clocks are wrong, more is replayed than needed, or the gap that
-    /// the client is told of is larger than what is replayed.
+    /// generation that both have. Where clocks are wrong, the replay may begin too early or too
+    /// late; the client knows from the reset that rows may be missing.
     pub fn parted(&self, token: &Token) -> Vec<Position> {
         let generation = token.log().generation;
         if generation == self.log.generation {

@@ -220,7 +220,7 @@ impl LocalBus {
     /// Whether it would take an append now; otherwise why not, for `/readyz`.
     pub fn ready(&self) -> Result<(), BusError> {
         self.shared.state().check_open()?;
-        // A disk that can't be asked is told of by the append.
+        // The append reports a disk that can't be asked.
         let free_bytes = free_bytes(&self.shared.config.path).unwrap_or(u64::MAX);
         let needed_bytes = self.shared.config.free_bytes_min;
         if free_bytes < needed_bytes {

@@ -311,7 +311,7 @@ pub(super) enum Link {
     },
 }
 
-/// What the keys are for now.
+/// The part of the board that the keys act on.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Mode {
     Rows,

@@ -485,7 +485,7 @@ fn load(
     let (mut free, mut next_id) = (Vec::new(), 0);
     for name in journal.db.list_keyspace_names() {
         let id = name.strip_prefix(SEGMENT_PREFIX).and_then(|id| id.parse::<u64>().ok());
-        let id = id.ok_or_else(|| format!("it holds {:?}, which is no part of a log", &*name))?;
+        let id = id.ok_or_else(|| format!("it holds {:?}, which is not part of a log", &*name))?;
         let keyspace = journal.db.keyspace(&name, || options(memtable_bytes)).map_err(text)?;
         let path = path_of(&config.path, &keyspace);
         match keyspace.get(HEADER_KEY).map_err(text)? {

@@ -115,8 +115,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_clock_paces_it() {
         let mut feed = feed(1_000.0, 3_000, Pace::Clock);
-        let (began, start) = (tokio::time::Instant::now(), Timestamp::now());
-        // The paused clock is the only one, so that a busy machine does not look like one that slept.
+        let began = tokio::time::Instant::now();
+        // The rate changes with the time of day, so the day's time is given; and the paused clock is the
+        // only one, so that a busy machine does not look like one that slept.
+        let start: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
         feed.now = Box::new(move || start.saturating_add_nanos(began.elapsed().as_nanos() as i64));
         let (mut ticks, mut calls) = (Vec::new(), 0);
         while feed.next(&mut ticks).await.unwrap() == Pulled::Ticks {
