@@ -1,7 +1,7 @@
 //! Operator commands on the stores: archive, verify, restore, audit.
 //!
 //! `stk archive` and `stk audit` send an [`Order`] to the stores that they opened themselves, or to a
-//! running server ([`http`]). Both use [`Admin::perform`], so the answer is the same. How an answer is
+//! running server (`http.rs`). Both use [`Admin::perform`], so the answer is the same. How an answer is
 //! printed is decided by `cli`.
 
 pub(super) mod http;

@@ -10,7 +10,7 @@
 //! A file is written under another name, synced, renamed, its directory synced; then one line of
 //! the manifest makes all files of a block count at once. Nothing is ever written in place. A file
 //! that the manifest does not name is moved aside at the next start if a crash can have left it
-//! there; otherwise the manifest is damaged, and the store is not opened ([`unnamed`]).
+//! there; otherwise the manifest is damaged, and the store is not opened (`unnamed.rs`).
 
 mod compact;
 mod files;
