@@ -209,7 +209,7 @@ fn what_is_in_glacier_comes_back_after_a_word_on_its_cost() {
     assert!(shown.contains("an estimate by list prices of us-east-1, June 2026"), "{shown}");
     let shown = with(&[]);
     assert!(
-        shown.starts_with("exit: 2\n") && shown.contains("hint: add --yes"),
+        shown.starts_with("exit: 2\n") && shown.contains("hint: add `--yes`"),
         "nobody is there to ask: {shown}"
     );
     let shown = with(&["--tier", "expedited", "--yes"]);
@@ -239,7 +239,7 @@ fn history_brings_back_what_it_needs_when_asked_to() {
     let Some(archived) = Archived::make() else { return };
     archived.move_to("trade", "GLACIER");
     let shown = archived.history(&["--restore"]);
-    assert!(shown.starts_with("exit: 2\n") && shown.contains("hint: add --yes"), "{shown}");
+    assert!(shown.starts_with("exit: 2\n") && shown.contains("hint: add `--yes`"), "{shown}");
     let shown = archived.history(&["--restore", "--restore-tier", "bulk", "--restore-days", "1", "--yes"]);
     assert!(shown.contains("takes 5 to 12 hours"), "{shown}");
     assert_eq!(rows_of(&shown), archived.trades, "{shown}");
