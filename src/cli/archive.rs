@@ -157,17 +157,7 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
         Command::List(_) => (Needs::Archive, "archive list"),
         Command::Verify(_) => (Needs::Archive, "archive verify"),
         Command::Restore(restore) => (restore.needs(), "archive restore"),
-        Command::Adopt(adopt) => {
-            args.desk
-                .refuse_server("`stk archive adopt` opens the stores itself, when no server has them open")?;
-            let config = args.desk.config(global)?;
-            return super::runtime()?.block_on(async {
-                tokio::select! {
-                    done = adopt::run(adopt, &config) => done,
-                    _ = super::stop_signal() => Err(CliError::interrupted()),
-                }
-            });
-        }
+        Command::Adopt(_) => (Needs::ToMove, "archive adopt"),
         Command::Lifecycle(lifecycle) => {
             args.desk.refuse_server("lifecycle rules are set in the archive's bucket, without a server")?;
             let config = args.desk.config(global)?;
@@ -188,7 +178,8 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
                 Command::List(select) => list(select, &desk, json).await,
                 Command::Verify(verify) => scrub(&verify, &desk, json).await,
                 Command::Restore(restore) => restore::run(&restore, &desk).await,
-                Command::Lifecycle(_) | Command::Adopt(_) => Ok(()),
+                Command::Adopt(adopt) => adopt::run(&adopt, &desk, json).await,
+                Command::Lifecycle(_) => Ok(()),
             };
             desk.close().await;
             done

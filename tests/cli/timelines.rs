@@ -225,7 +225,16 @@ fn a_new_log_beside_an_archive_continues_after_it() {
     plant.take(&plant.data, 1000..1100);
     assert_eq!(plant.history(), once([0..300, 1000..1100]));
     assert!(plant.run(&["archive", "run"]).contains("another timeline"));
-    plant.good(&["archive", "adopt", "--yes"]);
+    // Also while a server has the stores open.
+    let server = plant.server(&plant.data);
+    let there = |args: &[&str]| {
+        plant.home.shown(&mut plant.home.stk(&[args, &["--server", &server.address]].concat()))
+    };
+    assert!(there(&["archive", "adopt"]).contains("run it with --yes"));
+    let adopted = there(&["archive", "adopt", "--yes", "--json"]);
+    assert!(adopted.starts_with("exit: 0\n") && adopted.contains(r#""adopted":true"#), "{adopted}");
+    assert!(there(&["archive", "adopt"]).contains("are this log's already"));
+    assert_eq!(server.drained().0, Some(0));
     plant.good(&["archive", "run"]);
     plant.take(&plant.data, 1100..1200);
     plant.good(&["archive", "run"]);

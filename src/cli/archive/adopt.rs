@@ -4,14 +4,9 @@
 use clap::Args;
 
 use super::print;
-use crate::bus::epoch::{Held, Holder, Relation};
 use crate::cli::CliError;
-use crate::cli::desk::refusal;
-use crate::config::Config;
-use crate::server::stores::Stores;
-use crate::tiering::archive::origin::{self, Beside};
-use crate::tiering::archive::run::Archiver;
-use crate::tiering::archive::{ArchiveError, ArchiveMetrics, Clock};
+use crate::cli::desk::{Desk, unexpected};
+use crate::server::admin::{AdoptAnswer, Answer, ArchiveHolds, Order};
 
 #[derive(Args)]
 pub(super) struct AdoptArgs {
@@ -20,51 +15,33 @@ pub(super) struct AdoptArgs {
     yes: bool,
 }
 
-pub(super) async fn run(args: &AdoptArgs, config: &Config) -> Result<(), CliError> {
-    let stores = Stores::open_to_move(config).await.map_err(crate::cli::serve::node_error)?;
-    let done = adopt(args, config, &stores).await;
-    stores.close().await;
-    done
+pub(super) async fn run(args: &AdoptArgs, desk: &Desk, json: bool) -> Result<(), CliError> {
+    let order = Order::ArchiveAdopt { write: args.yes };
+    let Answer::Adopt(answer) = desk.ask_quietly(order).await? else { return Err(unexpected()) };
+    print(&if json { serde_json::json!(answer).to_string() + "\n" } else { in_words(&answer) })
 }
 
-async fn adopt(args: &AdoptArgs, config: &Config, stores: &Stores) -> Result<(), CliError> {
-    let (cold, log) = (stores.cold(), Beside::new(stores.bus.clone()));
-    let Some(held) = origin::held(&*cold).await.map_err(|error| refusal(error.into()))? else {
-        return print(&format!("{} holds no archive: there is nothing to adopt\n", cold.name()));
+fn in_words(answer: &AdoptAnswer) -> String {
+    let AdoptAnswer { archive, holds, adopted } = answer;
+    let offsets = match holds {
+        ArchiveHolds::Nothing => return format!("{archive} holds no archive: there is nothing to adopt\n"),
+        ArchiveHolds::OwnRows => return format!("all rows in {archive} are this log's already\n"),
+        ArchiveHolds::OtherRows { offsets } => offsets,
     };
-    match log.relation(&held).await.map_err(|error| refusal(ArchiveError::from(error).into()))? {
-        Relation::Own => return print(&format!("all rows in {} are this log's already\n", cold.name())),
-        Relation::Skipped => {}
-        _ => return origin::check(&*cold, &log).await.map(drop).map_err(|error| refusal(error.into())),
-    }
-    print(&describe(&held, log.epoch().lost()))?;
-    if !args.yes {
-        return print("run it with --yes to adopt the archive\n");
-    }
-    let options = crate::server::archiver::options(config);
-    let metrics = ArchiveMetrics::default();
-    let archiver = Archiver::new(cold.clone(), stores.warm.clone(), options, Clock::default(), metrics);
-    let lease = archiver.hold().await.map_err(|error| refusal(error.into()))?;
-    origin::adopt(cold.clone(), &log).await.map_err(|error| refusal(error.into()))?;
-    lease.release().await.map_err(|error| refusal(error.into()))?;
-    print(&format!("{} belongs to this log now\n", cold.name()))
-}
-
-fn describe(held: &Held, lost: &[crate::bus::epoch::Lost]) -> String {
     let mut text = format!(
-        "{} holds rows of another timeline of this log. They stay in history. Rows of that timeline that were\n\
-         not archived are lost, and a server that still writes it can no longer archive here.\n",
-        held.name
+        "{archive} holds rows of another timeline of this log. They stay in history. Rows of that timeline that were\n\
+         not archived are lost, and a server that still writes it can no longer archive here.\n"
     );
-    for lost in lost.iter().filter(|lost| lost.holder == Holder::Archive) {
-        for (partition, (from, to)) in lost.from.iter().zip(&lost.to).enumerate() {
-            if from < to {
-                text.push_str(&format!(
-                    "  partition {partition}: offsets {from} to {} are of that timeline\n",
-                    to - 1
-                ));
-            }
-        }
+    for span in offsets {
+        text.push_str(&format!(
+            "  partition {}: offsets {} to {} are of that timeline\n",
+            span.partition, span.first, span.last
+        ));
     }
+    text.push_str(&if *adopted {
+        format!("{archive} belongs to this log now\n")
+    } else {
+        "run it with --yes to adopt the archive\n".to_owned()
+    });
     text
 }

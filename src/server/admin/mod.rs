@@ -18,6 +18,7 @@ pub use self::refusal::{Cause, Refusal};
 use super::archiver;
 use super::stores::Stores;
 use crate::bus::Bus;
+use crate::bus::epoch::{Holder, Lost, Relation};
 use crate::config::Config;
 use crate::market::{Kind, Timestamp, TradingDay};
 use crate::tiering::archive::manifest::Manifest;
@@ -54,6 +55,11 @@ pub enum Order {
     RestoreIntoWarm(RestoreOrder),
     /// Compare the stores.
     Audit(Selection),
+    /// Make the log the archive's own, or only report what that means.
+    ArchiveAdopt {
+        /// Do it.
+        write: bool,
+    },
 }
 
 /// Which days an archive run takes, and how.
@@ -176,6 +182,45 @@ pub enum Answer {
     Restored(u64),
     /// Of [`Order::Audit`].
     Audit(Box<Report>),
+    /// Of [`Order::ArchiveAdopt`].
+    Adopt(AdoptAnswer),
+}
+
+/// Whose rows the archive holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AdoptAnswer {
+    /// The archive's address.
+    pub archive: String,
+    /// What it holds, before it was adopted.
+    pub holds: ArchiveHolds,
+    /// Whether it was adopted just now.
+    pub adopted: bool,
+}
+
+/// Whose rows an archive holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArchiveHolds {
+    /// It is empty.
+    Nothing,
+    /// Rows of the log alone.
+    OwnRows,
+    /// Rows of another timeline of the log, too.
+    OtherRows {
+        /// Where they are in the other timeline.
+        offsets: Vec<OffsetSpan>,
+    },
+}
+
+/// Offsets of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffsetSpan {
+    /// The partition.
+    pub partition: u16,
+    /// The first offset.
+    pub first: u64,
+    /// The last offset.
+    pub last: u64,
 }
 
 /// What an archive run did.
@@ -325,6 +370,7 @@ impl Admin {
                 let auditor = Auditor::new(bus.clone(), warm.clone(), cold, selection, progress);
                 Ok(Answer::Audit(Box::new(auditor.run().await?)))
             }
+            Order::ArchiveAdopt { write } => self.adopt(write).await.map(Answer::Adopt),
         }
     }
 
@@ -353,6 +399,33 @@ impl Admin {
         Ok(survey)
     }
 
+    /// Makes the log the archive's own, if `write`, where its offsets skip those of the archive's other
+    /// timeline. Holds the lease meanwhile.
+    async fn adopt(&self, write: bool) -> Result<AdoptAnswer, Refusal> {
+        let (cold, log) = (self.reader.cold(), Beside::new(self.stores()?.bus.clone()));
+        let answer = |holds, adopted| AdoptAnswer { archive: cold.name().to_owned(), holds, adopted };
+        let Some(held) = origin::held(&**cold).await? else {
+            return Ok(answer(ArchiveHolds::Nothing, false));
+        };
+        match log.relation(&held).await.map_err(archive::ArchiveError::from)? {
+            Relation::Own => return Ok(answer(ArchiveHolds::OwnRows, false)),
+            Relation::Skipped => {}
+            // All of these are refused.
+            Relation::Ahead | Relation::Parted { .. } | Relation::OtherLog => {
+                origin::check(&**cold, &log).await?;
+            }
+        }
+        let holds = ArchiveHolds::OtherRows { offsets: offsets_in_archive(log.epoch().lost()) };
+        if write {
+            let lease = self.archiver(RunOrder::default())?.hold().await?;
+            let adopted = origin::adopt(cold.clone(), &log).await;
+            let released = lease.release().await;
+            adopted?;
+            released?;
+        }
+        Ok(answer(holds, write))
+    }
+
     /// Stores the days in warm again. Holds the lease meanwhile, so that nobody archives or drops them.
     async fn restore_into_warm(&self, order: &RestoreOrder, tell: &Tell) -> Result<u64, Refusal> {
         let warm = &self.stores()?.warm;
@@ -377,4 +450,14 @@ impl Admin {
         released?;
         Ok(restored)
     }
+}
+
+/// The offsets of `lost` timelines whose rows the archive has.
+fn offsets_in_archive(lost: &[Lost]) -> Vec<OffsetSpan> {
+    let of_archive = lost.iter().filter(|lost| lost.holder == Holder::Archive);
+    let spans = of_archive.flat_map(|lost| (0u16..).zip(lost.from.iter().zip(&lost.to)));
+    spans
+        .filter(|(_, (from, to))| from < to)
+        .map(|(partition, (&first, to))| OffsetSpan { partition, first, last: to - 1 })
+        .collect()
 }
