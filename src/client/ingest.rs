@@ -234,7 +234,9 @@ impl IngestClient {
 
     async fn dial(&self) -> Result<Socket, String> {
         let address = self.endpoint.ws("/ingest");
-        match tokio::time::timeout(CONNECT_MAX, tokio_tungstenite::connect_async(address)).await {
+        // Without delay: a small batch must not wait for the reply to the one before it.
+        let connecting = tokio_tungstenite::connect_async_with_config(address, None, true);
+        match tokio::time::timeout(CONNECT_MAX, connecting).await {
             Ok(Ok((socket, _))) => Ok(socket),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {} s", CONNECT_MAX.as_secs())),
