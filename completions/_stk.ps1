@@ -116,6 +116,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('verify', 'verify', [CompletionResultType]::ParameterValue, 'Read archived objects again and compare them with their manifests')
             [CompletionResult]::new('restore', 'restore', [CompletionResultType]::ParameterValue, 'Bring archived days back to where they can be read, or into warm')
             [CompletionResult]::new('adopt', 'adopt', [CompletionResultType]::ParameterValue, 'Make this log the archive''s own after it was put back from a backup, or lost')
+            [CompletionResult]::new('copy', 'copy', [CompletionResultType]::ParameterValue, 'Copy the archive to another place, and verify the copy before archive.url is changed')
             [CompletionResult]::new('lifecycle', 'lifecycle', [CompletionResultType]::ParameterValue, 'Show or set at which age archived days go to Glacier and Deep Archive')
             break
         }
@@ -211,6 +212,27 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--yes', '--yes', [CompletionResultType]::ParameterName, 'Do it; without this only the plan is shown')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            break
+        }
+        'stk;archive;copy' {
+            [CompletionResult]::new('--limit-bandwidth', '--limit-bandwidth', [CompletionResultType]::ParameterName, 'Bytes per second from and to each archive, at most: 20MB')
+            [CompletionResult]::new('--from-endpoint', '--from-endpoint', [CompletionResultType]::ParameterName, 'Endpoint of the bucket that FROM names, if not `archive.s3_endpoint`')
+            [CompletionResult]::new('--to-endpoint', '--to-endpoint', [CompletionResultType]::ParameterName, 'Endpoint of the bucket that TO names, if not `archive.s3_endpoint`')
+            [CompletionResult]::new('--from-region', '--from-region', [CompletionResultType]::ParameterName, 'Region of the bucket that FROM names, if not `archive.s3_region`')
+            [CompletionResult]::new('--to-region', '--to-region', [CompletionResultType]::ParameterName, 'Region of the bucket that TO names, if not `archive.s3_region`')
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to open; refused while a server has it open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Archive to open: a directory or `s3://bucket/prefix`')
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Have the server at this address do it, instead of opening the stores')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--own', '--own', [CompletionResultType]::ParameterName, 'Copy only what belongs to the timeline of this log (--data), from an archive of several timelines')
+            [CompletionResult]::new('--dry-run', '--dry-run', [CompletionResultType]::ParameterName, 'Show what would be copied, and do nothing')
+            [CompletionResult]::new('-y', '-y', [CompletionResultType]::ParameterName, 'Do not ask')
+            [CompletionResult]::new('--yes', '--yes', [CompletionResultType]::ParameterName, 'Do not ask')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')

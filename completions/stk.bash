@@ -61,6 +61,9 @@ _stk() {
             stk__subcmd__archive,adopt)
                 cmd="stk__subcmd__archive__subcmd__adopt"
                 ;;
+            stk__subcmd__archive,copy)
+                cmd="stk__subcmd__archive__subcmd__copy"
+                ;;
             stk__subcmd__archive,lifecycle)
                 cmd="stk__subcmd__archive__subcmd__lifecycle"
                 ;;
@@ -137,7 +140,7 @@ _stk() {
             return 0
             ;;
         stk__subcmd__archive)
-            opts="-h --data --url --server --key-id --secret-key --json --config --help run status list verify restore adopt lifecycle"
+            opts="-h --data --url --server --key-id --secret-key --json --config --help run status list verify restore adopt copy lifecycle"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -181,6 +184,64 @@ _stk() {
                 return 0
             fi
             case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --server)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --secret-key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        stk__subcmd__archive__subcmd__copy)
+            opts="-y -h --own --dry-run --yes --limit-bandwidth --from-endpoint --to-endpoint --from-region --to-region --data --url --server --key-id --secret-key --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --limit-bandwidth)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --from-endpoint)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --to-endpoint)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --from-region)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --to-region)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --data)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

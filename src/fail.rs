@@ -73,6 +73,9 @@ pub const FAIL_POINTS: &[&str] = &[
     "archive.condemned",
     "archive.removed",
     "archive.scrubbed",
+    "copy.begun",
+    "copy.object",
+    "copy.manifest",
 ];
 
 struct Armed {

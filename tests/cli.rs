@@ -20,6 +20,8 @@ mod arguments;
 mod audit;
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/copying.rs"]
+mod copying;
 #[path = "cli/crash.rs"]
 mod crash;
 #[path = "cli/crash_archive.rs"]

@@ -301,9 +301,11 @@ fn commands_of(file: &str) -> &'static [&'static str] {
             &["archive run", "archive status", "archive list", "archive verify"]
         }
         "archive/adopt" => &["archive adopt"],
+        "archive/copy" => &["archive copy"],
         "archive/lifecycle" => &["archive lifecycle"],
         "archive/restore" => &["archive restore"],
         "audit" => &["audit"],
+        "confirm" => &["archive copy", "archive restore"],
         "bench/ingest" => &["bench ingest"],
         "bench/warm_insert" => &["bench warm-insert"],
         "bench/watch" => &["bench watch"],

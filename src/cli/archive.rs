@@ -4,6 +4,7 @@
 //! (`archive.every_minutes`).
 
 mod adopt;
+mod copy;
 mod lifecycle;
 mod progress;
 pub(super) mod restore;
@@ -65,6 +66,12 @@ enum ArchiveCommand {
     /// A log that is older than its archive continues after the archive's offsets, and archives nothing
     /// before the archive is adopted: another server may still be writing the newer timeline.
     Adopt(adopt::AdoptArgs),
+    /// Copy the archive to another place, and verify the copy before archive.url is changed
+    ///
+    /// FROM is not changed, and may be in use. Interrupt the copy at any time: no program takes an unfinished
+    /// copy for an archive, and the same command continues it. Run it again after the switch to add days that
+    /// were archived in FROM meanwhile. Exits with 1 if something in FROM is damaged or frozen.
+    Copy(copy::CopyArgs),
     /// Show or set at which age archived days go to Glacier and Deep Archive
     Lifecycle(lifecycle::LifecycleArgs),
 }
@@ -148,7 +155,11 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
     match &args.command {
         Command::Status(select) | Command::List(select) => super::check_days(select.from, select.to)?,
         Command::Restore(restore) => restore.check()?,
-        Command::Run(_) | Command::Verify(_) | Command::Adopt(_) | Command::Lifecycle(_) => {}
+        Command::Run(_)
+        | Command::Verify(_)
+        | Command::Adopt(_)
+        | Command::Copy(_)
+        | Command::Lifecycle(_) => {}
     }
     let (needs, name) = match &args.command {
         Command::Run(run) if run.dry_run => (Needs::ToRead, "archive run"),
@@ -158,6 +169,17 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
         Command::Verify(_) => (Needs::Archive, "archive verify"),
         Command::Restore(restore) => (restore.needs(), "archive restore"),
         Command::Adopt(_) => (Needs::ToMove, "archive adopt"),
+        Command::Copy(copy) => {
+            args.desk
+                .refuse_server("`stk archive copy` opens both archives itself, beside a running server")?;
+            let config = args.desk.config(global)?;
+            return super::runtime()?.block_on(async {
+                tokio::select! {
+                    done = copy::run(copy, &config, json) => done,
+                    _ = super::stop_signal() => Err(CliError::interrupted().after("the same command continues")),
+                }
+            });
+        }
         Command::Lifecycle(lifecycle) => {
             args.desk.refuse_server("lifecycle rules are set in the archive's bucket, without a server")?;
             let config = args.desk.config(global)?;
@@ -179,7 +201,7 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
                 Command::Verify(verify) => scrub(&verify, &desk, json).await,
                 Command::Restore(restore) => restore::run(&restore, &desk).await,
                 Command::Adopt(adopt) => adopt::run(&adopt, &desk, json).await,
-                Command::Lifecycle(_) => Ok(()),
+                Command::Lifecycle(_) | Command::Copy(_) => Ok(()),
             };
             desk.close().await;
             done

@@ -187,9 +187,13 @@ pub(super) fn refusal(refusal: Refusal) -> CliError {
             "this log was put back from a backup, or is a copy. If no other server writes the newer one, run \
              `stk archive adopt`; otherwise set archive.url to another place",
         ),
-        Cause::PartedTimeline => failed
-            .hint("both have used the same offsets: set archive.url to another place, the archive stays as it is"),
-        Cause::NotHere => failed.hint("set archive.url to where they are"),
+        Cause::PartedTimeline => failed.hint(
+            "this log and the archive's have used the same offsets. `stk archive copy --own ARCHIVE TO` copies the \
+             days that belong to this log; then set archive.url to another place, that is TO. The archive stays as it is",
+        ),
+        Cause::NotHere => failed.hint(
+            "set archive.url to where they are, or copy them here from there: `stk archive copy THERE HERE`",
+        ),
         Cause::Unconditional => {
             failed.hint("use a store that supports conditional writes (`If-None-Match: *`), or a directory")
         }

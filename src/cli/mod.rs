@@ -7,6 +7,7 @@ mod archive;
 mod audit;
 mod bench;
 mod config;
+mod confirm;
 mod demo;
 mod desk;
 mod doctor;

@@ -18,7 +18,7 @@ use super::node::NodeError;
 use super::processor::{self, Processor, ProcessorConfig, ProcessorMetrics};
 use super::producers::Producers;
 use crate::bus::Bus;
-use crate::bus::epoch::{Held, Holder};
+use crate::bus::epoch::{Held, Holder, LogEpoch};
 use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
 use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention};
 use crate::config::Config;
@@ -419,6 +419,29 @@ impl Stores {
             Log::Kafka(bus) => bus.close(KAFKA_CLOSE_MAX).await,
         }
     }
+}
+
+/// The identity of the log that `config` names, and by partition where the log ends: `u64::MAX` while a
+/// server writes a local log. Changes nothing, and does not need the server to stop.
+///
+/// Errors: as [`Stores::open_existing`].
+pub async fn timeline(config: &Config) -> Result<(LogEpoch, Vec<u64>), NodeError> {
+    let stores = match Stores::open_existing(config).await {
+        Err(error @ NodeError::DataInUse { .. }) if config.kafka.is_none() => {
+            // The generation that is being written has all that was ever read from it.
+            let (dir, partitions) = (config.data_dir.join(LOG_DIR), config.partitions);
+            let epoch = blocking(move || Ok(LocalBus::stored_identity(&dir, partitions)?)).await?;
+            return Ok((epoch.ok_or(error)?, vec![u64::MAX; usize::from(partitions)]));
+        }
+        opened => opened?,
+    };
+    let mut nexts = Vec::new();
+    for partition in 0..stores.bus.partitions() {
+        nexts.push(stores.bus.bounds(partition).await?.next);
+    }
+    let epoch = stores.bus.epoch().clone();
+    stores.close().await;
+    Ok((epoch, nexts))
 }
 
 /// What a server says of its stores while they are open.

@@ -14,55 +14,55 @@ use super::support::{self, Home, Server};
 const DAYS: [&str; 3] = ["2025-03-03", "2025-03-04", "2025-03-05"];
 
 /// A data directory and an archive beside it.
-struct Plant {
-    home: Home,
-    data: PathBuf,
-    archive: PathBuf,
-    keep_days: &'static str,
-    runtime: tokio::runtime::Runtime,
+pub(crate) struct Plant {
+    pub(crate) home: Home,
+    pub(crate) data: PathBuf,
+    pub(crate) archive: PathBuf,
+    pub(crate) keep_days: &'static str,
+    pub(crate) runtime: tokio::runtime::Runtime,
 }
 
 impl Plant {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let home = Home::new();
         let (data, archive) = (home.path("data"), home.path("archive"));
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         Self { home, data, archive, keep_days: "36600", runtime }
     }
 
-    fn command(&self, args: &[&str], data: &Path) -> Command {
+    pub(crate) fn command(&self, args: &[&str], data: &Path) -> Command {
         let mut command = self.home.stk(args);
         command.env("STK_DATA_DIR", data).env("STK_ARCHIVE_URL", &self.archive);
         command.env("STK_ARCHIVE_SETTLE_MINUTES", "0").env("STK_WARM_KEEP_DAYS", self.keep_days);
         command
     }
 
-    fn run(&self, args: &[&str]) -> String {
+    pub(crate) fn run(&self, args: &[&str]) -> String {
         self.home.shown(&mut self.command(args, &self.data))
     }
 
     /// Exits with 0.
-    fn good(&self, args: &[&str]) -> String {
+    pub(crate) fn good(&self, args: &[&str]) -> String {
         let shown = self.run(args);
         assert!(shown.starts_with("exit: 0\n"), "{args:?}: {shown}");
         shown
     }
 
-    fn server(&self, data: &Path) -> Server {
+    pub(crate) fn server(&self, data: &Path) -> Server {
         let args = ["serve", "--listen", "127.0.0.1:0", "--ingest-listen", "127.0.0.1:0"];
         Server::run(self.command(&args, data), true)
     }
 
     /// Has the trades `numbers` acknowledged by a server on `data`, of days in turn, and ends it in
     /// good order once they are in warm.
-    fn take(&self, data: &Path, numbers: std::ops::Range<u64>) {
+    pub(crate) fn take(&self, data: &Path, numbers: std::ops::Range<u64>) {
         let server = self.server(data);
         self.bring(&server, numbers);
         let (code, said) = server.drained();
         assert_eq!(code, Some(0), "{said:#?}");
     }
 
-    fn bring(&self, server: &Server, numbers: std::ops::Range<u64>) {
+    pub(crate) fn bring(&self, server: &Server, numbers: std::ops::Range<u64>) {
         let producer = 1 + numbers.start;
         let ticks: Vec<Tick> = numbers.map(trade).collect();
         self.runtime.block_on(async {
@@ -71,7 +71,7 @@ impl Plant {
         });
     }
 
-    fn history(&self) -> BTreeMap<u64, usize> {
+    pub(crate) fn history(&self) -> BTreeMap<u64, usize> {
         numbers(&self.good(&[
             "history",
             "SA",
@@ -113,12 +113,12 @@ fn numbers(shown: &str) -> BTreeMap<u64, usize> {
     found
 }
 
-fn once(numbers: impl IntoIterator<Item = std::ops::Range<u64>>) -> BTreeMap<u64, usize> {
+pub(crate) fn once(numbers: impl IntoIterator<Item = std::ops::Range<u64>>) -> BTreeMap<u64, usize> {
     numbers.into_iter().flatten().map(|number| (number, 1)).collect()
 }
 
 /// Trade `number`, whose id it is.
-fn trade(number: u64) -> Tick {
+pub(crate) fn trade(number: u64) -> Tick {
     let day = DAYS[number as usize / 10 % DAYS.len()];
     let ts = format!("{day}T15:00:00Z").parse::<stk::market::Timestamp>().expect("a time");
     let ts = ts.saturating_add_nanos(number as i64 * 1_000_000);
@@ -135,12 +135,12 @@ fn trade(number: u64) -> Tick {
     })
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp is there");
     assert!(copied.success());
 }
 
-fn put_back(copied: &Path, data: &Path) {
+pub(crate) fn put_back(copied: &Path, data: &Path) {
     std::fs::remove_dir_all(data).expect("it is there");
     copy(copied, data);
 }
@@ -211,8 +211,24 @@ fn a_copy_that_runs_beside_the_original_never_mixes_with_it() {
     );
     let refused = plant.run(&["archive", "adopt", "--yes"]);
     assert!(refused.starts_with("exit: 1\n"), "what both have used can't be adopted: {refused}");
-    let of_copy = Plant { data: copied, ..plant };
-    assert_eq!(of_copy.history(), once([0..200, 1000..1300]));
+    // As the message says, beside a running server as well as without one.
+    let moved = plant.home.path("moved");
+    let (from, to) = (plant.archive.display().to_string(), moved.display().to_string());
+    let server = plant.server(&plant.data);
+    let shown = plant.good(&["archive", "copy", "--own", &from, &to, "--yes"]);
+    assert!(shown.contains("of another timeline left out"), "{shown}");
+    assert_eq!(server.drained().0, Some(0));
+    plant.good(&["archive", "copy", "--own", &from, &to, "--yes"]);
+    let mut plant = plant;
+    let archive = std::mem::replace(&mut plant.archive, moved);
+    assert_eq!(plant.history(), once(std::iter::once(0..400)));
+    plant.good(&["archive", "run"]);
+    assert_eq!(plant.history(), once(std::iter::once(0..400)));
+    plant.good(&["archive", "verify"]);
+    plant.good(&["audit"]);
+    // The copy of the log still has the old archive, as it was.
+    (plant.archive, plant.data) = (archive, copied);
+    assert_eq!(plant.history(), once([0..200, 1000..1300]));
 }
 
 /// The data directory is lost, and a new one begins beside the archive.
@@ -263,13 +279,24 @@ fn another_archive_is_refused_for_days_that_it_does_not_hold() {
     assert!(refused.starts_with("exit: 1\n") && refused.contains("does not hold"), "{refused}");
     let failed = plant.run(&["history", "SA", "--data", &plant.data.display().to_string()]);
     assert!(failed.starts_with("exit: 1\n"), "never a part for the whole: {failed}");
+    // As the message says: what is missing is copied here from there.
+    assert!(refused.contains("`stk archive copy THERE HERE`"), "{refused}");
+    let [there, here] = ["archive", "elsewhere"].map(|name| plant.home.path(name).display().to_string());
+    plant.good(&["archive", "copy", &there, &here, "--yes"]);
+    plant.good(&["archive", "run"]);
+    plant.good(&["archive", "run"]);
+    assert_eq!(plant.history(), once(std::iter::once(0..400)));
+    plant.good(&["archive", "verify"]);
+    // And back, with the days that were archived since.
+    plant.good(&["archive", "copy", &here, &there, "--yes"]);
     // The archive rolled back to before the late rows.
     let plant = Plant { archive: plant.home.path("archive"), ..plant };
     let before = plant.home.path("rolled");
     copy(&plant.archive, &before);
+    plant.take(&plant.data, 400..450);
     plant.good(&["archive", "run"]);
     plant.good(&["archive", "run"]);
-    assert_eq!(plant.history(), once(std::iter::once(0..400)));
+    assert_eq!(plant.history(), once(std::iter::once(0..450)));
     put_back(&before, &plant.archive);
     let refused = plant.run(&["archive", "run"]);
     assert!(refused.starts_with("exit: 1\n") && refused.contains("does not hold"), "{refused}");

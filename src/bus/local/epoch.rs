@@ -59,6 +59,14 @@ pub(super) fn read(path: &Path, nexts: &[u64]) -> io::Result<LogEpoch> {
     Ok(epoch)
 }
 
+/// The identity of the log in `path` as it is stored now; `None` where none is stored. A process may have
+/// the log open: the file is replaced as a whole.
+///
+/// Errors: it is damaged.
+pub(super) fn stored(path: &Path, partitions: usize) -> io::Result<Option<LogEpoch>> {
+    Ok(find(path, partitions)?.map(|stored| stored.epoch))
+}
+
 /// The identity to write the log in `path`, whose records end before `nexts`: a new generation, which
 /// skips the offsets of rows that are `held` elsewhere and are not in the log.
 ///

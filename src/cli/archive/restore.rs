@@ -1,6 +1,5 @@
 //! `stk archive restore`: objects out of Glacier, and days back into warm.
 
-use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -242,7 +241,7 @@ pub(in crate::cli) async fn bring_back(frozen: &impl Frozen, how: How) -> Result
         return Ok(false);
     }
     if estimate.objects > 0 {
-        if !how.yes && !confirmed(&format!("ask for {}?", objects(estimate.objects)))? {
+        if !how.yes && !crate::cli::confirm::confirmed(&format!("ask for {}?", objects(estimate.objects)))? {
             return Err(CliError::interrupted());
         }
         let progress = bar(estimate.objects, "{bar:30} {pos} of {len} objects asked for");
@@ -301,21 +300,6 @@ fn estimate_in_words(estimate: &Estimate, days: u32) -> String {
         HumanBytes(estimate.bytes),
         estimate.dollars,
     )
-}
-
-/// Asks a person. Where there is none, it takes --yes.
-fn confirmed(question: &str) -> Result<bool, CliError> {
-    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
-        return Err(
-            CliError::usage("nothing was asked for: there is nobody to confirm it").hint("add `--yes`")
-        );
-    }
-    let mut stderr = std::io::stderr().lock();
-    let asked = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
-    asked.map_err(|error| CliError::failed(format!("stderr: {error}")))?;
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).map_err(|error| CliError::failed(format!("stdin: {error}")))?;
-    Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
 /// The archived objects that an answer named, for `stk history --restore`.

@@ -87,6 +87,7 @@ impl From<ArchiveError> for Refusal {
             | ArchiveError::Warm { .. }
             | ArchiveError::Taken { .. }
             | ArchiveError::Lost { .. }
+            | ArchiveError::Unfinished { .. }
             | ArchiveError::Log { .. } => Cause::Other,
         };
         Self::new(cause, error)
@@ -110,6 +111,7 @@ impl From<ReadError> for Refusal {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Cold(error) => error.into(),
+            ReadError::Unfinished { .. } => Self::new(Cause::Other, error),
             ReadError::Manifest { .. } | ReadError::Damaged { .. } => Self::new(Cause::Damaged, error),
         }
     }

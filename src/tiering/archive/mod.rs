@@ -20,6 +20,7 @@
 mod bars;
 mod cache;
 pub mod chain;
+pub mod copy;
 mod first;
 pub mod garbage;
 pub mod journal;
@@ -225,6 +226,16 @@ pub enum ArchiveError {
         /// Whether this log has used the offsets of those rows for other records.
         is_parted: bool,
     },
+    /// The store is a copy of an archive that was interrupted.
+    #[error(
+        "{store} is an unfinished copy of {copy_of}: finish it with `stk archive copy {copy_of} {store}`"
+    )]
+    Unfinished {
+        /// The store.
+        store: String,
+        /// The archive that was copied.
+        copy_of: String,
+    },
     /// Warm has dropped rows that this archive does not hold.
     #[error("{unit}: warm has dropped rows that {store} does not hold: they are in another archive, or lost")]
     NotHere {
@@ -332,6 +343,7 @@ impl ArchiveError {
                 | Self::LeaseLost { .. }
                 | Self::OtherLog { .. }
                 | Self::OtherTimeline { .. }
+                | Self::Unfinished { .. }
         )
     }
 }

@@ -12,6 +12,9 @@
 //! names the generation and the offsets that the manifest reaches.
 //!
 //! Version 1 named only the id. Its archives are taken for the log's own as far as the log goes.
+//!
+//! Version 3 is written while `stk archive copy` fills a new place: it names no log, so that every
+//! program refuses what is not whole yet. The last step of the copy replaces it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::ArchiveError;
 use super::manifest::{MANIFEST_PREFIX, Manifest, parse_manifest_key};
+use super::sealed;
 use super::snapshot::ReadError;
 use super::store::{Created, Store, json};
 use crate::bus::epoch::{Ended, Held, Holder, LogEpoch, Relation, is_within, later};
@@ -96,6 +100,36 @@ struct Origin {
     checksum: Option<String>,
 }
 
+/// The version of the marker that stands in the place of the log's name until a copy is whole.
+const UNFINISHED_VERSION: u32 = 3;
+
+/// A copy of an archive that is not whole yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Unfinished {
+    version: u32,
+    /// The archive that is copied, as a person calls it.
+    pub(super) copy_of: String,
+    /// The log of that archive; none where the archive names none.
+    pub(super) log: Option<String>,
+}
+
+impl Unfinished {
+    /// A copy of `copy_of`, whose rows are of `log`.
+    pub(super) fn new(copy_of: &str, log: Option<u64>) -> Self {
+        Self { version: UNFINISHED_VERSION, copy_of: copy_of.to_owned(), log: log.map(name) }
+    }
+
+    /// The marker in `bytes`, if they are one.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        sealed::open::<Self>(bytes).ok().filter(|read| read.version == UNFINISHED_VERSION)
+    }
+
+    /// Whether `store` is a copy that is not whole yet.
+    pub(super) async fn find(store: &Store) -> Result<Option<Self>, ColdError> {
+        Ok(store.get(LOG_KEY).await?.and_then(|found| Self::read(&found)))
+    }
+}
+
 fn name(log: u64) -> String {
     format!("{log:016x}")
 }
@@ -163,6 +197,9 @@ pub async fn held(cold: &dyn Cold) -> Result<Option<Held>, ReadError> {
             Err(ColdError::NotFound { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
+        if let Some(Unfinished { copy_of, .. }) = Unfinished::read(&found) {
+            return Err(ReadError::Unfinished { store: cold.name().to_owned(), copy_of });
+        }
         let read = Origin::read(&found).and_then(|origin| Ok((origin.held(cold.name())?, origin.version)));
         match read {
             Ok((mut held, version)) => {
@@ -272,15 +309,21 @@ pub async fn adopt(store: Arc<dyn Cold>, log: &Beside) -> Result<(), ArchiveErro
 }
 
 async fn write(store: &Store, log: &Beside, next_offsets: Vec<u64>) -> Result<(), ArchiveError> {
-    let origin = json(&Origin::new(&place(log.epoch(), store.name(), next_offsets)));
-    for key in [LOG_KEY, COPY_KEY] {
+    put(store, &place(log.epoch(), store.name(), next_offsets)).await
+}
+
+/// Writes down that the archive in `store` holds the rows of `held`. Replaces the marker of an unfinished
+/// copy last.
+pub(super) async fn put(store: &Store, held: &Held) -> Result<(), ArchiveError> {
+    let origin = json(&Origin::new(held));
+    for key in [COPY_KEY, LOG_KEY] {
         store.put(key, origin.clone()).await?;
     }
     Ok(())
 }
 
 /// Rows of the log below `next_offsets`, with its generations up to the one that reached there.
-fn place(epoch: &LogEpoch, store: &str, next_offsets: Vec<u64>) -> Held {
+pub(super) fn place(epoch: &LogEpoch, store: &str, next_offsets: Vec<u64>) -> Held {
     let generation = epoch.generation_of(&next_offsets);
     let mut lineage = epoch.lineage(&next_offsets);
     let last = lineage.iter().position(|ended| ended.generation == generation);
@@ -308,6 +351,7 @@ impl From<ReadError> for ArchiveError {
         match error {
             ReadError::Cold(error) => error.into(),
             ReadError::Damaged { store, key, reason } => Self::Damaged { store, key, reason },
+            ReadError::Unfinished { store, copy_of } => Self::Unfinished { store, copy_of },
             ReadError::Manifest { store, unit, reason } => {
                 Self::Damaged { store, key: super::manifest::manifest_prefix(unit), reason }
             }

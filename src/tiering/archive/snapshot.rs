@@ -39,6 +39,16 @@ pub enum ReadError {
         /// What is wrong.
         reason: String,
     },
+    /// The store is a copy of an archive that was interrupted.
+    #[error(
+        "{store} is an unfinished copy of {copy_of}: finish it with `stk archive copy {copy_of} {store}`"
+    )]
+    Unfinished {
+        /// The store.
+        store: String,
+        /// The archive that was copied.
+        copy_of: String,
+    },
     /// A data object or its footer is not what its manifest says.
     #[error("{store}: {key} is damaged: {reason}")]
     Damaged {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::manifest::{
     MANIFEST_PREFIX, Manifest, data_prefix, manifest_key, manifest_prefix, parse_manifest_key,
 };
+use super::origin::Unfinished;
 use super::read_back::read_back;
 use super::store::Store;
 use super::{ArchiveError, ArchiveMetrics, Clock, Progress};
@@ -155,6 +156,9 @@ impl Scrubber {
     /// result; an error is a store that can't be read.
     pub async fn run(&self, bounds: Bounds, anew: bool, progress: &Progress) -> Result<Scrub, ArchiveError> {
         let began = Instant::now();
+        if let Some(Unfinished { copy_of, .. }) = Unfinished::find(&self.store).await? {
+            return Err(ArchiveError::Unfinished { store: self.store.name().to_owned(), copy_of });
+        }
         let progress_before = self.progress().await?;
         let is_first = progress_before.is_none();
         let mut scrub = match progress_before {
