@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use stk::bus::epoch::LogEpoch;
 use stk::market::{
     Bar, Cancel, Conditions, Correction, Exchange, Gap, GapKind, Kind, NO_SYMBOL, PrevClose, Price, Quote,
     Seq, Status, Symbol, SymbolTable, Tape, Tick, TickBatchBuilder, TimeRange, Timeframe, Timestamp, Trade,
@@ -123,8 +124,13 @@ fn block(partition: u16, offset: u64) -> Block {
         next_offset: offset + 1,
         batches: builder.finish(&table),
         checkpoint,
-        seam: None,
+        seam: Some(seam(offset)),
     }
+}
+
+/// The seam of the block of the record at `offset`.
+fn seam(offset: u64) -> u64 {
+    u64::MAX - offset
 }
 
 /// Everything in a store, as text.
@@ -140,12 +146,15 @@ async fn shown(warm: &LocalWarm) -> String {
     String::from_utf8(out).expect("text").replace("\r\n", "\n")
 }
 
-async fn check(warm: &LocalWarm) {
+async fn check(warm: &LocalWarm, version: &str) {
+    let is_named = version == "v4";
+    assert_eq!(warm.held().and_then(|held| held.log), is_named.then_some(LOG));
+    let seam = is_named.then_some(seam(RECORDS - 1));
     for partition in 0..2 {
         let checkpoint = format!("partition {partition} at {RECORDS}").into();
         assert_eq!(
             warm.mark(partition).await.expect("a mark"),
-            Mark { next_offset: RECORDS, checkpoint, seam: None }
+            Mark { next_offset: RECORDS, checkpoint, seam }
         );
     }
     warm.verify().expect("sound");
@@ -154,7 +163,10 @@ async fn check(warm: &LocalWarm) {
 }
 
 /// The versions of stores that earlier programs and this one wrote, all with the same rows.
-const VERSIONS: [&str; 2] = ["v1", "v3"];
+const VERSIONS: [&str; 3] = ["v1", "v3", "v4"];
+
+/// The log that the stores of those versions name that name one.
+const LOG: u64 = 0x0123_4567_89ab_cdef;
 
 /// With `STK_UPDATE=1` a missing golden store is written; an existing one never is.
 async fn write_golden(version: &str) {
@@ -163,6 +175,7 @@ async fn write_golden(version: &str) {
         return;
     }
     let warm = LocalWarm::open(&dir, QUIET).expect("a store");
+    warm.name_log(&LogEpoch::new(LOG), 2).expect("named");
     for offset in 0..RECORDS {
         for partition in 0..2 {
             warm.commit(block(partition, offset)).await.expect("stored");
@@ -172,7 +185,7 @@ async fn write_golden(version: &str) {
     for _ in 1..2 * Kind::ALL.len() {
         warm.compact().expect("merged");
     }
-    check(&warm).await;
+    check(&warm, version).await;
 }
 
 #[tokio::test]
@@ -182,7 +195,7 @@ async fn stores_of_every_version_are_read_and_gone_on_with() {
             write_golden(version).await;
         }
         let warm = LocalWarm::open_read_only(&golden(version)).expect("a store");
-        check(&warm).await;
+        check(&warm, version).await;
         let segments = warm.segments();
         let levels: Vec<u32> = segments.iter().map(|segment| segment.level).collect();
         assert!(levels.contains(&0) && levels.contains(&1), "{levels:?}");
@@ -192,7 +205,7 @@ async fn stores_of_every_version_are_read_and_gone_on_with() {
         let copy = tempfile::tempdir().expect("a directory");
         copy_dir(&golden(version), copy.path());
         let warm = LocalWarm::open(copy.path(), QUIET).expect("a store");
-        check(&warm).await;
+        check(&warm, version).await;
         warm.commit(block(0, RECORDS)).await.expect("stored");
         let rows = shown(&warm).await.lines().count();
         let before = fs::read_to_string(golden("v1.csv")).expect("golden rows").lines().count();

@@ -70,6 +70,39 @@ pub struct Held {
     pub next_offsets: Vec<u64>,
 }
 
+/// Why a store can't be used beside a log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// The store holds rows of another log.
+    #[error("{store} holds rows of the log {held:016x}, and the log beside it is {log:016x}: {WAY_ON}")]
+    OtherLog {
+        /// The store, as a person knows it.
+        store: String,
+        /// The log that the store names.
+        held: u64,
+        /// The log beside it.
+        log: u64,
+    },
+    /// The store holds rows of another timeline of the log, and the log has other records with their
+    /// offsets.
+    #[error(
+        "{store} holds rows of another timeline of the log beside it, which has other records from offset {offset} \
+         of partition {partition} on: {WAY_ON}"
+    )]
+    Parted {
+        /// The store, as a person knows it.
+        store: String,
+        /// A partition in which they differ.
+        partition: usize,
+        /// The offset from which on they differ in it.
+        offset: u64,
+    },
+}
+
+/// What to do where a store does not fit to its log.
+const WAY_ON: &str = "one of the two was put back from another copy. Put back the log that the store belongs \
+     to, or move the store away: a new one is filled from the log";
+
 /// How the rows of another store relate to a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Relation {
@@ -281,6 +314,37 @@ impl LogEpoch {
             true if is_within(&held.next_offsets, nexts) => Relation::Skipped,
             true => Relation::Ahead,
         }
+    }
+
+    /// As [`LogEpoch::relation`], for a store that is of no use beside a log that it does not fit to.
+    ///
+    /// Errors: the store holds rows of another log, or of another timeline whose offsets the log has used.
+    pub fn fit(&self, nexts: &[u64], held: &Held) -> Result<Relation, Misfit> {
+        let store = || held.name.clone();
+        match self.relation(nexts, held) {
+            Relation::OtherLog => {
+                Err(Misfit::OtherLog { store: store(), held: held.log.unwrap_or_default(), log: self.log.id })
+            }
+            Relation::Parted { at } => {
+                let differs = |at: &usize, from: u64| {
+                    let to = held.next_offsets.get(*at).copied().unwrap_or(0);
+                    !self.is_skipped(*at as u16, from, to.min(nexts[*at]))
+                };
+                let offset = |partition: usize| at.get(partition).copied().unwrap_or(0);
+                let partition = (0..nexts.len()).find(|partition| differs(partition, offset(*partition)));
+                let partition = partition.unwrap_or(0);
+                Err(Misfit::Parted { store: store(), partition, offset: offset(partition) })
+            }
+            relation => Ok(relation),
+        }
+    }
+
+    /// Whether this log has all records of `generation` of one partition below `offset`. Says nothing of
+    /// offsets that the present generation has not reached.
+    pub fn has_in(&self, partition: u16, generation: u64, offset: u64) -> bool {
+        let ended = self.ended.iter().find(|ended| ended.generation == generation);
+        let end = ended.map(|ended| ended.ends.get(usize::from(partition)).copied().unwrap_or(0));
+        generation == self.log.generation || end.is_some_and(|end| offset <= end)
     }
 
     /// The oldest generation in which the log had all records below `offsets`: a place named by it is

@@ -50,7 +50,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-use self::epoch::Identity;
+use self::epoch::{Identity, IdentityError};
 pub use self::metrics::LocalBusMetrics;
 use self::reader::LocalReader;
 use self::state::{Queued, State, Status};
@@ -272,20 +272,24 @@ impl LocalBus {
             tracing::info!(path = path(), has, asked, "the log keeps the partitions it was made with");
             config.partitions = has as u16;
         }
-        let cannot = |error: std::io::Error| {
-            let path = config.path.display().to_string();
-            let reason = format!("cannot keep its identity: {error}");
-            match error.kind() {
-                std::io::ErrorKind::StorageFull => BusError::FilledUp { path, reason },
-                _ => BusError::Failed { path, reason },
+        let cannot = |error: IdentityError| {
+            let (path, reason) = (config.path.display().to_string(), error.to_string());
+            match error {
+                IdentityError::Misfit(misfit) => BusError::Misfit(misfit),
+                IdentityError::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                    BusError::FilledUp { path, reason }
+                }
+                IdentityError::Io(_) => BusError::Failed { path, reason },
             }
         };
         let epoch = match config.access {
-            Access::Read => epoch::read(&config.path, &nexts).map_err(cannot)?,
+            Access::Read => {
+                epoch::read(&config.path, &nexts, &config.held).map_err(|error| cannot(error.into()))?
+            }
             Access::Write => {
                 let Identity { epoch, begins } =
                     epoch::open(&config.path, &nexts, &config.held).map_err(cannot)?;
-                epoch::begin(&config.path, &epoch).map_err(cannot)?;
+                epoch::begin(&config.path, &epoch).map_err(|error| cannot(error.into()))?;
                 fail::point("log.local.begun");
                 if begins != nexts {
                     let segment = store.skip_to(&begins, now_ms);

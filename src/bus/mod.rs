@@ -12,7 +12,7 @@ pub mod local;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use self::epoch::LogEpoch;
+use self::epoch::{LogEpoch, Misfit};
 
 /// A record as read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +102,10 @@ pub enum BusError {
         /// The most it takes.
         bytes_max: usize,
     },
+    /// A store beside the log holds rows of another log, or of another timeline of it. The log was not
+    /// changed.
+    #[error(transparent)]
+    Misfit(Misfit),
     /// The log can't be reached, after waiting for it; it may answer later.
     #[error("the log in {path} can't be reached: {reason}")]
     Unavailable {

@@ -69,7 +69,7 @@ impl DeskArgs {
         let config = self.config(global)?;
         let stores = match needs {
             Needs::Archive => None,
-            Needs::ToRead => Some(Stores::open_existing(&config).await),
+            Needs::ToRead => Some(Stores::open_to_examine(&config).await),
             Needs::ToMove => Some(Stores::open_to_move(&config).await),
         };
         let stores = stores.transpose().map_err(|error| store_error(error, command))?;

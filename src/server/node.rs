@@ -290,7 +290,7 @@ impl Node {
         let stores = Stores::open(config).await?;
         stores.announce(address);
         if has(Role::Feed) && stores.is_shared() {
-            // Before anything is accepted. The processor of a log of this machine's own does it.
+            // Before anything is accepted. With stores on this machine it was done when they were opened.
             stores.check_seams().await?;
         }
 

@@ -17,10 +17,10 @@ use super::intake::{Intake, IntakeMetrics};
 use super::node::NodeError;
 use super::processor::{self, Processor, ProcessorConfig, ProcessorMetrics};
 use super::producers::Producers;
-use crate::bus::Bus;
 use crate::bus::epoch::{Held, Holder, LogEpoch};
 use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
 use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention};
+use crate::bus::{Bus, BusError};
 use crate::config::Config;
 use crate::disk::{create_dir, lock_soon};
 use crate::market::Horizon;
@@ -35,7 +35,7 @@ use crate::tiering::hot::redis::{RedisHot, RedisHotConfig};
 use crate::tiering::seam::{self, SeamError};
 use crate::tiering::warm::clickhouse::{ClickHouseOptions, ClickHouseWarm};
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
-use crate::tiering::warm::{ArchiveSource, Origin, WarmError};
+use crate::tiering::warm::{ArchiveSource, Origin, Warm, WarmError};
 
 /// The file whose lock says that a process has the data directory.
 const LOCK_FILE: &str = "lock";
@@ -92,6 +92,15 @@ enum Use {
     Move,
     /// To answer questions: nothing in the stores changes.
     Ask,
+    /// To look at stores that may not belong together: nothing in them changes.
+    Examine,
+}
+
+impl Use {
+    /// Whether nothing in the stores may change.
+    fn is_read_only(self) -> bool {
+        matches!(self, Self::Ask | Self::Examine)
+    }
 }
 
 impl Stores {
@@ -107,6 +116,11 @@ impl Stores {
     /// as [`crate::bus::BusError::Missing`] and [`WarmError::Missing`]; or as [`Stores::open`].
     pub async fn open_existing(config: &Config) -> Result<Self, NodeError> {
         Self::open_for(config, Use::Ask).await
+    }
+
+    /// As [`Stores::open_existing`], also where warm holds rows of another log or timeline.
+    pub async fn open_to_examine(config: &Config) -> Result<Self, NodeError> {
+        Self::open_for(config, Use::Examine).await
     }
 
     /// Opens what `config` names to move days between its tiers: without compaction, and without hot.
@@ -132,7 +146,7 @@ impl Stores {
             {
                 return Err(NodeError::NoStore { path: dir });
             }
-            let lock = if use_ == Use::Ask {
+            let lock = if use_.is_read_only() {
                 lock_to_read(&dir)?
             } else {
                 create_dir(&dir).map_err(|error| data_error(&dir, &error))?;
@@ -155,7 +169,7 @@ impl Stores {
                 };
                 Some(match use_ {
                     Use::Write => KafkaBus::open(settings).await?,
-                    Use::Move | Use::Ask => KafkaBus::open_existing(settings).await?,
+                    Use::Move | Use::Ask | Use::Examine => KafkaBus::open_existing(settings).await?,
                 })
             }
         };
@@ -174,7 +188,7 @@ impl Stores {
                 };
                 Days::ClickHouse(match use_ {
                     Use::Write => ClickHouseWarm::open(&options).await?,
-                    Use::Move | Use::Ask => ClickHouseWarm::open_existing(&options).await?,
+                    Use::Move | Use::Ask | Use::Examine => ClickHouseWarm::open_existing(&options).await?,
                 })
             }
         };
@@ -186,8 +200,10 @@ impl Stores {
         let (own, metrics) = (config.clone(), cold_metrics.clone());
         let cold = blocking(move || Ok(open_cold(&own, &metrics)?)).await?;
         let local_bus = if local_log {
-            // Whoever only reads changes nothing, and so skips nothing.
-            let held = if use_ == Use::Ask { Vec::new() } else { held(config, &*warm, &*cold).await? };
+            let mut held = held(config, &days).await?;
+            if !use_.is_read_only() {
+                held.extend(held_by_archive(&*cold).await?);
+            }
             let own = config.clone();
             Some(blocking(move || open_local_bus(&own, use_, held)).await?)
         } else {
@@ -202,6 +218,17 @@ impl Stores {
             Log::Kafka(bus) => bus.clone(),
         };
         warm.check_origin(&Origin::of(&*bus)).await?;
+        if (local_log || local_warm) && use_ != Use::Examine {
+            // Before anything is taken in or answered.
+            check_fit(&*bus, &*warm).await?;
+            check_seams(&*bus, &*warm, use_.is_read_only()).await?;
+        }
+        if let Days::Local(warm) = &days
+            && !use_.is_read_only()
+        {
+            let (warm, bus) = (warm.clone(), bus.clone());
+            blocking(move || Ok(warm.name_log(bus.epoch(), bus.partitions())?)).await?;
+        }
         let redis = match &config.redis {
             Some(redis) if use_ == Use::Write => {
                 let (url, prefix) = (redis.url.expose().to_owned(), redis.prefix.clone());
@@ -240,15 +267,7 @@ impl Stores {
     /// Makes sure that the log goes on where warm ends, in every partition: whoever accepts records into
     /// a log that does not, accepts what no processor will ever take in.
     pub async fn check_seams(&self) -> Result<(), NodeError> {
-        let checks = (0..self.bus.partitions()).map(|partition| async move {
-            // In this order: a processor goes on meanwhile.
-            let mark = self.warm.mark(partition).await?;
-            let bounds = self.bus.bounds(partition).await;
-            let bounds = bounds.map_err(|source| SeamError::Bus { partition, source })?;
-            seam::check_record(&*self.bus, partition, bounds, &mark).await?;
-            Ok::<_, NodeError>(())
-        });
-        stream::iter(checks).buffer_unordered(SEAMS_AT_ONCE).try_collect().await
+        check_seams(&*self.bus, &*self.warm, false).await
     }
 
     /// Starts what brings the log into warm and hot, and says which hot store it fills.
@@ -488,11 +507,52 @@ impl Watched {
     }
 }
 
-/// How far the stores beside a local log have come with it.
-async fn held(config: &Config, warm: &dyn ArchiveSource, cold: &dyn Cold) -> Result<Vec<Held>, NodeError> {
-    let mut held = Vec::new();
+/// Makes sure that warm holds rows of this log and timeline alone, as far as it names them.
+async fn check_fit(bus: &dyn Bus, warm: &dyn ArchiveSource) -> Result<(), NodeError> {
+    let Some(held) = warm.held() else { return Ok(()) };
+    let mut nexts = Vec::new();
+    for partition in 0..bus.partitions() {
+        nexts.push(bus.bounds(partition).await?.next);
+    }
+    bus.epoch().fit(&nexts, &held).map_err(BusError::Misfit)?;
+    Ok(())
+}
+
+/// See [`Stores::check_seams`].
+async fn check_seams(bus: &dyn Bus, warm: &dyn ArchiveSource, is_read_only: bool) -> Result<(), NodeError> {
+    let checks = (0..bus.partitions()).map(|partition| async move {
+        // In this order: a processor goes on meanwhile.
+        let mark = warm.mark(partition).await?;
+        let bounds = bus.bounds(partition).await;
+        let bounds = bounds.map_err(|source| SeamError::Bus { partition, source })?;
+        match seam::check_record(bus, partition, bounds, &mark).await {
+            // Answers say so, and a log that is written to continues after warm.
+            Err(SeamError::Ahead(_)) if is_read_only => Ok(()),
+            checked => checked.map_err(NodeError::from),
+        }
+    });
+    stream::iter(checks).buffer_unordered(SEAMS_AT_ONCE).try_collect().await
+}
+
+/// How far warm has come with a local log.
+async fn held(config: &Config, days: &Days) -> Result<Vec<Held>, NodeError> {
+    let warm = match days {
+        Days::Local(warm) => return Ok(warm.held().into_iter().collect()),
+        // Names its log in a table of its own, which is compared once the log is open.
+        Days::ClickHouse(warm) => warm,
+    };
+    let mut next_offsets = Vec::new();
+    for partition in 0..config.partitions {
+        next_offsets.push(warm.mark(partition).await?.next_offset);
+    }
+    let (holder, name) = (Holder::Warm, "warm".to_owned());
+    Ok(vec![Held { holder, name, log: None, lineage: Vec::new(), next_offsets }])
+}
+
+/// How far the archive has come with a local log; `None` where there is none, or it can't be asked.
+async fn held_by_archive(cold: &dyn Cold) -> Result<Option<Held>, NodeError> {
     match tokio::time::timeout(ARCHIVE_WAIT_MAX, origin::held(cold)).await {
-        Ok(Ok(archive)) => held.extend(archive),
+        Ok(Ok(archive)) => return Ok(archive),
         Ok(Err(error)) if !error.is_passing() => return Err(error.into()),
         Ok(Err(error)) => tracing::warn!(
             store = cold.name(), %error,
@@ -503,20 +563,14 @@ async fn held(config: &Config, warm: &dyn ArchiveSource, cold: &dyn Cold) -> Res
             "the archive does not say which timeline of the log it holds; it is asked again before a run"
         ),
     }
-    let mut next_offsets = Vec::new();
-    for partition in 0..config.partitions {
-        next_offsets.push(warm.mark(partition).await?.next_offset);
-    }
-    let (holder, name) = (Holder::Warm, "warm".to_owned());
-    held.push(Held { holder, name, log: None, lineage: Vec::new(), next_offsets });
-    Ok(held)
+    Ok(None)
 }
 
 fn open_local_bus(config: &Config, use_: Use, held: Vec<Held>) -> Result<Arc<LocalBus>, NodeError> {
     let durability = config.sync_interval.map_or(Durability::Always, Durability::Interval);
     let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
     Ok(LocalBus::open(LocalBusConfig {
-        access: if use_ == Use::Ask { Access::Read } else { Access::Write },
+        access: if use_.is_read_only() { Access::Read } else { Access::Write },
         durability,
         retention,
         free_bytes_min: config.free_bytes_min,
@@ -529,7 +583,7 @@ fn open_local_warm(dir: &Path, use_: Use) -> Result<Arc<LocalWarm>, WarmError> {
     match use_ {
         Use::Write => LocalWarm::open(dir, LocalWarmOptions::default()),
         Use::Move => LocalWarm::open(dir, LocalWarmOptions { compaction: false }),
-        Use::Ask => LocalWarm::open_read_only(dir),
+        Use::Ask | Use::Examine => LocalWarm::open_read_only(dir),
     }
 }
 

@@ -116,11 +116,6 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Checks the checksum and the version.
-    pub(super) fn new(bytes: &'a [u8], version: u8) -> Result<Self, CodecError> {
-        Self::of_versions(bytes, version..=version).map(|(_, reader)| reader)
-    }
-
     /// Checks the checksum, and that the version is one of `versions`: which.
     pub(super) fn of_versions(
         bytes: &'a [u8],

@@ -65,8 +65,8 @@ pub enum SeamError {
 
 /// What to do where a log does not fit to its warm store.
 const WAY_ON: &str = "the log was made again or put back from an older copy. Put back the log as it was, or begin \
-     with a new topic and a new database (log.kafka_topic and warm.clickhouse_database, or another data.dir); \
-     the old days stay in the old one";
+     with a new topic and a new database (log.kafka_topic and warm.clickhouse_database; without servers, move \
+     the directory `warm` away, and it is filled from the log again); the old days stay in the old one";
 
 /// The checksum of a record, as a seam has it.
 pub fn of(record: &[u8]) -> u64 {
@@ -85,6 +85,10 @@ pub async fn check_record(
     check(partition, mark.next_offset, bounds.next)?;
     let Some(seam) = mark.seam.filter(|_| mark.next_offset > bounds.first) else { return Ok(()) };
     let offset = mark.next_offset - 1;
+    if bus.epoch().skipped(partition, offset).is_some() {
+        // Of a lost timeline: the log has no record there.
+        return Ok(());
+    }
     let read = tokio::time::timeout(READ_TIME_MAX, async {
         let mut reader = bus.reader(partition, offset).await?;
         Ok::<_, BusError>(reader.next(1).await?.into_iter().next())

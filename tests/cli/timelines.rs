@@ -317,6 +317,118 @@ fn a_log_older_than_warm_continues_after_it() {
     assert_eq!(plant.history(), once([0..300, 1000..1100]));
 }
 
+/// The log beside warm is another one, and longer: it is refused before anything is taken in or answered,
+/// and both ways on that the message names lead to a store with every row once.
+#[test]
+fn a_log_of_another_timeline_or_installation_beside_warm_is_refused() {
+    for (is_copy, named) in
+        [(true, "holds rows of another timeline of the log beside it"), (false, "holds rows of the log ")]
+    {
+        let plant = Plant::new();
+        let (foreign, aside) = (plant.home.path("foreign"), plant.home.path("aside"));
+        plant.take(&plant.data, 0..100);
+        let of_foreign = if is_copy {
+            copy(&plant.data, &foreign);
+            once([0..100, 1000..1300])
+        } else {
+            once(std::iter::once(1000..1300))
+        };
+        // Later by market time than all that the other log has.
+        plant.take(&plant.data, 2000..2100);
+        plant.take(&foreign, 1000..1200);
+        plant.take(&foreign, 1200..1300);
+        let own = once([0..100, 2000..2100]);
+        assert_eq!(plant.history(), own);
+        let log = plant.data.join("log");
+        copy(&log, &aside);
+        put_back(&foreign.join("log"), &log);
+        let data = plant.data.display().to_string();
+        let commands: [&[&str]; 4] = [
+            &["serve", "--listen", "127.0.0.1:0"],
+            &["history", "SA", "--data", &data],
+            &["audit"],
+            &["archive", "run"],
+        ];
+        for args in commands {
+            let refused = plant.run(args);
+            assert!(refused.starts_with("exit: 1\n"), "{args:?}: {refused}");
+            assert!(refused.contains(named) && refused.contains("move the store away"), "{refused}");
+        }
+        // Nothing was changed, so the log that warm belongs to can be put back.
+        put_back(&aside, &log);
+        assert_eq!(plant.history(), own);
+        plant.take(&plant.data, 2100..2150);
+        assert_eq!(plant.history(), once([0..100, 2000..2150]));
+        // Or warm is moved away. The checkpoint of hot stays, and must not be believed.
+        put_back(&foreign.join("log"), &log);
+        std::fs::rename(plant.data.join("warm"), plant.home.path("moved")).expect("it is there");
+        let server = plant.server(&plant.data);
+        let latest = format!("http://{}/v2/stocks/SA/trades/latest", server.address);
+        let latest = Command::new("curl").args(["-s", &latest]).output().expect("curl is there");
+        let latest = String::from_utf8_lossy(&latest.stdout).into_owned();
+        assert!(latest.contains("\"i\":1288,"), "{latest}");
+        let (code, said) = server.drained();
+        assert_eq!(code, Some(0), "{said:#?}");
+        assert_eq!(plant.history(), of_foreign);
+        plant.good(&["audit"]);
+    }
+}
+
+/// A store of a version that named no log is taken for the log's own, once, with a message.
+#[test]
+fn a_warm_store_that_names_no_log_is_adopted_once() {
+    let plant = Plant::new();
+    plant.take(&plant.data, 0..100);
+    as_version_3(&plant.data.join("warm"));
+    assert_eq!(plant.history(), once(std::iter::once(0..100)), "reading adopts nothing");
+    let adopted = "the store did not name the log it was filled from";
+    let run = || {
+        let mut command = plant.command(&["archive", "run"], &plant.data);
+        let shown = plant.home.shown(command.env("STK_LOG", "info"));
+        assert!(shown.starts_with("exit: 0\n"), "{shown}");
+        shown
+    };
+    let shown = run();
+    assert!(shown.contains(adopted), "{shown}");
+    let shown = run();
+    assert!(!shown.contains(adopted), "{shown}");
+    plant.take(&plant.data, 100..200);
+    assert_eq!(plant.history(), once(std::iter::once(0..200)));
+}
+
+/// Makes the manifest in `warm` one of version 3, which names no log and has no seams.
+fn as_version_3(warm: &Path) {
+    let mut manifests =
+        std::fs::read_dir(warm).expect("it is there").map(|entry| entry.expect("readable").path());
+    let is_manifest = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "jsonl");
+    let path = manifests.find(is_manifest).expect("there is one");
+    let text = std::fs::read_to_string(&path).expect("text");
+    let mut old = String::new();
+    let mut edits = 0;
+    for line in text.lines() {
+        let mut edit: serde_json::Value = serde_json::from_str(&line[9..]).expect("an edit");
+        if edit.get("log").is_some() {
+            continue;
+        }
+        if let Some(begin) = edit.get_mut("begin") {
+            begin["version"] = 3.into();
+        }
+        if let Some(commit) = edit.get_mut("commit") {
+            commit["mark"].as_object_mut().expect("a mark").remove("seam");
+        }
+        if let Some(end) = edit.get_mut("end") {
+            end["edits"] = edits.into();
+        }
+        let json = edit.to_string();
+        let mut crc = flate2::Crc::new();
+        crc.update(json.as_bytes());
+        old.push_str(&format!("{:08x} {json}\n", crc.sum()));
+        edits += 1;
+    }
+    assert!(text.contains("seam") && !old.contains("seam"), "{text}");
+    std::fs::write(&path, old).expect("written");
+}
+
 /// A client comes back with the token of a timeline that is gone: it is told so, and given all that the
 /// log has had since.
 #[test]

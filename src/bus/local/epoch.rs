@@ -23,8 +23,8 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::bus::epoch::{
-    Ended, GENERATIONS_MAX, Held, Holder, LOST_MAX, LogEpoch, Lost, Relation, fresh_generation, is_within,
-    later,
+    Ended, GENERATIONS_MAX, Held, Holder, LOST_MAX, LogEpoch, Lost, Misfit, Relation, fresh_generation,
+    is_within, later,
 };
 
 const FILE: &str = "epoch";
@@ -50,9 +50,23 @@ pub(super) struct Identity {
     pub(super) begins: Vec<u64>,
 }
 
-/// The identity to read the log in `path`, whose records end before `nexts`: as it is stored.
-pub(super) fn read(path: &Path, nexts: &[u64]) -> io::Result<LogEpoch> {
-    let Some(Stored { mut epoch, sealed }) = find(path, nexts.len())? else { return Ok(LogEpoch::begin()) };
+/// Why a log can't have an identity.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IdentityError {
+    /// It can't be read or written, is damaged, or has no room for another skipped range.
+    #[error("cannot keep its identity: {0}")]
+    Io(#[from] io::Error),
+    /// Warm storage is not of this log.
+    #[error(transparent)]
+    Misfit(#[from] Misfit),
+}
+
+/// The identity to read the log in `path`, whose records end before `nexts`: as it is stored, or as a store
+/// in `held` names it.
+pub(super) fn read(path: &Path, nexts: &[u64], held: &[Held]) -> io::Result<LogEpoch> {
+    let Some(Stored { mut epoch, sealed }) = find(path, nexts.len())? else {
+        return Ok(adopt(nexts, held).unwrap_or_else(LogEpoch::begin));
+    };
     if sealed.as_deref() != Some(nexts) {
         epoch.advance(nexts);
     }
@@ -70,8 +84,9 @@ pub(super) fn stored(path: &Path, partitions: usize) -> io::Result<Option<LogEpo
 /// The identity to write the log in `path`, whose records end before `nexts`: a new generation, which
 /// skips the offsets of rows that are `held` elsewhere and are not in the log.
 ///
-/// Errors: the identity is damaged, or too many ranges were skipped before.
-pub(super) fn open(path: &Path, nexts: &[u64], held: &[Held]) -> io::Result<Identity> {
+/// Errors: the identity is damaged, too many ranges were skipped before, or warm storage holds rows of
+/// another log or timeline. Nothing was stored.
+pub(super) fn open(path: &Path, nexts: &[u64], held: &[Held]) -> Result<Identity, IdentityError> {
     let is_empty = nexts.iter().all(|next| *next == 0);
     let mut epoch = if let Some(Stored { mut epoch, sealed }) = find(path, nexts.len())? {
         epoch.advance(nexts);
@@ -92,13 +107,18 @@ pub(super) fn open(path: &Path, nexts: &[u64], held: &[Held]) -> io::Result<Iden
     };
     let mut begins = nexts.to_vec();
     for held in held {
-        match epoch.relation(nexts, held) {
+        // An archive may stay beside a log that it does not fit to: nothing is written to it.
+        let relation = match held.holder {
+            Holder::Warm => epoch.fit(nexts, held)?,
+            Holder::Archive => epoch.relation(nexts, held),
+        };
+        match relation {
             Relation::Ahead => {
                 let to = skip_target(nexts, held);
                 if !epoch.skip(held.holder, nexts, &to) {
                     let reason =
                         format!("it was put back from copies older than its stores {LOST_MAX} times");
-                    return Err(io::Error::other(reason));
+                    return Err(io::Error::other(reason).into());
                 }
                 tracing::warn!(
                     store = held.name, log_ends = ?nexts, store_ends = ?held.next_offsets,
@@ -125,23 +145,26 @@ fn skip_target(nexts: &[u64], held: &Held) -> Vec<u64> {
     known.chain(nexts.iter().skip(held.next_offsets.len()).copied()).collect()
 }
 
-/// The identity that the archive names, for a log that has none: one that is empty beside the archive
-/// of a log that was lost, or one whose identity was lost.
+/// The identity that warm or else the archive names, for a log that has none: one that is empty beside the
+/// stores of a log that was lost, or one whose identity was lost.
 fn adopt(nexts: &[u64], held: &[Held]) -> Option<LogEpoch> {
-    let archive = held.iter().find(|held| held.holder == Holder::Archive)?;
-    let id = archive.log.filter(|_| archive.next_offsets.len() == nexts.len())?;
+    let names = |holder: Holder| held.iter().find(|held| held.holder == holder && held.log.is_some());
+    let store = names(Holder::Warm).or_else(|| names(Holder::Archive))?;
+    // An archive of another number of partitions is of another log. Warm names the partitions it has marks of.
+    let is_alike = store.holder == Holder::Warm || store.next_offsets.len() == nexts.len();
+    let id = store.log.filter(|_| is_alike && store.next_offsets.len() <= nexts.len())?;
     let is_empty = nexts.iter().all(|next| *next == 0);
     let history = if is_empty {
         Vec::new()
-    } else if is_within(&archive.next_offsets, nexts) {
-        archive.lineage.clone()
+    } else if is_within(&store.next_offsets, nexts) {
+        store.lineage.clone()
     } else {
         return None;
     };
     tracing::warn!(
-        archive = archive.name,
+        store = store.name,
         log = format!("{id:016x}"),
-        "the log has no identity: it takes the one that its archive names"
+        "the log has no identity: it takes the one that this store names"
     );
     Some(LogEpoch::with_history(id, fresh_generation(), history, Vec::new()))
 }
@@ -358,14 +381,17 @@ mod tests {
         for name in [FILE, COPY_FILE] {
             write(dir.path(), &stored()).unwrap();
             fs::write(dir.path().join(name), "nonsense").unwrap();
-            assert_eq!(read(dir.path(), &nexts).unwrap(), stored().epoch);
+            assert_eq!(read(dir.path(), &nexts, &[]).unwrap(), stored().epoch);
             let opened = open(dir.path(), &nexts, &[]).unwrap().epoch;
             assert_eq!(opened.log().id, ID);
             assert!(opened.has(stored().epoch.log().generation, &nexts));
         }
         fs::write(dir.path().join(FILE), VERSION_2.replace("1000", "1001")).unwrap();
-        for error in [read(dir.path(), &nexts).unwrap_err(), open(dir.path(), &nexts, &[]).unwrap_err()] {
-            let error = error.to_string();
+        let errors = [
+            read(dir.path(), &nexts, &[]).unwrap_err().to_string(),
+            open(dir.path(), &nexts, &[]).unwrap_err().to_string(),
+        ];
+        for error in errors {
             assert!(error.contains("epoch and ") && error.contains("epoch.copy are damaged"), "{error}");
             assert!(error.contains("move it away, and the log takes the identity"), "{error}");
         }
@@ -422,6 +448,43 @@ mod tests {
         let archive = Held { log: Some(id), ..held(first.lineage(&[40, 20]), [40, 20]) };
         let Identity { epoch, begins } = open(copy.path(), &[40, 30], &[archive]).unwrap();
         assert_eq!((begins, epoch.lost().len()), (vec![40, 30], 0));
+    }
+
+    #[test]
+    fn warm_of_another_timeline_is_refused_before_anything_is_stored() {
+        let (dir, copy) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let first = open(dir.path(), &[0, 0], &[]).unwrap().epoch;
+        let id = first.log().id;
+        begin(dir.path(), &first).unwrap();
+        begin(copy.path(), &first).unwrap();
+        let second = open(dir.path(), &[40, 30], &[]).unwrap().epoch;
+        let warm = |lineage, next_offsets| Held {
+            holder: Holder::Warm,
+            log: Some(id),
+            ..held(lineage, next_offsets)
+        };
+        // Warm has come further in the second generation than a copy of the first: the copy skips that.
+        let ahead = warm(second.lineage(&[60, 30]), [60, 30]);
+        let opened = open(copy.path(), &[40, 30], std::slice::from_ref(&ahead)).unwrap();
+        assert_eq!(opened.begins, [60, 30]);
+        // A copy that has used the offsets itself.
+        let parted = open(copy.path(), &[40, 30], &[]).unwrap().epoch;
+        begin(copy.path(), &parted).unwrap();
+        let stored = fs::read(copy.path().join(FILE)).unwrap();
+        let refused = open(copy.path(), &[90, 30], std::slice::from_ref(&ahead)).unwrap_err();
+        let IdentityError::Misfit(Misfit::Parted { partition: 0, offset: 40, .. }) = refused else {
+            panic!("{refused}")
+        };
+        let other = Held { log: Some(!id), ..ahead.clone() };
+        let refused = open(copy.path(), &[90, 30], &[other]).unwrap_err();
+        assert!(matches!(refused, IdentityError::Misfit(Misfit::OtherLog { .. })), "{refused}");
+        assert_eq!(fs::read(copy.path().join(FILE)).unwrap(), stored);
+        // What warm holds is older than the copy, or warm names nothing.
+        for fits in
+            [warm(second.lineage(&[40, 30]), [40, 30]), Held { log: None, ..warm(Vec::new(), [60, 30]) }]
+        {
+            assert_eq!(open(copy.path(), &[90, 30], &[fits]).unwrap().begins, [90, 30]);
+        }
     }
 
     #[test]

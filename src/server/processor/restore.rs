@@ -8,13 +8,14 @@ use futures_util::StreamExt;
 
 use super::rebuild::for_rows;
 use super::{ProcessorError, Shared};
-use crate::bus::{Bounds, BusError};
+use crate::bus::{Bounds, Bus, BusError};
 use crate::fail;
 use crate::market::{Kind, Seq, Symbol, Tick, TimeRange, Timestamp};
-use crate::tiering::hot::memory::OLDER_TRADES;
+use crate::tiering::hot::memory::{HotCheckpoint, HotPlace, OLDER_TRADES};
 use crate::tiering::hot::{HotUpdates, RECENT_TICKS};
+use crate::tiering::seam::{self, SeamError};
 use crate::tiering::state::PartitionState;
-use crate::tiering::warm::Query;
+use crate::tiering::warm::{Mark, Query};
 use crate::wire::record::RecordView;
 
 /// Symbols that are read from warm at once.
@@ -58,12 +59,19 @@ pub(super) async fn hot(
 async fn checkpoint(shared: &Arc<Shared>, partition: u16, bounds: Bounds) -> (u64, PartitionState) {
     let none = (0, PartitionState::new());
     let Some((hot, dir)) = shared.stores.hot_files.clone() else { return none };
-    let loaded = tokio::task::spawn_blocking(move || hot.load(&dir, partition, bounds.next)).await;
+    let own = hot.clone();
+    let loaded = tokio::task::spawn_blocking(move || own.load(&dir, partition, bounds.next)).await;
     let reason = match loaded {
-        Ok(Ok(Some(checkpoint))) => match PartitionState::restore(&checkpoint.state) {
-            Ok(state) => return (checkpoint.next_offset, state),
-            Err(error) => error.to_string(),
-        },
+        Ok(Ok(Some(checkpoint))) => {
+            let state = PartitionState::restore(&checkpoint.state).map_err(|error| error.to_string());
+            match check_place(&*shared.stores.bus, partition, bounds, &checkpoint).await.and(state) {
+                Ok(state) => return (checkpoint.next_offset, state),
+                Err(reason) => match hot.clear(partition) {
+                    Ok(()) => reason,
+                    Err(error) => error.to_string(),
+                },
+            }
+        }
         Ok(Ok(None)) => "there is none".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),
@@ -72,6 +80,33 @@ async fn checkpoint(shared: &Arc<Shared>, partition: u16, bounds: Bounds) -> (u6
         tracing::info!(partition, reason, "hot: no usable checkpoint; rebuilding from the log and warm");
     }
     none
+}
+
+/// Makes sure that `checkpoint` is of this timeline of the log; otherwise why not.
+async fn check_place(
+    bus: &dyn Bus,
+    partition: u16,
+    bounds: Bounds,
+    checkpoint: &HotCheckpoint,
+) -> Result<(), String> {
+    let next_offset = checkpoint.next_offset;
+    let Some(HotPlace { log, seam }) = checkpoint.place else {
+        tracing::info!(partition, "hot: the checkpoint does not name its log and is taken for this one's");
+        return Ok(());
+    };
+    if !bus.epoch().name().is(log.id) {
+        return Err(format!("the checkpoint is of the log {:016x}", log.id));
+    }
+    if !bus.epoch().has_in(partition, log.generation, next_offset) {
+        return Err("the checkpoint is of another timeline of the log".to_owned());
+    }
+    let mark = Mark { next_offset, seam, ..Mark::default() };
+    seam::check_record(bus, partition, bounds, &mark).await.map_err(|error| match error {
+        SeamError::OtherRecord { offset, .. } => {
+            format!("the checkpoint ends with another record than the log has at offset {offset}")
+        }
+        error => error.to_string(),
+    })
 }
 
 /// Applies the ticks of the log's records `from..to`, which follow on `state`.

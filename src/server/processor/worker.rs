@@ -21,6 +21,7 @@ use crate::market::{
 use crate::tiering::archive::read::SharedReadStats;
 use crate::tiering::archive::snapshot::ReadError;
 use crate::tiering::hot::HotUpdates;
+use crate::tiering::hot::memory::HotPlace;
 use crate::tiering::seam;
 use crate::tiering::state::PartitionState;
 use crate::tiering::warm::{Mark, Origin, WarmError};
@@ -499,11 +500,15 @@ impl Worker {
         self.tell_hot().await?;
         let (partition, next) = (self.partition, self.next);
         let state = self.state.save();
+        let place = HotPlace {
+            log: self.shared.stores.bus.epoch().log(),
+            seam: self.last_record.as_deref().map(seam::of).or(self.seam),
+        };
         if let Err(error) = self.shared.log_is_durable().await {
             tracing::warn!(partition, %error, "no checkpoint of hot: the log is not durable");
             return Ok(());
         }
-        let saved = tokio::task::spawn_blocking(move || hot.save(&dir, partition, next, &state)).await;
+        let saved = tokio::task::spawn_blocking(move || hot.save(&dir, partition, place, next, &state)).await;
         match saved {
             Ok(Ok(bytes)) => tracing::debug!(partition, next, bytes, "hot checkpointed"),
             Ok(Err(error)) => tracing::warn!(partition, %error, "no checkpoint of hot"),

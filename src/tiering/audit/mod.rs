@@ -197,6 +197,7 @@ impl Auditor {
                     .to_owned(),
             });
         }
+        self.check_log().await?;
         // The marks first: what lies below them is in warm and stays there until it is dropped.
         let mut marks = Vec::new();
         for partition in 0..self.bus.partitions() {
@@ -236,6 +237,27 @@ impl Auditor {
         self.report.gaps.retain(|(day, _)| selection.takes_day(*day));
         self.report.gaps.sort_by_key(|(day, gap)| (*day, gap.ts));
         Ok(self.report)
+    }
+
+    /// Reports a warm store that names another log, or another timeline of this one.
+    async fn check_log(&mut self) -> Result<(), AuditError> {
+        let Some(held) = self.warm.held() else { return Ok(()) };
+        let mut nexts = Vec::new();
+        for partition in 0..self.bus.partitions() {
+            nexts.push(self.bus.bounds(partition).await?.next);
+        }
+        if let Err(misfit) = self.bus.epoch().fit(&nexts, &held) {
+            self.report.find(Finding {
+                severity: Severity::Broken,
+                link: Link::LogWarm,
+                unit: None,
+                partition: None,
+                offsets: None,
+                what: misfit.to_string(),
+                next: "put back the log that warm belongs to, or move the store away".to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// The units that warm or the archive has, or had.

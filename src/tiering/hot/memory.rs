@@ -28,10 +28,15 @@ use crate::market::{
 use crate::tiering::codec::{CodecError, Reader, Writer};
 use crate::tiering::state::FinalTrades;
 use crate::wire::record::{Origin, RecordEncoder, RecordView};
+use crate::wire::token::LogId;
 
-/// The version of the checkpoint that is written and read. Version 1 kept the trade and quote that
-/// arrived last, not those of the latest market time: it is rebuilt from the log and warm instead.
-pub const CHECKPOINT_VERSION: u8 = 2;
+/// The version of the checkpoint that is written. Version 2, which does not name the log, is read too.
+/// Version 1 kept the trade and quote that arrived last, not those of the latest market time: hot is rebuilt
+/// from the log and warm instead.
+pub const CHECKPOINT_VERSION: u8 = 3;
+
+/// The oldest version that is read.
+const CHECKPOINT_VERSION_MIN: u8 = 2;
 
 /// Ticks of one chunk of a checkpoint.
 const CHUNK_TICKS: usize = 16_384;
@@ -484,9 +489,21 @@ pub struct MemoryHot {
     horizon: Horizon,
 }
 
+/// The place in the log that a checkpoint was made at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HotPlace {
+    /// The log and its generation.
+    pub log: LogId,
+    /// The checksum of the record before the checkpoint's offset (see [`crate::tiering::seam`]); `None` where
+    /// it was not known.
+    pub seam: Option<u64>,
+}
+
 /// What a checkpoint covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HotCheckpoint {
+    /// The place; `None` in a checkpoint of version 2.
+    pub place: Option<HotPlace>,
     /// The offset after the last one applied.
     pub next_offset: u64,
     /// What the processor gave along: its state at that offset.
@@ -534,10 +551,20 @@ impl MemoryHot {
 
     /// One partition as bytes, with `state` carried along. The one that applies to the partition
     /// calls it, so that nothing changes meanwhile; readers are held up for moments only.
-    pub fn checkpoint(&self, partition: u16, next_offset: u64, state: &[u8]) -> Result<Bytes, HotError> {
+    pub fn checkpoint(
+        &self,
+        partition: u16,
+        place: HotPlace,
+        next_offset: u64,
+        state: &[u8],
+    ) -> Result<Bytes, HotError> {
         let symbols = self.shard(partition)?.entries.len();
         let mut out = Writer::new(CHECKPOINT_VERSION, 64 + state.len() + symbols * 1024);
         out.varint(u64::from(partition));
+        out.varint(place.log.id);
+        out.varint(place.log.generation);
+        // A seam is never 0.
+        out.varint(place.seam.unwrap_or(0));
         out.varint(next_offset);
         out.bytes(state);
         let mut encoder = RecordEncoder::new();
@@ -583,8 +610,15 @@ impl MemoryHot {
 
     /// Writes [`MemoryHot::checkpoint`] to a file in `dir` and removes the partition's older ones.
     /// Returns the bytes written. Blocking.
-    pub fn save(&self, dir: &Path, partition: u16, next_offset: u64, state: &[u8]) -> Result<u64, HotError> {
-        let bytes = self.checkpoint(partition, next_offset, state)?;
+    pub fn save(
+        &self,
+        dir: &Path,
+        partition: u16,
+        place: HotPlace,
+        next_offset: u64,
+        state: &[u8],
+    ) -> Result<u64, HotError> {
+        let bytes = self.checkpoint(partition, place, next_offset, state)?;
         let path = dir.join(format!("{next_offset:020}-{partition}.hot"));
         let beside = path.with_extension("tmp");
         let write = || -> io::Result<()> {
@@ -646,11 +680,19 @@ fn read_checkpoint(
     mut apply: impl FnMut(Seq, &Tick),
 ) -> Result<HotCheckpoint, HotError> {
     let damaged = |source: CodecError| error(format!("a checkpoint of hot: {source}"));
-    let mut input = Reader::new(bytes, CHECKPOINT_VERSION).map_err(damaged)?;
+    let versions = CHECKPOINT_VERSION_MIN..=CHECKPOINT_VERSION;
+    let (version, mut input) = Reader::of_versions(bytes, versions).map_err(damaged)?;
     let found = input.varint().map_err(damaged)?;
     if found != u64::from(partition) {
         return Err(error(format!("a checkpoint of partition {found} stands for partition {partition}")));
     }
+    let place = if version > CHECKPOINT_VERSION_MIN {
+        let (id, generation) = (input.varint().map_err(damaged)?, input.varint().map_err(damaged)?);
+        let seam = input.varint().map_err(damaged)?;
+        Some(HotPlace { log: LogId { id, generation }, seam: Some(seam).filter(|seam| *seam > 0) })
+    } else {
+        None
+    };
     let next_offset = input.varint().map_err(damaged)?;
     let state = Bytes::copy_from_slice(input.bytes().map_err(damaged)?);
     loop {
@@ -671,7 +713,7 @@ fn read_checkpoint(
         }
     }
     input.end().map_err(damaged)?;
-    Ok(HotCheckpoint { next_offset, state })
+    Ok(HotCheckpoint { place, next_offset, state })
 }
 
 fn error(reason: String) -> HotError {
@@ -726,7 +768,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tiering::golden;
     use crate::tiering::hot::conformance::{self, PARTITIONS, is_as_told, steps, ticks};
+
+    const PLACE: HotPlace = HotPlace { log: LogId { id: 0xfeed, generation: 1 << 40 }, seam: Some(7) };
+
+    /// A checkpoint that names its log is written; one of version 2, which does not, is read for ever.
+    #[test]
+    fn checkpoints_of_every_version_are_read() {
+        use conformance::Step;
+        let ticks = ticks(&[(0, Step::Trade(1)), (0, Step::Quote(2)), (0, Step::Trade(3))]);
+        let partition = ticks[0].0.partition;
+        let hot = told(&ticks);
+        let written = golden::check("hot-v3.txt", &hot.checkpoint(partition, PLACE, 5, b"state").unwrap());
+        for (bytes, place) in [(written, Some(PLACE)), (golden::read("hot-v2.txt"), None)] {
+            let restored = MemoryHot::new(PARTITIONS);
+            let covered = restored.restore(partition, &bytes).unwrap();
+            let state = Bytes::from_static(b"state");
+            assert_eq!(covered, HotCheckpoint { place, next_offset: 5, state });
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(is_as_told(&restored, &ticks)).unwrap();
+        }
+    }
 
     #[test]
     fn conforms() {
@@ -748,7 +811,7 @@ mod tests {
             let ticks = ticks(&steps);
             let (hot, restored) = (told(&ticks), MemoryHot::new(PARTITIONS));
             for partition in 0..PARTITIONS {
-                let bytes = hot.checkpoint(partition, 77, b"state").unwrap();
+                let bytes = hot.checkpoint(partition, PLACE, 77, b"state").unwrap();
                 let covered = restored.restore(partition, &bytes).unwrap();
                 prop_assert_eq!((covered.next_offset, &covered.state[..]), (77, &b"state"[..]));
             }
@@ -763,7 +826,7 @@ mod tests {
             flip in 1_u8..,
         ) {
             let hot = told(&ticks(&steps));
-            let mut bytes = hot.checkpoint(0, 1, b"").unwrap().to_vec();
+            let mut bytes = hot.checkpoint(0, PLACE, 1, b"").unwrap().to_vec();
             let at = at.index(bytes.len());
             bytes[at] ^= flip;
             let restored = MemoryHot::new(PARTITIONS);
@@ -785,7 +848,7 @@ mod tests {
             let ticks = ticks(&steps);
             let partition = ticks[0].0.partition;
             let (hot, restored) = (told(&ticks), MemoryHot::new(PARTITIONS));
-            restored.restore(partition, &hot.checkpoint(partition, 1, b"").unwrap()).unwrap();
+            restored.restore(partition, &hot.checkpoint(partition, PLACE, 1, b"").unwrap()).unwrap();
             for hot in [hot, restored] {
                 runtime.block_on(is_as_told(&hot, &ticks)).unwrap();
             }
@@ -820,7 +883,7 @@ mod tests {
         assert_eq!((entry.minute_bar, entry.daily_bar, entry.seq), (None, None, ticks[3].0));
         // It is in the log all the same, and a checkpoint does not bring it back.
         let restored = MemoryHot::new(PARTITIONS).with_horizon(hot.horizon);
-        restored.restore(partition, &hot.checkpoint(partition, 1, b"").unwrap()).unwrap();
+        restored.restore(partition, &hot.checkpoint(partition, PLACE, 1, b"").unwrap()).unwrap();
         assert_eq!(shown(&restored), entry);
         let recent = restored.shard(partition).unwrap().get(symbol).unwrap().recent(partition, None, 9);
         assert_eq!(recent, ticks);
@@ -833,16 +896,16 @@ mod tests {
         let partition = ticks[0].0.partition;
         let hot = told(&ticks);
         assert_eq!(hot.load(dir.path(), partition, 100).unwrap(), None);
-        hot.save(dir.path(), partition, 3, b"old").unwrap();
-        hot.save(dir.path(), partition, 12, b"new").unwrap();
+        hot.save(dir.path(), partition, PLACE, 3, b"old").unwrap();
+        hot.save(dir.path(), partition, PLACE, 12, b"new").unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         let restored = MemoryHot::new(PARTITIONS);
         let covered = restored.load(dir.path(), partition, 12).unwrap().unwrap();
         assert_eq!((covered.next_offset, &covered.state[..]), (12, &b"new"[..]));
         let refused = restored.load(dir.path(), partition, 11).unwrap_err().to_string();
         assert!(refused.ends_with("it covers more than the log, which ends at 11"), "{refused}");
-        let other =
-            MemoryHot::new(PARTITIONS).restore(1 - partition, &hot.checkpoint(partition, 1, b"").unwrap());
+        let other = MemoryHot::new(PARTITIONS)
+            .restore(1 - partition, &hot.checkpoint(partition, PLACE, 1, b"").unwrap());
         assert!(other.unwrap_err().to_string().contains("stands for partition"));
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use crate::bus::Bus;
-use crate::bus::epoch::LogName;
+use crate::bus::epoch::{Held, LogName};
 use crate::market::{Kind, RowDigest, Symbol, TickBatch, TimeRange, Timestamp, TradingDay};
 
 /// Rows of one partition and one range of offsets, to be stored all or none, once.
@@ -240,6 +240,12 @@ pub struct Scan {
 /// Days of ticks in columns.
 #[async_trait::async_trait]
 pub trait Warm: Send + Sync + 'static {
+    /// The log and the generations of it that the rows are of, and how far they reach in it. `None` of a store
+    /// that compares them itself, in [`Warm::check_origin`].
+    fn held(&self) -> Option<Held> {
+        None
+    }
+
     /// Refuses a log whose rows do not belong into this store. Changes nothing.
     ///
     /// Errors: the store holds rows of another log, or of this one with another number of partitions, as

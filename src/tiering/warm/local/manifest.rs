@@ -20,13 +20,14 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{Temporary, damaged, io_error};
 use super::segment::SegmentInfo;
+use crate::bus::epoch::{Ended, LogEpoch};
 use crate::fail;
 use crate::market::{Kind, TradingDay};
 use crate::tiering::warm::{Unit, WarmError};
 
-/// The version that is written. Version 1 had no edits of the archive, version 2 no [`Edit::End`]; their
-/// files can be read.
-pub(super) const VERSION: u32 = 3;
+/// The version that is written. Version 1 had no edits of the archive, version 2 no [`Edit::End`], version 3
+/// neither [`Edit::Log`] nor seams; their files can be read.
+pub(super) const VERSION: u32 = 4;
 
 /// The first version whose files have an [`Edit::End`].
 const VERSION_WITH_END: u32 = 3;
@@ -54,6 +55,56 @@ pub(super) struct MarkEdit {
     /// The state that came with it, a file under `checkpoint/`; `None` where it was empty.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) checkpoint: Option<CheckpointFile>,
+    /// The checksum of the log's record before `next_offset` (see [`crate::tiering::seam`]).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) seam: Option<u64>,
+}
+
+/// The log that the rows are of, and its generations, oldest first. In the last one, the log is read now:
+/// rows of it reach up to the marks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LogOf {
+    pub(super) id: u64,
+    pub(super) lineage: Vec<Ended>,
+}
+
+impl LogOf {
+    /// The name that a log of `epoch` and a store with marks at `next_offsets` has. Generations that added
+    /// nothing to the one before are left out.
+    pub(super) fn new(epoch: &LogEpoch, next_offsets: &[u64]) -> Self {
+        let mut lineage: Vec<Ended> = Vec::new();
+        for ended in epoch.ended() {
+            if lineage.last().is_none_or(|last| last.ends != ended.ends) {
+                lineage.push(ended.clone());
+            }
+        }
+        lineage.push(Ended { generation: epoch.log().generation, ends: next_offsets.to_vec() });
+        Self { id: epoch.log().id, lineage }
+    }
+
+    /// The edit that makes this of what the store named `before`; `None` where it is the same.
+    pub(super) fn edit_after(&self, before: Option<&Self>) -> Option<Edit> {
+        let known = before.filter(|before| before.id == self.id).map_or(&[][..], |before| &before.lineage);
+        let keep = known.iter().zip(&self.lineage).take_while(|(known, ended)| known == ended).count();
+        (before != Some(self)).then(|| Edit::Log {
+            log: format!("{:016x}", self.id),
+            keep: keep as u64,
+            add: self.lineage[keep..].iter().cloned().map(GenerationEdit::from).collect(),
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GenerationEdit {
+    generation: u64,
+    /// By partition, where it ended.
+    ends: Vec<u64>,
+}
+
+impl From<Ended> for GenerationEdit {
+    fn from(Ended { generation, ends }: Ended) -> Self {
+        Self { generation, ends }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +124,9 @@ pub(super) enum Edit {
     Begin { version: u32, next_id: u64 },
     /// Ends the state that a file begins with: the number of lines before this one.
     End { edits: u64 },
+    /// The rows are of the log with this id (sixteen hexadecimal digits): the first `keep` of the generations
+    /// that were named before, and these.
+    Log { log: String, keep: u64, add: Vec<GenerationEdit> },
     /// A block was stored.
     Commit { mark: MarkEdit, segments: Vec<SegmentInfo> },
     /// Segments were rewritten: `drop` by id, all of one partition, kind and day.
@@ -176,6 +230,8 @@ pub(super) struct State {
     pub(super) marks: BTreeMap<u16, MarkEdit>,
     pub(super) segments: BTreeMap<u64, SegmentInfo>,
     pub(super) archived: BTreeMap<Unit, Archived>,
+    /// `None` of a store that was written by a version that named no log.
+    pub(super) log: Option<LogOf>,
     pub(super) next_id: u64,
     /// The version of the file that was read.
     version: u32,
@@ -195,6 +251,18 @@ impl State {
             }
             // Only its place matters, and `parse` checks that.
             Edit::End { .. } => {}
+            Edit::Log { log, keep, add } => {
+                let id = u64::from_str_radix(&log, 16).map_err(|_| format!("{log:?} does not name a log"))?;
+                let mut lineage = self.log.take().map_or_else(Vec::new, |known| known.lineage);
+                if keep > lineage.len() as u64 {
+                    return Err("it continues generations of the log that it does not name".to_owned());
+                }
+                lineage.truncate(keep as usize);
+                lineage.extend(
+                    add.into_iter().map(|GenerationEdit { generation, ends }| Ended { generation, ends }),
+                );
+                self.log = Some(LogOf { id, lineage });
+            }
             Edit::Commit { mark, segments } => {
                 if let Some(checkpoint) = &mark.checkpoint {
                     self.next_id = self.next_id.max(checkpoint.id + 1);
@@ -236,6 +304,7 @@ impl State {
 
     fn edits(&self) -> impl Iterator<Item = Edit> {
         let begin = Edit::Begin { version: VERSION, next_id: self.next_id };
+        let log = self.log.as_ref().and_then(|log| log.edit_after(None));
         let marks = self.marks.values().map(|mark| Edit::Commit { mark: mark.clone(), segments: Vec::new() });
         let segments = self
             .segments
@@ -253,7 +322,7 @@ impl State {
             let seals = seals.map(move |next_offsets| Edit::Seal { unit, next_offsets });
             dropped.into_iter().chain(restored).chain(seals)
         });
-        std::iter::once(begin).chain(marks).chain(segments).chain(archived)
+        std::iter::once(begin).chain(log).chain(marks).chain(segments).chain(archived)
     }
 
     /// The path of every file that counts, relative to the store's directory: segments, and

@@ -37,7 +37,9 @@ use bytes::Bytes;
 
 use self::compact::Stopped;
 use self::files::{MEND_FILE, create_dir, damaged, io_error, sync_dir};
-use self::manifest::{Archived, CHECKPOINT_DIR, CheckpointFile, Edit, Manifest, MarkEdit, State, crc32};
+use self::manifest::{
+    Archived, CHECKPOINT_DIR, CheckpointFile, Edit, LogOf, Manifest, MarkEdit, State, crc32,
+};
 pub use self::metrics::LocalWarmMetrics;
 use self::read::MetadataCache;
 use self::scan::{Part, Scanner};
@@ -45,6 +47,7 @@ use self::segment::SegmentWriter;
 pub use self::segment::{SegmentGroup, SegmentInfo};
 use self::unnamed::Unnamed;
 use super::{ArchiveSource, Block, Mark, Query, Scan, ScanStats, Unit, Warm, WarmError};
+use crate::bus::epoch::{Held, Holder, LogEpoch};
 use crate::fail;
 use crate::market::{Kind, TickBatch, Timestamp, TradingDay};
 use crate::tiering::parquet::{LATE_BLOCK_BYTES, Summer, Sums};
@@ -149,11 +152,22 @@ struct Live {
     segments: BTreeMap<SegmentGroup, Vec<Arc<Segment>>>,
     /// What the archive has done, by unit.
     archived: BTreeMap<Unit, Archived>,
+    log: Option<LogOf>,
     count: u64,
     bytes: u64,
 }
 
 impl Live {
+    /// The marks, by partition.
+    fn next_offsets(&self) -> Vec<u64> {
+        let partitions = self.marks.keys().next_back().map_or(0, |last| usize::from(*last) + 1);
+        let mut next_offsets = vec![0; partitions];
+        self.marks
+            .iter()
+            .for_each(|(partition, mark)| next_offsets[usize::from(*partition)] = mark.next_offset);
+        next_offsets
+    }
+
     fn add(&mut self, segment: Arc<Segment>) {
         self.count += 1;
         self.bytes += segment.info.bytes;
@@ -295,6 +309,29 @@ impl LocalWarm {
         Self { shared: Arc::new(shared), compactor: None }
     }
 
+    /// Has the store name the log of `epoch`, with `partitions`, which it was found to fit to: blocks to
+    /// come are of its present generation. Blocking.
+    ///
+    /// Errors: the store can't be written.
+    pub fn name_log(&self, epoch: &LogEpoch, partitions: u16) -> Result<(), WarmError> {
+        let mut writer = self.shared.writer()?;
+        let Writer { manifest, state } = &mut *writer;
+        let mut next_offsets = self.shared.live().next_offsets();
+        next_offsets.resize(usize::from(partitions), 0);
+        let log = LogOf::new(epoch, &next_offsets);
+        let Some(edit) = log.edit_after(state.log.as_ref()) else { return Ok(()) };
+        if state.log.is_none() && !state.marks.is_empty() {
+            tracing::info!(
+                store = %self.shared.root.display(),
+                log = format!("{:016x}", log.id),
+                "the store did not name the log it was filled from: from now on it names this one"
+            );
+        }
+        manifest.append(state, edit)?;
+        self.shared.live.write().unwrap_or_else(PoisonError::into_inner).log.clone_from(&state.log);
+        Ok(())
+    }
+
     /// What the store counts.
     pub fn metrics(&self) -> LocalWarmMetrics {
         self.shared.metrics.clone()
@@ -368,7 +405,8 @@ fn lock_error(path: &Path, error: TryLockError) -> WarmError {
 }
 
 fn live(dir: &Path, state: &State) -> Live {
-    let mut live = Live { marks: state.marks.clone(), archived: state.archived.clone(), ..Live::default() };
+    let (marks, archived, log) = (state.marks.clone(), state.archived.clone(), state.log.clone());
+    let mut live = Live { marks, archived, log, ..Live::default() };
     for info in state.segments.values() {
         live.add(Segment::new(dir, info.clone()));
     }
@@ -434,7 +472,8 @@ impl Shared {
         let written = self.write_files(block, &mut segments);
         let mark = match written {
             Ok(checkpoint) => {
-                MarkEdit { partition: block.partition, next_offset: block.next_offset, checkpoint }
+                let Block { partition, next_offset, seam, .. } = *block;
+                MarkEdit { partition, next_offset, checkpoint, seam }
             }
             Err(error) => {
                 self.abandon(&segments);
@@ -550,7 +589,8 @@ impl Shared {
         loop {
             let Some(mark) = self.live().marks.get(&partition).cloned() else { return Ok(Mark::default()) };
             let Some(checkpoint) = mark.checkpoint else {
-                return Ok(Mark { next_offset: mark.next_offset, checkpoint: Bytes::new(), seam: None });
+                let checkpoint = Bytes::new();
+                return Ok(Mark { next_offset: mark.next_offset, checkpoint, seam: mark.seam });
             };
             let path = self.root.join(CHECKPOINT_DIR).join(&checkpoint.file);
             let bytes = match fs::read(&path) {
@@ -572,7 +612,7 @@ impl Shared {
                     format!("its checksum is not the one it was written with{MEND_FILE}"),
                 ));
             }
-            return Ok(Mark { next_offset: mark.next_offset, checkpoint: bytes.into(), seam: None });
+            return Ok(Mark { next_offset: mark.next_offset, checkpoint: bytes.into(), seam: mark.seam });
         }
     }
 
@@ -615,11 +655,7 @@ impl Shared {
             bytes_read: 0,
             bytes_stored: live.bytes,
         }));
-        let partitions = live.marks.keys().next_back().map_or(0, |last| usize::from(*last) + 1);
-        let mut next_offsets = vec![0; partitions];
-        live.marks
-            .iter()
-            .for_each(|(partition, mark)| next_offsets[usize::from(*partition)] = mark.next_offset);
+        let next_offsets = live.next_offsets();
         drop(live);
         let scanner = Scanner::new(query.kind, query.range, wanted, parts, self.cache.clone(), stats.clone());
         let rows = Box::pin(futures_util::stream::empty());
@@ -713,6 +749,19 @@ async fn blocking<T: Send + 'static>(
 
 #[async_trait::async_trait]
 impl Warm for LocalWarm {
+    fn held(&self) -> Option<Held> {
+        let live = self.shared.live();
+        let (log, mut lineage) =
+            live.log.as_ref().map_or((None, Vec::new()), |log| (Some(log.id), log.lineage.clone()));
+        let mut next_offsets = live.next_offsets();
+        if let Some(last) = lineage.last_mut() {
+            next_offsets.resize(next_offsets.len().max(last.ends.len()), 0);
+            last.ends.clone_from(&next_offsets);
+        }
+        let name = self.shared.root.display().to_string();
+        Some(Held { holder: Holder::Warm, name, log, lineage, next_offsets })
+    }
+
     async fn claim(&self, partition: u16) -> Result<Mark, WarmError> {
         // No other process can have the store: its lock is the claim.
         self.mark(partition).await

@@ -472,7 +472,7 @@ fn a_manifest_that_grows_is_written_anew() {
     let (mut manifest, mut state) = Manifest::open(dir.path(), |_| Ok(())).unwrap();
     let mut len_max = 0;
     for next_offset in 1..4000 {
-        let mark = MarkEdit { partition: 0, next_offset, checkpoint: None };
+        let mark = MarkEdit { partition: 0, next_offset, checkpoint: None, seam: None };
         manifest.append(&mut state, Edit::Commit { mark, segments: Vec::new() }).unwrap();
         len_max = len_max.max(manifest.len());
     }
