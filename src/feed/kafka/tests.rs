@@ -224,10 +224,12 @@ async fn poison_is_buried_with_its_reason() {
     place.send(0, json(1).as_bytes()).await;
     place.send(0, b"{\"S\":").await;
     place.send(0, json(2).replace("AAPL", "a b").as_bytes()).await;
+    // A trade of the year 2191.
+    place.send(0, json(2).replace("1002", "7000000000000000000").as_bytes()).await;
     place.send(0, json(3).as_bytes()).await;
-    let mut feed = place.feed(JSON);
+    let mut feed = place.feed(JSON).with_horizon(Horizon::ahead_of_clock(Duration::from_mins(1)));
     assert_eq!(ids(&pull(&mut feed, 2).await), [1, 3]);
-    assert_eq!(feed.metrics().dead_letters.get(), 2);
+    assert_eq!((feed.metrics().dead_letters.get(), feed.metrics().ahead.get()), (3, 1));
     let (calls, mut ticks) = (feed.calls, Vec::new());
     feed.acknowledge(calls);
     // It goes on by itself: the letters are on their way while nothing is pulled.
@@ -252,7 +254,7 @@ async fn poison_is_buried_with_its_reason() {
                 header("stk.reason"),
             )
         };
-        let mut letters: Vec<_> = (0..2).map(letter).collect();
+        let mut letters: Vec<_> = (0..3).map(letter).collect();
         letters.sort_by(|a, b| a.2.cmp(&b.2));
         letters
     });
@@ -261,8 +263,10 @@ async fn poison_is_buried_with_its_reason() {
     assert!(letters[0].3.contains("EOF while parsing"), "{}", letters[0].3);
     assert_eq!(letters[1].2, "2");
     assert!(letters[1].3.contains("a b"), "{}", letters[1].3);
+    assert_eq!(letters[2].2, "3");
+    assert!(letters[2].3.contains("at most 60 s are allowed (server.ahead_ms_max)"), "{}", letters[2].3);
     within("the commit", async {
-        while place.committed() != Some(4) {
+        while place.committed() != Some(5) {
             // It learns of the deliveries when it is asked for more.
             let _ = tokio::time::timeout(Duration::from_millis(10), feed.next(&mut ticks)).await;
         }
