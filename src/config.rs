@@ -594,8 +594,11 @@ impl Resolved {
                 ));
             }
         }
-        if setting.key.ends_with("keys") && value.lines().any(|key| !key.contains(':')) {
-            return Err(refused("each key is `id:secret`".into()));
+        let is_key = |key: &str| {
+            key.split_once(':').is_some_and(|(id, secret)| !id.trim().is_empty() && !secret.trim().is_empty())
+        };
+        if setting.key.ends_with("keys") && !value.lines().all(is_key) {
+            return Err(refused("each key is `id:secret`, and neither part is empty".into()));
         }
         if setting.key == "server.trusted_proxies" {
             value.lines().try_for_each(|text| text.parse::<Network>().map(|_| ())).map_err(refused)?;

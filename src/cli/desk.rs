@@ -164,8 +164,10 @@ pub(super) fn store_error(error: NodeError, command: &str) -> CliError {
 fn order_error(error: RestError) -> CliError {
     match error {
         RestError::Unreachable { .. } => no_server(error, "--server"),
-        RestError::Key(_) | RestError::Denied { .. } => CliError::no_server(error)
-            .hint("set STK_KEY_ID and STK_SECRET_KEY to one of the server's server.admin_keys"),
+        RestError::Key(_) | RestError::Denied { .. } => CliError::no_server(error).hint(
+            "set STK_KEY_ID and STK_SECRET_KEY to one of the server's server.admin_keys; without such keys a \
+                   server without server.keys takes operator commands at a loopback address",
+        ),
         RestError::Refused { .. } => CliError::usage(error),
         RestError::Busy { .. } => CliError::failed(error),
         RestError::Broken { .. } => CliError::failed(error)

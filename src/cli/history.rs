@@ -16,7 +16,7 @@ use super::output::{self, Output};
 use super::serve::node_error;
 use super::server_args::{ServerArgs, rest_error};
 use super::{CliError, Global};
-use crate::client::rest::{RestClient, StreamedAnswer};
+use crate::client::rest::RestClient;
 use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp, TradingDay};
 use crate::server::stores::Stores;
 use crate::telemetry::say;
@@ -246,27 +246,41 @@ async fn from_server(
     query.extend(args.limit.map(|limit| ("limit", limit.to_string())));
     let client = args.server.rest()?;
     let mut answer = client.history(&query).await.map_err(rest_error)?;
-    let mut coverage = whole_coverage(&client, &query, &answer).await?;
     // A server lists so many at once: as often as there are new ones.
     let mut asked_for: Vec<(Kind, TradingDay, String)> = Vec::new();
-    loop {
-        let mut frozen = coverage.as_ref().map(served_frozen).unwrap_or_default();
+    while args.restore
+        && let Some(short) = answer.coverage.take()
+    {
+        let coverage = if is_whole(&short) {
+            answer.coverage = Some(short.clone());
+            short
+        } else {
+            // A client may have one query at a time: this one goes first.
+            drop(answer);
+            let coverage = whole_coverage(&client, &query).await?;
+            answer = client.history(&query).await.map_err(rest_error)?;
+            coverage
+        };
+        let mut frozen = served_frozen(&coverage);
         frozen.retain(|named| !asked_for.contains(named));
-        if !args.restore || frozen.is_empty() {
+        if frozen.is_empty() {
             break;
         }
         let reader = open_reader(&global.resolve(&[])?.config())?;
         args.bring_back(&reader, &frozen).await?;
         asked_for.extend(frozen);
         answer = client.history(&query).await.map_err(rest_error)?;
-        coverage = whole_coverage(&client, &query, &answer).await?;
     }
     let mut is_broken = false;
-    if let Some(coverage) = &coverage {
+    let mut tell = |coverage: &serde_json::Value| {
         for line in served_coverage_in_words(coverage) {
             say(line);
         }
         is_broken = coverage["broken"].as_array().is_some_and(|broken| !broken.is_empty());
+    };
+    let short = answer.coverage.take();
+    if let Some(short) = short.as_ref().filter(|short| is_whole(short)) {
+        tell(short);
     }
     let (mut first, mut received) = (None, 0);
     let mut bytes = answer.bytes();
@@ -279,6 +293,9 @@ async fn from_server(
             first = Some(began.elapsed());
         }
     }
+    if short.is_some_and(|short| !is_whole(&short)) {
+        tell(&whole_coverage(&client, &query).await?);
+    }
     if args.stats {
         let first_ms = first.map_or(0.0, |first| first.as_secs_f64() * 1000.0);
         say(format_args!(
@@ -288,24 +305,24 @@ async fn from_server(
     Ok(incomplete(is_broken))
 }
 
-/// What a server's answer covers: as its head says, or asked for where the head has not room for all.
+/// Whether the head of a server's answer has room for all that it covers. Servers of older versions always
+/// put all into it.
+fn is_whole(short: &serde_json::Value) -> bool {
+    let lists =
+        ["/broken_not_listed", "/missing_not_listed", "/gaps_not_listed", "/archived/frozen_not_listed"];
+    let lists_all =
+        lists.iter().all(|list| short.pointer(list).and_then(serde_json::Value::as_u64) == Some(0));
+    lists_all || short.get("complete").is_none()
+}
+
+/// All that a server's answer covers.
 async fn whole_coverage(
     client: &RestClient,
     query: &[(&str, String)],
-    answer: &StreamedAnswer,
-) -> Result<Option<serde_json::Value>, CliError> {
-    let Some(short) = &answer.coverage else { return Ok(None) };
-    let lists =
-        ["/broken_not_listed", "/missing_not_listed", "/gaps_not_listed", "/archived/frozen_not_listed"];
-    let is_whole =
-        lists.iter().all(|list| short.pointer(list).and_then(serde_json::Value::as_u64) == Some(0));
-    // Servers before this one put all they had to say into the head.
-    if is_whole || short.get("complete").is_none() {
-        return Ok(Some(short.clone()));
-    }
+) -> Result<serde_json::Value, CliError> {
     let names = ["symbols", "kind", "timeframe", "from", "to"];
     let asked: Vec<_> = query.iter().filter(|(name, _)| names.contains(name)).cloned().collect();
-    client.coverage(&asked).await.map(Some).map_err(rest_error)
+    client.coverage(&asked).await.map_err(rest_error)
 }
 
 /// What an answer covers: one line where all is well, and a warning for each part that is not.

@@ -146,7 +146,7 @@ impl Stream {
     /// Errors: the first try failed. Later ones are told as [`Event::Disconnected`] and repeated,
     /// with growing and spread waits of at most eight seconds, for as long as the stream lives.
     pub async fn connect(endpoint: Endpoint, key: Option<Key>, wanted: Wanted) -> Result<Self, StreamError> {
-        let mut session = Session { endpoint, key, wanted, token: None };
+        let mut session = Session { endpoint, key, wanted, token: None, begins_anew: false };
         let socket = session.open().await?;
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let task = tokio::spawn(async move { session.run(socket, sender).await });
@@ -174,8 +174,10 @@ struct Session {
     endpoint: Endpoint,
     key: Option<Key>,
     wanted: Wanted,
-    /// Everything before it was seen.
+    /// Everything before it was seen, or is gone.
     token: Option<String>,
+    /// What is known of the symbols is of records that are gone: a snapshot is needed again.
+    begins_anew: bool,
 }
 
 impl Session {
@@ -204,9 +206,11 @@ impl Session {
             "action": "subscribe", "trades": trades, "quotes": quotes, "dailyBars": daily_bars, "statuses": statuses,
             "token": true, "heartbeat": true, "gaps": true, "prev_closes": true,
         });
-        match &self.token {
-            Some(token) => request["since"] = token.as_str().into(),
-            None => request["snapshot"] = (*snapshot).into(),
+        if let Some(token) = &self.token {
+            request["since"] = token.as_str().into();
+        }
+        if self.token.is_none() || self.begins_anew {
+            request["snapshot"] = (*snapshot).into();
         }
         self.say(&mut socket, &request).await?;
         self.answered(&mut socket, "subscription").await?;
@@ -261,13 +265,14 @@ impl Session {
         loop {
             let reason = match next {
                 Ok(socket) => {
-                    if events.send(Event::Connected { resumed: self.token.is_some() }).await.is_err() {
+                    let resumed = self.token.is_some() && !std::mem::take(&mut self.begins_anew);
+                    if events.send(Event::Connected { resumed }).await.is_err() {
                         return;
                     }
                     match self.read(socket, &events, &mut backoff).await {
                         Some(End::Link(reason)) => reason,
                         Some(End::Reset) => {
-                            // At most once for each token: there is none now.
+                            // The server goes on from the token that it named.
                             next = self.open().await;
                             continue;
                         }
@@ -325,7 +330,8 @@ impl Session {
                 match message {
                     Message::Control(control) => {
                         if is_reset(&control) {
-                            self.token = None;
+                            self.token = control["last_token"].as_str().map(str::to_owned);
+                            self.begins_anew = true;
                             events.send(Event::Gap(gap_in_words(&control))).await.ok()?;
                             return Some(End::Reset);
                         }
@@ -369,7 +375,7 @@ fn is_reset(message: &Value) -> bool {
 fn gap_in_words(message: &Value) -> String {
     if is_reset(message) {
         let reason = message["msg"].as_str().unwrap_or("the server does not say why");
-        return format!("what came in between is unknown: {reason}");
+        return format!("what this client saw last is not in the log any more: {reason}");
     }
     let count = message["count"].as_u64();
     let counted = count.map(|count| format!("{count} messages ")).unwrap_or_default();
@@ -481,8 +487,8 @@ mod tests {
         server.await.unwrap();
     }
 
-    /// A server whose log is another one says so; an older one refuses the token. Either way the next
-    /// subscription, at once, is that of a new client.
+    /// A server that lost the records of the token says so and from where it goes on; an older one refuses the
+    /// token. Either way this client subscribes anew at once, with a snapshot, and from where the server goes on.
     #[tokio::test]
     async fn a_token_that_says_nothing_to_the_server_is_told_and_dropped() {
         for is_refused in [false, true] {
@@ -507,7 +513,8 @@ mod tests {
                     peer.say(&format!(r#"[{gap},{{"T":"token","token":"2.b.0.9"}}]"#)).await;
                 }
                 let (mut peer, wanted) = Peer::accept(&listener).await;
-                assert_eq!((wanted.get("since"), &wanted["snapshot"]), (None, &json!(true)));
+                let since = (!is_refused).then_some(json!("2.b.0.9"));
+                assert_eq!((wanted.get("since"), &wanted["snapshot"]), (since.as_ref(), &json!(true)));
                 peer.say(&format!("[{TICK}]")).await;
                 while peer.0.next().await.is_some_and(|frame| frame.is_ok()) {}
             });

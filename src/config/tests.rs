@@ -153,6 +153,8 @@ fn nothing_secret_is_shown_or_ignored() {
         ("[log]\nkafka_properties = [\"sesame\"]\n", "`name=value`"),
         ("[server]\nkeys = [\"sesame\"]\n", "`id:secret`"),
         ("[server]\nadmin_keys = [\"sesame\"]\n", "`id:secret`"),
+        ("[server]\nkeys = [\"me:\"]\n", "neither part is empty"),
+        ("[server]\nadmin_keys = [\":sesame\"]\n", "neither part is empty"),
     ] {
         let refused = refusal(text);
         assert!(refused.contains(instead) && !refused.contains("sesame"), "{refused}");

@@ -34,6 +34,8 @@ pub struct GatewayMetrics {
     pub slow_clients: Counter,
     /// Bytes that wait to be sent to clients; a frame counts once, however many wait for it.
     pub queue_bytes: Gauge<i64, AtomicI64>,
+    /// Bytes of answers other than history that wait to be sent to clients.
+    pub answer_bytes: Gauge<i64, AtomicI64>,
     /// Clients closed as the slowest when all queues together had used up their budget.
     pub clients_evicted: Counter,
     /// HTTP connections closed since their peer took nothing of an answer for too long.
@@ -78,7 +80,12 @@ impl GatewayMetrics {
         let gauges = [
             ("gateway_websockets", "Open WebSocket connections", &self.websockets),
             ("gateway_event_streams", "Open SSE connections", &self.event_streams),
-            ("gateway_queue_bytes", "Bytes that wait to be sent to clients", &self.queue_bytes),
+            ("gateway_queue_bytes", "Bytes of streams that wait to be sent to clients", &self.queue_bytes),
+            (
+                "gateway_answer_bytes",
+                "Bytes of answers other than history that wait to be sent",
+                &self.answer_bytes,
+            ),
             ("history_queries", "Queries of history that run", &self.history_queries),
             (
                 "history_bytes",

@@ -75,6 +75,8 @@ async fn queries_beyond_the_bound_are_told_to_come_back() {
     let body: Value = refused.json().await.unwrap();
     assert_eq!(body["code"], 42_910_000);
     assert!(body["message"].as_str().unwrap().contains("too many queries of history"), "{body}");
+    // What such an answer would cover takes as much to find out.
+    assert_eq!(server.get("/v1/coverage?kind=trades").await.status(), 429);
     // A replay out of history needs a place too.
     let mut replay = Client::authenticated(server.address).await;
     replay.say(r#"{"action":"subscribe","trades":["AAPL"],"since":"2020-01-01T00:00:00Z"}"#).await;
@@ -84,7 +86,7 @@ async fn queries_beyond_the_bound_are_told_to_come_back() {
     // What is not of the past goes on.
     assert_eq!(server.get("/v2/stocks/AAPL/snapshot").await.status(), 200);
     Client::subscribed(server.address, r#"{"action":"subscribe","trades":["AAPL"]}"#).await;
-    assert_eq!(server.metrics.history_refused.get(), 2);
+    assert_eq!(server.metrics.history_refused.get(), 3);
     assert!(server.metrics.history_bytes.get() > 0);
 
     drop(readers);

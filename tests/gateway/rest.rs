@@ -130,7 +130,7 @@ async fn what_can_not_be_answered_says_why() {
         (
             "/v2/stocks/trades?symbols=AAPL&asof=bogus",
             400,
-            "asof=\"bogus\" is not a date such as 2025-01-31, and not \"-\"",
+            "asof=\"bogus\" is not served; symbols are those of the day of each row, as asof=-",
         ),
         ("/v2/stocks/trades?symbols=AAPL&limit=1&limit=2", 400, "the parameter \"limit\" stands twice"),
         ("/v2/stocks/trades?symbols=AAPL&timeframe=1Min", 400, "timeframe is for bars alone"),
@@ -141,7 +141,7 @@ async fn what_can_not_be_answered_says_why() {
              no blanks",
         ),
         (
-            "/v2/stocks/trades?symbols=AAPL&adjustment=raw&currency=USD&sort=asc&asof=2025-01-02&feed=iex&limit=5\
+            "/v2/stocks/trades?symbols=AAPL&adjustment=raw&currency=USD&sort=asc&asof=-&feed=iex&limit=5\
              &page_limit=3",
             503,
             "this server has no history",

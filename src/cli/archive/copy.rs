@@ -100,6 +100,13 @@ fn open(
     endpoint: Option<&str>,
     region: Option<&str>,
 ) -> Result<Arc<dyn Cold>, CliError> {
+    // A directory may have any name.
+    for address in [Some(url).filter(|url| url.contains("://")), endpoint].into_iter().flatten() {
+        if crate::secret::has_credentials(address) {
+            return Err(CliError::usage("an archive's address takes no user, password or query")
+                .hint("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"));
+        }
+    }
     let endpoint = endpoint.or(config.archive.s3_endpoint.as_deref());
     let region = region.unwrap_or(&config.archive.s3_region);
     cold::open(url, endpoint, region, &ColdMetrics::default()).map_err(|error| refusal(error.into()))

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -240,8 +241,12 @@ fn start(door: &Arc<Door>, order: Order, place: OwnedSemaphorePermit) -> Arc<Out
         door.metrics.running.inc();
         let heard = told.clone();
         let tell: Tell = Arc::new(move |line| heard.push(line));
+        // A panic is an end like others: the client waits for one.
+        let performed = AssertUnwindSafe(door.admin.perform(order, &tell)).catch_unwind();
         let done = tokio::select! {
-            done = door.admin.perform(order, &tell) => done,
+            done = performed => done.unwrap_or_else(|_| {
+                Err(Refusal::new(Cause::Other, "the command panicked; the server's log says where"))
+            }),
             () = door.stop.cancelled() => {
                 Err(Refusal::new(Cause::Stopping, "the server is stopping: the command was interrupted"))
             }

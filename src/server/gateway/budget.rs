@@ -12,6 +12,11 @@ use foldhash::HashMap;
 use super::outbox::Outbox;
 use crate::server::metrics::GatewayMetrics;
 
+/// Answers other than history may hold as much as this part of what the queues may, beside it.
+const ANSWERS_PART: usize = 8;
+
+type BytesGauge = prometheus_client::metrics::gauge::Gauge<i64, std::sync::atomic::AtomicI64>;
+
 /// The budget, and the queues that share it.
 pub(super) struct Budget {
     bytes_max: usize,
@@ -25,10 +30,10 @@ struct Outboxes {
     next: u64,
 }
 
-/// A frame that counts until its last holder lets go of it.
+/// Bytes that count until their last holder lets go of them.
 struct Held {
     bytes: Bytes,
-    metrics: GatewayMetrics,
+    waiting: BytesGauge,
 }
 
 impl AsRef<[u8]> for Held {
@@ -39,8 +44,13 @@ impl AsRef<[u8]> for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.metrics.queue_bytes.dec_by(self.bytes.len() as i64);
+        self.waiting.dec_by(self.bytes.len() as i64);
     }
+}
+
+fn held(bytes: Bytes, waiting: &BytesGauge) -> Bytes {
+    waiting.inc_by(bytes.len() as i64);
+    Bytes::from_owner(Held { bytes, waiting: waiting.clone() })
 }
 
 impl Budget {
@@ -48,20 +58,25 @@ impl Budget {
         Arc::new(Self { bytes_max, metrics, outboxes: Mutex::default() })
     }
 
-    /// The most bytes that may wait, over all clients.
-    pub(super) fn bytes_max(&self) -> usize {
-        self.bytes_max
-    }
-
     /// Bytes that wait, over all clients.
     pub(super) fn bytes(&self) -> usize {
         usize::try_from(self.metrics.queue_bytes.get()).unwrap_or(0)
     }
 
-    /// Counts `bytes` until its last clone is dropped.
+    /// Counts `bytes` of a stream until its last clone is dropped.
     pub(super) fn hold(&self, bytes: Bytes) -> Bytes {
-        self.metrics.queue_bytes.inc_by(bytes.len() as i64);
-        Bytes::from_owner(Held { bytes, metrics: self.metrics.clone() })
+        held(bytes, &self.metrics.queue_bytes)
+    }
+
+    /// Counts `bytes` of an answer until its last clone is dropped. No client's queue holds them, so no
+    /// stream is closed because of them.
+    pub(super) fn hold_answer(&self, bytes: Bytes) -> Bytes {
+        held(bytes, &self.metrics.answer_bytes)
+    }
+
+    /// Whether so much of other answers waits for its readers that no further one may be made.
+    pub(super) fn is_full_of_answers(&self) -> bool {
+        usize::try_from(self.metrics.answer_bytes.get()).unwrap_or(0) > self.bytes_max / ANSWERS_PART
     }
 
     /// A number for a queue that shares the budget.
@@ -92,7 +107,7 @@ impl Budget {
         let mut leaving = 0;
         let mut slowest = Vec::new();
         for outbox in &outboxes {
-            match outbox.data_bytes() {
+            match outbox.waiting_bytes() {
                 0 => {}
                 // What these hold comes free as soon as their tasks run.
                 bytes if outbox.is_overflowed() => leaving += bytes,
@@ -158,6 +173,18 @@ mod tests {
         let closed: Vec<_> = outboxes.iter().map(|outbox| outbox.is_overflowed()).collect();
         assert_eq!(closed, [false, true, false, false]);
         assert_eq!((budget.bytes(), budget.metrics.clients_evicted.get()), (550, 1));
+    }
+
+    #[test]
+    fn answers_that_nobody_reads_close_no_stream() {
+        let budget = Budget::new(1_600, GatewayMetrics::default());
+        let quick = outbox(&budget);
+        quick.push_data(&[budget.hold(Bytes::from(vec![0; 10]))]);
+        let answer = budget.hold_answer(Bytes::from(vec![0; 5_000]));
+        budget.enforce();
+        assert!(!quick.is_overflowed() && budget.is_full_of_answers());
+        drop(answer);
+        assert!(!budget.is_full_of_answers());
     }
 
     #[test]

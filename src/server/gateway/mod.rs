@@ -452,19 +452,19 @@ async fn name_client(State(shared): State<Arc<Shared>>, mut request: Request, ne
 /// Whether a path asks for rows of the past, and not for the last of each symbol.
 fn asks_history(path: &str) -> bool {
     let is_latest = ["/latest", "/snapshot", "/snapshots"].iter().any(|end| path.ends_with(end));
-    path == "/v1/history" || (path.starts_with("/v2/stocks/") && !is_latest)
+    matches!(path, "/v1/history" | "/v1/coverage") || (path.starts_with("/v2/stocks/") && !is_latest)
 }
 
 /// Bounds what an answer takes: a query of history has a place and threads of its own, and other
 /// answers count among all that waits for clients.
 async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     if !asks_history(request.uri().path()) {
-        if shared.budget.bytes() > shared.budget.bytes_max() {
-            return ApiError::busy("too much waits for clients already", 1).into_response();
+        if shared.budget.is_full_of_answers() {
+            return ApiError::busy("too much of other answers waits for its readers", 1).into_response();
         }
         let response = next.run(request).await;
         let budget = shared.budget.clone();
-        return queries::map_body(response, move |bytes| budget.hold(bytes));
+        return queries::map_body(response, move |bytes| budget.hold_answer(bytes));
     }
     let Some(asker) = asker(&request) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();

@@ -33,6 +33,7 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct Queues {
     control: VecDeque<Bytes>,
+    control_bytes: usize,
     data: VecDeque<Bytes>,
     /// Of the data queue and of what was taken from it and not yet written.
     data_bytes: usize,
@@ -63,11 +64,15 @@ impl Outbox {
         self.queues.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Adds a control message, which goes out before any data that waits.
+    /// Adds a control message, which goes out before any data that waits. Of several that wait, all
+    /// together have no more bytes than data may have.
     pub(super) fn push_control(&self, frame: Bytes) {
         let mut queues = self.queues();
-        if queues.control.len() < CONTROL_MAX {
-            queues.control.push_back(frame);
+        let bytes = queues.control_bytes + frame.len();
+        let has_room = queues.control.is_empty() || bytes <= self.data_bytes_max;
+        if queues.control.len() < CONTROL_MAX && has_room {
+            queues.control.push_back(self.budget.hold(frame));
+            queues.control_bytes = bytes;
         } else {
             self.give_up(&mut queues);
         }
@@ -114,8 +119,8 @@ impl Outbox {
         self.filled.notified().await;
     }
 
-    /// Moves what waits to `frames`, control first; data only until `frames` has `bytes_max` bytes, so
-    /// that the rest can still be dropped. Returns whether data is left.
+    /// Moves what waits to `frames`, control first, until `frames` has `bytes_max` bytes, so that the rest
+    /// still counts and data can still be dropped. Returns whether something is left.
     pub(super) fn take(&self, frames: &mut VecDeque<Taken>, bytes_max: usize) -> bool {
         let mut queues = self.queues();
         // Control goes before data, but never between the parts of a frame already begun.
@@ -124,18 +129,25 @@ impl Outbox {
         while frames.get(at).is_some_and(|taken| taken.is_control) {
             at += 1;
         }
-        for frame in queues.control.drain(..) {
+        let mut bytes: usize = frames.iter().map(|taken| taken.frame.len()).sum();
+        // Data that was taken before does not keep control waiting.
+        let mut before: usize = frames.iter().take(at).map(|taken| taken.frame.len()).sum();
+        while before < bytes_max
+            && let Some(frame) = queues.control.pop_front()
+        {
+            queues.control_bytes -= frame.len();
+            before += frame.len();
+            bytes += frame.len();
             frames.insert(at, Taken { frame, is_control: true, begun: false });
             at += 1;
         }
-        let mut bytes: usize = frames.iter().map(|taken| taken.frame.len()).sum();
         while bytes < bytes_max
             && let Some(frame) = queues.data.pop_front()
         {
             bytes += frame.len();
             frames.push_back(Taken { frame, is_control: false, begun: false });
         }
-        !queues.data.is_empty()
+        !queues.control.is_empty() || !queues.data.is_empty()
     }
 
     /// Tells that so many bytes of data left for the socket.
@@ -149,6 +161,12 @@ impl Outbox {
     /// Bytes of data that wait.
     pub(super) fn data_bytes(&self) -> usize {
         self.queues().data_bytes
+    }
+
+    /// Bytes that wait, control and data.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        let queues = self.queues();
+        queues.control_bytes + queues.data_bytes
     }
 
     /// Whether more was put in than the bound allows.
@@ -232,6 +250,24 @@ mod tests {
         outbox.push_control(frame("bye"));
         outbox.take(&mut frames, usize::MAX);
         assert_eq!(order(&frames), ["bye"]);
+    }
+
+    #[test]
+    fn control_that_nobody_reads_has_a_bound_too() {
+        let outbox = outbox(10);
+        let mut frames = VecDeque::new();
+        let long = Bytes::from(vec![b'c'; 20]);
+        outbox.push_control(long.clone());
+        assert!(!outbox.is_overflowed(), "one may be longer than the bound");
+        assert!(!outbox.take(&mut frames, 5), "taken");
+        outbox.push_control(long.clone());
+        assert!(outbox.take(&mut frames, 5), "what was taken waits still");
+        assert_eq!((frames.len(), outbox.waiting_bytes(), outbox.budget().bytes()), (1, 20, 40));
+        outbox.push_control(frame("c"));
+        assert!(outbox.is_overflowed());
+        frames.clear();
+        outbox.take(&mut frames, usize::MAX);
+        assert_eq!((frames.len(), outbox.waiting_bytes()), (1, 0));
     }
 
     #[test]

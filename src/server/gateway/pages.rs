@@ -166,6 +166,10 @@ pub(super) async fn page(
         .some("page_token")
         .map(|token| PageToken::parse(token, &mut question, from_is_given))
         .transpose()?;
+    if question.range.is_empty() {
+        let (from, end) = (question.range.from, parameters.get("end").unwrap_or_default());
+        return Err(ApiError::invalid(format!("start={from} is after end={}", shown(end))));
+    }
     let history = history_of(shared)?;
     let mut queries = Vec::new();
     let rest = question.symbols.partition_point(|symbol| token.is_some_and(|token| *symbol <= token.symbol));
@@ -202,6 +206,7 @@ pub(super) async fn page(
     Ok((headers, json_body(page.finish(next, parameters.currency_member()))).into_response())
 }
 
+/// The range that is asked for, which may be empty; from the beginning of today where no start is given.
 fn range(parameters: &Parameters) -> Result<TimeRange, ApiError> {
     let time = |name: &str, parse: fn(&str) -> Result<Timestamp, crate::market::TimeError>| {
         let text = parameters.get(name).filter(|text| !text.is_empty());
@@ -211,12 +216,7 @@ fn range(parameters: &Parameters) -> Result<TimeRange, ApiError> {
     // Alpaca's end belongs to the range; a bare day is whole.
     let is_day = parameters.get("end").is_some_and(|end| end.len() == 10);
     let to = time("end", parse_to)?.map(|to| if is_day { to } else { to.saturating_add_nanos(1) });
-    let range = TimeRange { from, to: to.unwrap_or(Timestamp::MAX) };
-    if range.is_empty() {
-        let end = parameters.get("end").unwrap_or_default();
-        return Err(ApiError::invalid(format!("start={from} is after end={}", shown(end))));
-    }
-    Ok(range)
+    Ok(TimeRange { from, to: to.unwrap_or(Timestamp::MAX) })
 }
 
 /// A page under way.

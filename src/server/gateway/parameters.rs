@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 
 use super::rest::ApiError;
 use super::subscription::Channel;
-use crate::market::{Symbol, TradingDay};
+use crate::market::Symbol;
 
 /// The most symbols of one request.
 const SYMBOLS_MAX: usize = 10_000;
@@ -106,14 +106,8 @@ impl Parameters {
         self.served("currency", &["USD"], "prices are served in US dollars, as currency=USD")?;
         self.served("sort", &["asc"], "rows are sorted asc")?;
         self.served("feed", &FEEDS, &format!("feeds are {}", FEEDS.join(", ")))?;
-        let asof = self.some("asof").filter(|asof| *asof != "-");
-        match asof.map(str::parse::<TradingDay>) {
-            Some(Err(_)) => Err(ApiError::invalid(format!(
-                "asof=\"{}\" is not a date such as 2025-01-31, and not \"-\"",
-                shown(asof.unwrap_or_default())
-            ))),
-            _ => Ok(()),
-        }
+        // Alpaca maps a symbol to those that its company had before: nothing is mapped here.
+        self.served("asof", &["-"], "symbols are those of the day of each row, as asof=-")
     }
 
     fn served(&self, name: &str, values: &[&str], otherwise: &str) -> Result<(), ApiError> {

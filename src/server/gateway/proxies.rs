@@ -104,7 +104,8 @@ fn parse_v2(bytes: &[u8]) -> Head {
 }
 
 /// The client's address: `peer`, or behind trusted proxies the last address in the headers that is
-/// not a trusted proxy's own.
+/// not a trusted proxy's own. Most proxies write one of the two headers and pass the other on as the
+/// client sent it: where both stand and name different clients, neither is believed.
 pub(super) fn client(networks: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     if !is_trusted(networks, peer) {
         return peer;
@@ -113,10 +114,17 @@ pub(super) fn client(networks: &[Network], peer: IpAddr, headers: &HeaderMap) ->
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).map(|hop| hop.trim().to_owned()).collect()
     };
-    let mut hops: Vec<String> = values("forwarded").iter().map(|hop| forwarded_for(hop)).collect();
-    if hops.is_empty() {
-        hops = values("x-forwarded-for");
+    let forwarded: Vec<String> = values("forwarded").iter().map(|hop| forwarded_for(hop)).collect();
+    let named = [forwarded, values("x-forwarded-for")].map(|hops| last_untrusted(networks, peer, &hops));
+    match named {
+        [Some(client), None] | [None, Some(client)] => client,
+        [Some(client), Some(other)] if client == other => client,
+        _ => peer,
     }
+}
+
+/// The last of `hops` that is not a trusted proxy; `None` where there are no hops.
+fn last_untrusted(networks: &[Network], peer: IpAddr, hops: &[String]) -> Option<IpAddr> {
     let mut client = peer;
     for hop in hops.iter().rev() {
         // What stands before a hop that is hidden or garbled is the client's own word.
@@ -126,7 +134,7 @@ pub(super) fn client(networks: &[Network], peer: IpAddr, headers: &HeaderMap) ->
             break;
         }
     }
-    client
+    (!hops.is_empty()).then_some(client)
 }
 
 /// The node after `for=` of one element of `Forwarded`; empty where there is none.
@@ -205,5 +213,14 @@ mod tests {
         assert_eq!(seen("10.0.0.1", "forwarded", "for=1.2.3.4:99"), "1.2.3.4");
         assert_eq!(seen("10.0.0.1", "forwarded", "by=1.2.3.4"), "10.0.0.1");
         assert_eq!(seen("10.0.0.1", "accept", "*/*"), "10.0.0.1");
+        // One header is the proxy's, the other may be the client's own invention.
+        let both = |forwarded: &str, x_forwarded_for: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("forwarded", forwarded.parse().unwrap());
+            headers.insert(xff, x_forwarded_for.parse().unwrap());
+            client(&trusted, ip("10.0.0.1"), &headers).to_string()
+        };
+        assert_eq!(both("for=6.6.6.6", "1.1.1.1"), "10.0.0.1");
+        assert_eq!(both("for=6.6.6.6, for=1.1.1.1", "1.1.1.1"), "1.1.1.1");
     }
 }
