@@ -364,11 +364,17 @@ impl LogEpoch {
         ended.is_some_and(|ended| is_within(offsets, &ended.ends))
     }
 
+    /// Whether openings of the log may skip offsets that other stores hold rows of: a log of this machine's own.
+    pub fn may_skip(&self) -> bool {
+        self.log.generation != 0
+    }
+
     /// Whether what `token` stands for is in this log of `partitions`. Says nothing of places that
     /// the log has not reached.
     pub fn check(&self, token: &Token, partitions: u16) -> Result<(), Mismatch> {
         let LogId { id, generation } = token.log();
-        if !self.name().is(id) || token.positions().len() != usize::from(partitions) {
+        // A former name may also be that of a log that was made again: its places are not trusted.
+        if id != self.log.id || token.positions().len() != usize::from(partitions) {
             return Err(Mismatch::OtherLog);
         }
         // A position within a record stands for a part of it.
@@ -482,6 +488,15 @@ mod tests {
         for ended in log.ended().take(2) {
             assert!(copy.has(ended.generation, &ended.ends));
         }
+    }
+
+    /// Under its former name a topic may have been deleted and made again.
+    #[test]
+    fn a_token_with_a_former_name_is_of_another_log() {
+        let epoch = LogEpoch::new(7).formerly(6);
+        assert_eq!(epoch.check(&token(7, 0, &[(5, 0)]), 1), Ok(()));
+        assert_eq!(epoch.check(&token(6, 0, &[(5, 0)]), 1), Err(Mismatch::OtherLog));
+        assert!(epoch.name().is(6), "stores that name it so are still its own");
     }
 
     #[test]

@@ -189,6 +189,10 @@ pub(super) fn refusal(refusal: Refusal) -> CliError {
             "this log was put back from a backup, or is a copy. If no other server writes the newer one, run \
              `stk archive adopt`; otherwise set archive.url to another place",
         ),
+        Cause::AheadOfLog => failed.hint(
+            "start the server again while the archive can be reached: the log then continues after these offsets, \
+             and `stk archive adopt` makes the archive its own",
+        ),
         Cause::PartedTimeline => failed.hint(
             "this log and the archive's have used the same offsets. `stk archive copy --own ARCHIVE TO` copies the \
              days that belong to this log; then set archive.url to another place, that is TO. The archive stays as it is",

@@ -219,7 +219,7 @@ async fn a_topic_that_was_made_again_is_refused_by_feeds_and_processors() {
         bus.append(records).await.expect("queued").await.expect("durable");
     }
     bus.close(std::time::Duration::from_secs(30)).await;
-    for roles in ["feed", "processor", "feed,processor"] {
+    for roles in ["feed", "processor", "feed,processor", "gateway"] {
         let shown = if roles == "processor" {
             // It starts, and ends when it has looked at its partitions.
             let args = ["serve", "--roles", roles, "--listen", "127.0.0.1:0"];
@@ -240,6 +240,41 @@ async fn a_topic_that_was_made_again_is_refused_by_feeds_and_processors() {
     server.await_ready();
     sell(&server, 100..200).await;
     assert_eq!(sold(&fresh).await, numbers(100..200), "beside {id}");
+}
+
+/// The topic is the same and long enough, but the record before warm's mark is another one, as after the
+/// topic was put back from a copy: no role serves or accepts anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_with_another_record_at_warms_mark_is_refused_by_every_role() {
+    let Some(scaled) = Scaled::new(2) else { return };
+    let home = Home::new();
+    let server = scaled.serve(&home, "feed,processor");
+    server.await_ready();
+    sell(&server, 0..100).await;
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+    let change = |sql: &str| {
+        let url = format!(
+            "{}/?database=stk_{}&mutations_sync=1",
+            service("CLICKHOUSE").expect("it is there"),
+            scaled.name()
+        );
+        let changed = Command::new("curl").args(["-sf", &url, "--data-binary", sql]).status();
+        assert!(changed.expect("curl is there").success(), "{sql}");
+    };
+    change("ALTER TABLE blocks UPDATE seam = seam - 1 WHERE seam > 1");
+    for roles in ["gateway", "feed", "feed,processor,gateway"] {
+        let shown = refused(&scaled, &home, roles);
+        assert!(shown.contains("is not the one that warm took in there"), "{roles}: {shown}");
+    }
+    // The copy that belongs to the topic is put back.
+    change("ALTER TABLE blocks UPDATE seam = seam + 1 WHERE seam > 0");
+    let server = scaled.serve(&home, "feed,processor,gateway");
+    server.await_ready();
+    sell(&server, 100..150).await;
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+    assert_eq!(sold(&scaled).await, numbers(0..150));
 }
 
 /// A second cluster, or a second topic, whose configuration names the first one's database.

@@ -22,6 +22,7 @@
 //! sequence.
 
 mod admin;
+mod identity;
 mod membership;
 mod metrics;
 mod pool;
@@ -33,7 +34,7 @@ mod trim;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +65,10 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_mins(2);
 const RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// Why a log ended whose topic was made again.
+const REPLACED: &str = "the topic was deleted and made again since it was opened, and its offsets name other \
+     records; start the server again, which says how to continue";
+
 /// How a [`KafkaBus`] is opened.
 #[derive(Clone, Debug)]
 pub struct KafkaBusConfig {
@@ -92,6 +97,9 @@ pub struct KafkaBusConfig {
     pub catch_ups_max: usize,
     /// How often what is released is looked at; 1 minute by default.
     pub trim_interval: Duration,
+    /// How often the topic's id is looked at, by which a topic that was made again is noticed; 5 seconds by
+    /// default.
+    pub identity_interval: Duration,
     /// How long a partition that is revoked waits for [`Membership::released`] before it counts as
     /// lost; 30 s by default.
     pub revoke_wait_max: Duration,
@@ -114,6 +122,7 @@ impl KafkaBusConfig {
             tail_bytes_max: 64 << 20,
             catch_ups_max: 16,
             trim_interval: Duration::from_mins(1),
+            identity_interval: Duration::from_secs(5),
             revoke_wait_max: Duration::from_secs(30),
             open_wait_max: Duration::from_secs(30),
         }
@@ -151,6 +160,8 @@ struct Shared {
     /// Held for a round of dropping what is old.
     trimming: tokio::sync::Mutex<()>,
     closed: CancellationToken,
+    /// The topic was made again since it was opened, and the log ended for that.
+    is_replaced: AtomicBool,
 }
 
 impl Shared {
@@ -216,7 +227,22 @@ impl Shared {
         };
         tokio::select! {
             answer = tokio::time::timeout(wait_max, asking) => answer.unwrap_or_else(|_| Err(self.unavailable())),
-            () = self.closed.cancelled() => Err(BusError::Closed),
+            () = self.closed.cancelled() => Err(self.ended()),
+        }
+    }
+
+    /// Ends the log: its topic was made again.
+    fn end_replaced(&self) {
+        self.is_replaced.store(true, Ordering::Release);
+        self.closed.cancel();
+    }
+
+    /// Why a log that has ended takes and gives nothing more.
+    fn ended(&self) -> BusError {
+        if self.is_replaced.load(Ordering::Acquire) {
+            self.failed(REPLACED.to_owned())
+        } else {
+            BusError::Closed
         }
     }
 
@@ -306,6 +332,7 @@ impl KafkaBus {
             members: Mutex::default(),
             trimming: tokio::sync::Mutex::default(),
             closed: CancellationToken::new(),
+            is_replaced: AtomicBool::new(false),
             epoch: LogEpoch::new(0),
             config,
             name,
@@ -334,6 +361,9 @@ impl KafkaBus {
         let tail = Tail::start(&client, &shared);
         let pool = Arc::new(Pool::new(client, shared.clone()));
         trim::start(shared.clone());
+        if let Some(id) = topic_id {
+            identity::start(&shared, id);
+        }
         Ok(Arc::new(Self {
             shared,
             appender,
@@ -361,6 +391,9 @@ impl KafkaBus {
 
     /// Whether the brokers answer and appends can go on; otherwise why not, for `/readyz`.
     pub fn ready(&self) -> Result<(), String> {
+        if self.shared.is_replaced.load(Ordering::Acquire) {
+            return Err(self.shared.ended().to_string());
+        }
         if let Some(reason) = self.appender.failure() {
             return Err(format!("the log in {} takes no more appends: {reason}", self.shared.name));
         }
@@ -412,6 +445,9 @@ impl Bus for KafkaBus {
         // Readers see only what is durable, so an append of nothing waits for nothing.
         if records.is_empty() {
             return Ok(async { Ok(Vec::new()) }.boxed());
+        }
+        if self.shared.is_replaced.load(Ordering::Acquire) {
+            return Err(self.shared.ended());
         }
         self.appender.append(records).await
     }

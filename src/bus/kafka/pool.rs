@@ -84,7 +84,7 @@ impl Pool {
             self.shared.metrics.catch_up_waits.inc();
             tokio::select! {
                 () = returned => {}
-                () = self.shared.closed.cancelled() => return Err(BusError::Closed),
+                () = self.shared.closed.cancelled() => return Err(self.shared.ended()),
             }
         };
         let at = at_offsets(&self.shared.config.topic, [(partition, offset)]);

@@ -102,7 +102,7 @@ impl KafkaReader {
             let received = if self.fetched.is_empty() {
                 tokio::select! {
                     received = consumer.recv() => received,
-                    () = self.shared.closed.cancelled() => return Err(BusError::Closed),
+                    () = self.shared.closed.cancelled() => return Err(self.shared.ended()),
                 }
             } else {
                 match consumer.recv().now_or_never() {
@@ -196,7 +196,7 @@ impl BusReader for KafkaReader {
             tokio::pin!(appended);
             appended.as_mut().enable();
             if self.shared.closed.is_cancelled() {
-                return Err(BusError::Closed);
+                return Err(self.shared.ended());
             }
             match tail.lookup(self.partition, self.offset, bytes_max) {
                 Lookup::Records(records) => break records,

@@ -137,6 +137,39 @@ async fn a_log_that_is_to_be_there_is_not_made() {
     assert!(matches!(KafkaBus::open_existing(other).await.err(), Some(BusError::Failed { .. })));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_made_again_ends_the_log_for_whoever_has_it_open() {
+    use rdkafka::admin::{AdminClient, AdminOptions};
+    use rdkafka::client::DefaultClientContext;
+    let Some(brokers) = service("KAFKA") else { return };
+    let config = KafkaBusConfig { identity_interval: Duration::from_millis(50), ..config(&brokers) };
+    let bus = open(config.clone()).await;
+    append(&*bus, 0, 0..3).await;
+    let mut reader = bus.reader(0, 3).await.unwrap();
+    let mut client = rdkafka::ClientConfig::new();
+    let admin: AdminClient<DefaultClientContext> =
+        client.set("bootstrap.servers", &brokers).create().unwrap();
+    admin.delete_topics(&[&config.topic], &AdminOptions::new()).await.unwrap();
+    let is_gone =
+        async || matches!(KafkaBus::open_existing(config.clone()).await, Err(BusError::Missing { .. }));
+    within("the topic's end", async { while !is_gone().await {} }).await;
+    let again = open(config.clone()).await;
+    append(&*again, 0, 0..10).await;
+    let reason = within("the reader", async {
+        loop {
+            if let Err(error) = reader.next(1 << 16).await {
+                return error.to_string();
+            }
+        }
+    });
+    let reason = reason.await;
+    assert!(reason.contains("deleted and made again since it was opened"), "{reason}");
+    let refused = bus.append(vec![(0, Bytes::from_static(b"late"))]).await.err().unwrap().to_string();
+    assert_eq!(refused, reason);
+    assert_eq!(bus.ready().unwrap_err(), reason);
+    assert_eq!(read_texts(&*again, 0, 0).await.len(), 10);
+}
+
 #[tokio::test]
 async fn brokers_that_are_not_there_are_told_of() {
     let config = KafkaBusConfig {

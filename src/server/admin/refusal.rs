@@ -31,6 +31,8 @@ pub enum Cause {
     OtherLog,
     /// The archive's rows are from a timeline that this log could continue.
     OtherTimeline,
+    /// The archive's rows are from a timeline that this log could continue once it is opened again.
+    AheadOfLog,
     /// The archive's rows and this log have used the same offsets.
     PartedTimeline,
     /// Warm has dropped rows that this archive does not hold.
@@ -80,6 +82,7 @@ impl From<ArchiveError> for Refusal {
             ArchiveError::OtherLog { .. } => Cause::OtherLog,
             ArchiveError::OtherTimeline { is_parted: false, .. } => Cause::OtherTimeline,
             ArchiveError::OtherTimeline { is_parted: true, .. } => Cause::PartedTimeline,
+            ArchiveError::AheadOfLog { .. } => Cause::AheadOfLog,
             ArchiveError::NotHere { .. } => Cause::NotHere,
             ArchiveError::Unconditional { .. } => Cause::Unconditional,
             ArchiveError::Differs { .. } | ArchiveError::Damaged { .. } => Cause::Damaged,

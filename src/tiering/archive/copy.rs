@@ -506,6 +506,8 @@ impl Copier {
                 let (store, log) = (self.from.name().to_owned(), name(epoch.log().id));
                 Err(ArchiveError::OtherLog { store, archived, log }.into())
             }
+            // Such a log will give the offsets to records of its own.
+            Relation::Ahead if !epoch.may_skip() => Ok(Some(nexts.clone())),
             Relation::Own | Relation::Skipped | Relation::Ahead => Ok(None),
         }
     }
@@ -742,12 +744,71 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::bus::{Bounds, Bus, BusError, BusReader, Durable};
+    use crate::tiering::archive::origin::Beside;
     use crate::tiering::archive::read::tests as fake;
     use crate::tiering::cold::StorageClass;
     use crate::tiering::cold::dir::DirCold;
     use crate::tiering::cold::s3::tests::bucket;
     use crate::tiering::warm::conformance;
     use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
+
+    /// A log in Kafka, as far as an archive asks: its identity, and by partition where it ends.
+    struct Topic(LogEpoch, Vec<u64>);
+
+    #[async_trait::async_trait]
+    impl Bus for Topic {
+        fn partitions(&self) -> u16 {
+            self.1.len() as u16
+        }
+
+        fn epoch(&self) -> &LogEpoch {
+            &self.0
+        }
+
+        async fn append(&self, _: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {
+            Err(BusError::Closed)
+        }
+
+        async fn bounds(&self, partition: u16) -> Result<Bounds, BusError> {
+            Ok(Bounds { first: 0, next: self.1[usize::from(partition)] })
+        }
+
+        async fn reader(&self, _: u16, _: u64) -> Result<Box<dyn BusReader>, BusError> {
+            Err(BusError::Closed)
+        }
+
+        fn release(&self, _: u16, _: u64) {}
+    }
+
+    /// A topic was put back from a copy that is older than the archive. Unlike a local log it can't skip the
+    /// offsets of the archived rows.
+    #[tokio::test]
+    async fn of_an_archive_ahead_of_a_log_that_cannot_skip_the_own_days_are_copied() {
+        let (warm_dir, from_dir, to_dir) =
+            (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+        let warm = LocalWarm::open(warm_dir.path(), LocalWarmOptions { compaction: false }).unwrap();
+        conformance::store(&*warm, &fake::some_case()).await;
+        let [from, to] =
+            [&from_dir, &to_dir].map(|dir| Arc::new(DirCold::open(dir.path()).unwrap()) as Arc<dyn Cold>);
+        let manifests = fake::archive_all(&warm, &*from, fake::TINY).await;
+        let (half, whole) = (manifests[0].next_offsets.clone(), manifests[1].next_offsets.clone());
+        let epoch = LogEpoch::new(7);
+        let log_up_to = |nexts: &[u64]| Beside::new(Arc::new(Topic(epoch.clone(), nexts.to_vec())));
+        let store = Store::new(from.clone(), None, ArchiveMetrics::default());
+        origin::declare(&store, &log_up_to(&whole), &whole).await.unwrap();
+        let older = log_up_to(&half);
+        let refused = origin::check(&*from, &older).await.unwrap_err();
+        assert!(matches!(refused, ArchiveError::OtherTimeline { is_parted: true, .. }), "{refused}");
+        // As the hint of this error says.
+        let timeline = Timeline { epoch: epoch.clone(), nexts: half };
+        let copied = Copier::new(from.clone(), to.clone(), Some(timeline), None).run(&|_| {}).await.unwrap();
+        assert!(copied.is_whole(), "{copied:?}");
+        origin::check(&*to, &older).await.unwrap();
+        let [all, taken] = [&from, &to].map(|cold| cold.list(MANIFEST_PREFIX, None));
+        let (all, taken) = (all.await.unwrap().len(), taken.await.unwrap().len());
+        assert!(taken > 0 && taken < all, "{taken} of {all}");
+    }
 
     #[tokio::test]
     async fn frozen_objects_are_named_and_the_rest_is_copied() {

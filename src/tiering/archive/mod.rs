@@ -236,6 +236,13 @@ pub enum ArchiveError {
         /// The archive that was copied.
         copy_of: String,
     },
+    /// The archive holds rows of another timeline of the log at offsets that the log has not reached. It was
+    /// put back from a copy, and could not ask the archive when it was opened.
+    #[error("{store} holds rows of another timeline of this log, at offsets that the log has not reached")]
+    AheadOfLog {
+        /// The store.
+        store: String,
+    },
     /// Warm has dropped rows that this archive does not hold.
     #[error("{unit}: warm has dropped rows that {store} does not hold: they are in another archive, or lost")]
     NotHere {
@@ -343,6 +350,7 @@ impl ArchiveError {
                 | Self::LeaseLost { .. }
                 | Self::OtherLog { .. }
                 | Self::OtherTimeline { .. }
+                | Self::AheadOfLog { .. }
                 | Self::Unfinished { .. }
         )
     }

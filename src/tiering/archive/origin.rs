@@ -262,7 +262,12 @@ fn refuse(cold: &dyn Cold, held: &Held, relation: &Relation, log: &Beside) -> Re
             let archived = name(held.log.unwrap_or_default());
             Err(ArchiveError::OtherLog { store, archived, log: name(log.epoch().log().id) })
         }
-        Relation::Skipped | Relation::Ahead => Err(ArchiveError::OtherTimeline { store, is_parted: false }),
+        // A log that can't skip the offsets will use them itself.
+        Relation::Ahead if !log.epoch().may_skip() => {
+            Err(ArchiveError::OtherTimeline { store, is_parted: true })
+        }
+        Relation::Ahead => Err(ArchiveError::AheadOfLog { store }),
+        Relation::Skipped => Err(ArchiveError::OtherTimeline { store, is_parted: false }),
         Relation::Parted { .. } => Err(ArchiveError::OtherTimeline { store, is_parted: true }),
     }
 }
