@@ -232,11 +232,24 @@ def clickhouse(home, ports, container):
 <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>2</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
 </merge_tree>
 {cluster if shards else ""}
+{"" if container else f"<users_config>{home}/users.xml</users_config>"}
 </clickhouse>
 """)
+    # A user who may not add columns, for a database of its own.
+    restricted = ("<restricted><password>restricted</password><networks><ip>::/0</ip></networks><profile>default</profile>"
+                  "<quota>default</quota><grants><query>GRANT CREATE DATABASE, SELECT, INSERT, CREATE TABLE, CREATE VIEW, "
+                  "ALTER DELETE ON stk_restricted.*</query><query>GRANT SELECT ON system.parts</query>"
+                  "<query>GRANT TABLE ENGINE ON *</query></grants></restricted>")
+    default = ("<default><password/><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota>"
+               "</default>")
+    users = home / "users.xml"
     if container:
+        users.write_text(f"<clickhouse><users>{restricted}</users></clickhouse>")
         return ["--env=CLICKHOUSE_SKIP_USER_SETUP=1",
-                f"--volume={config}:/etc/clickhouse-server/config.d/stk.xml:ro"], []
+                f"--volume={config}:/etc/clickhouse-server/config.d/stk.xml:ro",
+                f"--volume={users}:/etc/clickhouse-server/users.d/stk.xml:ro"], []
+    users.write_text(f"<clickhouse><profiles><default/></profiles><quotas><default/></quotas>"
+                     f"<users>{default}{restricted}</users></clickhouse>")
     if (os.uname().sysname, os.uname().machine) != ("Linux", "x86_64"):
         raise Unavailable("its package is for Linux on x86-64; install a container engine")
     library = cached(f"clickhouse-{CHDB}", fetch_clickhouse) / "libchdb.so"

@@ -104,6 +104,22 @@ struct BlockRow {
     seam: u64,
 }
 
+/// A [`BlockRow`] for a table without the column `seam`.
+#[derive(Row, Serialize)]
+struct BlockRowWithoutSeam {
+    partition: u16,
+    epoch: u32,
+    slot: u8,
+    block: u64,
+    first_offset: u64,
+    next_offset: u64,
+    kinds: Vec<String>,
+    days: Vec<i32>,
+    rows: Vec<u64>,
+    #[serde(serialize_with = "bytes_out")]
+    checkpoint: Bytes,
+}
+
 fn mark_of(next_offset: u64, row: BlockRow) -> Mark {
     Mark { next_offset, checkpoint: row.checkpoint, seam: (row.seam != 0).then_some(row.seam) }
 }
@@ -165,13 +181,33 @@ impl Inner {
         Ok(self.nodes.rows(&sql).await?.pop())
     }
 
+    async fn insert_block(&self, row: &BlockRow) -> Result<(), WarmError> {
+        if self.has_seam {
+            return self.nodes.insert_rows("blocks", None, std::slice::from_ref(row)).await;
+        }
+        let bare = BlockRowWithoutSeam {
+            partition: row.partition,
+            epoch: row.epoch,
+            slot: row.slot,
+            block: row.block,
+            first_offset: row.first_offset,
+            next_offset: row.next_offset,
+            kinds: row.kinds.clone(),
+            days: row.days.clone(),
+            rows: row.rows.clone(),
+            checkpoint: row.checkpoint.clone(),
+        };
+        self.nodes.insert_rows("blocks", None, &[bare]).await
+    }
+
     /// The block of that number, if it was begun.
     async fn block(&self, partition: u16, epoch: u32, block: u64) -> Result<Option<BlockRow>, WarmError> {
         let sql = format!(
             "SELECT `partition`, epoch, slot, block, first_offset, next_offset, kinds, \
-             arrayMap(d -> toInt32(d), days) AS days, rows, checkpoint, seam FROM blocks \
+             arrayMap(d -> toInt32(d), days) AS days, rows, checkpoint, {} FROM blocks \
              WHERE `partition` = {partition} AND epoch = {epoch} AND slot = {} AND block = {block} \
              ORDER BY at DESC LIMIT 1",
+            if self.has_seam { "seam" } else { "toUInt64(0) AS seam" },
             slot(block)
         );
         Ok(self.nodes.rows(&sql).await?.pop())
@@ -275,7 +311,7 @@ impl Inner {
             checkpoint: mark.checkpoint.clone(),
             seam: mark.seam.unwrap_or(0),
         };
-        self.nodes.insert_rows("blocks", None, &[begun]).await?;
+        self.insert_block(&begun).await?;
         // What was counted above is deleted by nobody within the grace, and may be after it.
         if began.elapsed() > self.grace / 2 {
             let reason = format!("claiming partition {partition} took {} s", began.elapsed().as_secs());
@@ -459,7 +495,7 @@ impl Inner {
             checkpoint: block.checkpoint.clone(),
             seam: block.seam.unwrap_or(0),
         };
-        self.nodes.insert_rows("blocks", None, std::slice::from_ref(&row)).await?;
+        self.insert_block(&row).await?;
         fail::point("warm.clickhouse.pending");
         let batches = block.batches.iter().filter(|(_, batch)| !batch.is_empty());
         stream::iter(batches)

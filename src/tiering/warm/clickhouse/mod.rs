@@ -167,6 +167,8 @@ impl ClickHouseOptions {
 struct Inner {
     nodes: Nodes,
     names: Names,
+    /// Whether `blocks` has the column `seam`, which takes a right to add in an older database.
+    has_seam: bool,
     metrics: ClickHouseWarmMetrics,
     /// The address and database, for messages.
     path: String,
@@ -188,7 +190,7 @@ impl ClickHouseWarm {
     pub async fn open(options: &ClickHouseOptions) -> Result<Arc<Self>, WarmError> {
         let (mut nodes, names, metrics) = Self::connect(options)?;
         schema::migrate(&mut nodes, &names).await?;
-        Ok(Self::of(nodes, names, metrics, options))
+        Self::of(nodes, names, metrics, options).await
     }
 
     /// Connects to a database that is there, and makes and migrates nothing.
@@ -199,7 +201,7 @@ impl ClickHouseWarm {
     pub async fn open_existing(options: &ClickHouseOptions) -> Result<Arc<Self>, WarmError> {
         let (mut nodes, names, metrics) = Self::connect(options)?;
         schema::check(&mut nodes, &names).await?;
-        Ok(Self::of(nodes, names, metrics, options))
+        Self::of(nodes, names, metrics, options).await
     }
 
     fn connect(options: &ClickHouseOptions) -> Result<(Nodes, Names, ClickHouseWarmMetrics), WarmError> {
@@ -208,15 +210,16 @@ impl ClickHouseWarm {
         Ok((nodes, Names::new(options), metrics))
     }
 
-    fn of(
+    async fn of(
         nodes: Nodes,
         names: Names,
         metrics: ClickHouseWarmMetrics,
         options: &ClickHouseOptions,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, WarmError> {
+        let has_seam = schema::has_seam(&nodes, &names).await?;
         let path = format!("{}/{}", nodes.current().url().trim_end_matches('/'), options.database);
-        let inner = Arc::new(Inner { nodes, names, metrics, path, grace: options.grace });
-        Arc::new(Self { inner, held: Mutex::default() })
+        let inner = Arc::new(Inner { nodes, names, has_seam, metrics, path, grace: options.grace });
+        Ok(Arc::new(Self { inner, held: Mutex::default() }))
     }
 
     /// The address and database, for messages.

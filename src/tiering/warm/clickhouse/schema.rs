@@ -31,6 +31,8 @@ const DEDUPLICATION_SECONDS: u32 = 7 * 24 * 3_600;
 /// The server's codes for a database and a table that are not there.
 const NO_DATABASE: u32 = 81;
 const NO_TABLE: u32 = 60;
+/// The server's code for a right that the user lacks.
+const ACCESS_DENIED: u32 = 497;
 
 /// The version of the schema that this program writes.
 pub(super) const fn version() -> u32 {
@@ -43,6 +45,7 @@ pub(super) struct Names {
     /// The keeper's path, with ClickHouse's macros; none where tables are not replicated.
     keeper_path: Option<String>,
     database: String,
+    user: String,
 }
 
 /// The table that holds the rows of `kind`.
@@ -80,6 +83,7 @@ impl Names {
             cluster: options.cluster.clone(),
             keeper_path: options.replicated.then(|| options.keeper_path.clone()),
             database: options.database.clone(),
+            user: options.user.clone(),
         }
     }
 
@@ -219,7 +223,64 @@ pub(super) async fn migrate(nodes: &mut Nodes, names: &Names) -> Result<(), Warm
             node.insert_rows("stk_schema", Some(&format!("schema:{number}")), &[row]).await?;
         }
     }
+    add_seam(nodes, names).await?;
     refuse_replicas_of_tables(nodes, names).await
+}
+
+/// The tables that have the column `seam`. A Distributed table has columns of its own.
+fn tables_with_seam(names: &Names) -> Vec<String> {
+    let mut tables = vec![names.local("blocks"), "blocks".to_owned()];
+    tables.dedup();
+    tables
+}
+
+/// Adds the column `seam` on servers that made `blocks` before there was one. A user who may not is told
+/// which right is missing: without the column a log that was exchanged is not noticed by its records.
+async fn add_seam(nodes: &Nodes, names: &Names) -> Result<(), WarmError> {
+    for node in nodes.all() {
+        if node_has_seam(node, names).await? {
+            continue;
+        }
+        for table in tables_with_seam(names) {
+            let add = format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS seam UInt64 DEFAULT 0");
+            match node.execute(&add).await {
+                Ok(()) => {}
+                Err(WarmError::Refused { reason, .. }) if code_of(&reason) == Some(ACCESS_DENIED) => {
+                    tracing::warn!(
+                        url = node.url(),
+                        "a column is missing in which stk notes the last record of each block, so that a log \
+                         that was exchanged may not be noticed; have an administrator run: GRANT ALTER ADD COLUMN \
+                         ON {}.{table} TO {}",
+                        identifier(&names.database),
+                        identifier(&names.user)
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn node_has_seam(node: &Node, names: &Names) -> Result<bool, WarmError> {
+    let tables = tables_with_seam(names);
+    let listed: Vec<String> = tables.iter().map(|table| literal(table)).collect();
+    let sql = format!(
+        "SELECT count() FROM system.columns WHERE database = currentDatabase() AND name = 'seam' \
+         AND `table` IN ({})",
+        listed.join(", ")
+    );
+    Ok(node.rows::<u64>(&sql).await?.pop() == Some(tables.len() as u64))
+}
+
+/// Whether every server has the column `seam`.
+pub(super) async fn has_seam(nodes: &Nodes, names: &Names) -> Result<bool, WarmError> {
+    for node in nodes.all() {
+        if !node_has_seam(node, names).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// By each server's own configuration: by that it forwards what it is sent.
@@ -285,7 +346,7 @@ fn first(names: &Names) -> Vec<String> {
         &format!(
             "`partition` UInt16, epoch UInt32, slot UInt8, block UInt64, first_offset UInt64, \
              next_offset UInt64, kinds Array(LowCardinality(String)), days Array(Date32), \
-             rows Array(UInt64), checkpoint String CODEC(ZSTD(1)), {at}"
+             rows Array(UInt64), checkpoint String CODEC(ZSTD(1)), {at}, seam UInt64 DEFAULT 0"
         ),
         &names.engine("Replacing", "block"),
         "`partition`, epoch, slot",
@@ -355,8 +416,8 @@ fn first(names: &Names) -> Vec<String> {
     statements
 }
 
-/// Version 2: the log that the rows come from, the seam of each block, and the rows of every block for as
-/// long as its days are there.
+/// Version 2: the log that the rows come from, and the rows of every block for as long as its days are
+/// there. [`add_seam`] adds the seam of each block.
 fn second(names: &Names) -> Vec<String> {
     let at = "`at` DateTime64(3, 'UTC') DEFAULT now64(3)";
     let mut statements = names.table(
@@ -365,14 +426,6 @@ fn second(names: &Names) -> Vec<String> {
         &names.engine("", ""),
         "ORDER BY version",
         "0",
-    );
-    // A Distributed table has columns of its own.
-    let mut tables = vec![names.local("blocks"), "blocks".to_owned()];
-    tables.dedup();
-    statements.extend(
-        tables
-            .iter()
-            .map(|table| format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS seam UInt64 DEFAULT 0")),
     );
     // Of an attempt that is repeated, and of a block whose row was written twice, one stays.
     statements.extend(names.table(

@@ -117,9 +117,8 @@ async fn a_database_belongs_to_one_log() {
     assert!(warm.check_origin(&origin).await.is_err(), "the older one is refused");
 }
 
-#[tokio::test]
-async fn a_database_of_the_version_before_is_migrated_and_adopted() {
-    let Some(database) = one() else { return };
+/// Makes a database of version 1 of the schema, with three records of a partition.
+async fn as_version_1(database: &Database) {
     let warm = database.open().await;
     warm.commit(block(0, 0, 3)).await.unwrap();
     for sql in [
@@ -133,7 +132,45 @@ async fn a_database_of_the_version_before_is_migrated_and_adopted() {
     ] {
         execute(&warm, sql).await;
     }
-    drop(warm);
+}
+
+/// A user who may not add columns migrates a database of version 1 all the same, and seams begin once
+/// somebody with more rights has opened it.
+#[tokio::test]
+async fn a_user_who_may_not_alter_tables_is_not_refused() {
+    let Some(mut database) = one() else { return };
+    // The only one that this user may use.
+    database.name = "stk_restricted".to_owned();
+    as_version_1(&database).await;
+    let restricted = ClickHouseOptions {
+        user: "restricted".to_owned(),
+        password: crate::secret::Secret::new("restricted"),
+        ..database.options()
+    };
+    let sealed = |first, next| Block { seam: Some(7), ..block(0, first, next) };
+    let origin = Origin { log: 7.into(), partitions: 1 };
+    for (first, next) in [(3, 5), (5, 6)] {
+        let warm = ClickHouseWarm::open(&restricted).await.unwrap();
+        warm.adopt_origin(&origin).await.unwrap();
+        assert_eq!(warm.claim(0).await.unwrap().next_offset, first);
+        warm.commit(sealed(first, next)).await.unwrap();
+        assert_eq!(warm.mark(0).await.unwrap().seam, None);
+        let reader = ClickHouseWarm::open_existing(&restricted).await.unwrap();
+        assert_eq!(offsets(&reader, 0).await, (0..next).collect::<Vec<_>>());
+    }
+    let warm = database.open().await;
+    warm.commit(sealed(6, 8)).await.unwrap();
+    assert_eq!(warm.mark(0).await.unwrap().seam, Some(7));
+    let warm = ClickHouseWarm::open(&restricted).await.unwrap();
+    assert_eq!(warm.claim(0).await.unwrap().seam, Some(7));
+    warm.commit(sealed(8, 9)).await.unwrap();
+    assert_eq!(offsets(&warm, 0).await, (0..9).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_database_of_the_version_before_is_migrated_and_adopted() {
+    let Some(database) = one() else { return };
+    as_version_1(&database).await;
     let refused = ClickHouseWarm::open_existing(&database.options()).await.err().unwrap().to_string();
     assert!(refused.ends_with("`stk serve` of this version migrates it"), "{refused}");
     let warm = database.open().await;
