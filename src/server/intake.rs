@@ -196,8 +196,13 @@ impl Intake {
         if records.is_empty() {
             return Ok(Appended { partitions, durable: Box::pin(async { Ok(Vec::new()) }) });
         }
+        let checksums: Vec<(u16, u32)> =
+            records.iter().map(|(partition, bytes)| (*partition, checksum(bytes))).collect();
         let durable = self.append_records(records, ticks).await?;
-        Ok(Appended { partitions, durable: Box::pin(async { Ok(durable.await?) }) })
+        let producers = self.producers.clone();
+        producers.appended(origin, &checksums);
+        let durable = async move { Ok(durable.await.inspect_err(|_| producers.failed())?) };
+        Ok(Appended { partitions, durable: Box::pin(durable) })
     }
 
     /// As [`Intake::append`], for a producer that numbers its batches by itself. A batch that the log holds
@@ -365,10 +370,15 @@ pub async fn run_feed(
                         origin.sequence += 1;
                         intake.drop_ahead(&name, &mut ticks);
                         let count = ticks.len() as u64;
-                        let origin = feed.origin().unwrap_or(origin);
-                        let appended = match feed.follows() {
-                            Some(after) => intake.take(&ticks, origin, Some(after)).await,
-                            None => intake.append(&ticks, origin).await,
+                        let own = feed.origin();
+                        let origin = own.unwrap_or(origin);
+                        let appended = match (own, feed.follows()) {
+                            (_, Some(after)) => intake.take(&ticks, origin, Some(after)).await,
+                            (Some(own), None) => match intake.producers.check_known(own.producer).await {
+                                Ok(()) => intake.append(&ticks, origin).await,
+                                Err(error) => Err(error),
+                            },
+                            (None, None) => intake.append(&ticks, origin).await,
                         };
                         match appended {
                             Ok(appended) => {
@@ -461,6 +471,40 @@ mod tests {
             batches.push(sequences);
         }
         (ticks, batches)
+    }
+
+    /// A feed with numbers of its own that was silent while very many other producers were heard.
+    #[tokio::test]
+    async fn a_feed_whose_producer_was_retired_is_refused() {
+        use crate::tiering::producers::PRODUCERS_MAX;
+        let bus = Arc::new(MemoryBus::new(1, 2 * PRODUCERS_MAX));
+        let mut intake = Intake::new(bus.clone(), IntakeMetrics::default());
+        let feed = |sequence| {
+            let mut feed = Scripted::new(&[5]);
+            feed.origin = Some(Origin { producer: 42, sequence });
+            feed
+        };
+        run_feed(&mut feed(1), intake.clone(), CancellationToken::new()).await.unwrap();
+        let close = Tick::PrevClose(PrevClose {
+            symbol: "AAPL".parse().unwrap(),
+            ts: Timestamp::from_nanos(1),
+            recv_ts: Timestamp::from_nanos(1),
+            price: Price::ZERO,
+        });
+        for producer in 0..PRODUCERS_MAX as u64 {
+            let origin = Origin { producer: 1_000 + producer, sequence: 1 };
+            drop(intake.append(std::slice::from_ref(&close), origin).await.unwrap());
+        }
+        // The memory of a running process, and that of one that starts now.
+        for intake in [intake.clone(), Intake::new(bus.clone(), IntakeMetrics::default())] {
+            let before = bus.bounds(0).await.unwrap();
+            let refused = run_feed(&mut feed(2), intake, CancellationToken::new()).await.unwrap_err();
+            let FeedRunError::Intake { source: IntakeError::Refused(refusal), .. } = &refused else {
+                panic!("{refused}")
+            };
+            assert_eq!(*refusal, Refusal::Retired { producer: 42 });
+            assert_eq!(bus.bounds(0).await.unwrap(), before, "nothing was appended");
+        }
     }
 
     #[tokio::test]

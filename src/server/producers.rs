@@ -225,6 +225,16 @@ impl Producers {
         Ok(new)
     }
 
+    /// Refuses a producer that was known once and is no longer: readers would take its batches for new ones.
+    pub async fn check_known(&self, producer: u64) -> Result<(), IntakeError> {
+        self.begin().await?;
+        let is_retired = self.partitions.iter().any(|partition| {
+            let memory = partition.memory();
+            memory.last(producer).is_none() && memory.is_retired(producer)
+        });
+        if is_retired { Err(Refusal::Retired { producer }.into()) } else { Ok(()) }
+    }
+
     /// Takes note of records that were appended, each by its partition and checksum.
     pub fn appended(&self, origin: Origin, records: &[(u16, u32)]) {
         // A memory that follows the log meets them there.

@@ -123,6 +123,53 @@ fn a_capture_that_is_played_again_adds_nothing_and_says_so() {
     assert!(home.run(&["audit", "--data", &data]).starts_with("exit: 0\n"));
 }
 
+/// Some symbols of a session were stored alone: the whole would store them a second time, and is refused.
+#[test]
+fn a_selection_of_symbols_and_the_whole_session_are_never_both_stored() {
+    let home = Home::new();
+    let capture = write_capture(&home, 600).display().to_string();
+    let counted = |data: &str, expected: [usize; 2]| {
+        let found = ["AAPL", "MSFT"].map(|symbol| {
+            let shown = home.run(&["history", symbol, "--data", data, "--format", "csv"]);
+            assert!(shown.starts_with("exit: 0\n"), "{shown}");
+            let rows = shown.split("--- stdout\n").nth(1).and_then(|rest| rest.split("--- stderr\n").next());
+            rows.expect("there is stdout").lines().count().saturating_sub(1)
+        });
+        assert_eq!(found, expected);
+    };
+    let replay = |data: &str, more: &[&str]| {
+        home.run(&[&["replay", &capture, "--speed", "max", "--data", data], more].concat())
+    };
+    let data = home.path("selected").display().to_string();
+    let part = ["--symbols", "AAPL", "--to", "2025-03-07T14:33:20Z"];
+    assert!(replay(&data, &part).starts_with("exit: 0\n"));
+    assert!(replay(&data, &["--symbols", "AAPL"]).starts_with("exit: 0\n"));
+    let again = replay(&data, &["--symbols", "AAPL"]);
+    assert!(again.starts_with("exit: 0\n") && again.contains("600 ticks already stored"), "{again}");
+    counted(&data, [300, 0]);
+    for more in [&[][..], &["--symbols", "MSFT"], &["--symbols", "AAPL,MSFT"]] {
+        let refused = replay(&data, more);
+        assert!(refused.starts_with("exit: 1\n"), "{more:?}: {refused}");
+        assert!(
+            refused.contains("some symbols of session 7, channel 1 of 2025-03-07 are stored alone"),
+            "{refused}"
+        );
+    }
+    counted(&data, [300, 0]);
+    // As it says.
+    assert!(replay(&data, &["--again"]).starts_with("exit: 0\n"));
+    counted(&data, [600, 300]);
+
+    let data = home.path("whole").display().to_string();
+    assert!(replay(&data, &["--to", "2025-03-07T14:33:20Z"]).starts_with("exit: 0\n"));
+    let refused = replay(&data, &["--symbols", "AAPL"]);
+    assert!(refused.starts_with("exit: 1\n") && refused.contains("play it without `--symbols`"), "{refused}");
+    assert!(replay(&data, &[]).starts_with("exit: 0\n"));
+    let played = replay(&data, &["--symbols", "AAPL"]);
+    assert!(played.starts_with("exit: 0\n") && played.contains("600 ticks already stored"), "{played}");
+    counted(&data, [300, 300]);
+}
+
 #[test]
 fn parts_of_a_session_are_played_in_any_order_and_another_capture_is_refused() {
     let home = Home::new();

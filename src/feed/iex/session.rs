@@ -5,6 +5,11 @@
 //! the positions of the messages ([`Place`]). A capture that is played asks which runs the log has, skips
 //! what lies in them, and adds the rest: to the run that it continues, or as a new run. Parts of a
 //! session can so be played in any order, and an interrupted replay goes on where it stopped.
+//!
+//! A replay of some symbols alone has runs of its own, since its positions have no holes where the other
+//! symbols were. Beside them the first tick that it stores of a stream goes under a producer that every
+//! replay asks for: the *mark*, whose number names the selection ([`Session::mark_of`]). So a stream is
+//! stored whole or as one selection. Whoever plays it otherwise is told, before anything is stored twice.
 
 use std::collections::HashMap;
 use std::hash::Hasher;
@@ -18,6 +23,11 @@ use crate::wire::record::{Origin, RecordEncoder, StoredNumbers};
 const RUNS_MAX: usize = 64;
 /// Streams whose runs are known at once; beyond it all are asked for again.
 const STREAMS_MAX: usize = 64;
+
+/// The bits of a mark's number that are the position of its tick; those above name the selection.
+const POSITION_BITS: u32 = 44;
+const POSITION_MAX: u64 = (1 << POSITION_BITS) - 1;
+const SELECTION_MAX: u64 = (1 << 19) - 1;
 
 /// A stretch of a stream without a hole.
 struct Run {
@@ -56,6 +66,12 @@ struct Known {
     partitions: usize,
     /// The run that the last tick went to, or was found in.
     current: Option<usize>,
+    /// Whether the mark was asked for.
+    is_mark_known: bool,
+    /// The number of the mark, once there is one.
+    mark: Option<u64>,
+    /// Whether the log has runs of the whole stream, once they were asked for.
+    is_whole: Option<bool>,
 }
 
 /// Which part of the ticks at hand goes into the log as one batch.
@@ -71,6 +87,13 @@ pub(super) struct Batch {
 pub(super) struct Session {
     /// What tells a deliberate repetition, or a selection of symbols, from the stream itself.
     salt: u64,
+    /// The same of the whole stream.
+    salt_whole: u64,
+    /// What names the selection of symbols; `None` where the stream is played whole, or as a session of its
+    /// own.
+    selection: Option<u64>,
+    /// Whether this is a session of its own, which is compared with nothing.
+    is_again: bool,
     known: HashMap<Stream, Known>,
     /// What tells the repetitions of this capture from those of another.
     repetition: (i64, u64),
@@ -86,12 +109,18 @@ impl Session {
         symbols.sort_unstable();
         let mut salt = xxhash_rust::xxh64::Xxh64::new(0);
         salt.write_u64(again);
-        for symbol in symbols {
+        let salt_whole = salt.finish();
+        for symbol in &symbols {
             salt.write(symbol.as_bytes());
             salt.write_u8(0xff);
         }
+        let salt = salt.finish();
+        let selection = (again == 0 && !symbols.is_empty()).then(|| (salt & SELECTION_MAX).max(1));
         Self {
-            salt: salt.finish(),
+            salt,
+            salt_whole,
+            selection,
+            is_again: again != 0,
             known: HashMap::new(),
             repetition: (0, 0),
             already_stored: 0,
@@ -103,10 +132,26 @@ impl Session {
         self.repetition = repetition;
     }
 
-    /// The producer of run `number` of a stream.
+    /// The producer of run `number` of a stream: of the whole stream, where the log has that.
     fn producer(&self, stream: Stream, number: usize) -> u64 {
-        let mut hash = xxhash_rust::xxh64::Xxh64::new(self.salt);
-        hash.write(b"iex");
+        let is_whole = self.known.get(&stream).is_none_or(|known| known.is_whole != Some(false));
+        let salt = if self.selection.is_some() && is_whole { self.salt_whole } else { self.salt };
+        self.hash(salt, b"iex", stream, number)
+    }
+
+    /// The producer of a stream's mark.
+    fn mark_producer(&self, stream: Stream) -> u64 {
+        self.hash(self.salt_whole, b"iex-selection", stream, 0)
+    }
+
+    /// The number of the mark of the selection at hand, whose first stored tick is at `position`.
+    fn mark_of(&self, position: u64) -> Option<u64> {
+        self.selection.map(|selection| selection << POSITION_BITS | position & POSITION_MAX)
+    }
+
+    fn hash(&self, salt: u64, kind: &[u8], stream: Stream, number: usize) -> u64 {
+        let mut hash = xxhash_rust::xxh64::Xxh64::new(salt);
+        hash.write(kind);
         hash.write_u32(stream.session);
         hash.write_u32(stream.channel);
         hash.write_i32(stream.day.days_since_epoch());
@@ -124,8 +169,11 @@ impl Session {
             self.known.clear();
         }
         let known = self.known.entry(stream).or_default();
-        let number = known.runs.len();
-        (!known.is_complete).then(|| self.producer(stream, number))
+        if !self.is_again && !known.is_mark_known {
+            return Some(self.mark_producer(stream));
+        }
+        let (number, is_complete) = (known.runs.len(), known.is_complete);
+        (!is_complete).then(|| self.producer(stream, number))
     }
 
     /// The answer to [`Session::asks`].
@@ -137,9 +185,28 @@ impl Session {
                 named(stream)
             ));
         }
+        let selection = self.selection;
         let producer = self.producer(stream, self.known.get(&stream).map_or(0, |known| known.runs.len()));
         let known = self.known.entry(stream).or_default();
         known.partitions = stored.last.len();
+        if !self.is_again && !std::mem::replace(&mut known.is_mark_known, true) {
+            known.mark = stored.first.map(|(number, _)| number);
+            return match known.mark {
+                Some(mark) if Some(mark >> POSITION_BITS) != selection => Err(format!(
+                    "some symbols of {} are stored alone, by `stk replay --symbols`, and would be stored a second \
+                     time; play the same symbols to continue, or use `stk replay --again` to store it as a new session",
+                    named(stream)
+                )),
+                _ => Ok(()),
+            };
+        }
+        if selection.is_some() && known.is_whole.is_none() {
+            known.is_whole = Some(stored.first.is_some());
+            if stored.first.is_none() {
+                // The selection's own runs come next.
+                return Ok(());
+            }
+        }
         match stored.first {
             Some((first, checksum)) => {
                 let until = stored.last.iter().copied().max().flatten().unwrap_or(first);
@@ -154,7 +221,11 @@ impl Session {
 
     /// Whether the log holds the tick already.
     pub(super) fn is_stored(&mut self, tick: &Tick, place: Place) -> Result<bool, String> {
+        let mark = self.mark_of(place.position);
         let Some(known) = self.known.get_mut(&place.stream) else { return Ok(false) };
+        if mark.is_some() && mark == known.mark && tick.symbol().is_some() {
+            return Ok(true);
+        }
         let Some(at) = known.runs.iter().position(|run| run.holds(tick, place.position)) else {
             return Ok(false);
         };
@@ -186,7 +257,21 @@ impl Session {
             return Err("there is no tick".to_owned());
         };
         let producer = self.producer(*stream, self.known.get(stream).map_or(0, |known| known.runs.len()));
+        let (mark, mark_producer) = (self.mark_of(*position), self.mark_producer(*stream));
         let known = self.known.entry(*stream).or_default();
+        if self.selection.is_some() && known.is_whole == Some(true) {
+            return Err(format!(
+                "{} is stored whole, but not to its end; play it without `--symbols` to continue it",
+                named(*stream)
+            ));
+        }
+        if let Some(sequence) = mark
+            && known.mark.is_none()
+            && ticks.peek().is_some_and(|(tick, _)| tick.symbol().is_some())
+        {
+            known.mark = mark;
+            return Ok(Batch { ticks: 1, origin: Origin { producer: mark_producer, sequence }, after: 0 });
+        }
         let may_begin = known.runs.len() < RUNS_MAX;
         if let (Some(at), false) = (known.current, *follows_hole && may_begin) {
             let is_next = |(at, (tick, place)): &(usize, &(Tick, Place))| {
