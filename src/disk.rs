@@ -47,3 +47,9 @@ pub(crate) fn lock_soon(
     }
     lock(file)
 }
+
+/// Bytes that this user may still write on the disk of `path`.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}

@@ -57,6 +57,7 @@ use self::state::{Queued, State, Status};
 use self::store::{Entry, Opened, Store};
 use super::epoch::{Held, LogEpoch};
 use super::{Bounds, Bus, BusError, BusReader, Durable};
+use crate::disk::free_bytes;
 use crate::fail;
 
 /// The most partitions a log can have.
@@ -228,12 +229,6 @@ impl LocalBus {
         }
         Ok(())
     }
-}
-
-/// Bytes that this user may still write on the disk of `path`.
-fn free_bytes(path: &std::path::Path) -> std::io::Result<u64> {
-    let stat = rustix::fs::statvfs(path)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// A log in a directory.

@@ -1,10 +1,12 @@
 //! `stk serve`: take ticks in, store them, serve them.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use super::{CliError, Global};
+use crate::backoff::{Backoff, jitter_seed};
 use crate::bus::BusError;
 use crate::server::node::{Node, NodeError, Summary};
 use crate::signals::StopSignals;
@@ -34,6 +36,19 @@ pub(super) struct ServeArgs {
     allow_anonymous: bool,
 }
 
+/// Why a server ends.
+enum End {
+    /// A person or a supervisor asked for it.
+    Asked,
+    /// It can't continue, for this reason.
+    Failed(String),
+    /// Its stores are to be opened again, for this reason.
+    Reopen(&'static str),
+}
+
+/// A server that has run for so long counts as well: it is started again without a long wait.
+const WELL_AFTER: Duration = Duration::from_mins(10);
+
 pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
     let mut flags = Vec::new();
     if !args.feed.is_empty() {
@@ -62,30 +77,55 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
     let outcome = runtime.block_on(async {
         // From here to the end: a signal that comes in between two waits is not lost.
         let mut signals = StopSignals::listen();
-        let mut node = tokio::select! {
-            started = Node::start(&config) => started.map_err(serve_error)?,
-            signal = signals.next() => return Err(interrupted_start(signal)),
-        };
-        for line in node.describe() {
-            say(line);
-        }
-        let failure = tokio::select! {
-            signal = signals.next() => {
-                say(format_args!("{signal}: making everything durable; SIGINT or SIGTERM now ends at once"));
-                None
+        let mut config = config;
+        let mut backoff = Backoff::new(jitter_seed());
+        loop {
+            let mut node = tokio::select! {
+                started = Node::start(&config) => started.map_err(serve_error)?,
+                signal = signals.next() => return Err(interrupted_start(signal)),
+            };
+            for line in node.describe() {
+                say(line);
             }
-            reason = node.failed() => Some(reason),
-        };
-        let drained = tokio::select! {
-            drained = node.stop() => drained,
-            _ = signals.insist() => return Err(CliError::interrupted()),
-        };
-        match (failure, drained) {
-            (_, Err(error)) => Err(serve_error(error)),
-            (Some(reason), Ok(_)) => Err(CliError::failed(reason)),
-            (None, Ok(summary)) => {
-                say(in_words(&summary));
-                Ok(())
+            let started_at = Instant::now();
+            let may_reopen = node.may_reopen();
+            let end = tokio::select! {
+                signal = signals.next() => {
+                    say(format_args!("{signal}: making everything durable; SIGINT or SIGTERM now ends at once"));
+                    End::Asked
+                }
+                reason = node.failed() => End::Failed(reason),
+                reason = may_reopen => End::Reopen(reason),
+            };
+            // Whoever was connected finds the server where it was.
+            config.listen = node.address();
+            config.ingest_listen = node.ingest_address().or(config.ingest_listen);
+            if let End::Reopen(reason) = &end {
+                say(format_args!("{reason}: the stores are opened again"));
+            }
+            let drained = tokio::select! {
+                drained = node.stop() => drained,
+                _ = signals.insist() => return Err(CliError::interrupted()),
+            };
+            match (end, drained) {
+                (End::Reopen(_), drained) => {
+                    if let Err(error) = drained {
+                        tracing::warn!(%error, "not everything ended in good order");
+                    }
+                    if started_at.elapsed() > WELL_AFTER {
+                        backoff.reset();
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff.next()) => {}
+                        signal = signals.next() => return Err(interrupted_start(signal)),
+                    }
+                }
+                (_, Err(error)) => return Err(serve_error(error)),
+                (End::Failed(reason), Ok(_)) => return Err(CliError::failed(reason)),
+                (End::Asked, Ok(summary)) => {
+                    say(in_words(&summary));
+                    return Ok(());
+                }
             }
         }
     });

@@ -185,3 +185,47 @@ pub(super) async fn follow(
         intake.count_restart();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::Bus;
+    use crate::server::gateway::MemoryBus;
+    use crate::server::intake::IntakeMetrics;
+
+    struct Panics;
+
+    #[async_trait::async_trait]
+    impl Feed for Panics {
+        fn name(&self) -> &'static str {
+            "panics"
+        }
+
+        async fn next(&mut self, _: &mut Vec<Tick>) -> Result<Pulled, FeedError> {
+            panic!("on purpose")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_feed_that_panics_is_opened_again() {
+        let bus = Arc::new(MemoryBus::new(1, 1_000));
+        let metrics = IntakeMetrics::default();
+        let intake = Intake::new(bus.clone(), metrics.clone());
+        let (stop, failures) = (CancellationToken::new(), Arc::new(Failures::default()));
+        let source: Source = "sim:rate=1000".parse().unwrap();
+        let following =
+            tokio::spawn(follow(3, source, Box::new(Panics), intake, stop.clone(), failures.clone()));
+        while failures.reasons().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(failures.reasons(), ["feed panics panicked"]);
+        let mut reader = bus.reader(0, 0).await.unwrap();
+        assert!(!reader.next(1 << 20).await.unwrap().is_empty());
+        while !failures.reasons().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(metrics.feed_restarts.get(), 1);
+        stop.cancel();
+        following.await.unwrap();
+    }
+}

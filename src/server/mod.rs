@@ -11,4 +11,5 @@ pub mod node;
 pub mod operations;
 pub mod processor;
 pub mod producers;
+mod standing;
 pub mod stores;

@@ -25,6 +25,7 @@ use super::intake::{FeedRunError, IntakeError, IntakeMetrics};
 use super::metrics::{self, GatewayMetrics};
 use super::operations::{self, Operations};
 use super::processor::{Processor, ProcessorError, ProcessorMetrics};
+use super::standing::{self, Standing};
 use super::stores::Stores;
 use crate::bus::BusError;
 use crate::config::{Config, Role};
@@ -33,6 +34,7 @@ use crate::feed::source::{Source, SourceError};
 use crate::market::Horizon;
 use crate::secret::Secret;
 use crate::tiering::archive::ArchiveMetrics;
+use crate::tiering::archive::origin::Beside;
 use crate::tiering::archive::snapshot::ReadError;
 use crate::tiering::cold::ColdError;
 use crate::tiering::history::HistoryError;
@@ -255,6 +257,9 @@ pub struct Node {
     archiver: Option<ArchiverRole>,
     admin: Arc<Door>,
     gateway: GatewayRole,
+    standing: Arc<Standing>,
+    /// What asks the archive, and what ends that.
+    asking: (JoinHandle<()>, CancellationToken),
     intake_metrics: IntakeMetrics,
     processor_metrics: ProcessorMetrics,
     gateway_metrics: GatewayMetrics,
@@ -289,8 +294,8 @@ impl Node {
             ingest_listener.as_ref().map(TcpListener::local_addr).transpose().map_err(no_address)?;
         let stores = Stores::open(config).await?;
         stores.announce(address);
-        if has(Role::Feed) && stores.is_shared() {
-            // Before anything is accepted. With stores on this machine it was done when they were opened.
+        if (has(Role::Feed) || has(Role::Gateway)) && stores.is_shared() {
+            // Before anything is accepted or served. With stores on this machine it was done when they were opened.
             stores.check_seams().await?;
         }
 
@@ -329,6 +334,15 @@ impl Node {
             Some(redis) => Some(redis),
             None => processed_hot,
         };
+        let standing = Arc::new(Standing::default());
+        let stop_asking = CancellationToken::new();
+        let asking = standing::follow(
+            standing.clone(),
+            stores.cold(),
+            Beside::new(stores.bus.clone()),
+            stop_asking.clone(),
+        );
+        let asking = (tokio::spawn(asking), stop_asking);
         let watched = Arc::new(stores.watch());
         let stop = CancellationToken::new();
         let operations = Operations {
@@ -352,11 +366,13 @@ impl Node {
             },
             degraded: {
                 let (watched, redis) = (watched.clone(), redis.as_ref().map(Arc::downgrade));
+                let standing = standing.clone();
                 let processor = processor.as_ref().map(Arc::downgrade);
                 Arc::new(move || {
                     let processor = processor.as_ref().and_then(std::sync::Weak::upgrade);
                     let redis = redis.as_ref().and_then(std::sync::Weak::upgrade);
                     let mut reasons = watched.degraded();
+                    reasons.extend(standing.reason());
                     reasons.extend(redis.and_then(|redis| redis.degraded()));
                     reasons.extend(processor.and_then(|processor| processor.degraded()));
                     reasons
@@ -417,6 +433,8 @@ impl Node {
             archiver,
             admin,
             gateway,
+            standing,
+            asking,
             intake_metrics,
             processor_metrics,
             gateway_metrics,
@@ -460,6 +478,21 @@ impl Node {
         self.gateway_metrics.messages.get()
     }
 
+    /// Resolves, with the reason, once the stores are to be opened again, by stopping this server and starting
+    /// another: the archive turns out to be ahead of the log. Cancel-safe.
+    pub fn may_reopen(&self) -> impl Future<Output = &'static str> + Send + 'static {
+        let standing = self.standing.clone();
+        async move {
+            standing.ahead().await;
+            "the archive is ahead of the log"
+        }
+    }
+
+    /// Where programs that bring ticks connect, if any may.
+    pub fn ingest_address(&self) -> Option<SocketAddr> {
+        self.feed.as_ref()?.ingest_address
+    }
+
     /// Resolves, with the reason, when the server can't go on. Cancel-safe.
     pub async fn failed(&mut self) -> String {
         let processor = self.processor.clone();
@@ -490,8 +523,10 @@ impl Node {
     /// Ends the feeds, drains all that was taken in to warm, tells clients goodbye, and frees the
     /// stores. After an error everything that could be done was done.
     pub async fn stop(self) -> Result<Summary, NodeError> {
-        let Self { stores, processor, feed, archiver, admin, gateway, .. } = self;
+        let Self { stores, processor, feed, archiver, admin, gateway, asking, .. } = self;
         let stopping = async {
+            asking.1.cancel();
+            let _ = asking.0.await;
             let mut taken = Ok(());
             if let Some(feed) = feed {
                 feed.stop_feeds.cancel();

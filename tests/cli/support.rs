@@ -162,6 +162,18 @@ impl Server {
         }
     }
 
+    /// Waits until it says a line that contains `text`.
+    pub(crate) fn awaits(&self, text: &str) {
+        let mut seen = Vec::new();
+        loop {
+            match self.lines.recv_timeout(2 * PATIENCE) {
+                Ok(line) if line.contains(text) => return,
+                Ok(line) => seen.push(line),
+                Err(_) => panic!("it did not say {text:?}: {seen:#?}"),
+            }
+        }
+    }
+
     /// Asks it to end.
     pub(crate) fn ask_to_end(&self) {
         self.signal(rustix::process::Signal::TERM);

@@ -188,6 +188,59 @@ fn an_older_copy_is_put_back_while_the_archive_is_ahead() {
     dropping.good(&["archive", "verify"]);
 }
 
+/// The archive can't be asked when the log that was put back is opened. It is asked as soon as it answers: the
+/// log then continues after it, without anybody's help. If the log has used the offsets already, the server
+/// names them.
+#[test]
+fn an_archive_that_was_away_at_the_start_is_asked_once_it_answers() {
+    let plant = Plant::new();
+    let (copied, aside) = (plant.home.path("copied"), plant.home.path("aside"));
+    plant.take(&plant.data, 0..100);
+    copy(&plant.data, &copied);
+    plant.take(&plant.data, 200..500);
+    plant.good(&["archive", "run"]);
+    put_back(&copied, &plant.data);
+    let away = || {
+        std::fs::create_dir_all(&aside).expect("a directory");
+        for name in ["log.json", "log.copy.json"] {
+            let path = plant.archive.join(name);
+            std::fs::rename(&path, aside.join(name)).expect("it is there");
+            // Reading it is an error that may pass.
+            std::os::unix::fs::symlink(&path, &path).expect("a loop");
+        }
+    };
+    let back = || {
+        for name in ["log.json", "log.copy.json"] {
+            std::fs::rename(aside.join(name), plant.archive.join(name)).expect("put back");
+        }
+    };
+    let ended = |server: Server| {
+        let (code, said) = server.drained();
+        assert_eq!(code, Some(0), "{said:#?}");
+    };
+    away();
+    let server = plant.server(&plant.data);
+    back();
+    server.awaits("the archive is ahead of the log: the stores are opened again");
+    server.awaits("listening on http://");
+    plant.bring(&server, 1000..1050);
+    ended(server);
+    assert_eq!(plant.history(), once([0..100, 200..500, 1000..1050]));
+
+    put_back(&copied, &plant.data);
+    away();
+    let server = plant.server(&plant.data);
+    plant.bring(&server, 2000..2050);
+    back();
+    let named = "holds rows of another timeline of this log, which are no part of its history: offsets ";
+    server.awaits(named);
+    let asked = Command::new("curl").args(["-s", &format!("http://{}/readyz", server.address)]).output();
+    let ready = String::from_utf8_lossy(&asked.expect("curl is there").stdout).into_owned();
+    assert!(ready.contains("degraded") && ready.contains(named), "{ready}");
+    ended(server);
+    assert_eq!(plant.history(), once([0..100, 2000..2050]));
+}
+
 /// A copy is started beside the original with the same archive: neither answers the other's rows.
 #[test]
 fn a_copy_that_runs_beside_the_original_never_mixes_with_it() {
