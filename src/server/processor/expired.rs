@@ -4,6 +4,8 @@
 //! A processor refuses to go on behind them, since nothing would say that they are missing. Told to skip
 //! them, it names them in a gap, has history read from the archive what went there, and goes on.
 
+use std::collections::BTreeMap;
+
 use futures_util::StreamExt;
 
 use super::worker::asked;
@@ -14,6 +16,8 @@ use crate::market::{
     Gap, GapKind, Kind, NO_SYMBOL, Seq, Symbol, SymbolTable, Tick, TickBatchBuilder, TimeRange, Timestamp,
     TradingDay,
 };
+use crate::tiering::archive::snapshot::ReadError;
+use crate::tiering::archive::verify;
 use crate::tiering::state::PartitionState;
 use crate::tiering::tiers::TiersError;
 use crate::tiering::warm::{Block, Mark, Unit};
@@ -39,9 +43,16 @@ pub(super) async fn skip(
     let mut state = restored.map_err(|source| ProcessorError::State { partition, source })?;
     let at = Seq { partition, offset: first - 1, index: u32::MAX };
     let archived = leave_to_archive(shared, partition, offset).await?;
-    // The state knows nothing of the bars of a day that warm has lost: they are rebuilt from its trades.
-    let newest = state.newest_day(shared.config.horizon.end().trading_day());
-    if let Some(day) = archived.filter(|day| newest.is_none_or(|newest| newest < *day)) {
+    // Of a day that warm has lost rows of the state knows a part of the bars, or nothing: they are rebuilt from
+    // the day's trades. Those that it knows,
+    let known: Vec<_> = state.bars().map(|(_, bar)| (bar.symbol, bar.ts.trading_day())).collect();
+    for (symbol, day) in known.into_iter().filter(|(_, day)| archived.contains_key(day)) {
+        state.mark_rebuild(symbol, day, at);
+    }
+    // and all of the days that the log has rows of, or that still go on: a trade of any other is late, and
+    // told from the first of its day by the newer days that the state has by then.
+    let newest = archived.keys().next_back().copied();
+    for (day, _) in archived.into_iter().filter(|(day, next)| *next > first || Some(*day) == newest) {
         for symbol in symbols_of(shared, partition, day).await? {
             state.mark_rebuild(symbol, day, at);
         }
@@ -77,36 +88,44 @@ pub(super) async fn skip(
     Ok(Mark { next_offset: first, checkpoint: block.checkpoint, seam: None })
 }
 
-/// Has history read from the archive what it holds of `partition` from `offset` on. The newest day of
-/// which it has trades.
+/// Has history read from the archive what it holds of `partition` from `offset` on: all of the partition's
+/// rows of each such day, warm's own too. The days of which it has trades, and the offsets below which it has them.
+///
+/// Errors: an object of such a day is not there or known to be damaged; the archive or warm refuses.
 async fn leave_to_archive(
     shared: &Shared,
     partition: u16,
     offset: u64,
-) -> Result<Option<TradingDay>, ProcessorError> {
+) -> Result<BTreeMap<TradingDay, u64>, ProcessorError> {
     let failed = |source| ProcessorError::Archive { partition, source };
-    let Some(archive) = &shared.stores.archive else { return Ok(None) };
+    let Some(archive) = &shared.stores.archive else { return Ok(BTreeMap::new()) };
     if archive.standing().await.map_err(|error| failed(error.into()))? == Relation::OtherLog {
-        return Ok(None);
+        return Ok(BTreeMap::new());
     }
-    let mut newest = None;
+    let mut days = BTreeMap::new();
     for kind in Kind::ALL {
         let snapshot = archive.snapshot(kind, TimeRange::ALL).await;
-        for (day, offsets) in snapshot.map_err(|error| failed(error.into()))?.days() {
+        let snapshot = snapshot.map_err(|error| failed(error.into()))?;
+        for (day, offsets) in snapshot.days() {
             let archived = offsets.get(usize::from(partition)).copied().unwrap_or(0);
             if archived <= offset {
                 continue;
             }
             let mut next_offsets = vec![0; usize::from(partition)];
             next_offsets.push(archived);
+            if offset > 0 {
+                // Warm may have rows of the day, and gives them up.
+                let sound = async { verify::check_sound(archive, snapshot.files(day)?).await };
+                sound.await.map_err(|error: ReadError| failed(error.into()))?;
+            }
             let unit = Unit { day, kind };
             asked(shared, partition, || shared.stores.warm.leave_to_archive(unit, &next_offsets)).await?;
             if kind == Kind::Trade {
-                newest = newest.max(Some(day));
+                days.insert(day, archived);
             }
         }
     }
-    Ok(newest)
+    Ok(days)
 }
 
 /// The symbols of `partition` that have bars of `day`, which may be in the archive.

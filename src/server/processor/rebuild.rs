@@ -101,16 +101,21 @@ impl Worker {
         log: &mut Rows,
     ) -> Result<(), Failed> {
         let shared = self.shared.clone();
+        // After every tick taken in and before all that follow, so that no stored revision stands at
+        // the same place.
+        let at = Seq { partition: self.partition, offset: self.next.saturating_sub(1), index: u32::MAX };
+        let next = self.next;
         let mut amending: Rows = HashMap::new();
         for kind in [Kind::Cancel, Kind::Correction] {
             let mut rows = scan(&shared, kind, day, symbols).await?;
             while let Some(batch) = rows.next().await {
-                for_rows(&batch?, |symbol, seq, tick| amending.entry(symbol).or_default().push((seq, tick)))?;
+                for_rows(&batch?, |symbol, seq, tick| {
+                    if seq.offset < next {
+                        amending.entry(symbol).or_default().push((seq, tick));
+                    }
+                })?;
             }
         }
-        // After every tick taken in and before all that follow, so that no stored revision stands at
-        // the same place.
-        let at = Seq { partition: self.partition, offset: self.next.saturating_sub(1), index: u32::MAX };
         let mut left = symbols.iter().copied().peekable();
         let mut held: Vec<(Seq, Tick)> = Vec::new();
         let mut rebuild = |symbol: Symbol, trades: &mut Vec<(Seq, Tick)>| {
@@ -125,7 +130,10 @@ impl Worker {
                 while let Some(done) = left.next_if(|next| *next < symbol) {
                     rebuild(done, &mut held);
                 }
-                held.push((seq, tick));
+                // What the archive has of records that are still to be taken in comes with them.
+                if seq.offset < next {
+                    held.push((seq, tick));
+                }
             })?;
         }
         left.for_each(|symbol| rebuild(symbol, &mut held));

@@ -1,8 +1,10 @@
 //! What went into the log stands in warm once, whatever happened in between.
 
+mod archived;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -10,7 +12,7 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::bus::epoch::LogEpoch;
+use crate::bus::epoch::{Held, LogEpoch};
 use crate::bus::local::{LocalBus, LocalBusConfig};
 use crate::bus::{Assignment, Bounds, Bus, BusReader, Durable, Membership, Record};
 use crate::feed::sim::{Sim, SimConfig};
@@ -40,9 +42,15 @@ struct Life {
 
 impl Life {
     fn begin(dir: &Path) -> Self {
+        Self::begin_beside(dir, Vec::new())
+    }
+
+    /// Beside stores that hold rows of the log.
+    fn begin_beside(dir: &Path, held: Vec<Held>) -> Self {
         let mut config = LocalBusConfig::new(dir.join("log"), PARTITIONS);
         config.free_bytes_min = 0;
         config.memory_bytes = 16 << 20;
+        config.held = held;
         let bus = LocalBus::open(config).unwrap();
         let warm = LocalWarm::open(&dir.join("warm"), LocalWarmOptions::default()).unwrap();
         let hot = Arc::new(MemoryHot::new(PARTITIONS));
@@ -85,7 +93,11 @@ impl Life {
             range: TimeRange::ALL,
             limit: None,
         };
-        let mut batches = History::new(self.bus.clone(), self.warm.clone()).query(query).await.unwrap().rows;
+        let mut history = History::new(self.bus.clone(), self.warm.clone());
+        if let Some(archive) = &self.stores.archive {
+            history = history.with_archive(archive.clone());
+        }
+        let mut batches = history.query(query).await.unwrap().rows;
         let mut bars = Vec::new();
         while let Some(batch) = batches.next().await {
             let batch = batch.unwrap();
@@ -241,14 +253,31 @@ async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
     tokio::time::timeout(Duration::from_mins(1), looking).await.expect("it comes")
 }
 
-/// Refuses every commit after some, as a disk that fails, and the first scans.
+/// Refuses every commit after some, as a disk that fails, and the first scans; or loses its owner after
+/// every second block, as a database that is put back.
 struct FailingWarm {
     warm: Arc<LocalWarm>,
     commits_left: AtomicU32,
     scans_refused: AtomicU32,
+    reverts_left: AtomicU32,
+    is_second: AtomicBool,
+    /// Whether it names the log.
+    is_named: AtomicBool,
 }
 
 impl FailingWarm {
+    /// One that does not fail yet.
+    fn new(warm: &Arc<LocalWarm>) -> Self {
+        Self {
+            warm: warm.clone(),
+            commits_left: AtomicU32::new(u32::MAX),
+            scans_refused: AtomicU32::new(0),
+            reverts_left: AtomicU32::new(0),
+            is_second: AtomicBool::new(false),
+            is_named: AtomicBool::new(true),
+        }
+    }
+
     fn refused() -> WarmError {
         WarmError::Io { path: "warm".to_owned(), reason: "no space".to_owned() }
     }
@@ -261,6 +290,15 @@ fn took_one(count: &AtomicU32) -> bool {
 
 #[async_trait::async_trait]
 impl Warm for FailingWarm {
+    async fn check_origin(&self, _: &crate::tiering::warm::Origin) -> Result<bool, WarmError> {
+        Ok(self.is_named.load(Ordering::Relaxed))
+    }
+
+    async fn adopt_origin(&self, _: &crate::tiering::warm::Origin) -> Result<(), WarmError> {
+        self.is_named.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
     async fn claim(&self, partition: u16) -> Result<Mark, WarmError> {
         self.warm.claim(partition).await
     }
@@ -270,6 +308,11 @@ impl Warm for FailingWarm {
     }
 
     async fn commit(&self, block: Block) -> Result<(), WarmError> {
+        if self.is_second.fetch_xor(true, Ordering::Relaxed) && took_one(&self.reverts_left) {
+            let (partition, next_offset) = (block.partition, block.first_offset);
+            let (path, found) = ("warm".to_owned(), "its beginning".to_owned());
+            return Err(WarmError::Reverted { partition, path, found, next_offset });
+        }
         if took_one(&self.commits_left) { self.warm.commit(block).await } else { Err(Self::refused()) }
     }
 
@@ -291,11 +334,8 @@ async fn a_store_that_fails_at_any_block_costs_nothing() {
         let dir = TempDir::new().unwrap();
         let life = Life::begin(dir.path());
         life.append(&ticks, 1).await;
-        let failing: Arc<dyn Warm> = Arc::new(FailingWarm {
-            warm: life.warm.clone(),
-            commits_left: AtomicU32::new(commits),
-            scans_refused: AtomicU32::new(0),
-        });
+        let failing: Arc<dyn Warm> =
+            Arc::new(FailingWarm { commits_left: AtomicU32::new(commits), ..FailingWarm::new(&life.warm) });
         let stores = Stores { warm: failing, ..life.stores.clone() };
         let metrics = ProcessorMetrics::default();
         let processor = Processor::start(stores, small(), metrics.clone());
@@ -441,11 +481,8 @@ async fn a_rebuild_that_warm_answers_again_says_that_warm_is_back() {
     let dir = TempDir::new().unwrap();
     let (_, trades, late) = busy_symbol();
     let life = Life::begin(dir.path());
-    let warm = Arc::new(FailingWarm {
-        warm: life.warm.clone(),
-        commits_left: AtomicU32::new(u32::MAX),
-        scans_refused: AtomicU32::new(u32::MAX),
-    });
+    let warm =
+        Arc::new(FailingWarm { scans_refused: AtomicU32::new(u32::MAX), ..FailingWarm::new(&life.warm) });
     let stores = Stores { warm: warm.clone(), ..life.stores.clone() };
     // No block is cut before the end.
     let config = ProcessorConfig {
@@ -510,6 +547,53 @@ async fn a_log_that_lost_what_warm_has_is_refused() {
     life.end().await;
 }
 
+/// A database of a version that named no log: a log that does not fit to it in one partition is not named
+/// there, whatever the others say, so that the one it was filled from is still taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_refused_is_not_named_in_warm() {
+    let dir = TempDir::new().unwrap();
+    let life = Life::begin(dir.path());
+    let warm = Arc::new(FailingWarm { is_named: AtomicBool::new(false), ..FailingWarm::new(&life.warm) });
+    let (_, trades, _) = busy_symbol();
+    life.append(&trades, 1).await;
+    let stores = |life: &Life, warm: &Arc<FailingWarm>| Stores { warm: warm.clone(), ..life.stores.clone() };
+    Processor::start(stores(&life, &warm), small(), ProcessorMetrics::default()).stop().await.unwrap();
+    assert!(warm.is_named.load(Ordering::Relaxed), "the first log is");
+    drop(warm);
+    life.end().await;
+    std::fs::remove_dir_all(dir.path().join("log")).unwrap();
+    let life = Life::begin(dir.path());
+    let warm = Arc::new(FailingWarm { is_named: AtomicBool::new(false), ..FailingWarm::new(&life.warm) });
+    let processor = Processor::start(stores(&life, &warm), small(), ProcessorMetrics::default());
+    let why = processor.stop().await.unwrap_err().to_string();
+    assert!(why.contains("they do not belong together"), "{why}");
+    assert!(!warm.is_named.load(Ordering::Relaxed));
+    drop((processor, warm));
+    life.end().await;
+}
+
+/// A store that is put back now and then, with blocks stored in between, is no store that keeps nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reverts_with_blocks_in_between_are_outlived_however_many() {
+    let dir = TempDir::new().unwrap();
+    let life = Life::begin(dir.path());
+    let (_, trades, _) = busy_symbol();
+    // A record a block.
+    let config = ProcessorConfig { rows_max: 1, retries_max: 1, ..ProcessorConfig::default() };
+    for (sequence, trade) in (1..).zip(&trades[..10]) {
+        life.append(std::slice::from_ref(trade), sequence).await;
+    }
+    let warm = FailingWarm { reverts_left: AtomicU32::new(3), ..FailingWarm::new(&life.warm) };
+    let stores = Stores { warm: Arc::new(warm), ..life.stores.clone() };
+    let metrics = ProcessorMetrics::default();
+    let processor = Processor::start(stores, config, metrics.clone());
+    processor.stop().await.unwrap();
+    drop(processor);
+    assert_eq!(metrics.reverts.get(), 3);
+    check_ticks(&life, &trades[..10]).await;
+    life.end().await;
+}
+
 /// What the test tells a member, and by whose end it knows that it was carried out.
 type Told = mpsc::UnboundedReceiver<(Assignment, oneshot::Sender<()>)>;
 
@@ -520,6 +604,8 @@ struct SharedBus {
     lost: Option<u64>,
     /// Where the log begins once a reader has read one record of what is before.
     trimmed: u64,
+    /// Where the log begins.
+    first: u64,
     members: Mutex<Vec<Told>>,
 }
 
@@ -586,7 +672,8 @@ impl Bus for SharedBus {
     }
 
     async fn bounds(&self, partition: u16) -> Result<Bounds, BusError> {
-        self.bus.bounds(partition).await
+        let bounds = self.bus.bounds(partition).await?;
+        Ok(Bounds { first: bounds.first.max(self.first), ..bounds })
     }
 
     async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError> {
@@ -614,7 +701,13 @@ async fn a_hole_that_the_log_does_not_vouch_for_is_refused() {
         life.append(&market(2_000), sequence).await;
     }
     let (first, told) = mpsc::unbounded_channel();
-    let bus = SharedBus { bus: life.bus.clone(), lost: Some(3), trimmed: 0, members: Mutex::new(vec![told]) };
+    let bus = SharedBus {
+        bus: life.bus.clone(),
+        lost: Some(3),
+        trimmed: 0,
+        first: 0,
+        members: Mutex::new(vec![told]),
+    };
     let stores = Stores { bus: Arc::new(bus), hot_files: None, ..life.stores.clone() };
     let processor = Processor::start(stores, small(), ProcessorMetrics::default());
     first.send((Assignment::Gained(vec![0]), oneshot::channel().0)).unwrap();
@@ -643,6 +736,7 @@ async fn what_is_trimmed_while_hot_is_filled_comes_from_warm() {
         bus: life.bus.clone(),
         lost: None,
         trimmed: 150,
+        first: 0,
         members: Mutex::new(vec![told]),
     });
     for partition in 0..PARTITIONS {
@@ -669,6 +763,7 @@ async fn partitions_that_move_between_processes_keep_every_tick_once() {
         bus: life.bus.clone(),
         lost: None,
         trimmed: 0,
+        first: 0,
         members: Mutex::new(vec![first_told, second_told]),
     });
     let metrics = ProcessorMetrics::default();

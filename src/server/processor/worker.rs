@@ -81,7 +81,7 @@ pub(super) async fn run(
 ) -> Result<(), ProcessorError> {
     let mut reverts = 0;
     let outcome = loop {
-        let outcome = live(shared.clone(), partition, goal.clone()).await;
+        let outcome = live(shared.clone(), partition, goal.clone(), &mut reverts).await;
         shared.stores.hot.end(partition).await;
         match &outcome {
             Err(error) if error.is_reverted() && reverts < shared.config.retries_max => {
@@ -117,6 +117,7 @@ async fn live(
     shared: Arc<Shared>,
     partition: u16,
     mut goal: watch::Receiver<Goal>,
+    reverts: &mut u32,
 ) -> Result<(), ProcessorError> {
     // A claim that comes late would fence the rightful owner.
     let claimed = tokio::select! {
@@ -140,17 +141,32 @@ async fn live(
     fail::point("processor.restored");
     shared.set_status(partition, Status::Running);
     tracing::info!(partition, offset = mark.next_offset, log_next = bounds.next, "processing");
-    Worker::new(shared, partition, goal, state, &mark).run().await
+    let mut worker = Worker::new(shared, partition, goal, state, &mark);
+    let outcome = worker.run().await;
+    if worker.stored > mark.next_offset {
+        // The store kept blocks since: what comes next is another event.
+        *reverts = 0;
+    }
+    outcome
 }
 
 /// Claims the partition in warm, once the log is known to be the one that warm was filled from: a
-/// processor of another log must not fence the rightful one. Where warm ends, and what the log holds.
+/// processor of another log must not fence the rightful one, nor have warm name that log. Where warm ends,
+/// and what the log holds.
 async fn claim(shared: &Shared, partition: u16) -> Result<(Mark, Bounds), ProcessorError> {
     let Stores { bus, warm, .. } = &shared.stores;
     let origin = Origin::of(&**bus);
-    asked(shared, partition, || warm.adopt_origin(&origin)).await?;
+    let is_named = asked(shared, partition, || warm.check_origin(&origin)).await?;
     let before = asked(shared, partition, || warm.mark(partition)).await?;
     let bounds = check_seam(shared, partition, &before).await?;
+    if !is_named {
+        // Every partition has to fit: one that warm has no rows of fits to any log.
+        for other in (0..bus.partitions()).filter(|other| *other != partition) {
+            let mark = asked(shared, partition, || warm.mark(other)).await?;
+            check_seam(shared, other, &mark).await?;
+        }
+        asked(shared, partition, || warm.adopt_origin(&origin)).await?;
+    }
     let mark = asked(shared, partition, || warm.claim(partition)).await?;
     if (mark.next_offset, mark.seam) == (before.next_offset, before.seam) {
         return Ok((mark, bounds));
@@ -224,7 +240,7 @@ impl Worker {
         }
     }
 
-    async fn run(mut self) -> Result<(), ProcessorError> {
+    async fn run(&mut self) -> Result<(), ProcessorError> {
         let outcome = self.work().await;
         if let Some(storing) = self.storing.take() {
             // The block under way is whole, whatever came after it.
@@ -270,6 +286,9 @@ impl Worker {
                 records = reader.next(shared.config.read_bytes_max) => {
                     let records = records.map_err(|error| self.bus_error(error))?;
                     reader.check_follows(self.next, &records).map_err(ProcessorError::hole(self.partition))?;
+                    if records.is_empty() {
+                        self.skip_lost().await?;
+                    }
                     self.take(&records).await?;
                 }
             }
@@ -298,7 +317,16 @@ impl Worker {
                 marked,
                 "passing offsets that the log skipped"
             );
+            if marked > 0 {
+                tracing::warn!(
+                    partition = self.partition,
+                    "the archive has trades that the log lost, and stk no longer knows which batches they came in: a \
+                     producer that sends them again, such as a capture that is replayed, has them stored twice"
+                );
+            }
             self.next = skipped.end;
+            // The log has no record before the mark that the block moves to.
+            (self.seam, self.last_record) = (None, None);
             self.block_since.get_or_insert_with(Instant::now);
         }
         Ok(())

@@ -18,11 +18,14 @@ use super::manifest::{
     MANIFEST_PREFIX, Manifest, data_prefix, manifest_key, manifest_prefix, parse_manifest_key,
 };
 use super::origin::Unfinished;
+use super::read::{ArchiveReader, SharedReadStats};
 use super::read_back::read_back;
-use super::store::Store;
+use super::sealed;
+use super::snapshot::{DataFile, ReadError};
+use super::store::{Store, mend};
 use super::{ArchiveError, ArchiveMetrics, Clock, Progress};
 use crate::fail;
-use crate::tiering::cold::{Availability, Cold};
+use crate::tiering::cold::{Availability, Cold, ColdError};
 use crate::tiering::warm::Unit;
 
 /// The key of a scrub's progress.
@@ -274,4 +277,35 @@ impl Scrubber {
             None => Err(self.store.damaged(&file.footer_key, "it is missing")),
         }
     }
+}
+
+/// Makes sure that the objects of `files` are there, and that no scrub has found a fault in one of them: only
+/// then may a store leave its own copies of their rows to the archive.
+///
+/// Errors: one is not, as [`ReadError::Damaged`]; the store can't be read.
+pub async fn check_sound(reader: &ArchiveReader, files: Vec<DataFile>) -> Result<(), ReadError> {
+    let cold = reader.cold();
+    let damaged = |key: &str, reason: String| {
+        let (store, key) = (cold.name().to_owned(), key.to_owned());
+        ReadError::Damaged { store, reason: format!("{reason}{}", mend(&key)), key }
+    };
+    let scrub: Scrub = match cold.get(SCRUB_KEY).await {
+        Ok(bytes) => sealed::open(&bytes).map_err(|reason| damaged(SCRUB_KEY, reason))?,
+        Err(ColdError::NotFound { .. }) => Scrub::default(),
+        Err(error) => return Err(error.into()),
+    };
+    let more = scrub.faults_untold();
+    for DataFile { unit, file, .. } in &files {
+        if more > 0 {
+            let reason = format!("a scrub found {more} more faults than it names, and one may be in {unit}");
+            return Err(damaged(SCRUB_KEY, reason));
+        }
+        for key in [&file.key, &file.footer_key] {
+            if let Some(fault) = scrub.fault_of(key) {
+                return Err(damaged(key, fault.reason.clone()));
+            }
+        }
+    }
+    reader.availability(files, &SharedReadStats::default()).await?;
+    Ok(())
 }

@@ -246,19 +246,20 @@ pub trait Warm: Send + Sync + 'static {
         None
     }
 
-    /// Refuses a log whose rows do not belong into this store. Changes nothing.
+    /// Refuses a log whose rows do not belong into this store. Whether the store names the log, by its
+    /// present name; a store that keeps no name says that it does. Changes nothing.
     ///
     /// Errors: the store holds rows of another log, or of this one with another number of partitions, as
     /// [`WarmError::OtherLog`].
-    async fn check_origin(&self, origin: &Origin) -> Result<(), WarmError> {
+    async fn check_origin(&self, origin: &Origin) -> Result<bool, WarmError> {
         let _ = origin;
-        Ok(())
+        Ok(true)
     }
 
     /// As [`Warm::check_origin`], and has a store that names no log yet name this one. To be called before
     /// the first claim.
     async fn adopt_origin(&self, origin: &Origin) -> Result<(), WarmError> {
-        self.check_origin(origin).await
+        self.check_origin(origin).await.map(drop)
     }
 
     /// Makes the caller the only writer of `partition`, for as long as nobody claims it after: a

@@ -252,7 +252,7 @@ fn parts_of(names: &Names, kind: Option<Kind>) -> String {
 
 #[async_trait::async_trait]
 impl Warm for ClickHouseWarm {
-    async fn check_origin(&self, origin: &Origin) -> Result<(), WarmError> {
+    async fn check_origin(&self, origin: &Origin) -> Result<bool, WarmError> {
         self.inner.check_origin(origin).await
     }
 

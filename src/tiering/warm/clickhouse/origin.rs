@@ -76,8 +76,8 @@ impl Inner {
     }
 
     /// See [`Warm::check_origin`](crate::tiering::warm::Warm::check_origin).
-    pub(super) async fn check_origin(&self, origin: &Origin) -> Result<(), WarmError> {
-        self.compare_origin(origin).await.map(|_| ())
+    pub(super) async fn check_origin(&self, origin: &Origin) -> Result<bool, WarmError> {
+        Ok(matches!(self.compare_origin(origin).await?, Compared::Same))
     }
 
     /// See [`Warm::adopt_origin`](crate::tiering::warm::Warm::adopt_origin).
@@ -93,7 +93,7 @@ impl Inner {
             format!("SELECT nonce FROM origin WHERE version = {version} AND nonce = {}", literal(&nonce));
         if self.nodes.rows::<String>(&sql).await?.is_empty() {
             // Another process was quicker.
-            return self.check_origin(origin).await;
+            return self.check_origin(origin).await.map(drop);
         }
         if found.marks > 0 {
             let database = &self.path;
