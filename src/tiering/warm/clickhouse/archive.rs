@@ -153,16 +153,24 @@ impl Inner {
     /// See [`ArchiveSource::rows_lost`](crate::tiering::warm::ArchiveSource::rows_lost).
     ///
     /// Blocks that an earlier version of the schema wrote are in no tally, and not looked at. What is
-    /// sealed ends with a block, so that a block lies in `offsets` whole or not at all.
+    /// sealed ends with a block, so that a block lies in `offsets` whole or not at all. Nor are those below
+    /// what was dropped: their rows went to an archive, and a restore brings them back under a number of
+    /// its own.
     pub(super) async fn rows_lost(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<u64, WarmError> {
         let state = State::read(&self.nodes, unit.kind).await?;
         let day = day_literal(unit.day);
+        let dropped = state.units.get(&unit.day).map_or(&[][..], |unit| &unit.next_offsets);
+        let kept = (0..).zip(offsets).map(|(at, range): (usize, _)| {
+            let first = dropped.get(at).copied().unwrap_or(0).max(range.start);
+            first..range.end.max(first)
+        });
+        let kept: Vec<Range<u64>> = kept.collect();
         let blocks = format!(
             "FROM (SELECT `partition`, epoch, block, max(tally.next_offset) AS next_offset, \
              max(tally.stored) AS stored FROM tally WHERE kind = {} AND `day` = {day} \
              GROUP BY `partition`, epoch, block) WHERE {} AND {}",
             literal(unit.kind.name()),
-            sql::ends_within(offsets),
+            sql::ends_within(&kept),
             sql::committed(&state)
         );
         let table = rows_table(unit.kind);

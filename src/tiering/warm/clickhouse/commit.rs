@@ -459,17 +459,21 @@ impl Inner {
                     continue;
                 }
             }
+            // A block that never became whole would be missed once nothing says any more that it does not count.
+            self.delete_booked("tally", &hidden).await?;
             let pruned = MarkRow { partition, epoch, entry: BEGIN, follows, block, next_offset, version: 1 };
             self.nodes.insert_rows("marks", None, &[pruned]).await?;
         }
         // The checkpoints of epochs before: the current one has its own.
-        let table = self.names.local("blocks");
-        let sql = format!("SELECT count() FROM blocks WHERE `partition` = {partition} AND epoch < {current}");
-        if self.nodes.one::<u64>(&sql).await? > 0 {
-            let sql =
-                format!("ALTER TABLE {table} DELETE WHERE `partition` = {partition} AND epoch < {current}");
+        self.delete_booked("blocks", &format!("`partition` = {partition} AND epoch < {current}")).await
+    }
+
+    /// Deletes the rows of one of the store's own books that match, if there are any.
+    async fn delete_booked(&self, book: &str, matching: &str) -> Result<(), WarmError> {
+        if self.nodes.one::<u64>(&format!("SELECT count() FROM {book} WHERE {matching}")).await? > 0 {
+            let sql = format!("ALTER TABLE {} DELETE WHERE {matching}", self.names.local(book));
             for node in self.nodes.all() {
-                node.execute(&sql).await?;
+                node.mutate(&sql).await?;
             }
         }
         Ok(())
