@@ -30,6 +30,7 @@ use super::store::{Created, Store, json};
 use crate::bus::epoch::{Ended, Held, Holder, LogEpoch, Relation, is_within, later};
 use crate::bus::{Bus, BusError};
 use crate::tiering::cold::{Cold, ColdError};
+use crate::tiering::warm::{self, ArchiveSource};
 
 /// The key of the log's name.
 pub const LOG_KEY: &str = "log.json";
@@ -59,6 +60,12 @@ impl Beside {
     /// The log's identity.
     pub fn epoch(&self) -> &LogEpoch {
         self.0.epoch()
+    }
+
+    /// Refuses a warm store whose rows are of another log.
+    pub(super) async fn check_source(&self, warm: &dyn ArchiveSource) -> Result<(), ArchiveError> {
+        warm.check_origin(&warm::Origin::of(&*self.0)).await?;
+        Ok(())
     }
 
     async fn nexts(&self) -> Result<Vec<u64>, BusError> {

@@ -102,6 +102,7 @@ impl Archiver {
         probe::probe(&self.store, &fresh_id(self.clock.now())).await?;
         if let Some(log) = &self.options.log {
             origin::claim(&self.store, log).await?;
+            log.check_source(&*self.warm).await?;
         }
         let mut summary = Summary::default();
         for unit in self.dropped_elsewhere().await? {
@@ -401,6 +402,7 @@ impl Archiver {
             serde_json::from_slice::<Manifest>(found).is_ok_and(|found| found.nonce == manifest.nonce)
         };
         if let Some(log) = &self.options.log {
+            log.check_source(&*self.warm).await?;
             origin::declare(&self.store, log, &journal.next_offsets).await?;
         }
         lease.check()?;
@@ -457,6 +459,10 @@ impl Archiver {
             }
             self.note(lease, unit, &mut journal, Step::Dropping, progress).await?;
             fail::point("archive.dropping");
+        }
+        if let Some(log) = &self.options.log {
+            // It may be another store than the one that was looked at: a server is exchanged while this runs.
+            log.check_source(&*self.warm).await?;
         }
         lease.check()?;
         let left = self.warm.drop_rows(unit, next_offsets).await?;

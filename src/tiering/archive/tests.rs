@@ -8,7 +8,7 @@ mod scrub;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -23,6 +23,8 @@ use super::run::{Archiver, Summary};
 use super::store::Store;
 use super::verify::{Bounds, Scrubber};
 use super::*;
+use crate::bus::Bus;
+use crate::bus::local::{LocalBus, LocalBusConfig};
 use crate::market::{
     Bar, Price, Seq, Symbol, SymbolTable, Tick, TickBatch, TickBatchBuilder, TimeRange, Timeframe, Trade,
 };
@@ -551,37 +553,48 @@ async fn what_was_spoilt_on_the_way_is_not_committed() {
     world.check(&cold).await;
 }
 
-/// A source whose own digest is another than its rows'.
-struct Liar(Arc<LocalWarm>);
+/// A source whose own digest is another than its rows', or one that is exchanged for another log's after
+/// some looks.
+struct Liar {
+    warm: Arc<LocalWarm>,
+    lies: bool,
+    looks_left: AtomicU32,
+}
 
 #[async_trait::async_trait]
 impl Warm for Liar {
+    async fn check_origin(&self, _: &crate::tiering::warm::Origin) -> Result<bool, WarmError> {
+        let looks_left = &self.looks_left;
+        let own = looks_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let (path, reason) = ("the database".to_owned(), "holds rows of another log".to_owned());
+        own.map(|_| true).map_err(|_| WarmError::OtherLog { path, reason })
+    }
     async fn claim(&self, partition: u16) -> Result<Mark, WarmError> {
-        self.0.claim(partition).await
+        self.warm.claim(partition).await
     }
     async fn mark(&self, partition: u16) -> Result<Mark, WarmError> {
-        self.0.mark(partition).await
+        self.warm.mark(partition).await
     }
     async fn commit(&self, block: Block) -> Result<(), WarmError> {
-        self.0.commit(block).await
+        self.warm.commit(block).await
     }
     async fn leave_to_archive(&self, unit: Unit, next_offsets: &[u64]) -> Result<(), WarmError> {
-        self.0.leave_to_archive(unit, next_offsets).await
+        self.warm.leave_to_archive(unit, next_offsets).await
     }
 
     async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {
-        self.0.scan(query).await
+        self.warm.scan(query).await
     }
 }
 
 #[async_trait::async_trait]
 impl ArchiveSource for Liar {
     async fn units(&self) -> Result<Vec<UnitInfo>, WarmError> {
-        self.0.units().await
+        self.warm.units().await
     }
     async fn digest(&self, unit: Unit, offsets: &[std::ops::Range<u64>]) -> Result<RowDigest, WarmError> {
-        let mut digest = self.0.digest(unit, offsets).await?;
-        digest.sum ^= 1;
+        let mut digest = self.warm.digest(unit, offsets).await?;
+        digest.sum ^= u64::from(self.lies);
         Ok(digest)
     }
     async fn export(
@@ -589,10 +602,10 @@ impl ArchiveSource for Liar {
         unit: Unit,
         offsets: &[std::ops::Range<u64>],
     ) -> Result<BoxStream<'static, Result<TickBatch, WarmError>>, WarmError> {
-        self.0.export(unit, offsets).await
+        self.warm.export(unit, offsets).await
     }
     async fn drop_rows(&self, unit: Unit, next_offsets: &[u64]) -> Result<u64, WarmError> {
-        self.0.drop_rows(unit, next_offsets).await
+        self.warm.drop_rows(unit, next_offsets).await
     }
     async fn restore(
         &self,
@@ -600,7 +613,7 @@ impl ArchiveSource for Liar {
         next_offsets: &[u64],
         rows: BoxStream<'static, Result<TickBatch, WarmError>>,
     ) -> Result<(), WarmError> {
-        self.0.restore(unit, next_offsets, rows).await
+        self.warm.restore(unit, next_offsets, rows).await
     }
 }
 
@@ -610,7 +623,7 @@ async fn a_source_that_holds_other_rows_is_neither_committed_nor_dropped() {
     world.trades(2).await;
     let cold = MemoryCold::new();
     let liar = || {
-        let warm = Arc::new(Liar(world.warm()));
+        let warm = Arc::new(Liar { warm: world.warm(), lies: true, looks_left: AtomicU32::new(u32::MAX) });
         let cold = Arc::new(cold.clone());
         Archiver::new(cold, warm, dropping(), world.clock(), ArchiveMetrics::default())
     };
@@ -623,6 +636,38 @@ async fn a_source_that_holds_other_rows_is_neither_committed_nor_dropped() {
     assert_eq!((summary.drops, world.warm().units().await.unwrap().len()), (0, 2));
     assert!(summary.failures.iter().all(|(_, error)| matches!(error, ArchiveError::Differs { .. })));
     world.check(&cold).await;
+}
+
+/// The database is exchanged for another log's while an archiver runs: nothing of it is archived, and
+/// nothing is dropped from it.
+#[tokio::test]
+async fn a_source_that_becomes_another_logs_is_neither_archived_nor_dropped() {
+    let mut world = World::new();
+    world.trades(2).await;
+    let dir = TempDir::new().unwrap();
+    let mut config = LocalBusConfig::new(dir.path(), 2);
+    config.free_bytes_min = 0;
+    let bus = LocalBus::open(config).unwrap();
+    let records = (0..6).flat_map(|_| [0, 1]).map(|partition| (partition, Bytes::from_static(b"a record")));
+    bus.append(records.collect()).await.unwrap().await.unwrap();
+    // Looks are at the start, before each of two commits, and before each of two drops.
+    for (looks, commits, drops) in [(0, 0, 0), (1, 0, 0), (2, 1, 0), (3, 2, 0), (4, 2, 1)] {
+        let cold = MemoryCold::new();
+        let warm = Liar { warm: world.warm(), lies: false, looks_left: AtomicU32::new(looks) };
+        let options = ArchiveOptions { log: Some(origin::Beside::new(bus.clone())), ..dropping() };
+        let (shared, warm) = (Arc::new(cold.clone()), Arc::new(warm));
+        let archiver = Archiver::new(shared, warm, options, world.clock(), ArchiveMetrics::default());
+        match archiver.run(&nothing()).await {
+            Ok(summary) => {
+                assert_eq!((summary.commits, summary.drops), (commits, drops), "{looks}: {summary:?}");
+                let (_, error) = &summary.failures[0];
+                assert!(error.to_string().contains("rows of another log"), "{error}");
+            }
+            Err(error) => assert!(looks == 0 && error.to_string().contains("rows of another log"), "{error}"),
+        }
+        assert_eq!(world.warm().units().await.unwrap().len(), 2 - drops as usize);
+    }
+    bus.close().await;
 }
 
 #[tokio::test(start_paused = true)]
