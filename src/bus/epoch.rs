@@ -83,6 +83,16 @@ pub enum Misfit {
         /// The log beside it.
         log: u64,
     },
+    /// The store holds rows of more partitions than the log has.
+    #[error("{store} holds rows of {held} partitions, and the log beside it has {log}: {WAY_ON}")]
+    Partitions {
+        /// The store, as a person knows it.
+        store: String,
+        /// Up to the last partition that it has rows of.
+        held: usize,
+        /// The log's partitions.
+        log: usize,
+    },
     /// The store holds rows of another timeline of the log, and the log has other records with their
     /// offsets.
     #[error(
@@ -207,6 +217,12 @@ impl LogEpoch {
         self.ended.iter()
     }
 
+    /// The number of partitions that the history names; `None` of a first generation.
+    pub fn partitions(&self) -> Option<usize> {
+        let ended = self.ended.back().map(|ended| ended.ends.len());
+        ended.or_else(|| self.lost.last().map(|lost| lost.to.len()))
+    }
+
     /// The ranges of offsets that the log skipped, oldest first.
     pub fn lost(&self) -> &[Lost] {
         &self.lost
@@ -322,9 +338,15 @@ impl LogEpoch {
     pub fn fit(&self, nexts: &[u64], held: &Held) -> Result<Relation, Misfit> {
         let store = || held.name.clone();
         match self.relation(nexts, held) {
-            Relation::OtherLog => {
-                Err(Misfit::OtherLog { store: store(), held: held.log.unwrap_or_default(), log: self.log.id })
-            }
+            Relation::OtherLog => Err(match held.log {
+                Some(id) if !self.name().is(id) => {
+                    Misfit::OtherLog { store: store(), held: id, log: self.log.id }
+                }
+                _ => {
+                    let (held, log) = (held.next_offsets.len(), nexts.len());
+                    Misfit::Partitions { store: store(), held, log }
+                }
+            }),
             Relation::Parted { at } => {
                 let differs = |at: &usize, from: u64| {
                     let to = held.next_offsets.get(*at).copied().unwrap_or(0);

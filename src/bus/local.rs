@@ -319,8 +319,8 @@ impl LocalBus {
     /// The identity of the log in `path`, which another process may have open; `None` where none is stored.
     ///
     /// Errors: it is damaged.
-    pub fn stored_identity(path: &std::path::Path, partitions: u16) -> Result<Option<LogEpoch>, BusError> {
-        let stored = epoch::stored(path, usize::from(partitions));
+    pub fn stored_identity(path: &std::path::Path) -> Result<Option<LogEpoch>, BusError> {
+        let stored = epoch::stored(path);
         stored
             .map_err(|error| BusError::Failed { path: path.display().to_string(), reason: error.to_string() })
     }

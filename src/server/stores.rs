@@ -23,7 +23,7 @@ use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention}
 use crate::bus::{Bus, BusError};
 use crate::config::Config;
 use crate::disk::{create_dir, lock_soon};
-use crate::market::Horizon;
+use crate::market::{Horizon, Kind, TimeRange, Timestamp};
 use crate::tiering::archive::origin::{self, Beside};
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::cold::{self, Cold, ColdError, ColdMetrics};
@@ -35,7 +35,7 @@ use crate::tiering::hot::redis::{RedisHot, RedisHotConfig};
 use crate::tiering::seam::{self, SeamError};
 use crate::tiering::warm::clickhouse::{ClickHouseOptions, ClickHouseWarm};
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
-use crate::tiering::warm::{ArchiveSource, Origin, Warm, WarmError};
+use crate::tiering::warm::{ArchiveSource, Origin, Query, Warm, WarmError};
 
 /// The file whose lock says that a process has the data directory.
 const LOCK_FILE: &str = "lock";
@@ -200,7 +200,7 @@ impl Stores {
         let (own, metrics) = (config.clone(), cold_metrics.clone());
         let cold = blocking(move || Ok(open_cold(&own, &metrics)?)).await?;
         let local_bus = if local_log {
-            let mut held = held(config, &days).await?;
+            let mut held = held(&days).await?;
             if !use_.is_read_only() {
                 held.extend(held_by_archive(&*cold).await?);
             }
@@ -448,9 +448,11 @@ pub async fn timeline(config: &Config) -> Result<(LogEpoch, Vec<u64>), NodeError
     let stores = match Stores::open_existing(config).await {
         Err(error @ NodeError::DataInUse { .. }) if config.kafka.is_none() => {
             // The generation that is being written has all that was ever read from it.
-            let (dir, partitions) = (config.data_dir.join(LOG_DIR), config.partitions);
-            let epoch = blocking(move || Ok(LocalBus::stored_identity(&dir, partitions)?)).await?;
-            return Ok((epoch.ok_or(error)?, vec![u64::MAX; usize::from(partitions)]));
+            let dir = config.data_dir.join(LOG_DIR);
+            let epoch = blocking(move || Ok(LocalBus::stored_identity(&dir)?)).await?.ok_or(error)?;
+            // The log keeps the number that it was made with, whatever is configured now.
+            let partitions = epoch.partitions().unwrap_or(usize::from(config.partitions));
+            return Ok((epoch, vec![u64::MAX; partitions]));
         }
         opened => opened?,
     };
@@ -535,16 +537,16 @@ async fn check_seams(bus: &dyn Bus, warm: &dyn ArchiveSource, is_read_only: bool
 }
 
 /// How far warm has come with a local log.
-async fn held(config: &Config, days: &Days) -> Result<Vec<Held>, NodeError> {
+async fn held(days: &Days) -> Result<Vec<Held>, NodeError> {
     let warm = match days {
         Days::Local(warm) => return Ok(warm.held().into_iter().collect()),
         // Names its log in a table of its own, which is compared once the log is open.
         Days::ClickHouse(warm) => warm,
     };
-    let mut next_offsets = Vec::new();
-    for partition in 0..config.partitions {
-        next_offsets.push(warm.mark(partition).await?.next_offset);
-    }
+    // A scan of nothing tells of every partition that there are rows of: the log keeps the number it was made
+    // with, whatever is configured.
+    let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
+    let next_offsets = warm.scan(&Query::new(Kind::Gap, Some(Vec::new()), nothing)).await?.next_offsets;
     let (holder, name) = (Holder::Warm, "warm".to_owned());
     Ok(vec![Held { holder, name, log: None, lineage: Vec::new(), next_offsets }])
 }

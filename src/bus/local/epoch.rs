@@ -64,7 +64,7 @@ pub(super) enum IdentityError {
 /// The identity to read the log in `path`, whose records end before `nexts`: as it is stored, or as a store
 /// in `held` names it.
 pub(super) fn read(path: &Path, nexts: &[u64], held: &[Held]) -> io::Result<LogEpoch> {
-    let Some(Stored { mut epoch, sealed }) = find(path, nexts.len())? else {
+    let Some(Stored { mut epoch, sealed }) = find(path, Some(nexts.len()))? else {
         return Ok(adopt(nexts, held).unwrap_or_else(LogEpoch::begin));
     };
     if sealed.as_deref() != Some(nexts) {
@@ -77,8 +77,8 @@ pub(super) fn read(path: &Path, nexts: &[u64], held: &[Held]) -> io::Result<LogE
 /// the log open: the file is replaced as a whole.
 ///
 /// Errors: it is damaged.
-pub(super) fn stored(path: &Path, partitions: usize) -> io::Result<Option<LogEpoch>> {
-    Ok(find(path, partitions)?.map(|stored| stored.epoch))
+pub(super) fn stored(path: &Path) -> io::Result<Option<LogEpoch>> {
+    Ok(find(path, None)?.map(|stored| stored.epoch))
 }
 
 /// The identity to write the log in `path`, whose records end before `nexts`: a new generation, which
@@ -88,7 +88,7 @@ pub(super) fn stored(path: &Path, partitions: usize) -> io::Result<Option<LogEpo
 /// another log or timeline. Nothing was stored.
 pub(super) fn open(path: &Path, nexts: &[u64], held: &[Held]) -> Result<Identity, IdentityError> {
     let is_empty = nexts.iter().all(|next| *next == 0);
-    let mut epoch = if let Some(Stored { mut epoch, sealed }) = find(path, nexts.len())? {
+    let mut epoch = if let Some(Stored { mut epoch, sealed }) = find(path, Some(nexts.len()))? {
         epoch.advance(nexts);
         if sealed.as_deref() != Some(nexts) {
             tracing::info!(
@@ -169,10 +169,10 @@ fn adopt(nexts: &[u64], held: &[Held]) -> Option<LogEpoch> {
     Some(LogEpoch::with_history(id, fresh_generation(), history, Vec::new()))
 }
 
-/// The stored identity of a log of `partitions`; `None` where none is stored.
+/// The stored identity of a log of `partitions`, where that number is known; `None` where none is stored.
 ///
 /// Errors: what is stored is damaged.
-fn find(path: &Path, partitions: usize) -> io::Result<Option<Stored>> {
+fn find(path: &Path, partitions: Option<usize>) -> io::Result<Option<Stored>> {
     let mut damaged = Vec::new();
     for name in [FILE, COPY_FILE] {
         let file = path.join(name);
@@ -268,7 +268,7 @@ impl Stored {
     }
 
     /// `None` where a byte is not as it was written, or it is of a log that has not `partitions`.
-    fn decode(text: &str, partitions: usize) -> Option<Self> {
+    fn decode(text: &str, mut partitions: Option<usize>) -> Option<Self> {
         let (body, hash) = text.strip_suffix('\n')?.rsplit_once('\n')?;
         let hashed = &text[..=body.len()];
         let hash = u64::from_str_radix(hash.strip_prefix("xxh3 ")?, 16).ok()?;
@@ -281,9 +281,9 @@ impl Stored {
             HEAD => false,
             _ => return None,
         };
-        let offsets = |text: &str| -> Option<Vec<u64>> {
+        let mut offsets = |text: &str| -> Option<Vec<u64>> {
             let offsets: Option<Vec<u64>> = text.split(' ').map(|offset| offset.parse().ok()).collect();
-            offsets.filter(|offsets| offsets.len() == partitions)
+            offsets.filter(|offsets| offsets.len() == *partitions.get_or_insert(offsets.len()))
         };
         let id = u64::from_str_radix(lines.next()?.strip_prefix("log ")?, 16).ok()?;
         let (mut ended, mut lost, mut generation, mut sealed) = (Vec::new(), Vec::new(), None, None);
@@ -356,21 +356,21 @@ mod tests {
         assert_eq!(stored().encode(), VERSION_2);
         for text in [VERSION_1, VERSION_2] {
             for at in 0..text.len() {
-                assert_eq!(Stored::decode(&text[..at], 2), None, "cut at {at}");
+                assert_eq!(Stored::decode(&text[..at], Some(2)), None, "cut at {at}");
                 let mut flipped = text.as_bytes().to_vec();
                 flipped[at] ^= 1;
                 let flipped = String::from_utf8(flipped).unwrap();
-                assert_eq!(Stored::decode(&flipped, 2), None, "byte {at} flipped");
+                assert_eq!(Stored::decode(&flipped, Some(2)), None, "byte {at} flipped");
             }
-            assert_eq!(Stored::decode(text, 3), None);
+            assert_eq!(Stored::decode(text, Some(3)), None);
         }
-        assert_eq!(Stored::decode(VERSION_2, 2), Some(stored()));
+        assert_eq!(Stored::decode(VERSION_2, Some(2)), Some(stored()));
         let open = Stored { sealed: None, ..stored() };
-        assert_eq!(Stored::decode(&open.encode(), 2), Some(open));
+        assert_eq!(Stored::decode(&open.encode(), Some(2)), Some(open));
         let history = [ended(0, [10, 20]), ended(1, [12, 20])];
         let epoch = LogEpoch::with_history(ID, 2, history, Vec::new());
         let sealed = Some(vec![1000, 2000]);
-        assert_eq!(Stored::decode(VERSION_1, 2), Some(Stored { epoch, sealed }));
+        assert_eq!(Stored::decode(VERSION_1, Some(2)), Some(Stored { epoch, sealed }));
     }
 
     #[test]

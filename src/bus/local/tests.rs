@@ -57,6 +57,9 @@ async fn a_log_keeps_the_partitions_it_was_made_with() {
     let mut reader = bus.reader(2, 0).await.unwrap();
     assert_eq!(reader.next(1).await.unwrap()[0].bytes, "kept");
     assert!(matches!(bus.bounds(3).await, Err(BusError::NoPartition { partition: 3, partitions: 3 })));
+    // Who reads its identity beside the server needs not know the number either.
+    let stored = LocalBus::stored_identity(directory.path()).unwrap().unwrap();
+    assert_eq!((stored.log(), stored.partitions()), (bus.epoch().log(), Some(3)));
     bus.close().await;
 }
 
