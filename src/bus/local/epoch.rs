@@ -105,7 +105,9 @@ pub(super) fn open(path: &Path, nexts: &[u64], held: &[Held]) -> Result<Identity
             LogEpoch::begin()
         })
     };
-    let mut begins = nexts.to_vec();
+    let mut begins = unfinished_skip(&mut epoch, nexts)?;
+    // Of the stores, what the log is to skip beyond that.
+    let nexts = &begins.clone()[..];
     for held in held {
         // An archive may stay beside a log that it does not fit to: nothing is written to it.
         let relation = match held.holder {
@@ -115,11 +117,7 @@ pub(super) fn open(path: &Path, nexts: &[u64], held: &[Held]) -> Result<Identity
         match relation {
             Relation::Ahead => {
                 let to = skip_target(nexts, held);
-                if !epoch.skip(held.holder, nexts, &to) {
-                    let reason =
-                        format!("it was put back from copies older than its stores {LOST_MAX} times");
-                    return Err(io::Error::other(reason).into());
-                }
+                skip(&mut epoch, held.holder, nexts, &to)?;
                 tracing::warn!(
                     store = held.name, log_ends = ?nexts, store_ends = ?held.next_offsets,
                     "the log was put back from a copy older than this store: it continues after the store's offsets"
@@ -134,6 +132,35 @@ pub(super) fn open(path: &Path, nexts: &[u64], held: &[Held]) -> Result<Identity
         }
     }
     Ok(Identity { epoch, begins })
+}
+
+/// By partition, where a log that ends at `nexts` continues after the ranges that `epoch` says it skipped. It
+/// ends before or within one where a crash came between noting the range and skipping it. The store that
+/// the range is of may be away now.
+fn unfinished_skip(epoch: &mut LogEpoch, nexts: &[u64]) -> io::Result<Vec<u64>> {
+    let partitions = || (0_u16..).zip(nexts);
+    let begins: Vec<u64> =
+        partitions().map(|(at, next)| epoch.whole_from(at, *next).unwrap_or(*next)).collect();
+    // Records before the range that were not yet durable are gone too: nothing else may have their offsets.
+    let is_noted = partitions().zip(&begins).all(|((at, next), begin)| epoch.is_skipped(at, *next, *begin));
+    if !is_noted && let Some(holder) = epoch.lost().last().map(|lost| lost.holder) {
+        skip(epoch, holder, nexts, &begins)?;
+    }
+    if begins != nexts {
+        tracing::warn!(
+            log_ends = ?nexts, continues_at = ?begins,
+            "the log ends before offsets that it skips since other stores hold rows with them"
+        );
+    }
+    Ok(begins)
+}
+
+fn skip(epoch: &mut LogEpoch, holder: Holder, from: &[u64], to: &[u64]) -> io::Result<()> {
+    if epoch.skip(holder, from, to) {
+        return Ok(());
+    }
+    let reason = format!("it was put back from copies older than its stores {LOST_MAX} times");
+    Err(io::Error::other(reason))
 }
 
 /// By partition, where a log that ends at `nexts` continues after what is `held`. Before the first record
@@ -485,6 +512,34 @@ mod tests {
         {
             assert_eq!(open(copy.path(), &[90, 30], &[fits]).unwrap().begins, [90, 30]);
         }
+    }
+
+    #[test]
+    fn a_skip_that_a_crash_interrupted_is_finished_without_the_store_that_it_is_of() {
+        let dir = TempDir::new().unwrap();
+        let first = open(dir.path(), &[0, 0], &[]).unwrap().epoch;
+        begin(dir.path(), &first).unwrap();
+        let mut other = first.clone();
+        other.advance(&[40, 30]);
+        let archive = Held { log: Some(first.log().id), ..held(other.lineage(&[60, 30]), [60, 30]) };
+        let skipping = open(dir.path(), &[40, 30], std::slice::from_ref(&archive)).unwrap();
+        assert_eq!(skipping.begins, [61, 30]);
+        begin(dir.path(), &skipping.epoch).unwrap();
+        // The log ends where it did, and the archive may be away.
+        for stores in [&[][..], std::slice::from_ref(&archive)] {
+            let Identity { epoch, begins } = open(dir.path(), &[40, 30], stores).unwrap();
+            assert_eq!((&begins[..], epoch.lost()), (&[61, 30][..], skipping.epoch.lost()));
+            assert!(epoch.has(skipping.epoch.log().generation, &[40, 30]), "it ended there");
+            assert_eq!(epoch.relation(&begins, &archive), Relation::Skipped);
+        }
+        // Records before the range are gone as well, though the next start had read them.
+        let Identity { epoch, begins } = open(dir.path(), &[37, 30], &[]).unwrap();
+        assert_eq!(begins, [61, 30]);
+        assert!(epoch.is_skipped(0, 37, 61) && epoch.is_skipped(1, 30, 30));
+        assert_eq!(epoch.relation(&begins, &archive), Relation::Skipped);
+        // Once it was skipped, nothing more is.
+        let done = open(dir.path(), &[61, 30], &[]).unwrap();
+        assert_eq!((done.begins, done.epoch.lost()), (vec![61, 30], skipping.epoch.lost()));
     }
 
     #[test]

@@ -647,6 +647,41 @@ async fn a_crash_at_any_step_of_a_drop_or_a_restore_is_both_or_neither() {
     assert_eq!(outcomes, HashSet::from(expected));
 }
 
+/// A day that is restored while warm still has it, or has late rows since it was restored before.
+#[tokio::test]
+async fn a_crash_within_a_restore_of_a_day_that_warm_has_leaves_a_store_that_opens() {
+    for is_again in [false, true] {
+        for steps in 1..5 {
+            let dir = TempDir::new().unwrap();
+            let warm = open(&dir);
+            warm.commit(quotes(0, 0, 2, 10)).await.unwrap();
+            warm.commit(quotes(0, 2, 2, 10)).await.unwrap();
+            warm.commit(quotes(1, 0, 2, 10)).await.unwrap();
+            let unit = quote_unit(&warm);
+            let restore = async |next: [u64; 2]| {
+                let rows: Vec<TickBatch> =
+                    warm.export(unit, &next.map(|next| 0..next)).await.unwrap().try_collect().await.unwrap();
+                if next == [4, 2] && is_again {
+                    warm.drop_rows(unit, &next).await.unwrap();
+                }
+                warm.restore(unit, &next, Box::pin(futures_util::stream::iter(rows.into_iter().map(Ok))))
+                    .await
+            };
+            if is_again {
+                restore([4, 2]).await.unwrap();
+            }
+            warm.commit(quotes(0, 4, 2, 10)).await.unwrap();
+            let rows = seqs(&warm, &all_quotes()).await.unwrap();
+            warm.shared.crash.left.store(steps, Ordering::Release);
+            assert_eq!(restore([6, 2]).await.is_err(), steps < 4, "{steps}");
+            drop(warm);
+            let warm = open(&dir);
+            assert_eq!(seqs(&warm, &all_quotes()).await.unwrap(), rows, "{is_again} {steps}");
+            assert_eq!(parquet_files(dir.path()), named_files(&warm), "no trace is left");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_was_sealed_is_merged_with_nothing_after_it() {
     let dir = TempDir::new().unwrap();

@@ -2,8 +2,8 @@
 //! longer mentions.
 //!
 //! A crash leaves, of each partition, the files of the one block that was being stored, and files
-//! whose rows named segments hold too: inputs and outputs of merges, superseded checkpoints. They
-//! are moved to `DIR/unnamed/`, where they are kept for a while. It never leaves a named file
+//! whose rows named segments or the archive hold too: inputs and outputs of merges, superseded
+//! checkpoints, restored segments. They are moved to `DIR/unnamed/`, where they are kept for a while. It never leaves a named file
 //! missing beside unnamed ones, nor rows of an earlier block without a name: that is a manifest
 //! that was cut or is older than the files, and nothing is touched then.
 
@@ -123,12 +123,16 @@ impl Unnamed {
         let names = (0..).map(|number| unnamed.join(format!("{seconds:012}-{number}")));
         let aside = names.into_iter().find(|path| !path.exists()).unwrap_or_default();
         tracing::info!(files = whole.len(), to = %aside.display(), "move aside what an interrupted write left");
+        let (mut sources, mut targets) = (BTreeSet::new(), BTreeSet::new());
         for file in whole {
             let (from, to) = (dir.join(&file.path), aside.join(&file.path));
             to.parent().map_or(Ok(()), create_dir)?;
             fs::rename(&from, &to).map_err(|error| io_error(&from, &error))?;
+            sources.extend(from.parent().map(Path::to_owned));
+            targets.extend(to.parent().map(Path::to_owned));
         }
-        Ok(())
+        // In this order: a file that a power loss leaves in both directories is found again, one in neither is lost.
+        targets.iter().chain(&sources).try_for_each(|dir| sync_dir(dir))
     }
 }
 
@@ -162,11 +166,14 @@ fn is_trace(file: &Stored, state: &State, blocks: &mut BTreeMap<u16, u64>) -> bo
     let mut is_of_one_block =
         |partition: u16, next_offset: u64| *blocks.entry(partition).or_insert(next_offset) == next_offset;
     match file.content {
-        Content::Begun => true,
         // One that is older was superseded.
         Content::Checkpoint { partition, next_offset } => {
             next_offset <= mark(partition) || is_of_one_block(partition, next_offset)
         }
+        // A restore that did not get to its edit. Once the edit counts, the segments that it replaces are
+        // removed, and a manifest that was cut before the edit names files that are missing; where it replaced
+        // none, the archive still has the rows.
+        Content::Begun | Content::Segment { level: RESTORED_LEVEL, .. } => true,
         Content::Segment { group, first_offset, next_offset, level } => {
             if level == 0 && next_offset > mark(group.partition) {
                 return is_of_one_block(group.partition, next_offset);
@@ -181,7 +188,6 @@ fn is_trace(file: &Stored, state: &State, blocks: &mut BTreeMap<u16, u64>) -> bo
             let is_within =
                 named().any(|named| named.first_offset <= first_offset && next_offset <= named.next_offset);
             let is_merged = level > 0
-                && level < RESTORED_LEVEL
                 && named().any(|named| named.first_offset == first_offset)
                 && named().any(|named| named.next_offset == next_offset);
             // Bars that were rebuilt, stored without a record after them.
