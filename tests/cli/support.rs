@@ -169,7 +169,7 @@ impl Server {
             match self.lines.recv_timeout(2 * PATIENCE) {
                 Ok(line) if line.contains(text) => return,
                 Ok(line) => seen.push(line),
-                Err(_) => panic!("it did not say {text:?}: {seen:#?}"),
+                Err(error) => panic!("it did not say {text:?}: {error}: {seen:#?}"),
             }
         }
     }
