@@ -86,7 +86,8 @@ pub(super) fn run(args: ReplayArgs, global: &Global) -> Result<(), CliError> {
         };
         let played = match &args.data {
             Some(dir) => into_store(&mut feed, dir, global, &stop, &progress).await,
-            None => into_server(&mut feed, args.ingest, &stop, &progress).await,
+            // A server refuses ticks that are too far ahead of its clock.
+            None => into_server(&mut feed, args.ingest, &stop, &progress).await.map(|ticks| (ticks, 0)),
         };
         signalled.abort();
         progress.finish_and_clear();
@@ -100,7 +101,7 @@ pub(super) fn run(args: ReplayArgs, global: &Global) -> Result<(), CliError> {
                 "{already_stored} ticks already stored; use --again to store them a second time"
             ));
         }
-        let ticks = played?;
+        let (ticks, ahead) = played?;
         say(format_args!("{ticks} ticks durable"));
         if stop.is_cancelled() {
             return Err(CliError::interrupted().hint("play it again to continue where it stopped"));
@@ -108,10 +109,16 @@ pub(super) fn run(args: ReplayArgs, global: &Global) -> Result<(), CliError> {
         if args.again {
             say("stored as a new session (--again)");
         }
-        match feed.tally().refused {
-            0 => Ok(()),
-            // Everything else is durable, but the capture is not whole in the store.
-            refused => Err(CliError::failed(format!("{refused} messages of the capture could not be read"))),
+        // Everything else is durable, but the capture is not whole in the store.
+        match (feed.tally().refused, ahead) {
+            (0, 0) => Ok(()),
+            (0, ahead) => Err(CliError::failed(format!(
+                "{ahead} ticks were not stored: they are too far ahead of this machine's clock"
+            ))
+            .hint("set the clock, or server.ahead_ms_max, and play the capture into an empty directory")),
+            (refused, _) => {
+                Err(CliError::failed(format!("{refused} messages of the capture could not be read")))
+            }
         }
     })
 }
@@ -195,14 +202,15 @@ fn ingest_error(error: IngestError, client: &IngestClient) -> CliError {
     }
 }
 
-/// Writes the ticks through log and processor of this process; returns how many are durable.
+/// Writes the ticks through log and processor of this process; returns how many are durable, and how many
+/// were dropped because they are too far ahead of the clock.
 async fn into_store(
     feed: &mut IexFeed,
     dir: &Path,
     global: &Global,
     stop: &CancellationToken,
     progress: &ProgressBar,
-) -> Result<u64, CliError> {
+) -> Result<(u64, u64), CliError> {
     let config = global.resolve(&[("data.dir", dir.display().to_string(), "--data")])?.config();
     let stores = Stores::open(&config).await.map_err(|error| match &error {
         NodeError::DataInUse { server: Some(_), .. } => CliError::in_use(&error)
@@ -227,7 +235,7 @@ async fn into_store(
     stores.close().await;
     drained.map_err(|error| node_error(error.into()))?;
     match fed {
-        Ok(fed) => Ok(fed.ticks),
+        Ok(fed) => Ok((fed.ticks, metrics.ahead.get())),
         // What the feed had brought before was waited for.
         Err(FeedRunError::Feed { source, .. }) => Err(broken_off(source, metrics.ticks.get())),
         Err(error) => Err(node_error(error.into())),
