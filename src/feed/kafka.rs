@@ -146,6 +146,11 @@ impl KafkaFeed {
     ///
     /// Errors: the file, or one that it names, can't be read or is refused.
     pub fn open(path: &Path) -> Result<Self, FeedError> {
+        Self::open_counting(path, KafkaFeedMetrics::default())
+    }
+
+    /// As [`KafkaFeed::open`], for a feed that is started again: it goes on counting in `metrics`.
+    pub fn open_counting(path: &Path, metrics: KafkaFeedMetrics) -> Result<Self, FeedError> {
         let subject = path.display().to_string();
         let config = Config::read(path)?;
         let refused = |error: crate::kafka::SettingsError| FeedError::Format {
@@ -154,7 +159,7 @@ impl KafkaFeed {
         };
         let properties: Vec<_> = config.file.properties.clone().into_iter().collect();
         let client = crate::kafka::client_config(&config.file.brokers, &properties).map_err(refused)?;
-        let watch = Watch::default();
+        let watch = Watch::counting(metrics.brokers_up.clone());
         let (topics, group) = (&config.file.topics, &config.file.group);
         let reading = Reading::new(&client, topics, group, &watch).map_err(refused)?;
         let dead = DeadLetters::new(&client, &config.file.dead_letter_topic, group).map_err(refused)?;
@@ -162,7 +167,7 @@ impl KafkaFeed {
             config,
             subject,
             client,
-            metrics: KafkaFeedMetrics::new(&watch.health),
+            metrics,
             reading,
             dead,
             lines: BTreeMap::new(),

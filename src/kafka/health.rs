@@ -250,6 +250,13 @@ pub struct Watch {
     pub health: Arc<Health>,
 }
 
+impl Watch {
+    /// One that counts brokers with an open connection in `brokers_up`.
+    pub fn counting(brokers_up: Gauge<i64, AtomicI64>) -> Self {
+        Self { health: Arc::new(Health { up: brokers_up, ..Health::default() }) }
+    }
+}
+
 /// What librdkafka calls back about any other client: it is only logged. One that is polled now and
 /// then tells of an outage when it is next polled, long after the brokers are back.
 #[derive(Clone, Copy, Debug, Default)]

@@ -17,7 +17,7 @@ use super::node::NodeError;
 use crate::backoff::{Backoff, jitter_seed};
 use crate::bus::BusError;
 use crate::feed::iex::{IexFeed, Selection, Speed};
-use crate::feed::kafka::KafkaFeed;
+use crate::feed::kafka::{KafkaFeed, KafkaFeedMetrics};
 use crate::feed::sim::{Pace, SimConfig, SimFeed};
 use crate::feed::source::Source;
 use crate::feed::{Feed, FeedError, Pulled};
@@ -27,24 +27,41 @@ use crate::wire::record::{Origin, StoredNumbers};
 /// A feed that was started again counts as well once it has run for so long, though its source is silent.
 const WELL_AFTER: Duration = Duration::from_secs(30);
 
-/// Opens the feed that `source` describes; a simulated market begins when it is first asked.
-pub(super) fn open_feed(source: &Source, horizon: Horizon) -> Result<Box<dyn Feed>, NodeError> {
-    Ok(match source {
-        Source::Sim { rate_ticks_per_s, seed, symbols } => {
-            let config = SimConfig {
-                seed: *seed,
-                symbols: *symbols,
-                rate_ticks_per_s: *rate_ticks_per_s,
-                start: Timestamp::now(),
-                count: None,
-            };
-            Box::new(SimFeed::new(config, Pace::Clock))
-        }
-        Source::Iex { path } => {
-            Box::new(IexFeed::open(path, Selection::default(), Speed::Factor(1.0))?.identified(false))
-        }
-        Source::Kafka { path } => Box::new(KafkaFeed::open(path)?.with_horizon(horizon)),
-    })
+/// Opens a feed, as often as it has to be started.
+pub(super) struct Opener {
+    source: Source,
+    horizon: Horizon,
+    /// What a feed out of Kafka counts, over all its starts.
+    kafka: KafkaFeedMetrics,
+}
+
+impl Opener {
+    /// Of the feed that `source` describes, whose ticks lie within `horizon`.
+    pub(super) fn new(source: Source, horizon: Horizon) -> Self {
+        Self { source, horizon, kafka: KafkaFeedMetrics::default() }
+    }
+
+    /// Opens the feed; a simulated market begins when it is first asked.
+    pub(super) fn open(&self) -> Result<Box<dyn Feed>, NodeError> {
+        Ok(match &self.source {
+            Source::Sim { rate_ticks_per_s, seed, symbols } => {
+                let config = SimConfig {
+                    seed: *seed,
+                    symbols: *symbols,
+                    rate_ticks_per_s: *rate_ticks_per_s,
+                    start: Timestamp::now(),
+                    count: None,
+                };
+                Box::new(SimFeed::new(config, Pace::Clock))
+            }
+            Source::Iex { path } => {
+                Box::new(IexFeed::open(path, Selection::default(), Speed::Factor(1.0))?.identified(false))
+            }
+            Source::Kafka { path } => {
+                Box::new(KafkaFeed::open_counting(path, self.kafka.clone())?.with_horizon(self.horizon))
+            }
+        })
+    }
 }
 
 /// Why feeds are not running, by their number.
@@ -134,10 +151,10 @@ fn is_final(error: &FeedRunError) -> bool {
 }
 
 /// Runs `feed`, the process's feed `number`, to its source's end or until `stop`. After a fault that may
-/// pass it is opened again from `source`; after any other it stays ended.
+/// pass it is opened again by `opener`; after any other it stays ended.
 pub(super) async fn follow(
     number: usize,
-    source: Source,
+    opener: Opener,
     feed: Box<dyn Feed>,
     intake: Intake,
     stop: CancellationToken,
@@ -177,7 +194,7 @@ pub(super) async fn follow(
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => return,
             }
-            match open_feed(&source, intake.horizon()) {
+            match opener.open() {
                 Ok(opened) => break followed.feed = opened,
                 Err(error) => reason = error.to_string(),
             }
@@ -213,8 +230,14 @@ mod tests {
         let intake = Intake::new(bus.clone(), metrics.clone());
         let (stop, failures) = (CancellationToken::new(), Arc::new(Failures::default()));
         let source: Source = "sim:rate=1000".parse().unwrap();
-        let following =
-            tokio::spawn(follow(3, source, Box::new(Panics), intake, stop.clone(), failures.clone()));
+        let following = tokio::spawn(follow(
+            3,
+            Opener::new(source, Horizon::UNLIMITED),
+            Box::new(Panics),
+            intake,
+            stop.clone(),
+            failures.clone(),
+        ));
         while failures.reasons().is_empty() {
             tokio::task::yield_now().await;
         }

@@ -156,11 +156,6 @@ impl Intake {
         Self { horizon, ..self }
     }
 
-    /// How far ahead of the clock ticks may be.
-    pub(super) fn horizon(&self) -> Horizon {
-        self.horizon
-    }
-
     /// Counts ticks that are too far ahead, and logs the first of them from time to time.
     fn refuse_ahead(&self, count: u64, source: &str, ahead: &Ahead) {
         self.metrics.ahead.inc_by(count);

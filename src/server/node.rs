@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::admin::{Admin, AdminMetrics, Door};
 use super::archiver::{self, ArchiverRole};
-use super::feeds::{Failures, follow, open_feed};
+use super::feeds::{Failures, Opener, follow};
 use super::gateway::{self, ClientKey, GatewayConfig, GatewayError, GatewayState, QueryLimits};
 use super::ingest;
 use super::intake::{FeedRunError, IntakeError, IntakeMetrics};
@@ -282,7 +282,8 @@ impl Node {
             Vec::new()
         };
         let horizon = Horizon::ahead_of_clock(config.ahead_max);
-        let feeds = sources.iter().map(|source| open_feed(source, horizon)).collect::<Result<Vec<_>, _>>()?;
+        let openers: Vec<_> = sources.iter().map(|source| Opener::new(source.clone(), horizon)).collect();
+        let feeds = openers.iter().map(Opener::open).collect::<Result<Vec<_>, _>>()?;
         let listener = listen(config.listen).await?;
         let ingest_listener = match config.ingest_listen.filter(|_| has(Role::Feed)) {
             Some(address) => Some(listen(address).await?),
@@ -418,9 +419,9 @@ impl Node {
                 tokio::spawn(ingest::serve(listener, intake.clone(), gateway_metrics.clone(), stop))
             });
             let (tracker, stop_feeds) = (TaskTracker::new(), CancellationToken::new());
-            for (number, (source, feed)) in sources.iter().zip(feeds).enumerate() {
+            for (number, (opener, feed)) in openers.into_iter().zip(feeds).enumerate() {
                 let (intake, stop, failures) = (intake.clone(), stop_feeds.clone(), failures.clone());
-                tracker.spawn(follow(number, source.clone(), feed, intake, stop, failures));
+                tracker.spawn(follow(number, opener, feed, intake, stop, failures));
             }
             tracker.close();
             FeedRole { feeds: tracker, stop_feeds, ingest, stop_ingest, ingest_address, sources }

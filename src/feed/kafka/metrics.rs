@@ -5,8 +5,6 @@ use std::sync::atomic::AtomicI64;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use prometheus_client::registry::Registry;
 
-use crate::kafka::Health;
-
 /// What a [`KafkaFeed`](super::KafkaFeed) counts.
 #[derive(Clone, Debug, Default)]
 pub struct KafkaFeedMetrics {
@@ -35,10 +33,6 @@ pub struct KafkaFeedMetrics {
 }
 
 impl KafkaFeedMetrics {
-    pub(super) fn new(health: &Health) -> Self {
-        Self { brokers_up: health.brokers_up(), ..Self::default() }
-    }
-
     /// Registers them under `feed_kafka_…`, with the feed's `group` as a label.
     pub fn register(&self, registry: &mut Registry, group: &str) {
         let registry = registry.sub_registry_with_label(("group".into(), group.to_owned().into()));
