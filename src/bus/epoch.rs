@@ -428,6 +428,12 @@ impl LogEpoch {
     }
 }
 
+/// Whether only one log has a generation of this id: neither those of Kafka nor those of old logs, which were
+/// counted.
+pub(crate) fn is_unique(generation: u64) -> bool {
+    generation >= FIRST_RANDOM
+}
+
 /// Whether each of `offsets` is at most its end; a partition without an end has ended at 0.
 pub(crate) fn is_within(offsets: &[u64], ends: &[u64]) -> bool {
     let end = |at: usize| ends.get(at).copied().unwrap_or(0);

@@ -193,6 +193,9 @@ pub(super) fn refusal(refusal: Refusal) -> CliError {
             "start the server again while the archive can be reached: the log then continues after these offsets, \
              and `stk archive adopt` makes the archive its own",
         ),
+        Cause::Nameless => failed.hint(
+            "bring log.json back from a copy of the archive; if its days are of this log, run `stk archive adopt`",
+        ),
         Cause::PartedTimeline => failed.hint(
             "this log and the archive's have used the same offsets. `stk archive copy --own ARCHIVE TO` copies the \
              days that belong to this log; then set archive.url to another place, that is TO. The archive stays as it is",

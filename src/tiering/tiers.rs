@@ -195,7 +195,7 @@ impl Tiers {
         let snapshot = if needed.is_empty() && !epoch.is_some_and(has_lost) {
             let reads_other_log = reads_other_log && near.next_offsets.iter().all(|next| *next == 0);
             let ask = async {
-                let ahead = archive.is_ahead_of(kind, &near.next_offsets).await?;
+                let ahead = archive.is_ahead_of(&near.next_offsets).await?;
                 let is_read = ahead == Ahead::Is || (ahead == Ahead::OfOtherLog && reads_other_log);
                 let snapshot = if is_read { Some(archive.snapshot(kind, range).await?) } else { None };
                 Ok::<_, ReadError>((ahead, snapshot))
@@ -221,7 +221,7 @@ impl Tiers {
                 }
             }
         } else if query.first_offsets.is_empty()
-            || archive.is_ahead_of(kind, &near.next_offsets).await? == Ahead::Is
+            || archive.is_ahead_of(&near.next_offsets).await? == Ahead::Is
         {
             archive.snapshot(kind, range).await?
         } else {

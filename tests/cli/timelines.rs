@@ -311,6 +311,31 @@ fn a_new_log_beside_an_archive_continues_after_it() {
     plant.good(&["archive", "verify"]);
 }
 
+/// Both objects that name the log are lost, as where the archive was not copied whole.
+#[test]
+fn an_archive_that_lost_the_name_of_its_log_is_no_other_logs() {
+    let plant = Plant::new();
+    let other = plant.home.path("other");
+    plant.take(&other, 1000..1100);
+    plant.take(&plant.data, 0..100);
+    plant.good(&["archive", "run"]);
+    for name in ["log.json", "log.copy.json"] {
+        std::fs::remove_file(plant.archive.join(name)).expect("it is there");
+    }
+    let there = |args: &[&str]| plant.home.shown(&mut plant.command(args, &other));
+    let refused = there(&["archive", "run"]);
+    assert!(refused.starts_with("exit: 1\n") && refused.contains("another timeline"), "{refused}");
+    assert!(there(&["archive", "adopt", "--yes"]).starts_with("exit: 1\n"));
+    assert!(!plant.archive.join("log.json").exists());
+    plant.take(&plant.data, 100..200);
+    plant.good(&["archive", "run"]);
+    assert!(there(&["archive", "run"]).contains("holds rows of another log"));
+    let plant = Plant { keep_days: "1", ..plant };
+    plant.good(&["archive", "run"]);
+    assert_eq!(plant.history(), once(std::iter::once(0..200)));
+    plant.good(&["archive", "verify"]);
+}
+
 /// Days are archived and dropped, and the archive is looked for elsewhere: late rows of such a day must
 /// not make an archive that claims to be whole.
 #[test]

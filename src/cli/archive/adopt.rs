@@ -23,21 +23,27 @@ pub(super) async fn run(args: &AdoptArgs, desk: &Desk, json: bool) -> Result<(),
 
 fn in_words(answer: &AdoptAnswer) -> String {
     let AdoptAnswer { archive, holds, adopted } = answer;
-    let offsets = match holds {
+    let mut text = match holds {
         ArchiveHolds::Nothing => return format!("{archive} holds no archive: there is nothing to adopt\n"),
         ArchiveHolds::OwnRows => return format!("all rows in {archive} are this log's already\n"),
-        ArchiveHolds::OtherRows { offsets } => offsets,
+        ArchiveHolds::NamelessRows => format!(
+            "{archive} does not say of which log its rows are. This log has records at all of their offsets. Adopt the\n\
+             archive only if no other log was archived there.\n"
+        ),
+        ArchiveHolds::OtherRows { offsets } => {
+            let mut text = format!(
+                "{archive} holds rows of another timeline of this log. They stay in history. Rows of that timeline that were\n\
+                 not archived are lost, and a server that still writes it can no longer archive here.\n"
+            );
+            for span in offsets {
+                text.push_str(&format!(
+                    "  partition {}: offsets {} to {} are of that timeline\n",
+                    span.partition, span.first, span.last
+                ));
+            }
+            text
+        }
     };
-    let mut text = format!(
-        "{archive} holds rows of another timeline of this log. They stay in history. Rows of that timeline that were\n\
-         not archived are lost, and a server that still writes it can no longer archive here.\n"
-    );
-    for span in offsets {
-        text.push_str(&format!(
-            "  partition {}: offsets {} to {} are of that timeline\n",
-            span.partition, span.first, span.last
-        ));
-    }
     text.push_str(&if *adopted {
         format!("{archive} belongs to this log now\n")
     } else {

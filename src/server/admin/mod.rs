@@ -205,6 +205,8 @@ pub enum ArchiveHolds {
     Nothing,
     /// Rows of the log alone.
     OwnRows,
+    /// Rows of a log that it does not name, and that may be this one.
+    NamelessRows,
     /// Rows of another timeline of the log, too.
     OtherRows {
         /// Where they are in the other timeline.
@@ -407,15 +409,19 @@ impl Admin {
         let Some(held) = origin::held(&**cold).await? else {
             return Ok(answer(ArchiveHolds::Nothing, false));
         };
-        match log.relation(&held).await.map_err(archive::ArchiveError::from)? {
-            Relation::Own => return Ok(answer(ArchiveHolds::OwnRows, false)),
-            Relation::Skipped => {}
+        let relation = log.relation(&held).await.map_err(archive::ArchiveError::from)?;
+        match relation {
+            Relation::Own if held.log.is_some() => return Ok(answer(ArchiveHolds::OwnRows, false)),
+            Relation::Own | Relation::Skipped => {}
             // All of these are refused.
             Relation::Ahead | Relation::Parted { .. } | Relation::OtherLog => {
                 origin::check(&**cold, &log).await?;
             }
         }
-        let holds = ArchiveHolds::OtherRows { offsets: offsets_in_archive(log.epoch().lost()) };
+        let holds = match relation {
+            Relation::Own => ArchiveHolds::NamelessRows,
+            _ => ArchiveHolds::OtherRows { offsets: offsets_in_archive(log.epoch().lost()) },
+        };
         if write {
             let lease = self.archiver(RunOrder::default())?.hold().await?;
             let adopted = origin::adopt(cold.clone(), &log).await;

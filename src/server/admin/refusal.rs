@@ -33,6 +33,8 @@ pub enum Cause {
     OtherTimeline,
     /// The archive's rows are from a timeline that this log could continue once it is opened again.
     AheadOfLog,
+    /// The archive does not say of which log its rows are.
+    Nameless,
     /// The archive's rows and this log have used the same offsets.
     PartedTimeline,
     /// Warm has dropped rows that this archive does not hold.
@@ -83,6 +85,7 @@ impl From<ArchiveError> for Refusal {
             ArchiveError::OtherTimeline { is_parted: false, .. } => Cause::OtherTimeline,
             ArchiveError::OtherTimeline { is_parted: true, .. } => Cause::PartedTimeline,
             ArchiveError::AheadOfLog { .. } => Cause::AheadOfLog,
+            ArchiveError::Nameless { .. } => Cause::Nameless,
             ArchiveError::NotHere { .. } => Cause::NotHere,
             ArchiveError::Unconditional { .. } => Cause::Unconditional,
             ArchiveError::Differs { .. } | ArchiveError::Damaged { .. } => Cause::Damaged,

@@ -293,7 +293,7 @@ impl Copier {
                 None => self.to.delete(LOG_KEY).await?,
             }
         }
-        let found = origin::held(self.to.cold()).await.map_err(ArchiveError::from)?;
+        let found = origin::named(self.to.cold()).await.map_err(ArchiveError::from)?;
         let is_there = match (&found, &source.log) {
             (Some(found), Some(log)) => contains(found, log),
             (found, log) => found.is_some() == log.is_some(),
@@ -476,6 +476,8 @@ impl Copier {
             return Err(CopyError::Nothing { from: self.from.name().to_owned() });
         }
         let parted_at = self.parted_at(log.as_ref())?;
+        // A copy names no log either, where only the manifests tell.
+        log = log.filter(|held| held.log.is_some());
         let mut chains = stream::iter(numbers.into_iter().map(|(unit, numbers)| {
             let (journal, sizes, parted_at) = (journals.remove(&unit), &sizes, parted_at.as_deref());
             async move { self.chain(unit, &numbers, journal, sizes, parted_at).await }
@@ -637,7 +639,7 @@ impl Copier {
         }
         let log = match &unfinished {
             Some(_) => None,
-            None => origin::held(self.to.cold()).await.map_err(ArchiveError::from)?,
+            None => origin::named(self.to.cold()).await.map_err(ArchiveError::from)?,
         };
         if unfinished.is_none() && log.is_none() {
             let all = self.to.list("", None).await?;
@@ -796,7 +798,7 @@ mod tests {
         let epoch = LogEpoch::new(7);
         let log_up_to = |nexts: &[u64]| Beside::new(Arc::new(Topic(epoch.clone(), nexts.to_vec())));
         let store = Store::new(from.clone(), None, ArchiveMetrics::default());
-        origin::declare(&store, &log_up_to(&whole), &whole).await.unwrap();
+        origin::put(&store, &origin::place(&epoch, from.name(), whole)).await.unwrap();
         let older = log_up_to(&half);
         let refused = origin::check(&*from, &older).await.unwrap_err();
         assert!(matches!(refused, ArchiveError::OtherTimeline { is_parted: true, .. }), "{refused}");

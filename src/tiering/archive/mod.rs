@@ -226,6 +226,12 @@ pub enum ArchiveError {
         /// Whether this log has used the offsets of those rows for other records.
         is_parted: bool,
     },
+    /// The archive does not say of which log its rows are.
+    #[error("{store} holds archived days and does not say of which log: its log.json is missing")]
+    Nameless {
+        /// The store.
+        store: String,
+    },
     /// The store is a copy of an archive that was interrupted.
     #[error(
         "{store} is an unfinished copy of {copy_of}: finish it with `stk archive copy {copy_of} {store}`"
@@ -351,6 +357,7 @@ impl ArchiveError {
                 | Self::OtherLog { .. }
                 | Self::OtherTimeline { .. }
                 | Self::AheadOfLog { .. }
+                | Self::Nameless { .. }
                 | Self::Unfinished { .. }
         )
     }

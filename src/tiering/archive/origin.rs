@@ -13,21 +13,28 @@
 //!
 //! Version 1 named only the id. Its archives are taken for the log's own as far as the log goes.
 //!
+//! Where manifests are there and both objects are missing, the generations that the manifests name tell
+//! whose rows they are. Manifests that name none are taken for the log's own by readers alone: nothing is
+//! archived beside them before somebody says whose they are (`stk archive adopt`).
+//!
 //! Version 3 is written while `stk archive copy` fills a new place: it names no log, so that every
 //! program refuses what is not whole yet. The last step of the copy replaces it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::ArchiveError;
+use super::lease::Lease;
 use super::manifest::{MANIFEST_PREFIX, Manifest, parse_manifest_key};
 use super::sealed;
 use super::snapshot::ReadError;
-use super::store::{Created, Store, json};
-use crate::bus::epoch::{Ended, Held, Holder, LogEpoch, Relation, is_within, later};
+use super::store::{Created, Store, json, mend};
+use crate::bus::epoch::{Ended, Held, Holder, LogEpoch, Relation, is_unique, is_within, later};
 use crate::bus::{Bus, BusError};
 use crate::tiering::cold::{Cold, ColdError};
 use crate::tiering::warm::{self, ArchiveSource};
@@ -40,6 +47,9 @@ const COPY_KEY: &str = "log.copy.json";
 
 /// The version that is written. Version 1 is read too.
 const VERSION: u32 = 2;
+
+/// Manifests that are read at once.
+const READS_MAX: usize = 8;
 
 /// The log beside which an archive is written or read.
 #[derive(Clone)]
@@ -193,10 +203,23 @@ impl Origin {
 }
 
 /// The log that the archive in `cold` names, and how far its rows go; `None` where there is no archive
-/// yet.
+/// yet. The log's id is `None` where only the manifests tell.
 ///
-/// Errors: the store can't be read, or both copies are damaged.
+/// Errors: the store can't be read, or both copies of the log's name are damaged, or a manifest that is read
+/// in their place.
 pub async fn held(cold: &dyn Cold) -> Result<Option<Held>, ReadError> {
+    let named = named(cold).await?;
+    if named.is_some() {
+        return Ok(named);
+    }
+    let (lineage, next_offsets) = reached(cold).await?;
+    let (holder, name) = (Holder::Archive, cold.name().to_owned());
+    let is_archive = !next_offsets.is_empty();
+    Ok(is_archive.then_some(Held { holder, name, log: None, lineage, next_offsets }))
+}
+
+/// As [`held`], where the archive names its log.
+pub(super) async fn named(cold: &dyn Cold) -> Result<Option<Held>, ReadError> {
     let mut damaged = None;
     for key in [LOG_KEY, COPY_KEY] {
         let found = match cold.get(key).await {
@@ -214,7 +237,7 @@ pub async fn held(cold: &dyn Cold) -> Result<Option<Held>, ReadError> {
                     tracing::warn!(store = cold.name(), key, reason, "damaged; its copy is used");
                 }
                 if version == 1 {
-                    held.next_offsets = reached(cold).await?;
+                    held.next_offsets = reached(cold).await?.1;
                 }
                 return Ok(Some(held));
             }
@@ -228,24 +251,38 @@ pub async fn held(cold: &dyn Cold) -> Result<Option<Held>, ReadError> {
     Err(ReadError::Damaged { store: cold.name().to_owned(), key: key.to_owned(), reason })
 }
 
-/// The offsets that the manifests reach, for archives of version 1.
-async fn reached(cold: &dyn Cold) -> Result<Vec<u64>, ReadError> {
-    let mut last = std::collections::BTreeMap::new();
+/// The generations that the manifests name, oldest first, each as far as they say that it reached; and the
+/// offsets that all of them reach.
+async fn reached(cold: &dyn Cold) -> Result<(Vec<Ended>, Vec<u64>), ReadError> {
+    let mut last = BTreeMap::new();
     for object in cold.list(MANIFEST_PREFIX, None).await? {
         if let Some((unit, _)) = parse_manifest_key(&object.key) {
             last.insert(unit, object.key);
         }
     }
-    let mut next_offsets = Vec::new();
-    for key in last.into_values() {
+    let read = stream::iter(last.into_values().map(|key| async move {
         let bytes = cold.get(&key).await?;
-        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| {
-            let (store, reason) = (cold.name().to_owned(), error.to_string());
+        Manifest::parse(&bytes).map_err(|reason| {
+            let (store, reason) = (cold.name().to_owned(), format!("{reason}{}", mend(&key)));
             ReadError::Damaged { store, key, reason }
-        })?;
-        next_offsets = later(&next_offsets, &manifest.next_offsets);
+        })
+    }));
+    let manifests: Vec<Manifest> = read.buffered(READS_MAX).try_collect().await?;
+    let (mut ends, mut next_offsets) = (BTreeMap::<u64, Vec<u64>>::new(), Vec::new());
+    for Manifest { generation, next_offsets: reached, .. } in manifests {
+        next_offsets = later(&next_offsets, &reached);
+        // One that other logs have too says nothing.
+        let generation = generation.and_then(|generation| generation.parse().ok());
+        if let Some(generation) = generation.filter(|generation| is_unique(*generation)) {
+            let ends = ends.entry(generation).or_default();
+            *ends = later(ends, &reached);
+        }
     }
-    Ok(next_offsets)
+    let ended = |(generation, ends)| Ended { generation, ends };
+    let mut lineage: Vec<Ended> = ends.into_iter().map(ended).collect();
+    // A later generation reaches further: a manifest names the oldest that had all of its rows.
+    lineage.sort_by_key(|ended| ended.ends.iter().map(|end| u128::from(*end)).sum::<u128>());
+    Ok((lineage, next_offsets))
 }
 
 /// Refuses an archive that holds rows of another log, or of another timeline of this one. Returns what
@@ -253,7 +290,15 @@ async fn reached(cold: &dyn Cold) -> Result<Vec<u64>, ReadError> {
 ///
 /// Errors: as [`ArchiveError::OtherLog`] and [`ArchiveError::OtherTimeline`]; or the store refuses.
 pub async fn check(cold: &dyn Cold, log: &Beside) -> Result<Option<Held>, ArchiveError> {
-    let held = held(cold).await.map_err(ArchiveError::from)?;
+    compare(cold, log, held(cold).await?).await
+}
+
+/// As [`check`], of what `log.json` alone says: manifests are not read.
+pub async fn check_named(cold: &dyn Cold, log: &Beside) -> Result<Option<Held>, ArchiveError> {
+    compare(cold, log, named(cold).await?).await
+}
+
+async fn compare(cold: &dyn Cold, log: &Beside, held: Option<Held>) -> Result<Option<Held>, ArchiveError> {
     if let Some(held) = &held {
         let relation = log.relation(held).await?;
         refuse(cold, held, &relation, log)?;
@@ -281,8 +326,14 @@ fn refuse(cold: &dyn Cold, held: &Held, relation: &Relation, log: &Beside) -> Re
 
 /// Makes sure that all rows of the archive in `store` are of `log`, and names it in a new archive.
 pub(super) async fn claim(store: &Store, log: &Beside) -> Result<(), ArchiveError> {
-    if check(store.cold(), log).await?.is_some() {
-        return Ok(());
+    match check(store.cold(), log).await? {
+        Some(held) if held.log.is_some() => return Ok(()),
+        Some(held) if held.lineage.is_empty() => {
+            return Err(ArchiveError::Nameless { store: store.name().to_owned() });
+        }
+        // Its manifests are of generations of this log.
+        Some(held) => return write(store, log, held.next_offsets).await,
+        None => {}
     }
     let next_offsets = vec![0; usize::from(log.0.partitions())];
     let own = json(&Origin::new(&place(log.epoch(), store.name(), next_offsets)));
@@ -294,8 +345,16 @@ pub(super) async fn claim(store: &Store, log: &Beside) -> Result<(), ArchiveErro
 }
 
 /// Names, durably, the rows that a manifest of `log` is about to hold: those below `next_offsets`.
-pub(super) async fn declare(store: &Store, log: &Beside, next_offsets: &[u64]) -> Result<(), ArchiveError> {
-    let held = check(store.cold(), log).await?;
+///
+/// Errors: as [`check`]; or the lease is lost.
+pub(super) async fn declare(
+    store: &Store,
+    lease: &Lease,
+    log: &Beside,
+    next_offsets: &[u64],
+) -> Result<(), ArchiveError> {
+    lease.check()?;
+    let held = check_named(store.cold(), log).await?;
     if let Some(held) = &held
         && held.log == Some(log.epoch().log().id)
         && !held.lineage.is_empty()
@@ -303,12 +362,20 @@ pub(super) async fn declare(store: &Store, log: &Beside, next_offsets: &[u64]) -
     {
         return Ok(());
     }
-    let reached = held.map_or_else(Vec::new, |held| held.next_offsets);
-    write(store, log, later(&reached, next_offsets)).await
+    let declared = later(&held.map_or_else(Vec::new, |held| held.next_offsets), next_offsets);
+    write(store, log, declared.clone()).await?;
+    let is_held = lease.check();
+    if is_held.is_err() {
+        // It came late, and may have replaced what the next holder of the lease has written since.
+        let (_, committed) = reached(store.cold()).await.map_err(ArchiveError::from)?;
+        write(store, log, later(&declared, &committed)).await?;
+    }
+    is_held
 }
 
 /// Makes `log` the only one whose rows the archive takes from now on, where the archive holds rows of a
-/// lost timeline whose offsets the log has skipped: these stay what they are.
+/// lost timeline whose offsets the log has skipped: these stay what they are. So does what an archive holds
+/// that names no log, where it may be of this one.
 ///
 /// Errors: as [`check`], but for that.
 pub async fn adopt(store: Arc<dyn Cold>, log: &Beside) -> Result<(), ArchiveError> {
@@ -316,6 +383,7 @@ pub async fn adopt(store: Arc<dyn Cold>, log: &Beside) -> Result<(), ArchiveErro
     let Some(held) = held(store.cold()).await.map_err(ArchiveError::from)? else { return Ok(()) };
     match log.relation(&held).await? {
         Relation::Skipped => write(&store, log, held.next_offsets).await,
+        Relation::Own if held.log.is_none() => write(&store, log, held.next_offsets).await,
         relation => refuse(store.cold(), &held, &relation, log),
     }
 }

@@ -27,7 +27,7 @@ use super::manifest::{Manifest, ManifestFile};
 use super::origin::{self, Beside};
 use super::snapshot::{self, DataFile, ReadError, Snapshot};
 use super::store::mend;
-use crate::bus::epoch::Relation;
+use crate::bus::epoch::{Relation, is_within};
 use crate::market::{Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp};
 use crate::tiering::cold::{Availability, Cold, ColdError, StorageClass, ranges};
 use crate::tiering::parquet::{
@@ -153,10 +153,10 @@ pub struct ArchiveReader {
     log: Option<Beside>,
     /// How the archived rows relate to it, and when the archive said so.
     standing: Mutex<Option<(Relation, Instant)>>,
-    /// By kind, where warm ended when it was found to be no older than the archive.
-    caught_up: Mutex<[Option<Vec<u64>>; Kind::ALL.len()]>,
-    /// Held, by kind, while that is asked.
-    asking: [Arc<tokio::sync::Mutex<()>>; Kind::ALL.len()],
+    /// Where warm ended when it was found to be no older than the archive.
+    caught_up: Mutex<Option<Vec<u64>>>,
+    /// Held while that is asked.
+    asking: Arc<tokio::sync::Mutex<()>>,
     /// What all scans do.
     pub metrics: ReadMetrics,
 }
@@ -171,7 +171,7 @@ impl ArchiveReader {
             log: None,
             standing: Mutex::default(),
             caught_up: Mutex::default(),
-            asking: Default::default(),
+            asking: Arc::default(),
             metrics: ReadMetrics::default(),
         }
     }
@@ -224,58 +224,46 @@ impl ArchiveReader {
         }
     }
 
-    /// Whether the archive holds rows of `kind` from offsets that a warm store has not come to,
-    /// which ends at `next_offsets`: as where warm was made anew beside an old archive. Asks the
-    /// store until it once does not: what comes into the archive comes out of warm. A warm store that was
-    /// put back or emptied since is asked for again. One asks at a time, and goes on though nobody waits any more: a large archive
-    /// may take longer to list than a query has patience for, and what was found out is remembered.
-    pub async fn is_ahead_of(self: &Arc<Self>, kind: Kind, next_offsets: &[u64]) -> Result<Ahead, ReadError> {
-        let at = Kind::ALL.iter().position(|other| *other == kind).unwrap_or(0);
+    /// Whether the archive may hold rows from offsets that a warm store has not come to, which ends at
+    /// `next_offsets`: as where warm was made anew beside an old archive. Asks the store until it once does
+    /// not: what comes into the archive comes out of warm. A warm store that was put back or emptied since
+    /// is asked for again. One asks at a time, and goes on though nobody waits any more: the manifests of an
+    /// archive without a `log.json` may take longer to read than a query has patience for, and what was found
+    /// out is remembered.
+    pub async fn is_ahead_of(self: &Arc<Self>, next_offsets: &[u64]) -> Result<Ahead, ReadError> {
         let known = || {
             if self.known_standing() == Some(Relation::OtherLog) {
                 return Some(Ahead::OfOtherLog);
             }
             let caught_up = self.caught_up.lock().unwrap_or_else(PoisonError::into_inner);
-            let has_come = |offsets: &Vec<u64>| {
-                let offset = |at: usize| next_offsets.get(at).copied().unwrap_or(0);
-                offsets.iter().enumerate().all(|(at, before)| offset(at) >= *before)
-            };
-            caught_up[at].as_ref().is_some_and(has_come).then_some(Ahead::Not)
+            caught_up.as_ref().is_some_and(|before| is_within(before, next_offsets)).then_some(Ahead::Not)
         };
         if let Some(known) = known() {
             return Ok(known);
         }
-        let turn = self.asking[at].clone().lock_owned().await;
+        let turn = self.asking.clone().lock_owned().await;
         if let Some(known) = known() {
             return Ok(known);
         }
         let (reader, next_offsets) = (self.clone(), next_offsets.to_vec());
         let asked = tokio::spawn(async move {
             let _turn = turn;
-            reader.ask_ahead(kind, at, &next_offsets).await
+            reader.ask_ahead(&next_offsets).await
         });
         asked.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    async fn ask_ahead(&self, kind: Kind, at: usize, next_offsets: &[u64]) -> Result<Ahead, ReadError> {
+    async fn ask_ahead(&self, next_offsets: &[u64]) -> Result<Ahead, ReadError> {
         if self.standing().await? == Relation::OtherLog {
             return Ok(Ahead::OfOtherLog);
         }
-        let is_ahead = match snapshot::newest(&*self.cold, kind).await? {
-            Some(unit) => {
-                let range = TimeRange { from: unit.day.start(), to: unit.day.end() };
-                let snapshot = self.snapshot(kind, range).await?;
-                (0_usize..)
-                    .zip(snapshot.next_offsets(unit.day))
-                    .any(|(at, offset)| next_offsets.get(at).copied().unwrap_or(0) < *offset)
-            }
-            None => false,
-        };
-        if !is_ahead {
-            let mut caught_up = self.caught_up.lock().unwrap_or_else(PoisonError::into_inner);
-            caught_up[at] = Some(next_offsets.to_vec());
+        // Of all days: late rows may have gone to one that is not the newest.
+        let reached = origin::held(&*self.cold).await?.map_or_else(Vec::new, |held| held.next_offsets);
+        if !is_within(&reached, next_offsets) {
+            return Ok(Ahead::Is);
         }
-        Ok(if is_ahead { Ahead::Is } else { Ahead::Not })
+        *self.caught_up.lock().unwrap_or_else(PoisonError::into_inner) = Some(next_offsets.to_vec());
+        Ok(Ahead::Not)
     }
 
     /// Which of `files` can be read now, and which can't.

@@ -239,8 +239,11 @@ impl Archiver {
         let mut journal = Journal::new(unit, number, first_offsets);
         // What an earlier attempt has uploaded is taken up; what it left half-done is begun anew.
         if let Some(known) = known
-            && let Step::Uploaded { files, .. } | Step::Verified { files, .. } = &known.step
+            && let Step::Uploaded { files, digest, .. } | Step::Verified { files, digest, .. } = &known.step
             && self.are_there(files).await?
+            // A warm store that was put back is to come to those offsets again, with other rows.
+            && covers(&moment.next_offsets, &known.next_offsets)
+            && self.holds(unit, &known, *digest).await?
         {
             journal = known;
         } else {
@@ -270,7 +273,12 @@ impl Archiver {
         self.store.metrics.commits.inc();
         self.store.metrics.rows.inc_by(digest.rows);
         // Whatever happens from here on, it is committed.
-        if let Err(error) = self.note(lease, unit, &mut journal, Step::Committed, progress).await {
+        let noted = async {
+            // An archiver that has lost the lease may have replaced what was declared.
+            self.declare(lease, &journal).await?;
+            self.note(lease, unit, &mut journal, Step::Committed, progress).await
+        };
+        if let Err(error) = noted.await {
             if error.ends_run() {
                 return Err(error);
             }
@@ -333,6 +341,13 @@ impl Archiver {
         self.note(lease, unit, journal, step, progress).await?;
         fail::point("archive.uploaded");
         Ok(true)
+    }
+
+    /// Whether the rows that an earlier attempt uploaded are those that warm has at the same offsets. They
+    /// are not where the log was put back from an older copy since: its offsets have other rows now.
+    async fn holds(&self, unit: Unit, journal: &Journal, digest: RowDigest) -> Result<bool, ArchiveError> {
+        let offsets = offsets(&journal.first_offsets, &journal.next_offsets);
+        Ok(self.warm.digest(unit, &offsets).await? == digest)
     }
 
     async fn are_there(&self, files: &[ManifestFile]) -> Result<bool, ArchiveError> {
@@ -403,14 +418,21 @@ impl Archiver {
         };
         if let Some(log) = &self.options.log {
             log.check_source(&*self.warm).await?;
-            origin::declare(&self.store, log, &journal.next_offsets).await?;
         }
+        self.declare(lease, journal).await?;
         lease.check()?;
         let created = self.store.create(&manifest_key(unit, number), seal(&manifest), is_own).await?;
         fail::point("archive.committed");
         match created {
             Created::Own => Ok(()),
             Created::Other(_) => Err(ArchiveError::Taken { unit, number }),
+        }
+    }
+
+    async fn declare(&self, lease: &Lease, journal: &Journal) -> Result<(), ArchiveError> {
+        match &self.options.log {
+            Some(log) => origin::declare(&self.store, lease, log, &journal.next_offsets).await,
+            None => Ok(()),
         }
     }
 

@@ -269,10 +269,3 @@ async fn read_chain(
     }
     Ok(chain)
 }
-
-/// The newest day of `kind` that is archived; `None` where nothing is.
-pub(super) async fn newest(cold: &dyn Cold, kind: Kind) -> Result<Option<Unit>, ReadError> {
-    let prefix = format!("manifest/kind={}/", kind.name());
-    let objects = cold.list(&prefix, None).await?;
-    Ok(objects.iter().filter_map(|object| parse_key(&object.key)).map(|(unit, _)| unit).max())
-}

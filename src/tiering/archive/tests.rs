@@ -4,6 +4,7 @@ mod http;
 mod lease;
 mod memory;
 mod scrub;
+mod timelines;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

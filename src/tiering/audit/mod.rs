@@ -183,7 +183,7 @@ impl Auditor {
     /// Errors: a store can't be asked, or the archive is another log's. What is damaged or missing is in
     /// the report.
     pub async fn run(mut self) -> Result<Report, AuditError> {
-        origin::check(&*self.cold, &Beside::new(self.bus.clone())).await?;
+        origin::check_named(&*self.cold, &Beside::new(self.bus.clone())).await?;
         if let Some(damage) = self.bus.damage() {
             self.report.find(Finding {
                 severity: Severity::Broken,
