@@ -31,6 +31,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('serve', 'serve', [CompletionResultType]::ParameterValue, 'Take ticks in, store them, serve them')
             [CompletionResult]::new('history', 'history', [CompletionResultType]::ParameterValue, 'List trades, quotes or bars of the past')
             [CompletionResult]::new('archive', 'archive', [CompletionResultType]::ParameterValue, 'Move old days into the archive, see what is there, and bring it back')
+            [CompletionResult]::new('backup', 'backup', [CompletionResultType]::ParameterValue, 'Copy the data directory of this machine while a server uses it, and put the copy back')
             [CompletionResult]::new('audit', 'audit', [CompletionResultType]::ParameterValue, 'Say where the chain from feed to log to warm to archive holds, and where it does not')
             [CompletionResult]::new('replay', 'replay', [CompletionResultType]::ParameterValue, 'Play a capture into a server or a store')
             [CompletionResult]::new('symbols', 'symbols', [CompletionResultType]::ParameterValue, 'List the symbols a server knows')
@@ -252,6 +253,41 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            break
+        }
+        'stk;backup' {
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to back up, or to restore to')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
+            [CompletionResult]::new('create', 'create', [CompletionResultType]::ParameterValue, 'Copy the data directory to an empty directory, while a server uses it or not')
+            [CompletionResult]::new('verify', 'verify', [CompletionResultType]::ParameterValue, 'Read a backup whole: checksums of all files, then every record and row')
+            [CompletionResult]::new('restore', 'restore', [CompletionResultType]::ParameterValue, 'Verify a backup and put it back to an empty data directory (--data)')
+            break
+        }
+        'stk;backup;create' {
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to back up, or to restore to')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            break
+        }
+        'stk;backup;verify' {
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to back up, or to restore to')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            break
+        }
+        'stk;backup;restore' {
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to back up, or to restore to')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
         'stk;audit' {

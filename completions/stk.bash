@@ -22,6 +22,9 @@ _stk() {
             stk,audit)
                 cmd="stk__subcmd__audit"
                 ;;
+            stk,backup)
+                cmd="stk__subcmd__backup"
+                ;;
             stk,bench)
                 cmd="stk__subcmd__bench"
                 ;;
@@ -82,6 +85,15 @@ _stk() {
             stk__subcmd__archive,verify)
                 cmd="stk__subcmd__archive__subcmd__verify"
                 ;;
+            stk__subcmd__backup,create)
+                cmd="stk__subcmd__backup__subcmd__create"
+                ;;
+            stk__subcmd__backup,restore)
+                cmd="stk__subcmd__backup__subcmd__restore"
+                ;;
+            stk__subcmd__backup,verify)
+                cmd="stk__subcmd__backup__subcmd__verify"
+                ;;
             stk__subcmd__bench,archive)
                 cmd="stk__subcmd__bench__subcmd__archive"
                 ;;
@@ -122,7 +134,7 @@ _stk() {
 
     case "${cmd}" in
         stk)
-            opts="-h -V --config --help --version demo watch serve history archive audit replay symbols bench doctor config completions man help"
+            opts="-h -V --config --help --version demo watch serve history archive backup audit replay symbols bench doctor config completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -617,6 +629,94 @@ _stk() {
                     return 0
                     ;;
                 --kind)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        stk__subcmd__backup)
+            opts="-h --data --json --config --help create verify restore"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        stk__subcmd__backup__subcmd__create)
+            opts="-h --data --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        stk__subcmd__backup__subcmd__restore)
+            opts="-h --data --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        stk__subcmd__backup__subcmd__verify)
+            opts="-h --data --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --data)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

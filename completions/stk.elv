@@ -28,6 +28,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand serve 'Take ticks in, store them, serve them'
             cand history 'List trades, quotes or bars of the past'
             cand archive 'Move old days into the archive, see what is there, and bring it back'
+            cand backup 'Copy the data directory of this machine while a server uses it, and put the copy back'
             cand audit 'Say where the chain from feed to log to warm to archive holds, and where it does not'
             cand replay 'Play a capture into a server or a store'
             cand symbols 'List the symbols a server knows'
@@ -236,6 +237,37 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --json 'Print JSON'
             cand -h 'Print help'
             cand --help 'Print help'
+        }
+        &'stk;backup'= {
+            cand --data 'Data directory to back up, or to restore to'
+            cand --config 'Configuration file'
+            cand --json 'Print JSON'
+            cand -h 'Print help'
+            cand --help 'Print help'
+            cand create 'Copy the data directory to an empty directory, while a server uses it or not'
+            cand verify 'Read a backup whole: checksums of all files, then every record and row'
+            cand restore 'Verify a backup and put it back to an empty data directory (--data)'
+        }
+        &'stk;backup;create'= {
+            cand --data 'Data directory to back up, or to restore to'
+            cand --config 'Configuration file'
+            cand --json 'Print JSON'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'stk;backup;verify'= {
+            cand --data 'Data directory to back up, or to restore to'
+            cand --config 'Configuration file'
+            cand --json 'Print JSON'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'stk;backup;restore'= {
+            cand --data 'Data directory to back up, or to restore to'
+            cand --config 'Configuration file'
+            cand --json 'Print JSON'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
         }
         &'stk;audit'= {
             cand --data 'Data directory to open; refused while a server has it open'

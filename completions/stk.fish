@@ -32,6 +32,7 @@ complete -c stk -n "__fish_stk_needs_command" -f -a "watch" -d 'Watch live price
 complete -c stk -n "__fish_stk_needs_command" -f -a "serve" -d 'Take ticks in, store them, serve them'
 complete -c stk -n "__fish_stk_needs_command" -f -a "history" -d 'List trades, quotes or bars of the past'
 complete -c stk -n "__fish_stk_needs_command" -f -a "archive" -d 'Move old days into the archive, see what is there, and bring it back'
+complete -c stk -n "__fish_stk_needs_command" -f -a "backup" -d 'Copy the data directory of this machine while a server uses it, and put the copy back'
 complete -c stk -n "__fish_stk_needs_command" -f -a "audit" -d 'Say where the chain from feed to log to warm to archive holds, and where it does not'
 complete -c stk -n "__fish_stk_needs_command" -f -a "replay" -d 'Play a capture into a server or a store'
 complete -c stk -n "__fish_stk_needs_command" -f -a "symbols" -d 'List the symbols a server knows'
@@ -206,6 +207,25 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l dry-run -d 'Show the plan, and change nothing'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from lifecycle" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand backup; and not __fish_seen_subcommand_from create verify restore" -l data -d 'Data directory to back up, or to restore to' -r -F
+complete -c stk -n "__fish_stk_using_subcommand backup; and not __fish_seen_subcommand_from create verify restore" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand backup; and not __fish_seen_subcommand_from create verify restore" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand backup; and not __fish_seen_subcommand_from create verify restore" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand backup; and not __fish_seen_subcommand_from create verify restore" -f -a "create" -d 'Copy the data directory to an empty directory, while a server uses it or not'
+complete -c stk -n "__fish_stk_using_subcommand backup; and not __fish_seen_subcommand_from create verify restore" -f -a "verify" -d 'Read a backup whole: checksums of all files, then every record and row'
+complete -c stk -n "__fish_stk_using_subcommand backup; and not __fish_seen_subcommand_from create verify restore" -f -a "restore" -d 'Verify a backup and put it back to an empty data directory (--data)'
+complete -c stk -n "__fish_stk_using_subcommand backup; and __fish_seen_subcommand_from create" -l data -d 'Data directory to back up, or to restore to' -r -F
+complete -c stk -n "__fish_stk_using_subcommand backup; and __fish_seen_subcommand_from create" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand backup; and __fish_seen_subcommand_from create" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand backup; and __fish_seen_subcommand_from create" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c stk -n "__fish_stk_using_subcommand backup; and __fish_seen_subcommand_from verify" -l data -d 'Data directory to back up, or to restore to' -r -F
+complete -c stk -n "__fish_stk_using_subcommand backup; and __fish_seen_subcommand_from verify" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand backup; and __fish_seen_subcommand_from verify" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand backup; and __fish_seen_subcommand_from verify" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c stk -n "__fish_stk_using_subcommand backup; and __fish_seen_subcommand_from restore" -l data -d 'Data directory to back up, or to restore to' -r -F
+complete -c stk -n "__fish_stk_using_subcommand backup; and __fish_seen_subcommand_from restore" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand backup; and __fish_seen_subcommand_from restore" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand backup; and __fish_seen_subcommand_from restore" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c stk -n "__fish_stk_using_subcommand audit" -l data -d 'Data directory to open; refused while a server has it open' -r -F
 complete -c stk -n "__fish_stk_using_subcommand audit" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
 complete -c stk -n "__fish_stk_using_subcommand audit" -l server -d 'Have the server at this address do it, instead of opening the stores' -r

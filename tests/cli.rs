@@ -18,6 +18,8 @@ mod archive;
 mod arguments;
 #[path = "cli/audit.rs"]
 mod audit;
+#[path = "cli/backup.rs"]
+mod backup;
 #[path = "cli/bench.rs"]
 mod bench;
 #[path = "cli/copying.rs"]

@@ -28,6 +28,7 @@
 //!
 //! What stands in a record, who read how far, and copies on other machines.
 
+pub mod backup;
 mod epoch;
 mod header;
 mod journal;

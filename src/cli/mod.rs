@@ -5,6 +5,7 @@
 
 mod archive;
 mod audit;
+mod backup;
 mod bench;
 mod config;
 mod confirm;
@@ -75,6 +76,8 @@ enum Command {
     History(history::HistoryArgs),
     /// Move old days into the archive, see what is there, and bring it back
     Archive(archive::ArchiveArgs),
+    /// Copy the data directory of this machine while a server uses it, and put the copy back
+    Backup(backup::BackupArgs),
     /// Say where the chain from feed to log to warm to archive holds, and where it does not
     ///
     /// Everything is counted and digested on both sides of each link, by day and partition. Exits with 1
@@ -141,6 +144,7 @@ impl Cli {
             Command::Serve(args) => serve::run(args, &global),
             Command::History(args) => history::run(args, &global),
             Command::Archive(args) => archive::run(args, &global),
+            Command::Backup(args) => backup::run(&args, &global),
             Command::Audit(args) => audit::run(args, &global),
             Command::Replay(args) => replay::run(args, &global),
             Command::Symbols(args) => symbols::run(args),

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod archiver;
+pub mod backup;
 mod feeds;
 pub mod gateway;
 pub mod ingest;

@@ -39,10 +39,10 @@ use crate::tiering::warm::{ArchiveSource, Origin, Query, Warm, WarmError};
 
 /// The file whose lock says that a process has the data directory.
 const LOCK_FILE: &str = "lock";
-const LOG_DIR: &str = "log";
-const WARM_DIR: &str = "warm";
-const HOT_DIR: &str = "hot";
-const COLD_DIR: &str = "cold";
+pub(super) const LOG_DIR: &str = "log";
+pub(super) const WARM_DIR: &str = "warm";
+pub(super) const HOT_DIR: &str = "hot";
+pub(super) const COLD_DIR: &str = "cold";
 
 /// How long the start of a local log waits for the archive.
 const ARCHIVE_WAIT_MAX: Duration = Duration::from_secs(10);

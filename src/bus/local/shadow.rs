@@ -21,7 +21,7 @@ use crate::bus::BusError;
 
 const PREFIX: &str = "stk-log-";
 /// The folders of a keyspace whose files never change.
-const TABLES_FOLDERS: [&str; 2] = ["tables", "blobs"];
+pub(super) const TABLES_FOLDERS: [&str; 2] = ["tables", "blobs"];
 /// In a shadow, locked by the process that has it.
 const LOCK_FILE: &str = "shadow";
 /// How long a process may take from making a shadow to locking it.

@@ -812,6 +812,20 @@ mod tests {
         assert!(taken > 0 && taken < all, "{taken} of {all}");
     }
 
+    /// What an unfinished copy has in the place of `log.json`, which every later version must refuse.
+    #[tokio::test]
+    async fn an_unfinished_copy_of_any_version_is_refused() {
+        let dir = TempDir::new().unwrap();
+        let marker = include_bytes!("../../../tests/golden/archive/unfinished/log.json");
+        std::fs::write(dir.path().join(LOG_KEY), marker).unwrap();
+        let cold = DirCold::open(dir.path()).unwrap();
+        let refused = origin::held(&cold).await.unwrap_err().to_string();
+        assert!(
+            refused.contains("is an unfinished copy of v2: finish it with `stk archive copy v2"),
+            "{refused}"
+        );
+    }
+
     #[tokio::test]
     async fn frozen_objects_are_named_and_the_rest_is_copied() {
         let Some(bucket) = bucket().await else { return };

@@ -35,7 +35,7 @@ pub mod read;
 mod read_back;
 pub mod restore;
 pub mod run;
-mod sealed;
+pub(crate) mod sealed;
 pub mod snapshot;
 pub mod status;
 mod store;

@@ -19,7 +19,7 @@ fn checksum(value: &Value) -> String {
 }
 
 /// `object`, which becomes a JSON object with a version, with its checksum.
-pub(super) fn seal<T: Serialize>(object: &T) -> Bytes {
+pub(crate) fn seal<T: Serialize>(object: &T) -> Bytes {
     let mut value = serde_json::to_value(object).expect("what is stored has only string keys");
     if let Value::Object(fields) = &mut value {
         fields.remove(FIELD);
@@ -34,7 +34,7 @@ pub(super) fn seal<T: Serialize>(object: &T) -> Bytes {
 }
 
 /// The object in `bytes`, or what is wrong with them.
-pub(super) fn open<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+pub(crate) fn open<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let mut value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let stored = value.as_object_mut().and_then(|fields| fields.remove(FIELD));
     match stored {

@@ -39,6 +39,7 @@ pub use self::report::{
     Finding, Link, ManifestReport, PartitionReport, Report, Severity, UnitPartition, UnitReport, Verdict,
 };
 use self::report::{damaged, differs, unequal};
+use crate::bus::epoch::Lost;
 use crate::bus::{Bus, BusError};
 use crate::market::{Kind, RowDigest, TimeRange, Timestamp, TradingDay};
 use crate::tiering::archive::ArchiveError;
@@ -552,6 +553,9 @@ impl Auditor {
     ) -> Result<ManifestReport, AuditError> {
         let mut report =
             ManifestReport { number: manifest.number, digest: manifest.digest, warm: None, log: None };
+        if self.is_of_lost(manifest) {
+            return Ok(report);
+        }
         let offsets = manifest.offsets();
         let mut of_partitions = (0_u16..).zip(&offsets).filter(|(_, offsets)| !offsets.is_empty());
         for (partition, beyond) in
@@ -609,6 +613,21 @@ impl Auditor {
             }
         }
         Ok(report)
+    }
+
+    /// Whether a manifest has rows of a lost timeline at offsets that the log skipped. The log and warm have
+    /// only a part of its rows, so that there is nothing to compare it with.
+    fn is_of_lost(&self, manifest: &Manifest) -> bool {
+        let epoch = self.bus.epoch();
+        let generation = manifest.generation.as_ref().and_then(|generation| generation.parse().ok());
+        let is_own = generation.is_some_and(|generation| epoch.has(generation, &manifest.next_offsets));
+        let offsets = manifest.offsets();
+        let is_skipped = |lost: &Lost| {
+            let skipped = lost.from.iter().zip(&lost.to);
+            let mut pairs = offsets.iter().zip(skipped);
+            pairs.any(|(held, (from, to))| held.start.max(*from) < held.end.min(*to))
+        };
+        !is_own && epoch.lost().iter().any(is_skipped)
     }
 
     /// Warm must not have dropped what no manifest covers.

@@ -360,6 +360,11 @@ pub(super) fn read(dir: &Path) -> Result<Option<State>, WarmError> {
     parse(&path, &bytes).map(|parsed| Some(parsed.state))
 }
 
+/// What `bytes` of the manifest at `path` add up to.
+pub(super) fn parse_state(path: &Path, bytes: &[u8]) -> Result<State, WarmError> {
+    parse(path, bytes).map(|parsed| parsed.state)
+}
+
 /// The path of the newest manifest under `dir`, or of the first.
 pub(super) fn path(dir: &Path) -> Result<PathBuf, WarmError> {
     Ok(newest(dir)?.map_or_else(|| path_of(dir, 1), |(_, path)| path))

@@ -12,6 +12,7 @@
 //! that the manifest does not name is moved aside at the next start if a crash can have left it
 //! there; otherwise the manifest is damaged, and the store is not opened (`unnamed.rs`).
 
+pub mod backup;
 mod compact;
 mod files;
 mod manifest;
