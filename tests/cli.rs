@@ -40,6 +40,8 @@ mod faults;
 mod foreign;
 #[path = "cli/full.rs"]
 mod full;
+#[path = "cli/histories.rs"]
+mod histories;
 #[path = "cli/kill.rs"]
 mod kill;
 #[path = "cli/memory.rs"]

@@ -54,6 +54,14 @@ pub struct Lost {
     pub to: Vec<u64>,
 }
 
+impl Lost {
+    /// Whether rows below `next_offsets` may have offsets of this range.
+    fn is_reached(&self, next_offsets: &[u64]) -> bool {
+        let ranges = self.from.iter().zip(&self.to);
+        next_offsets.iter().zip(ranges).any(|(next, (from, to))| from < to && next > from)
+    }
+}
+
 /// How far another store has come with the log that its rows are of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
@@ -228,14 +236,10 @@ impl LogEpoch {
         &self.lost
     }
 
-    /// Whether rows below `next_offsets` may have offsets that the log skipped because only the archive
-    /// holds rows with them.
-    pub fn reaches_lost(&self, next_offsets: &[u64]) -> bool {
-        let mut lost = self.lost.iter().filter(|lost| lost.holder == Holder::Archive);
-        lost.any(|lost| {
-            let ranges = lost.from.iter().zip(&lost.to);
-            next_offsets.iter().zip(ranges).any(|(next, (from, to))| from < to && next > from)
-        })
+    /// Whether rows below `next_offsets` may have offsets that the log skipped because other stores hold
+    /// rows with them: the log can't give these to a warm store that has lost them.
+    pub fn reaches_skipped(&self, next_offsets: &[u64]) -> bool {
+        self.lost.iter().any(|lost| lost.is_reached(next_offsets))
     }
 
     /// The range of `partition` that the log skipped and that `offset` is in.

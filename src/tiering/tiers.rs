@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use crate::bus::epoch::{Holder, LogEpoch, Relation};
+use crate::bus::epoch::{LogEpoch, Relation};
 use crate::market::{
     BatchError, Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp, TradingDay,
 };
@@ -191,8 +191,8 @@ impl Tiers {
             return Ok(Ok(from_warm(near, ArchivedPart::default())));
         };
         let epoch = archive.log().map(Beside::epoch);
-        let has_lost = |epoch: &LogEpoch| epoch.lost().iter().any(|lost| lost.holder == Holder::Archive);
-        let snapshot = if needed.is_empty() && !epoch.is_some_and(has_lost) {
+        let has_skipped = epoch.is_some_and(|epoch| !epoch.lost().is_empty());
+        let snapshot = if needed.is_empty() && !has_skipped {
             let reads_other_log = reads_other_log && near.next_offsets.iter().all(|next| *next == 0);
             let ask = async {
                 let ahead = archive.is_ahead_of(&near.next_offsets).await?;
@@ -324,7 +324,7 @@ fn span_of(days: &Days) -> TimeRange {
 
 /// Of which days the archive is read, and up to which offsets: those of which warm has dropped
 /// rows, those that reach beyond the offsets warm has come to, and those that reach into offsets that
-/// the log skipped because only the archive has rows with them.
+/// the log skipped: only the archive has rows with them, or warm did and may have been lost since.
 fn read_from_archive(
     snapshot: &Snapshot,
     needed: &Days,
@@ -335,8 +335,8 @@ fn read_from_archive(
     for (day, next_offsets) in snapshot.days() {
         let warm_next = |at: usize| warm_next_offsets.get(at).copied().unwrap_or(0);
         let beyond = next_offsets.iter().enumerate().any(|(at, offset)| *offset > warm_next(at));
-        let is_of_lost = epoch.is_some_and(|epoch| epoch.reaches_lost(next_offsets));
-        if beyond || needed.contains_key(&day) || is_of_lost {
+        let is_skipped = epoch.is_some_and(|epoch| epoch.reaches_skipped(next_offsets));
+        if beyond || needed.contains_key(&day) || is_skipped {
             days.insert(day, next_offsets.to_vec());
         }
     }

@@ -380,6 +380,67 @@ fn another_archive_is_refused_for_days_that_it_does_not_hold() {
     assert!(refused.starts_with("exit: 1\n") && refused.contains("does not hold"), "{refused}");
 }
 
+/// A run is killed between writing its objects and committing them, the log is put back from an older copy,
+/// and gets other rows at the same offsets: the objects of the first run are none of theirs.
+#[test]
+fn objects_of_a_killed_run_are_not_taken_for_the_rows_of_another_timeline() {
+    let plant = Plant { keep_days: "1", ..Plant::new() };
+    let copied = plant.home.path("copied");
+    plant.take(&plant.data, 0..100);
+    plant.good(&["archive", "run"]);
+    copy(&plant.data, &copied);
+    plant.take(&plant.data, 100..200);
+    let mut killed = plant.command(&["archive", "run"], &plant.data);
+    let killed = plant.home.shown(killed.env("STK_FAIL_POINT", "archive.uploaded"));
+    assert!(killed.starts_with("exit: signal\n"), "{killed}");
+    put_back(&copied, &plant.data);
+    plant.take(&plant.data, 1000..1100);
+    plant.good(&["archive", "run"]);
+    assert_eq!(plant.history(), once([0..100, 1000..1100]));
+    plant.good(&["archive", "run"]);
+    assert_eq!(plant.history(), once([0..100, 1000..1100]), "dropped from warm");
+    plant.good(&["archive", "verify"]);
+}
+
+/// The log was lost and continued after warm, and then warm is lost as well: what warm alone had is in the
+/// archive, and read from there however far the new warm has come. No day is dropped that warm can't prove.
+#[test]
+fn warm_that_is_lost_after_the_log_is_answered_from_the_archive() {
+    let plant = Plant { keep_days: "1", ..Plant::new() };
+    plant.take(&plant.data, 0..100);
+    std::fs::remove_dir_all(plant.data.join("log")).expect("it is there");
+    plant.take(&plant.data, 100..200);
+    let mut run = plant.command(&["archive", "run"], &plant.data);
+    let ran = plant.home.shown(run.env("STK_WARM_KEEP_DAYS", "36600"));
+    assert!(ran.starts_with("exit: 0\n"), "{ran}");
+    std::fs::remove_dir_all(plant.data.join("warm")).expect("it is there");
+    for round in 0..2 {
+        plant.take(&plant.data, 1000 + 100 * round..1100 + 100 * round);
+        let all = once([0..200, 1000..1100 + 100 * round]);
+        assert_eq!(plant.history(), all);
+        plant.good(&["archive", "run"]);
+        assert_eq!(plant.history(), all);
+    }
+    plant.good(&["archive", "verify"]);
+}
+
+/// The archive's newest day is as the copy knew it, and only an older day has got late rows since.
+#[test]
+fn late_rows_of_an_older_day_are_read_beside_an_older_copy() {
+    let plant = Plant::new();
+    let copied = plant.home.path("copied");
+    // Of ten each, the third day has the last.
+    plant.take(&plant.data, 0..30);
+    plant.good(&["archive", "run"]);
+    copy(&plant.data, &copied);
+    plant.take(&plant.data, 30..40);
+    plant.good(&["archive", "run"]);
+    put_back(&copied, &plant.data);
+    assert_eq!(plant.history(), once(std::iter::once(0..40)), "before a server has opened it");
+    plant.take(&plant.data, 1000..1010);
+    assert_eq!(plant.history(), once([0..40, 1000..1010]));
+}
+
 /// Warm has what the log lost: nothing is missing, and the log continues after it.
 #[test]
 fn a_log_older_than_warm_continues_after_it() {

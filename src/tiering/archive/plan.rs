@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::manifest::{MANIFEST_PREFIX, Manifest, manifest_prefix, parse_manifest_key};
+use super::origin::Beside;
 use super::run::Archiver;
 use super::store::Store;
 use super::{ArchiveError, ArchiveOptions};
@@ -220,9 +221,22 @@ fn is_aged(day: TradingDay, days: u32, today: TradingDay) -> bool {
 }
 
 impl Archiver {
-    /// Whether rows below `next_offsets` may be of a timeline that only the archive has.
-    fn reaches_lost(&self, next_offsets: &[u64]) -> bool {
-        self.options.log.as_ref().is_some_and(|log| log.epoch().reaches_lost(next_offsets))
+    /// Whether warm lacks rows of `unit` that the archive holds, since the log skipped their offsets: they
+    /// are of a lost timeline, or warm was lost since. Warm can't prove what it would drop of such a day.
+    async fn lacks_skipped(&self, unit: Unit, manifests: &[Manifest]) -> Result<bool, ArchiveError> {
+        let reaches_skipped =
+            |log: &Beside, manifest: &Manifest| log.epoch().reaches_skipped(&manifest.next_offsets);
+        let Some(log) = &self.options.log else { return Ok(false) };
+        if !manifests.last().is_some_and(|last| reaches_skipped(log, last)) {
+            return Ok(false);
+        }
+        let moment = Moment::of(&*self.warm, unit).await?;
+        for manifest in manifests.iter().filter(|manifest| !moment.has_dropped(&manifest.next_offsets)) {
+            if self.warm.digest(unit, &manifest.offsets()).await?.rows < manifest.digest.rows {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What a run would do now, in the order in which it would; and why units that are not archived are
@@ -255,12 +269,10 @@ impl Archiver {
                     }
                 }
             }
-            // Of a day that is partly of a lost timeline warm lacks rows: it can't prove what it would drop.
-            let is_of_lost = manifests.last().is_some_and(|last| self.reaches_lost(&last.next_offsets));
             if is_aged(unit.day, self.options.keep_days, now.trading_day())
-                && !is_of_lost
                 && (is_due || !manifests.is_empty())
                 && !Moment::of(&*self.warm, unit).await?.is_restored
+                && !self.lacks_skipped(unit, &manifests).await?
             {
                 drops.push(planned(Action::Drop, info.rows));
             }
