@@ -590,7 +590,7 @@ _stk() {
             return 0
             ;;
         stk__subcmd__audit)
-            opts="-h --data --url --server --key-id --secret-key --day --from --to --kind --json --config --help"
+            opts="-y -h --data --url --server --key-id --secret-key --day --from --to --kind --json --repair --yes --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -79,6 +79,12 @@ pub const FAIL_POINTS: &[&str] = &[
     "copy.begun",
     "copy.object",
     "copy.manifest",
+    "repair.segment_written",
+    "repair.segment_replaced",
+    "repair.objects_written",
+    "repair.objects_kept",
+    "repair.manifest_replaced",
+    "repair.warm_moved",
 ];
 
 struct Armed {

@@ -56,6 +56,8 @@ mod power;
 mod producers;
 #[path = "cli/reading.rs"]
 mod reading;
+#[path = "cli/repair.rs"]
+mod repair;
 #[path = "cli/restore.rs"]
 mod restore;
 #[path = "cli/rot.rs"]

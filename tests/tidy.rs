@@ -35,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "client",
             "server",
             "config",
+            "backoff",
             "fail",
             "kafka",
             "secret",

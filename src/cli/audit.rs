@@ -1,5 +1,7 @@
 //! `stk audit`: where the chain from feed to log to warm to the archive holds, and where it does not.
 
+mod repair;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -40,6 +42,12 @@ pub(super) struct AuditArgs {
     /// Print JSON, one object a line: partitions, producers, gaps, units, their rows, findings, the total
     #[arg(long)]
     json: bool,
+    /// Build damaged or missing files and objects again from another tier; the plan is shown first
+    #[arg(long)]
+    repair: bool,
+    /// Do not ask before --repair
+    #[arg(long, short, requires = "repair")]
+    yes: bool,
 }
 
 pub(super) fn run(args: AuditArgs, global: &Global) -> Result<(), CliError> {
@@ -48,6 +56,9 @@ pub(super) fn run(args: AuditArgs, global: &Global) -> Result<(), CliError> {
     let selection = Selection { kinds: args.kind, from: args.day.or(args.from), to: args.day.or(args.to) };
     super::runtime()?.block_on(async {
         let work = async {
+            if args.repair {
+                repair::run(&args.desk, global, &selection, args.yes).await?;
+            }
             let desk = args.desk.open(global, Needs::ToRead, "audit").await?;
             let (shown, tell) = shown();
             let done = desk.ask(Order::Audit(selection), &tell).await;
@@ -94,8 +105,9 @@ fn conclude(report: &Report) -> Result<(), CliError> {
     let breaks = report.breaks();
     if breaks > 0 {
         let places = counted(breaks, "place");
-        return Err(CliError::failed(format!("the chain is broken in {places}"))
-            .hint("each is named, with what to do next; nothing was changed"));
+        return Err(CliError::failed(format!("the chain is broken in {places}")).hint(
+            "each is named, with what to do next; `stk audit --repair` shows what it can build again",
+        ));
     }
     say(last_word(report));
     Ok(())

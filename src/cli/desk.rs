@@ -80,6 +80,11 @@ impl DeskArgs {
         Ok(Desk::Here { admin: Box::new(admin), stores })
     }
 
+    /// Whether a server is to do it.
+    pub(super) fn is_server(&self) -> bool {
+        self.server.is_some()
+    }
+
     /// The configuration of the stores that this process opens.
     pub(super) fn config(&self, global: &Global) -> Result<Config, CliError> {
         Ok(global.resolve_stores(self.data.as_deref(), self.url.as_deref())?.config())

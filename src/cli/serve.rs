@@ -188,7 +188,9 @@ pub(super) fn node_error(error: NodeError) -> CliError {
         _ if error.is_disk_full() => CliError::failed(&error)
             .hint("free some space and start again, or lower log.free_bytes_min: what was accepted is there"),
         _ if error.is_damage() => {
-            CliError::failed(&error).hint("restore it from a copy of the data directory; nothing was changed")
+            CliError::failed(&error).hint(
+                "`stk audit --repair` shows what it can rebuild from the other tiers; nothing was changed",
+            )
         }
         _ => CliError::failed(&error),
     }

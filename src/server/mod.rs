@@ -12,5 +12,6 @@ pub mod node;
 pub mod operations;
 pub mod processor;
 pub mod producers;
+pub mod refill;
 mod standing;
 pub mod stores;

@@ -85,7 +85,7 @@ pub struct Stores {
 
 /// What stores are opened for. Only who takes in makes what is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
+pub(super) enum Use {
     /// To take in what comes.
     Write,
     /// To move days between its tiers, which are there: without compaction.
@@ -272,6 +272,23 @@ impl Stores {
 
     /// Starts what brings the log into warm and hot, and says which hot store it fills.
     pub fn process(&self, config: &Config, metrics: ProcessorMetrics) -> (Processor, Arc<dyn Hot>) {
+        let settings = ProcessorConfig { skips_expired: config.skips_expired, ..ProcessorConfig::default() };
+        self.process_as(settings, config, metrics)
+    }
+
+    /// Fills an empty warm store from the log. The archive is known to hold all that the log has dropped.
+    pub(super) fn refill(&self, config: &Config, metrics: ProcessorMetrics) -> Processor {
+        let settings =
+            ProcessorConfig { skips_expired: true, expired_are_archived: true, ..ProcessorConfig::default() };
+        self.process_as(settings, config, metrics).0
+    }
+
+    fn process_as(
+        &self,
+        settings: ProcessorConfig,
+        config: &Config,
+        metrics: ProcessorMetrics,
+    ) -> (Processor, Arc<dyn Hot>) {
         let (hot, hot_files): (Arc<dyn Hot>, _) = if let Some(redis) = &self.redis {
             (redis.clone(), None)
         } else {
@@ -292,8 +309,7 @@ impl Stores {
             block_age_max: config.block_age_max,
             outlasts_warm: self.local_warm().is_none(),
             horizon: Horizon::ahead_of_clock(config.ahead_max),
-            skips_expired: config.skips_expired,
-            ..ProcessorConfig::default()
+            ..settings
         };
         (Processor::start(into, settings, metrics), hot)
     }
@@ -371,6 +387,11 @@ impl Stores {
             local_warm: self.local_warm().map(Arc::downgrade),
             places: self.places(),
         }
+    }
+
+    /// The directory of what repairs keep is in this one.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Where each store is, for a person: its tier, and its place.
@@ -568,7 +589,11 @@ async fn held_by_archive(cold: &dyn Cold) -> Result<Option<Held>, NodeError> {
     Ok(None)
 }
 
-fn open_local_bus(config: &Config, use_: Use, held: Vec<Held>) -> Result<Arc<LocalBus>, NodeError> {
+pub(super) fn open_local_bus(
+    config: &Config,
+    use_: Use,
+    held: Vec<Held>,
+) -> Result<Arc<LocalBus>, NodeError> {
     let durability = config.sync_interval.map_or(Durability::Always, Durability::Interval);
     let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
     Ok(LocalBus::open(LocalBusConfig {
@@ -597,7 +622,7 @@ pub fn open_cold(config: &Config, metrics: &ColdMetrics) -> Result<Arc<dyn Cold>
 }
 
 /// Runs `work`, which blocks, beside the async threads.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, NodeError> + Send + 'static,
 ) -> Result<T, NodeError> {
     match tokio::task::spawn_blocking(work).await {
@@ -606,12 +631,12 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn data_error(dir: &Path, error: &std::io::Error) -> NodeError {
+pub(super) fn data_error(dir: &Path, error: &std::io::Error) -> NodeError {
     NodeError::Data { path: dir.to_owned(), reason: error.to_string() }
 }
 
 /// Takes the data directory for this process.
-fn lock(dir: &Path) -> Result<File, NodeError> {
+pub(super) fn lock(dir: &Path) -> Result<File, NodeError> {
     let mut options = File::options();
     let file = options.create(true).write(true).truncate(false).open(dir.join(LOCK_FILE));
     let file = file.map_err(|error| data_error(dir, &error))?;
@@ -631,7 +656,7 @@ fn lock(dir: &Path) -> Result<File, NodeError> {
 
 /// Keeps writers out of the data directory while this process reads it, together with other readers.
 /// `None` where no writer ever locked it.
-fn lock_to_read(dir: &Path) -> Result<Option<File>, NodeError> {
+pub(super) fn lock_to_read(dir: &Path) -> Result<Option<File>, NodeError> {
     match File::open(dir.join(LOCK_FILE)) {
         Ok(file) => match lock_soon(&file, File::try_lock_shared) {
             Ok(()) => Ok(Some(file)),

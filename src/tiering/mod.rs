@@ -12,6 +12,7 @@ pub mod history;
 pub mod hot;
 mod parquet;
 pub mod producers;
+pub mod repair;
 pub mod seam;
 pub mod state;
 pub mod tiers;

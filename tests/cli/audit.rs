@@ -155,7 +155,7 @@ fn a_segment_of_warm_that_is_changed_or_gone_is_named() {
     assert!(shown.starts_with("exit: 1\n"), "{shown}");
     assert!(shown.contains("broken: warm: trade of 2025-03-07, partition "), "{shown}");
     assert!(shown.contains(&name) && shown.contains(" do not match"), "{shown}");
-    assert!(shown.contains("  next: put the file back from a copy"), "{shown}");
+    assert!(shown.contains("  next: `stk audit --repair` rebuilds it from the log"), "{shown}");
     assert!(shown.contains("error: the chain is broken in 1 place\n"), "{shown}");
     std::fs::remove_file(&segment).expect("removed");
     let found = broken(&home);

@@ -34,7 +34,7 @@ const KINDS: [Kind; 3] = [Kind::Trade, Kind::Quote, Kind::Bar];
 /// fail no test yet.
 const OF_THE_LOG: [&str; 3] = ["log journal", "log files", "epoch"];
 
-fn capture(home: &Home, name: &str, day: &str, seconds: i64, symbols: &[&str]) -> String {
+pub(crate) fn capture(home: &Home, name: &str, day: &str, seconds: i64, symbols: &[&str]) -> String {
     let open = format!("{day}T14:30:00Z").parse::<stk::market::Timestamp>().expect("a time");
     let segments: Vec<_> = (0..seconds)
         .map(|second| {

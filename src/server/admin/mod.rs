@@ -8,6 +8,7 @@ pub(super) mod http;
 mod refusal;
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ use crate::tiering::archive::verify::{Bounds, Scrub, Scrubber};
 use crate::tiering::archive::{self, ArchiveMetrics, ArchiveOptions, Clock, Planned, Waiting, origin};
 use crate::tiering::audit::{self, Auditor, Report, Selection};
 use crate::tiering::cold::RestoreTier;
+use crate::tiering::repair::{self, Repairer};
+use crate::tiering::warm::local::LocalWarm;
 use crate::tiering::warm::{ArchiveSource, Unit};
 
 /// What an operator wants done.
@@ -55,6 +58,10 @@ pub enum Order {
     RestoreIntoWarm(RestoreOrder),
     /// Compare the stores.
     Audit(Selection),
+    /// Report what a repair would do.
+    RepairPlan(Selection),
+    /// Build damaged parts again from other tiers.
+    Repair(Selection),
     /// Make the log the archive's own, or only report what that means.
     ArchiveAdopt {
         /// Do it.
@@ -150,6 +157,8 @@ pub enum Heard {
     },
     /// An audit.
     Audit(audit::Event),
+    /// A step of a repair is done, or failed.
+    Repair(repair::Done),
 }
 
 /// Receives what an order reports.
@@ -182,6 +191,10 @@ pub enum Answer {
     Restored(u64),
     /// Of [`Order::Audit`].
     Audit(Box<Report>),
+    /// Of [`Order::RepairPlan`].
+    RepairPlan(Vec<repair::Step>),
+    /// Of [`Order::Repair`].
+    Repaired(Vec<repair::Done>),
     /// Of [`Order::ArchiveAdopt`].
     Adopt(AdoptAnswer),
 }
@@ -274,6 +287,10 @@ pub struct Surveyed {
 struct OpenStores {
     bus: Arc<dyn Bus>,
     warm: Arc<dyn ArchiveSource>,
+    /// Warm, where it is in the data directory.
+    local: Option<Arc<LocalWarm>>,
+    /// The data directory.
+    dir: PathBuf,
 }
 
 /// Carries out orders.
@@ -289,7 +306,12 @@ impl Admin {
     pub fn new(config: &Config, stores: &Stores, metrics: ArchiveMetrics) -> Self {
         Self {
             reader: stores.archive.clone(),
-            stores: Some(OpenStores { bus: stores.bus.clone(), warm: stores.warm.clone() }),
+            stores: Some(OpenStores {
+                bus: stores.bus.clone(),
+                warm: stores.warm.clone(),
+                local: stores.local_warm().cloned(),
+                dir: stores.dir().to_owned(),
+            }),
             options: ArchiveOptions {
                 log: Some(Beside::new(stores.bus.clone())),
                 ..archiver::options(config)
@@ -364,8 +386,19 @@ impl Admin {
                 Ok(Answer::Requested(requested))
             }
             Order::RestoreIntoWarm(order) => self.restore_into_warm(&order, tell).await.map(Answer::Restored),
+            Order::RepairPlan(selection) => {
+                let of_audit = tell.clone();
+                let progress: audit::Progress = Arc::new(move |event| of_audit(Heard::Audit(event)));
+                Ok(Answer::RepairPlan(self.repairer(selection)?.plan(&progress).await?))
+            }
+            Order::Repair(selection) => {
+                let of_audit = tell.clone();
+                let progress: audit::Progress = Arc::new(move |event| of_audit(Heard::Audit(event)));
+                let each = |done: &repair::Done| tell(Heard::Repair(done.clone()));
+                Ok(Answer::Repaired(self.repairer(selection)?.run(&progress, each).await?))
+            }
             Order::Audit(selection) => {
-                let OpenStores { bus, warm } = self.stores()?;
+                let OpenStores { bus, warm, .. } = self.stores()?;
                 let tell = tell.clone();
                 let progress: audit::Progress = Arc::new(move |event| tell(Heard::Audit(event)));
                 let cold = self.reader.cold().clone();
@@ -374,6 +407,19 @@ impl Admin {
             }
             Order::ArchiveAdopt { write } => self.adopt(write).await.map(Answer::Adopt),
         }
+    }
+
+    fn repairer(&self, selection: Selection) -> Result<Repairer, Refusal> {
+        let OpenStores { bus, warm, local, dir } = self.stores()?;
+        Ok(Repairer {
+            bus: bus.clone(),
+            warm: warm.clone(),
+            local: local.clone(),
+            reader: self.reader.clone(),
+            archiver: self.archiver(RunOrder::default())?,
+            dir: dir.clone(),
+            selection,
+        })
     }
 
     fn stores(&self) -> Result<&OpenStores, Refusal> {

@@ -7,6 +7,7 @@ use crate::tiering::archive::restore::RestoreError;
 use crate::tiering::archive::snapshot::ReadError;
 use crate::tiering::audit::AuditError;
 use crate::tiering::cold::ColdError;
+use crate::tiering::repair::RepairError;
 use crate::tiering::warm::WarmError;
 
 /// Why an order failed.
@@ -142,6 +143,22 @@ impl From<RestoreError> for Refusal {
             RestoreError::Ahead { .. } => Cause::Ahead,
         };
         Self::new(cause, error)
+    }
+}
+
+impl From<RepairError> for Refusal {
+    fn from(error: RepairError) -> Self {
+        match error {
+            RepairError::Audit(error) => error.into(),
+            RepairError::Warm(error) => error.into(),
+            RepairError::Archive(error) => error.into(),
+            RepairError::Read(error) => error.into(),
+            RepairError::Restore(error) => error.into(),
+            RepairError::Frozen { .. } => Self::new(Cause::Frozen, error),
+            RepairError::Bus(_) | RepairError::Log { .. } | RepairError::Rows { .. } => {
+                Self::new(Cause::Other, error)
+            }
+        }
     }
 }
 

@@ -68,7 +68,9 @@ pub(super) async fn skip(
         last: first - 1,
     };
     let mut builder = TickBatchBuilder::new(partition);
-    builder.push(NO_SYMBOL, at, &Tick::Gap(Box::new(gap)));
+    if !shared.config.expired_are_archived {
+        builder.push(NO_SYMBOL, at, &Tick::Gap(Box::new(gap)));
+    }
     let block = Block {
         partition,
         first_offset: offset,

@@ -74,6 +74,8 @@ pub struct ProcessorConfig {
     /// Whether records that the log dropped before warm took them in are skipped, with a gap that names
     /// them; otherwise they end the partition.
     pub skips_expired: bool,
+    /// Whether the archive is known to hold all rows of skipped records, so that no gap names them.
+    pub expired_are_archived: bool,
     /// The wait before the first retry; it doubles from one to the next.
     pub retry_wait_min: Duration,
     /// Rows beyond it are nobody's latest.
@@ -99,6 +101,7 @@ impl Default for ProcessorConfig {
             retries_max: 8,
             outlasts_warm: false,
             skips_expired: false,
+            expired_are_archived: false,
             retry_wait_min: Duration::from_millis(100),
             horizon: Horizon::UNLIMITED,
         }

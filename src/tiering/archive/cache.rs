@@ -37,6 +37,13 @@ impl<V> Cache<V> {
         Some(entry.value.clone())
     }
 
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.by_key.clear();
+        entries.bytes = 0;
+    }
+
     /// Keeps a value of `bytes` bytes; the last one is kept whatever its size.
     pub(super) fn insert(&self, key: &str, value: Arc<V>, bytes: usize) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);

@@ -33,6 +33,7 @@ mod plan;
 mod probe;
 pub mod read;
 mod read_back;
+pub mod rebuild;
 pub mod restore;
 pub mod run;
 pub(crate) mod sealed;

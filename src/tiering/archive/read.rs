@@ -187,6 +187,11 @@ impl ArchiveReader {
         self.log.as_ref()
     }
 
+    /// Forgets the manifests read so far: a repair replaces one where its objects are damaged.
+    pub fn forget_manifests(&self) {
+        self.manifests.clear();
+    }
+
     /// How the archived rows relate to the log beside which they are read, as known for at most
     /// [`STANDING_AGE_MAX`]. An archive that names no log yet counts as the log's own.
     pub async fn standing(&self) -> Result<Relation, ReadError> {
@@ -275,7 +280,7 @@ impl ArchiveReader {
         count(stats, files.len() as u64, 0);
         let states: Vec<_> = stream::iter(files.into_iter().map(|file| async move {
             let state = self.cold.state(&file.file.key).await;
-            let (class, availability) = state.map_err(missing)?;
+            let (class, availability) = state.map_err(|error| self.missing(error))?;
             Ok::<_, ReadError>((file, class, availability))
         }))
         .buffered(REQUESTS_MAX)
@@ -294,11 +299,23 @@ impl ArchiveReader {
     }
 
     fn damaged(&self, key: &str, reason: impl ToString) -> ReadError {
+        // A repair may have put another manifest in the place of the one that names the object.
+        self.forget_manifests();
         let store = self.cold.name().to_owned();
         ReadError::Damaged {
             store,
             key: key.to_owned(),
             reason: format!("{}{}", reason.to_string(), mend(key)),
+        }
+    }
+
+    /// An object that a manifest names must be there.
+    fn missing(&self, error: ColdError) -> ReadError {
+        match error {
+            ColdError::NotFound { key, .. } => {
+                self.damaged(&key, "it is not there, though a manifest names it")
+            }
+            error => error.into(),
         }
     }
 
@@ -455,19 +472,8 @@ impl ArchiveReader {
         count(stats, requests.len() as u64, bytes);
         self.metrics.requests.inc_by(requests.len() as u64);
         self.metrics.bytes.inc_by(bytes);
-        self.cold.get_ranges(key, ranges).await.map_err(missing)
-    }
-}
-
-/// An object that a manifest names must be there.
-fn missing(error: ColdError) -> ReadError {
-    match error {
-        ColdError::NotFound { store, key } => ReadError::Damaged {
-            store,
-            key,
-            reason: "it is not there, though a manifest names it".to_owned(),
-        },
-        error => error.into(),
+        let read = self.cold.get_ranges(key, ranges).await;
+        read.map_err(|error| self.missing(error))
     }
 }
 

@@ -360,7 +360,7 @@ impl Archiver {
     }
 
     /// Reads every object again, and puts the copies of their footers.
-    async fn verify(
+    pub(super) async fn verify(
         &self,
         unit: Unit,
         digest: RowDigest,

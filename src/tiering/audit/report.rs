@@ -312,7 +312,8 @@ pub(super) fn damaged(unit: Unit, partition: Option<u16>, reason: &str) -> Findi
         partition,
         offsets: None,
         what: reason.to_owned(),
-        next: "put the file back from a copy of the data directory".to_owned(),
+        next: "`stk audit --repair` rebuilds it from the log or the archive, if they have its rows"
+            .to_owned(),
     }
 }
 

@@ -8,7 +8,8 @@ use crate::disk;
 use crate::tiering::warm::WarmError;
 
 /// How to go on where a segment or a checkpoint is damaged.
-pub(super) const MEND_FILE: &str = "; bring a sound copy of the file back";
+pub(super) const MEND_FILE: &str =
+    "; `stk audit --repair` rebuilds it from the log or the archive, or bring a sound copy of the file back";
 
 pub(super) fn io_error(path: &Path, error: &io::Error) -> WarmError {
     let path = path.display().to_string();

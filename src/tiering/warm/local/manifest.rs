@@ -44,7 +44,7 @@ const DISK_BLOCK_BYTES: usize = 512;
 pub(super) const CHECKPOINT_DIR: &str = "checkpoint";
 
 /// How to go on where a manifest is damaged.
-pub(super) const MEND: &str = "; bring a sound copy of the directory back, or move the directory away to begin anew with what the log and the archive hold";
+pub(super) const MEND: &str = "; `stk audit --repair` rebuilds the store from the log and the archive, or bring a sound copy of the directory back";
 
 /// Where a partition stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,6 +18,7 @@ mod files;
 mod manifest;
 mod metrics;
 mod read;
+mod repair;
 mod revisions;
 mod scan;
 mod segment;
@@ -43,6 +44,7 @@ use self::manifest::{
 };
 pub use self::metrics::LocalWarmMetrics;
 use self::read::MetadataCache;
+pub use self::repair::segment_files;
 use self::scan::{Part, Scanner};
 use self::segment::SegmentWriter;
 pub use self::segment::{SegmentGroup, SegmentInfo};

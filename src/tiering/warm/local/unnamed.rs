@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,7 +71,11 @@ impl Unnamed {
         let files: Vec<Stored> = stored.iter().filter(|file| !named.contains(&file.path)).cloned().collect();
         let unnamed: Vec<&Stored> = files.iter().filter(|file| file.content != Content::Begun).collect();
         let manifest = || manifest::path(dir);
-        if let (Some(lost), Some(extra)) = (missing.first(), unnamed.first()) {
+        // A repair of a missing segment that did not get to its edit leaves a file of the same rows.
+        let lost_contents: Vec<Content> =
+            missing.iter().filter_map(|path| parse(path)).map(|file| file.content).collect();
+        let mut others = unnamed.iter().filter(|file| !lost_contents.contains(&file.content));
+        if let (Some(lost), Some(extra)) = (missing.first(), others.next()) {
             let reason = format!(
                 "it names {} files that are not there (such as {}) and does not name {} that are (such as {}): \
                  it was cut short, or is of another time than they{MEND}",
@@ -211,6 +216,17 @@ pub(super) fn check_manifest(dir: &Path) -> Result<(), WarmError> {
             Err(damaged(&dir.join("manifest-*.jsonl"), reason))
         }
     }
+}
+
+/// The segments whose files are under `dir`.
+pub(super) fn segments(dir: &Path) -> Result<Vec<(Unit, u16, Range<u64>)>, WarmError> {
+    let files = stored_files(dir)?.into_iter().filter_map(|file| match file.content {
+        Content::Segment { group, first_offset, next_offset, .. } => {
+            Some((Unit { day: group.day, kind: group.kind }, group.partition, first_offset..next_offset))
+        }
+        _ => None,
+    });
+    Ok(files.collect())
 }
 
 /// The segments and checkpoints under `dir`, whole or begun. Files that no store writes are left out.

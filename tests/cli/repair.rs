@@ -1,0 +1,233 @@
+//! `stk audit --repair`: what is damaged in one tier is built again from another.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::reading::{copy, everything};
+use super::rot::capture;
+use super::support::{Home, Server, serve};
+
+const DAY: &str = "2025-03-06";
+
+/// A data directory of two days. The first is archived, and, if `is_dropped`, no longer in warm.
+fn stored(home: &Home, name: &str, is_dropped: bool) -> PathBuf {
+    let data = home.path(name);
+    let text = data.display().to_string();
+    let keep = if is_dropped { "1" } else { "36600" };
+    let run = |args: &[&str]| {
+        let mut command = home.stk(args);
+        command.envs([
+            ("STK_LOG_PARTITIONS", "2"),
+            ("STK_ARCHIVE_SETTLE_MINUTES", "0"),
+            ("STK_WARM_KEEP_DAYS", keep),
+        ]);
+        let shown = home.shown(&mut command);
+        assert!(shown.starts_with("exit: 0\n"), "{args:?}: {shown}");
+    };
+    let first = capture(home, "first.pcap", DAY, 90, &["AAPL", "MSFT", "NVDA"]);
+    run(&["replay", &first, "--speed", "max", "--data", &text]);
+    run(&["archive", "run", "--data", &text]);
+    let second = capture(home, "second.pcap", "2025-03-07", 70, &["AAPL", "NVDA"]);
+    run(&["replay", &second, "--speed", "max", "--data", &text]);
+    data
+}
+
+/// The exit code and all rows of history.
+fn rows(home: &Home, data: &Path) -> String {
+    let text = data.display().to_string();
+    let of_kind = |kind: &str| {
+        let shown = home.run(&["history", "AAPL", "MSFT", "NVDA", "--kind", kind, "--data", &text]);
+        shown.split("--- stderr").next().unwrap_or_default().to_owned()
+    };
+    ["trades", "quotes", "bars"].map(of_kind).concat()
+}
+
+/// Files below `dir` whose paths contain `part`, in order.
+fn files(dir: &Path, part: &str) -> Vec<PathBuf> {
+    let all = everything(dir).into_keys();
+    all.filter(|path| path.is_file() && path.to_string_lossy().contains(part)).collect()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Flip,
+    Cut,
+    Remove,
+}
+
+fn damage(path: &Path, how: Damage) {
+    let mut bytes = fs::read(path).expect("a file");
+    let middle = bytes.len() / 2;
+    match how {
+        Damage::Flip => bytes[middle] ^= 0x10,
+        Damage::Cut => bytes.truncate(middle),
+        Damage::Remove => return fs::remove_file(path).expect("removed"),
+    }
+    fs::write(path, bytes).expect("written");
+}
+
+/// `stk audit --repair` with `more` arguments.
+fn repair(home: &Home, data: &Path, more: &[&str]) -> Command {
+    let text = data.display().to_string();
+    let mut args = vec!["audit", "--repair", "--data", &text];
+    args.extend(more);
+    home.stk(&args)
+}
+
+/// The plan alone changes nothing; the repair leaves `sound` rows, a chain that holds, and sound objects.
+fn repairs(home: &Home, data: &Path, sound: &str, expected: &str) {
+    let before = everything(data);
+    let planned = home.shown(&mut repair(home, data, &[]));
+    assert!(planned.contains(expected), "{planned}");
+    assert!(planned.contains("nothing was done: there is nobody to confirm it"), "{planned}");
+    assert!(everything(data) == before, "a plan changes nothing: {planned}");
+    let repaired = home.shown(&mut repair(home, data, &["--yes"]));
+    assert!(repaired.starts_with("exit: 0\n") && repaired.contains(expected), "{repaired}");
+    is_sound(home, data, sound);
+}
+
+fn is_sound(home: &Home, data: &Path, sound: &str) {
+    let text = data.display().to_string();
+    assert!(rows(home, data) == sound, "other rows than before");
+    let audited = home.run(&["audit", "--data", &text]);
+    assert!(audited.starts_with("exit: 0\n") && audited.contains("the chain holds: 2 days"), "{audited}");
+    let verified = home.run(&["archive", "verify", "--data", &text]);
+    assert!(verified.starts_with("exit: 0\n"), "{verified}");
+}
+
+fn damaged_copy(home: &Home, from: &Path, part: &str, how: Damage) -> (PathBuf, Vec<u8>, PathBuf) {
+    let data = home.path("damaged");
+    let _ = fs::remove_dir_all(&data);
+    copy(from, &data);
+    let found = files(&data, part);
+    let path = found.first().unwrap_or_else(|| panic!("no {part} in {}", data.display())).clone();
+    damage(&path, how);
+    let left = fs::read(&path).unwrap_or_default();
+    (data, left, path)
+}
+
+#[test]
+fn a_damaged_segment_is_rebuilt_from_the_log_or_the_archive() {
+    let home = Home::new();
+    let data = stored(&home, "data", false);
+    let sound = rows(&home, &data);
+    for (part, how, source) in [
+        ("warm/date=2025-03-07/kind=trade", Damage::Flip, "rebuilt from the log"),
+        ("warm/date=2025-03-07/kind=quote", Damage::Cut, "rebuilt from the log"),
+        ("warm/date=2025-03-06/kind=trade", Damage::Remove, "rebuilt from the log"),
+        ("warm/date=2025-03-07/kind=bar", Damage::Remove, "rebuilt from the log"),
+        ("warm/date=2025-03-06/kind=bar", Damage::Flip, "rebuilt from the archive"),
+    ] {
+        let (damaged, left, path) = damaged_copy(&home, &data, part, how);
+        let shown = home.run(&["history", "AAPL", "MSFT", "NVDA", "--data", &damaged.display().to_string()]);
+        let is_trade = part.ends_with("trade");
+        assert!(!is_trade || shown.contains("`stk audit --repair`"), "{part}: {shown}");
+        repairs(&home, &damaged, &sound, source);
+        // What was replaced is kept.
+        if !left.is_empty() {
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+            let kept = files(&damaged.join("kept"), name);
+            assert_eq!(fs::read(&kept[0]).expect("kept"), left, "{part}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_object_of_the_archive_is_rebuilt_from_warm_or_the_log() {
+    let home = Home::new();
+    let data = stored(&home, "data", false);
+    let dropped = stored(&home, "dropped", true);
+    for (from, part, how, source) in [
+        (&data, "cold/ticks/kind=trade", Damage::Flip, "rebuilt from warm"),
+        (&data, "cold/ticks/kind=bar", Damage::Remove, "rebuilt from warm"),
+        (&dropped, "cold/ticks/kind=quote", Damage::Cut, "rebuilt from the log"),
+        (&dropped, "cold/ticks/kind=trade", Damage::Remove, "rebuilt from the log"),
+        (&data, ".footer", Damage::Flip, "rebuilt from its object"),
+    ] {
+        let sound = rows(&home, from);
+        let (damaged, left, path) = damaged_copy(&home, from, part, how);
+        repairs(&home, &damaged, &sound, source);
+        if !left.is_empty() {
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+            let kept = files(&damaged.join("cold/kept"), name);
+            assert_eq!(fs::read(&kept[0]).expect("kept"), left, "{part}");
+        }
+    }
+}
+
+#[test]
+fn what_no_other_tier_has_is_named() {
+    let home = Home::new();
+    let dropped = stored(&home, "dropped", true);
+    let (damaged, ..) = damaged_copy(&home, &dropped, "cold/ticks/kind=bar", Damage::Flip);
+    let before = everything(&damaged.join("cold/ticks"));
+    let shown = home.shown(&mut repair(&home, &damaged, &["--yes"]));
+    assert!(shown.contains("not repairable: "), "{shown}");
+    assert!(shown.contains("bar of 2025-03-06: ") && shown.contains("no other tier has them all"), "{shown}");
+    assert!(everything(&damaged.join("cold/ticks")) == before, "{shown}");
+}
+
+#[test]
+fn a_damaged_warm_manifest_or_checkpoint_is_rebuilt() {
+    let home = Home::new();
+    let data = stored(&home, "data", false);
+    let dropped = stored(&home, "dropped", true);
+    for (from, part, how) in [
+        (&data, "warm/manifest-", Damage::Cut),
+        (&dropped, "warm/manifest-", Damage::Flip),
+        (&data, "warm/checkpoint/", Damage::Flip),
+        (&dropped, "warm/checkpoint/", Damage::Remove),
+    ] {
+        let sound = rows(&home, from);
+        let (damaged, ..) = damaged_copy(&home, from, part, how);
+        let refused = home.shown(&mut serve(&home, &damaged, Some("127.0.0.1:0"), "127.0.0.1:0", &[], &[]));
+        assert!(refused.starts_with("exit: 1\n") && refused.contains("`stk audit --repair`"), "{refused}");
+        let before = everything(&damaged);
+        let planned = home.shown(&mut repair(&home, &damaged, &[]));
+        assert!(planned.contains("rebuilt from the log: "), "{planned}");
+        assert!(everything(&damaged) == before, "a plan changes nothing: {planned}");
+        let mut command = repair(&home, &damaged, &["--yes"]);
+        let repaired = home.shown(command.env("STK_LOG_PARTITIONS", "2"));
+        assert!(repaired.starts_with("exit: 0\n"), "{part}: {repaired}");
+        assert!(rows(&home, &damaged) == sound, "{part}: other rows than before");
+        assert!(!files(&damaged.join("kept"), "warm/checkpoint/").is_empty() || part.contains("checkpoint"));
+        let server = Server::start(&home, &damaged, &[]);
+        server.await_ready();
+        server.kill();
+    }
+}
+
+#[test]
+fn a_repair_that_was_killed_is_finished_by_the_next() {
+    let home = Home::new();
+    let data = stored(&home, "data", false);
+    let sound = rows(&home, &data);
+    let segment = "warm/date=2025-03-07/kind=trade";
+    let object = "cold/ticks/kind=trade";
+    for (part, how, point) in [
+        (segment, Damage::Remove, "repair.segment_written"),
+        (segment, Damage::Flip, "repair.segment_replaced"),
+        (object, Damage::Flip, "repair.objects_written"),
+        (object, Damage::Cut, "repair.objects_kept"),
+        (object, Damage::Remove, "repair.manifest_replaced"),
+        ("warm/manifest-", Damage::Cut, "repair.warm_moved"),
+    ] {
+        let (damaged, ..) = damaged_copy(&home, &data, part, how);
+        let mut command = repair(&home, &damaged, &["--yes"]);
+        let killed = home.shown(command.env("STK_FAIL_POINT", point));
+        assert!(killed.starts_with("exit: signal\n"), "{point}: {killed}");
+        let finished = home.shown(&mut repair(&home, &damaged, &["--yes"]));
+        assert!(finished.starts_with("exit: 0\n"), "{point}: {finished}");
+        if point.ends_with("replaced") {
+            assert!(finished.contains("no part needs a repair"), "{point}: {finished}");
+        }
+        if part.contains("manifest") {
+            // Nothing is damaged any more; the server fills warm as it fills every empty store.
+            let server = Server::start(&home, &damaged, &[]);
+            server.await_ready();
+            server.drained();
+        }
+        is_sound(&home, &damaged, &sound);
+    }
+}
