@@ -15,6 +15,8 @@ pub(super) const USAGE: u8 = 2;
 pub(super) const NO_SERVER: u8 = 3;
 /// Exit code of something another process holds: a port, a data directory.
 pub(super) const IN_USE: u8 = 4;
+/// Exit code of an answer that was written and is known to lack rows.
+pub(super) const INCOMPLETE: u8 = 5;
 /// Exit code of an interrupted command.
 pub(super) const INTERRUPTED: u8 = 130;
 
@@ -25,6 +27,7 @@ pub const EXIT_CODES: &[(u8, &str)] = &[
     (USAGE, "wrong arguments, configuration or input: nothing was done"),
     (NO_SERVER, "the server can't be reached, or refused the keys"),
     (IN_USE, "a port or a data directory is in use by another process"),
+    (INCOMPLETE, "the answer was written, but is known to lack rows: the warnings name them"),
     (INTERRUPTED, "interrupted"),
 ];
 
@@ -70,6 +73,11 @@ impl CliError {
     /// Another process holds what is needed.
     pub fn in_use(message: impl Display) -> Self {
         Self { code: IN_USE, ..Self::failed(message) }
+    }
+
+    /// The answer was written, and rows are known to be missing from it.
+    pub fn incomplete(message: impl Display) -> Self {
+        Self { code: INCOMPLETE, ..Self::failed(message) }
     }
 
     /// The person interrupted.

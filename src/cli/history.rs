@@ -131,11 +131,17 @@ pub(super) fn run(args: HistoryArgs, global: &Global) -> Result<(), CliError> {
 /// What is wrong with an answer whose rows were written all the same, if anything is.
 type Incomplete = Option<CliError>;
 
-/// Rows may be missing from the answer, nobody knows which.
-fn incomplete(is_broken: bool) -> Incomplete {
-    is_broken.then(|| {
-        CliError::failed("the answer may lack rows")
-            .hint("`stk audit` compares the stores; the rows that could be read were written")
+/// What the answer lacks: rows of damaged stores, nobody knows which, or rows that are known to be missing.
+fn incomplete(is_broken: bool, is_missing: bool) -> Incomplete {
+    if is_broken {
+        return Some(
+            CliError::failed("the answer may lack rows")
+                .hint("`stk audit` compares the stores; the rows that could be read were written"),
+        );
+    }
+    is_missing.then(|| {
+        CliError::incomplete("the answer lacks rows")
+            .hint("the warnings name them; the rows that could be read were written")
     })
 }
 
@@ -188,7 +194,8 @@ async fn from_data(
         say(stats_in_words(&stats, first_row));
     }
     stores.close().await;
-    Ok(incomplete(!answer.coverage.broken.is_empty()))
+    let Coverage { broken, missing, archived, .. } = &answer.coverage;
+    Ok(incomplete(!broken.is_empty(), !missing.is_empty() || archived.is_partial()))
 }
 
 fn write_error(error: WriteError) -> CliError {
@@ -271,12 +278,16 @@ async fn from_server(
         asked_for.extend(frozen);
         answer = client.history(&query).await.map_err(rest_error)?;
     }
-    let mut is_broken = false;
+    let (mut is_broken, mut is_missing) = (false, false);
     let mut tell = |coverage: &serde_json::Value| {
         for line in served_coverage_in_words(coverage) {
             say(line);
         }
-        is_broken = coverage["broken"].as_array().is_some_and(|broken| !broken.is_empty());
+        let lists = |name: &str| {
+            coverage.pointer(name).and_then(serde_json::Value::as_array).is_some_and(|list| !list.is_empty())
+        };
+        is_broken = lists("/broken");
+        is_missing = lists("/missing") || lists("/archived/frozen");
     };
     let short = answer.coverage.take();
     if let Some(short) = short.as_ref().filter(|short| is_whole(short)) {
@@ -302,7 +313,7 @@ async fn from_server(
             "first bytes after {first_ms:.1} ms; {received} bytes received (what was read, tells --data)"
         ));
     }
-    Ok(incomplete(is_broken))
+    Ok(incomplete(is_broken, is_missing))
 }
 
 /// Whether the head of a server's answer has room for all that it covers. Servers of older versions always

@@ -46,6 +46,8 @@ pub struct GatewayMetrics {
     pub history_bytes: Gauge<i64, AtomicI64>,
     /// Queries of history refused since too many ran.
     pub history_refused: Counter,
+    /// Answers of history that ended, or were refused, because a stored file is damaged.
+    pub history_damaged: Counter,
     /// Connections dropped since their peer went mute.
     pub mute_clients: Counter,
     /// Clients that showed a wrong key.
@@ -107,6 +109,7 @@ impl GatewayMetrics {
             ),
             ("gateway_stalled_readers", "Connections whose reader took nothing", &self.stalled_readers),
             ("history_refused", "Queries of history refused since too many ran", &self.history_refused),
+            ("history_damaged", "Answers of history that met a damaged file", &self.history_damaged),
             ("gateway_mute_clients", "Connections dropped since their peer went mute", &self.mute_clients),
             ("gateway_auth_failures", "Clients that showed a wrong key", &self.auth_failures),
             ("gateway_handshakes_limited", "Requests over the limit of handshakes", &self.handshakes_limited),

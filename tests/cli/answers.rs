@@ -350,3 +350,45 @@ fn rows_go_to_whatever_is_at_the_path() {
     assert_eq!(names(), before);
     assert_eq!(std::fs::read(path("rows")).expect("there"), csv);
 }
+
+/// Rows that are known to be missing are an exit code of their own, and the others are written.
+#[test]
+fn an_answer_that_is_known_to_lack_rows_exits_with_its_own_code() {
+    let missing = json!([{ "partition": 0, "first_offset": 3, "next_offset": 7 }]);
+    let frozen = json!([{
+        "kind": "trade", "date": "2025-03-06", "key": "ticks/a", "bytes": 7, "class": "GLACIER", "restoring": false,
+    }]);
+    let none = json!([]);
+    for (missing, frozen, broken, code) in [
+        (&none, &none, &none, 0),
+        (&missing, &none, &none, 5),
+        (&none, &frozen, &none, 5),
+        (&missing, &none, &json!(["warm"]), 1),
+    ] {
+        let coverage = json!({
+            "complete": false, "log_records": 0, "broken": broken, "broken_not_listed": 0,
+            "missing": missing, "missing_not_listed": 0, "gaps": [], "gaps_not_listed": 0,
+            "archived": { "days": 0, "frozen": frozen, "frozen_not_listed": 0, "restore": [], "unasked": null },
+        });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let answered = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                std::io::Read::read_exact(&mut stream, &mut byte).expect("a request");
+                head.push(byte[0]);
+            }
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: text/csv\r\nstk-coverage: {coverage}\r\ncontent-length: 4\r\n\
+                 connection: close\r\n\r\nrow\n"
+            );
+            std::io::Write::write_all(&mut stream, answer.as_bytes()).expect("written");
+        });
+        let home = Home::new();
+        let shown = home.run(&["history", "AAPL", "--format", "csv", "--server", &address]);
+        answered.join().expect("answered");
+        assert!(shown.starts_with(&format!("exit: {code}\n--- stdout\nrow\n")), "{shown}");
+    }
+}

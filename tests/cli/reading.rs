@@ -197,3 +197,74 @@ async fn a_log_that_ends_before_warm_does_is_named_by_readers() {
     assert!(history.contains("warm ends at offset 6, but the log at 2"), "{history}");
     assert!(audit.starts_with("exit: 1\n"), "{audit}");
 }
+
+/// Splits the only journal into three, as if the first two had been sealed. Returns where the batches of
+/// each begin and end.
+fn split(data: &Path) -> Vec<(PathBuf, Vec<(usize, usize)>)> {
+    let (path, bytes, ends) = journal(data);
+    let starts: Vec<usize> = std::iter::once(0).chain(ends.iter().copied()).collect();
+    let (first, second) = (ends.len() / 3, 2 * ends.len() / 3);
+    let parts = [0..first, first..second, second..ends.len()];
+    let dir = path.parent().expect("a directory");
+    let write = |(number, batches): (usize, std::ops::Range<usize>)| {
+        let begin = starts[batches.start];
+        let end = if batches.end == ends.len() { bytes.len() } else { ends[batches.end - 1] };
+        let path = dir.join(format!("{number}.jnl"));
+        std::fs::write(&path, &bytes[begin..end]).expect("written");
+        let of_batch = |at: usize| (starts[at] - begin, ends[at] - begin);
+        (path, batches.map(of_batch).collect())
+    };
+    parts.into_iter().enumerate().map(write).collect()
+}
+
+/// A bit flips in a journal that others follow: readers stop before it and name the file, the server
+/// refuses, and starts once its advice is followed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_in_an_older_journal_is_named_and_the_advice_works() {
+    let home = Home::new();
+    let data = killed(&home, 0).await;
+    let journals = split(&data);
+    let all = BATCHES * BATCH_TRADES;
+    let (history, audit) = read_all(&home, &data);
+    assert!(history.starts_with("exit: 0\n") && rows(&history) == all, "{history}");
+    assert!(audit.starts_with("exit: 0\n"), "{audit}");
+    for (number, (path, batches)) in journals.iter().enumerate().take(2) {
+        for at in [batches[0], batches[batches.len() - 1]] {
+            // A batch with trades is longer than one without.
+            let whole = journals[..number].iter().flat_map(|(_, batches)| batches);
+            let whole = whole.chain(batches.iter().take_while(|batch| batch.0 < at.0));
+            let left = BATCH_TRADES * whole.filter(|batch| batch.1 - batch.0 > 500).count();
+            let damaged = home.path("damaged");
+            let _ = std::fs::remove_dir_all(&damaged);
+            copy(&data, &damaged);
+            let name = path.file_name().expect("a name");
+            let file = damaged.join("log").join(name);
+            let mut bytes = std::fs::read(&file).expect("a journal");
+            bytes[usize::midpoint(at.0, at.1)] ^= 0x10;
+            std::fs::write(&file, bytes).expect("written");
+            let said = format!("{number}.jnl is damaged at byte {}, in records that were durable", at.0);
+
+            let (history, audit) = read_all(&home, &damaged);
+            assert!(history.starts_with("exit: 1\n") && history.contains(&said), "{history}");
+            assert!(audit.starts_with("exit: 1\n") && audit.contains(&said), "{audit}");
+            // Nothing is answered out of journals of which one is damaged that others follow.
+            assert_eq!(rows(&history), 0, "{history}");
+            let mut serve = support::serve(&home, &damaged, Some("127.0.0.1:0"), "127.0.0.1:0", &[], &[]);
+            let refused = home.shown(&mut serve);
+            assert!(refused.starts_with("exit: 1\n") && refused.contains(&said), "{refused}");
+            let advice = refused.split('`').find(|text| text.starts_with("truncate ")).expect("a way on");
+            let here = home.path("").display().to_string();
+            let advice = advice.replace("[HOME]", here.trim_end_matches('/'));
+            let followed = Command::new("sh").args(["-c", &advice]).status().expect("sh is there");
+            assert!(followed.success(), "{advice}");
+            let server = Server::start(&home, &damaged, &[]);
+            server.await_ready();
+            server.kill();
+            let (history, _) = read_all(&home, &damaged);
+            assert!(
+                history.starts_with("exit: 0\n") && rows(&history) == left,
+                "{number}: {left} rows: {history}"
+            );
+        }
+    }
+}

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::reading::{copy, everything};
 use super::rot::capture;
-use super::support::{Home, Server, serve};
+use super::support::{Home, Server, metric, serve};
 
 const DAY: &str = "2025-03-06";
 
@@ -230,4 +230,38 @@ fn a_repair_that_was_killed_is_finished_by_the_next() {
         }
         is_sound(&home, &damaged, &sound);
     }
+}
+
+/// A file that is damaged is met after the status was sent: the connection is aborted, the log names the
+/// file, and the server repairs it.
+#[test]
+fn an_answer_that_breaks_off_is_no_clean_end_and_a_running_server_repairs_it() {
+    let home = Home::new();
+    let data = stored(&home, "data", false);
+    let server = Server::start(&home, &data, &[]);
+    server.await_ready();
+    let get = |format: &str| {
+        let url = format!("http://{}/v1/history?symbols=AAPL,NVDA&format={format}", server.address);
+        let got = Command::new("curl").args(["-sS", &url]).output().expect("curl is there");
+        (got.status.code(), String::from_utf8_lossy(&got.stdout).into_owned())
+    };
+    let (code, sound) = get("ndjson");
+    assert_eq!(code, Some(0));
+    let path = files(&data, "warm/date=2025-03-07/kind=trade").remove(0);
+    let name = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+    damage(&path, Damage::Flip);
+    for format in ["ndjson", "csv"] {
+        let (code, body) = get(format);
+        // 18: the transfer ended before the answer did.
+        assert_eq!(code, Some(18), "{format}: {body}");
+        let last = body.lines().last().unwrap_or_default();
+        let is_named = last.starts_with("{\"error\":") && last.contains(&name);
+        assert!(format != "ndjson" || is_named, "{body}");
+    }
+    assert!(metric(&server.address, "history_damaged_total") >= 2.0);
+    let repaired = home.run(&["audit", "--repair", "--yes", "--server", &server.address]);
+    assert!(repaired.starts_with("exit: 0\n") && repaired.contains("rebuilt from the log"), "{repaired}");
+    assert_eq!(get("ndjson"), (Some(0), sound));
+    let (_, said) = server.stop();
+    assert!(said.iter().any(|line| line.contains("broke off") && line.contains(&name)), "{said:#?}");
 }

@@ -1,6 +1,7 @@
 //! Columns as rows again: the half of a batch that reads.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -14,6 +15,27 @@ use crate::market::{
     Bar, Cancel, Conditions, Correction, Exchange, Gap, GapKind, Kind, PrevClose, Price, Quote, Seq, Status,
     Symbol, Tape, Tick, Timestamp, Trade, TradeTerms,
 };
+
+impl TickBatch {
+    /// The rows at `offsets` (by partition; none beyond its end), in their order.
+    ///
+    /// Errors: a symbol that can't be read.
+    pub fn at_offsets(&self, offsets: &[Range<u64>]) -> Result<Self, BatchError> {
+        let keys = self.keys()?;
+        let places = keys.partitions().iter().zip(keys.offsets());
+        let is_wanted = |(partition, offset): (&u16, &u64)| {
+            offsets.get(usize::from(*partition)).is_some_and(|range| range.contains(offset))
+        };
+        let mut runs: Vec<(usize, Range<usize>)> = Vec::new();
+        for (row, _) in places.enumerate().filter(|(_, place)| is_wanted(*place)) {
+            match runs.last_mut() {
+                Some((_, run)) if run.end == row => run.end += 1,
+                _ => runs.push((0, row..row + 1)),
+            }
+        }
+        Ok(Self::concat(self.kind(), std::slice::from_ref(self), &runs))
+    }
+}
 
 /// What rows are ordered by: symbol, ts, place in the log. Rows without a symbol come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -38,7 +38,7 @@ const LISTS: [(&str, &str); 5] = [
 pub(super) async fn coverage(State(shared): State<Arc<Shared>>, parameters: Parameters) -> Answer {
     parameters.only(&["symbols", "kind", "timeframe", "from", "to"])?;
     let query = history_query(&parameters)?;
-    let answer = history_of(&shared)?.query_amended(query).await.map_err(|error| refused(&error))?;
+    let answer = history_of(&shared)?.query_amended(query).await.map_err(|error| refused(&shared, &error))?;
     Ok(Json(whole(&answer.coverage)).into_response())
 }
 

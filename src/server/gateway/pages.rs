@@ -191,10 +191,10 @@ pub(super) async fn page(
     };
     let mut covered = Coverage::default();
     'queries: for query in queries {
-        let answer = history.query_amended(query).await.map_err(|error| refused(&error))?;
+        let answer = history.query_amended(query).await.map_err(|error| refused(shared, &error))?;
         covered.add(answer.coverage);
         let mut rows = answer.rows;
-        while let Some(batch) = rows.try_next().await.map_err(|error| refused(&error))? {
+        while let Some(batch) = rows.try_next().await.map_err(|error| refused(shared, &error))? {
             page.add(&batch, limit, token).map_err(|error| ApiError::internal(&error))?;
             if page.next.is_some() {
                 break 'queries;

@@ -30,6 +30,10 @@ use crate::server::metrics::GatewayMetrics;
 const UNIT_BYTES: usize = 64 << 10;
 /// Bytes of one answer that may wait for its reader.
 const OUTPUT_BYTES_MAX: usize = 4 << 20;
+/// How long an answer that breaks off waits for its reader to take what came before.
+const LAST_BYTES_WAIT_MAX: Duration = Duration::from_secs(5);
+/// The time between two looks at what the reader has taken.
+const LAST_BYTES_LOOK: Duration = Duration::from_millis(50);
 /// Clients whose places are remembered before those at rest are forgotten.
 const CLIENTS_MAX: usize = 1_024;
 /// For each query that may run, this many more requests may wait in line.
@@ -345,7 +349,11 @@ async fn produce(place: Place, asked: impl Future<Output = Response> + Send, hea
                 let piece = Piece { bytes, waiting: waiting.clone(), _room: room, _place: place.clone() };
                 sender.send(Ok(Bytes::from_owner(piece)))
             }
-            Err(error) => sender.send(Err(error)),
+            Err(error) => {
+                // The connection is aborted on it, and what it has not sent by then is lost.
+                taken(&waiting).await;
+                sender.send(Err(error))
+            }
         };
         if sent.is_err() || is_last {
             return;
@@ -353,6 +361,16 @@ async fn produce(place: Place, asked: impl Future<Output = Response> + Send, hea
     }
     let left = waiting.load(Ordering::Relaxed);
     place.lock().unwrap_or_else(PoisonError::into_inner).finish(left);
+}
+
+/// Waits, for so long at most, until the connection has taken and sent what waits for it.
+async fn taken(waiting: &AtomicUsize) {
+    let since = tokio::time::Instant::now();
+    while waiting.load(Ordering::Relaxed) > 0 && since.elapsed() < LAST_BYTES_WAIT_MAX {
+        tokio::time::sleep(LAST_BYTES_LOOK).await;
+    }
+    // It sends what it has taken once it finds nothing more to take.
+    tokio::time::sleep(LAST_BYTES_LOOK).await;
 }
 
 /// Has this thread give way to those of live streams where both want a core.

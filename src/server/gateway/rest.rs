@@ -17,6 +17,7 @@ use super::pages;
 use super::parameters::{Parameters, shown, symbol as symbol_of};
 use super::snapshot::{bare_bar, bare_tick, members};
 use crate::market::{Kind, Symbol, Tick, TimeRange, Timestamp, parse_from, parse_to};
+use crate::server::metrics::GatewayMetrics;
 use crate::tiering::history::format::{Format, RowWriter};
 use crate::tiering::history::{AmendedBatch, History, HistoryError, HistoryQuery};
 use crate::tiering::hot::HotEntry;
@@ -240,7 +241,10 @@ pub(super) fn history_of(shared: &Shared) -> Result<&History, ApiError> {
     shared.history.as_ref().ok_or_else(missing)
 }
 
-pub(super) fn refused(error: &HistoryError) -> ApiError {
+pub(super) fn refused(shared: &Shared, error: &HistoryError) -> ApiError {
+    if error.is_damage() {
+        shared.metrics.history_damaged.inc();
+    }
     if error.is_passing() {
         tracing::warn!(reason = %error, "a request can't be answered now");
         return ApiError::busy(error.to_string(), AWAY_RETRY_S);
@@ -255,10 +259,10 @@ pub(super) async fn history(State(shared): State<Arc<Shared>>, parameters: Param
     let query = history_query(&parameters)?;
     let format = parameters.parsed::<Format>("format")?.unwrap_or(Format::Json);
     let kind = query.kind;
-    let answer = history_of(&shared)?.query_amended(query).await.map_err(|error| refused(&error))?;
+    let answer = history_of(&shared)?.query_amended(query).await.map_err(|error| refused(&shared, &error))?;
     let covered = coverage::short(&answer.coverage);
     let writer = RowWriter::new(format, kind, Vec::new()).map_err(|error| ApiError::internal(&error))?;
-    let rows = written(writer, answer.rows);
+    let rows = written(writer, format, answer.rows, shared.metrics.clone());
     let headers = [(header::CONTENT_TYPE, format.content_type().to_owned()), (coverage::HEADER, covered)];
     Ok((headers, Body::from_stream(rows)).into_response())
 }
@@ -292,25 +296,59 @@ pub(super) fn history_query(parameters: &Parameters) -> Result<HistoryQuery, Api
     Ok(HistoryQuery { symbols: parameters.symbols()?, kind, timeframe, range, limit })
 }
 
-/// Rows as bytes, batch by batch. Formatting is work for a thread of its own.
+/// How far an answer has come.
+enum Written {
+    /// More rows may follow.
+    Open(RowWriter<Vec<u8>>),
+    /// It broke off: the connection is to be aborted.
+    Broken(HistoryError),
+    /// It is whole.
+    Ended,
+}
+
+/// Rows as bytes, batch by batch. Formatting is work for a thread of its own. An answer that breaks off
+/// ends with an error, on which the connection is aborted, so that no client takes it for whole; NDJSON
+/// gets a last line that says why.
 fn written(
     writer: RowWriter<Vec<u8>>,
+    format: Format,
     rows: BoxStream<'static, Result<AmendedBatch, HistoryError>>,
+    metrics: GatewayMetrics,
 ) -> BoxStream<'static, Result<Vec<u8>, std::io::Error>> {
-    stream::try_unfold((Some(writer), rows), |(writer, mut rows)| async move {
-        let Some(mut writer) = writer else { return Ok(None) };
-        let batch = rows.try_next().await.map_err(std::io::Error::other)?;
-        let formatted = tokio::task::spawn_blocking(move || match batch {
-            Some(batch) => {
-                writer.write(&batch).map_err(std::io::Error::other)?;
-                let bytes = std::mem::take(writer.get_mut());
-                Ok::<_, std::io::Error>((bytes, Some(writer)))
-            }
-            None => Ok((writer.finish().map_err(std::io::Error::other)?, None)),
-        });
-        let (bytes, writer) = formatted.await.map_err(std::io::Error::other)??;
-        Ok(Some((bytes, (writer, rows))))
-    })
+    stream::try_unfold(
+        (Written::Open(writer), rows, metrics),
+        move |(written, mut rows, metrics)| async move {
+            let mut writer = match written {
+                Written::Open(writer) => writer,
+                Written::Broken(error) => return Err(std::io::Error::other(error)),
+                Written::Ended => return Ok(None),
+            };
+            let batch = match rows.try_next().await {
+                Ok(batch) => batch,
+                Err(error) => {
+                    if error.is_damage() {
+                        metrics.history_damaged.inc();
+                    }
+                    tracing::error!(reason = %error, "an answer of history broke off after it had begun");
+                    if format != Format::Ndjson {
+                        return Err(std::io::Error::other(error));
+                    }
+                    let last = format!("{}\n", json!({ "error": error.to_string() })).into_bytes();
+                    return Ok(Some((last, (Written::Broken(error), rows, metrics))));
+                }
+            };
+            let formatted = tokio::task::spawn_blocking(move || match batch {
+                Some(batch) => {
+                    writer.write(&batch).map_err(std::io::Error::other)?;
+                    let bytes = std::mem::take(writer.get_mut());
+                    Ok::<_, std::io::Error>((bytes, Written::Open(writer)))
+                }
+                None => Ok((writer.finish().map_err(std::io::Error::other)?, Written::Ended)),
+            });
+            let (bytes, written) = formatted.await.map_err(std::io::Error::other)??;
+            Ok(Some((bytes, (written, rows, metrics))))
+        },
+    )
     .boxed()
 }
 

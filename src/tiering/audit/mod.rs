@@ -14,12 +14,14 @@
 //! - **warm → cold**: of each manifest whose rows warm still holds, their digest; and that warm has dropped
 //!   nothing that no manifest covers.
 //! - **log → cold**: the digest of each manifest whose rows the log still holds, whoever dropped them.
-//! - **cold**: manifests that meet and add up, and name objects that are there. What the objects hold is
+//! - Where warm or the log has a part of a manifest's rows, that part is read from the archive and compared.
+//! - **cold**: manifests that meet and add up, and name objects that are there. What all objects hold is
 //!   for `archive::verify` to read.
 //!
 //! It reads, and writes nothing. Stores that are at work meanwhile are met: what is compared lies below
 //! marks taken at the beginning, and a difference is believed once warm has dropped nothing in between.
 
+mod archived;
 mod log;
 mod producers;
 mod report;
@@ -38,13 +40,14 @@ pub use self::producers::Producer;
 pub use self::report::{
     Finding, Link, ManifestReport, PartitionReport, Report, Severity, UnitPartition, UnitReport, Verdict,
 };
-use self::report::{damaged, differs, unequal};
+use self::report::{damaged, differs};
 use crate::bus::epoch::Lost;
 use crate::bus::{Bus, BusError};
 use crate::market::{Kind, RowDigest, TimeRange, Timestamp, TradingDay};
 use crate::tiering::archive::ArchiveError;
 use crate::tiering::archive::chain::{Chain, Chains};
-use crate::tiering::archive::manifest::{Manifest, manifest_key};
+use crate::tiering::archive::manifest::Manifest;
+use crate::tiering::archive::manifest::manifest_key;
 use crate::tiering::archive::origin::{self, Beside};
 use crate::tiering::cold::Cold;
 use crate::tiering::seam::{self, SeamError};
@@ -541,78 +544,6 @@ impl Auditor {
                     .to_owned(),
             });
         }
-    }
-
-    /// Holds a manifest against warm and against the log, where they still have its rows.
-    async fn manifest(
-        &mut self,
-        unit: Unit,
-        manifest: &Manifest,
-        logs: &[LogRead],
-        marks: &[u64],
-    ) -> Result<ManifestReport, AuditError> {
-        let mut report =
-            ManifestReport { number: manifest.number, digest: manifest.digest, warm: None, log: None };
-        if self.is_of_lost(manifest) {
-            return Ok(report);
-        }
-        let offsets = manifest.offsets();
-        let mut of_partitions = (0_u16..).zip(&offsets).filter(|(_, offsets)| !offsets.is_empty());
-        for (partition, beyond) in
-            of_partitions.clone().filter(|(partition, offsets)| offsets.end > at(marks, *partition))
-        {
-            // Warm may have gone on since the marks were taken, and an archiver after it.
-            if self.warm.mark(partition).await?.next_offset >= beyond.end {
-                continue;
-            }
-            self.report.find(Finding {
-                severity: Severity::Unknown,
-                link: Link::Cold,
-                unit: Some(unit),
-                partition: Some(partition),
-                offsets: Some(at(marks, partition)..beyond.end),
-                what: format!("manifest {:04} holds rows that warm has not come to", manifest.number),
-                next: "nothing, if warm was made again beside an older archive: the processor fills it from the \
-                       log; where the log no longer has them, start it once with processor.expired=skip"
-                    .to_owned(),
-            });
-            return Ok(report);
-        }
-        let mut tries = 0;
-        while of_partitions
-            .clone()
-            .all(|(partition, offsets)| self.facts[&unit.kind].gone(unit.day, partition) <= offsets.start)
-        {
-            let warm = told(self.warm.digest(unit, &offsets).await)?;
-            tries += 1;
-            let is_equal = warm.as_ref().is_ok_and(|warm| *warm == manifest.digest);
-            if !is_equal && tries < TRIES_MAX && self.has_moved(unit).await? {
-                continue;
-            }
-            report.warm = Some(is_equal);
-            match warm {
-                Ok(_) if is_equal => {}
-                Ok(warm) => self.report.find(unequal(unit, manifest, "warm", warm)),
-                Err(reason) => self.report.find(damaged(unit, None, &reason)),
-            }
-            break;
-        }
-        let is_in_log = unit.kind != Kind::Bar
-            && of_partitions.all(|(partition, offsets)| {
-                logs.get(usize::from(partition)).is_some_and(|log| {
-                    let has_all = log.offsets.start <= offsets.start && offsets.end <= log.offsets.end;
-                    has_all && !log.doubts.contains_key(&unit)
-                })
-            });
-        if is_in_log {
-            let mut log = RowDigest::default();
-            logs.iter().zip(&offsets).for_each(|(read, offsets)| log.add(read.digests.of(unit, offsets)));
-            report.log = Some(log == manifest.digest);
-            if log != manifest.digest {
-                self.report.find(unequal(unit, manifest, "the log", log));
-            }
-        }
-        Ok(report)
     }
 
     /// Whether a manifest has rows of a lost timeline at offsets that the log skipped. The log and warm have

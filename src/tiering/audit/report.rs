@@ -14,6 +14,9 @@ use crate::tiering::archive::chain::Chain;
 use crate::tiering::archive::manifest::Manifest;
 use crate::tiering::warm::Unit;
 
+/// Partitions whose offsets a finding lists.
+const PLACES_MAX: usize = 8;
+
 /// Findings that are told one by one.
 const FINDINGS_MAX: usize = 1_000;
 
@@ -317,17 +320,83 @@ pub(super) fn damaged(unit: Unit, partition: Option<u16>, reason: &str) -> Findi
     }
 }
 
+/// The digests of the same rows in each tier; none where it does not have them all.
+pub(super) struct Compared {
+    pub(super) archived: RowDigest,
+    pub(super) warm: Option<RowDigest>,
+    pub(super) log: Option<RowDigest>,
+}
+
+impl Compared {
+    /// Which two tiers agree, in words.
+    fn agreement(&self) -> &'static str {
+        match (self.warm, self.log) {
+            (Some(warm), Some(log)) if warm == log => "; the log and warm agree",
+            (_, Some(log)) if log == self.archived => "; the log and the archive agree",
+            (Some(warm), _) if warm == self.archived => "; warm and the archive agree",
+            (Some(_), Some(_)) => "; no two tiers agree",
+            (_, None) => "; the log does not have them all",
+            (None, _) => "; warm does not have them all",
+        }
+    }
+}
+
 /// A manifest is not what another store holds at its offsets.
-pub(super) fn unequal(unit: Unit, manifest: &Manifest, store: &str, found: RowDigest) -> Finding {
+pub(super) fn unequal(
+    unit: Unit,
+    manifest: &Manifest,
+    store: &str,
+    found: RowDigest,
+    compared: &Compared,
+) -> Finding {
+    // Which rows they are is in the words where there is more than one partition.
+    let mut places: Vec<(u16, Range<u64>)> =
+        (0..).zip(manifest.offsets()).filter(|(_, offsets)| !offsets.is_empty()).collect();
+    let place = if places.len() == 1 { places.pop() } else { None };
+    let listed = places.iter().take(PLACES_MAX).map(|(partition, offsets)| {
+        format!("partition {partition}: {} to {}", offsets.start, offsets.end.saturating_sub(1))
+    });
+    let listed = listed.collect::<Vec<_>>().join(", ");
+    let listed = if listed.is_empty() { listed } else { format!(" ({listed})") };
     Finding {
         severity: Severity::Broken,
         link: Link::Cold,
         unit: Some(unit),
-        partition: None,
-        offsets: None,
+        partition: place.as_ref().map(|(partition, _)| *partition),
+        offsets: place.map(|(_, offsets)| offsets),
         what: format!(
-            "manifest {:04} has {}, and {store} has {found} at its offsets",
-            manifest.number, manifest.digest
+            "manifest {:04} has {}, and {store} has {found} at its offsets{listed}{}",
+            manifest.number,
+            manifest.digest,
+            compared.agreement()
+        ),
+        next: "`stk archive verify` tells whether the archive holds what was written; then keep the store that is \
+               right, or have `stk audit --repair` restore warm where the log does not contradict the archive"
+            .to_owned(),
+    }
+}
+
+/// A part of a manifest's rows is not what another store holds.
+pub(super) fn part_differs(
+    unit: Unit,
+    manifest: &Manifest,
+    partition: u16,
+    offsets: Range<u64>,
+    store: &str,
+    found: RowDigest,
+    compared: &Compared,
+) -> Finding {
+    Finding {
+        severity: Severity::Broken,
+        link: Link::Cold,
+        unit: Some(unit),
+        partition: Some(partition),
+        offsets: Some(offsets),
+        what: format!(
+            "the objects of manifest {:04} hold {} there, and {store} has {found}{}",
+            manifest.number,
+            compared.archived,
+            compared.agreement()
         ),
         next: "`stk archive verify` tells whether the archive holds what was written; then keep the store that is right"
             .to_owned(),

@@ -607,6 +607,29 @@ async fn a_trimmed_log_does_not_hide_that_warm_lost_its_beginning() {
     assert!(report.findings[1].what.ends_with("warm lacks 7 of the log's 7 rows"), "{:?}", report.findings);
 }
 
+/// The log has lost the beginning of a manifest: the rest is compared over the offsets that it still has.
+#[tokio::test]
+async fn a_part_of_a_manifest_is_compared_at_the_same_offsets() {
+    let sound = World::new();
+    sound.trades();
+    sound.store_all().await;
+    sound.archive(true).await;
+    sound.bus.trim(1, 2);
+    assert_whole(&sound.audit().await);
+
+    let world = World::new();
+    world.trades();
+    world.store_whole(0).await;
+    world.store(1, &|seq, tick| Some(tick).filter(|_| (seq.offset, seq.index) != (3, 1))).await;
+    world.archive(false).await;
+    world.bus.trim(1, 2);
+    let report = world.audit().await;
+    let found: Vec<_> = report.findings.iter().filter(|finding| finding.link == Link::Cold).collect();
+    let [found] = found[..] else { panic!("{:?}", report.findings) };
+    assert_eq!((found.partition, found.offsets.clone()), (Some(1), Some(2..4)));
+    assert!(found.what.ends_with("; warm and the archive agree"), "{}", found.what);
+}
+
 /// An archive that the log's records come into, by way of warm, while it is asked for something.
 struct Busy {
     inner: DirCold,

@@ -131,6 +131,15 @@ pub enum HistoryError {
 }
 
 impl HistoryError {
+    /// Whether a stored file is damaged, which the message names.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Warm(WarmError::Damaged { .. })
+                | Self::Archive(ReadError::Damaged { .. } | ReadError::Manifest { .. })
+        )
+    }
+
     /// Whether a later try may succeed: a store is away.
     pub fn is_passing(&self) -> bool {
         match self {

@@ -317,8 +317,9 @@ impl Repairer {
         // Bars are made from all trades since the log's beginning.
         let log_from = if info.kind == Kind::Bar && log.first > 0 { u64::MAX } else { log.first };
         let is_in_log = log_from <= info.first_offset && info.next_offset <= log.next;
-        // Bars in the archive are the very rows; those made from the log may be other revisions.
-        if is_in_log && info.kind != Kind::Bar {
+        // Bars in the archive are the very rows; those made from the log may be other revisions. The first
+        // records of a log that lost its beginning may repeat ones that it dropped.
+        if is_in_log && info.kind != Kind::Bar && log.first == 0 {
             return Ok(Some(Source::Log));
         }
         let archived = self.archived(info, damaged).await?;

@@ -233,24 +233,9 @@ impl Taking<'_> {
 
 /// The rows of `rows` at `offsets`, by partition.
 fn within(rows: Rows, offsets: Vec<Range<u64>>) -> Rows {
-    rows.map(move |batch| {
-        let batch = batch?;
-        let keys = batch.keys().map_err(|error| unreadable(&error))?;
-        let is_wanted = |row: usize| {
-            let seq = keys.get(row).seq;
-            offsets.get(usize::from(seq.partition)).is_some_and(|range| range.contains(&seq.offset))
-        };
-        let mut runs: Vec<(usize, Range<usize>)> = Vec::new();
-        for row in (0..batch.len()).filter(|row| is_wanted(*row)) {
-            match runs.last_mut() {
-                Some((_, run)) if run.end == row => run.end += 1,
-                _ => runs.push((0, row..row + 1)),
-            }
-        }
-        Ok(TickBatch::concat(batch.kind(), std::slice::from_ref(&batch), &runs))
-    })
-    .filter(|batch| std::future::ready(!batch.as_ref().is_ok_and(TickBatch::is_empty)))
-    .boxed()
+    rows.map(move |batch| batch?.at_offsets(&offsets).map_err(unreadable))
+        .filter(|batch| std::future::ready(!batch.as_ref().is_ok_and(TickBatch::is_empty)))
+        .boxed()
 }
 
 /// An error of the archive, to the store that takes its rows.
