@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::timelines::{Plant, once};
 
 /// Fail points of a copy, in the order in which it reaches them.
-const POINTS: [&str; 4] = ["copy.begun", "copy.object", "copy.object:3", "copy.manifest:2"];
+const POINTS: [&str; 4] = ["copy.begun", "copy.object", "copy.object", "copy.manifest:2"];
 
 /// A store whose days are archived and dropped from warm, and where its archive goes.
 fn archived() -> (Plant, String, PathBuf) {
@@ -55,7 +55,7 @@ fn a_killed_copy_is_refused_until_it_is_finished_and_then_it_replaces_the_archiv
             &["archive", "run"][..],
             &["archive", "verify"],
             &["history", "SA", "--data", &data],
-            &["serve", "--listen", "127.0.0.1:0"],
+            &["serve", "--listen", "127.0.0.1:0", "--ingest-listen", "127.0.0.1:0"],
         ] {
             let refused = plant.run(args);
             assert!(refused.starts_with("exit: 1\n"), "{point} {args:?}: {refused}");

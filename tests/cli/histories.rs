@@ -359,14 +359,17 @@ impl History {
         while since.elapsed() < support::PATIENCE {
             let asked: Result<_, reqwest::Error> = self.runtime.block_on(async {
                 let answer = self.http.get(&url).send().await?;
-                Ok((answer.status().is_success(), answer.text().await?))
+                let is_ready = answer.status().is_success();
+                if !is_ready {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+                Ok((is_ready, answer.text().await?))
             });
             match asked {
                 Err(_) => return false,
                 Ok((true, _)) => return true,
                 Ok((false, text)) => said = text,
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
         }
         self.fail(&format!("the server is not ready: {said}"));
     }

@@ -483,7 +483,7 @@ fn a_log_of_another_timeline_or_installation_beside_warm_is_refused() {
         put_back(&foreign.join("log"), &log);
         let data = plant.data.display().to_string();
         let commands: [&[&str]; 4] = [
-            &["serve", "--listen", "127.0.0.1:0"],
+            &["serve", "--listen", "127.0.0.1:0", "--ingest-listen", "127.0.0.1:0"],
             &["history", "SA", "--data", &data],
             &["audit"],
             &["archive", "run"],
