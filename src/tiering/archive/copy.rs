@@ -749,7 +749,7 @@ mod tests {
     use crate::bus::{Bounds, Bus, BusError, BusReader, Durable};
     use crate::tiering::archive::origin::Beside;
     use crate::tiering::archive::read::tests as fake;
-    use crate::tiering::cold::StorageClass;
+    use crate::tiering::cold::{RestoreTier, StorageClass};
     use crate::tiering::cold::dir::DirCold;
     use crate::tiering::cold::s3::tests::bucket;
     use crate::tiering::warm::conformance;
@@ -841,7 +841,7 @@ mod tests {
         let frozen: Vec<&String> = copied.frozen.iter().map(|frozen| &frozen.key).collect();
         assert_eq!((frozen, copied.is_whole()), (vec![key], false));
         assert!(origin::held(&*to).await.unwrap_err().to_string().contains("unfinished copy"));
-        bucket.move_to(key, StorageClass::Standard).await;
+        bucket.restore(key, 1, RestoreTier::Bulk).await.unwrap();
         let rest = copier.run(&|_| {}).await.unwrap();
         assert!(rest.is_whole() && rest.objects_copied == 1, "{rest:?}");
         assert_eq!(to.get(key).await.unwrap(), bucket.get(key).await.unwrap());
