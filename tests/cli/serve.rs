@@ -111,7 +111,7 @@ fn a_capture_goes_straight_into_a_store_and_out_in_every_format() {
     std::fs::write(&segment, &whole[..whole.len() / 2]).expect("written");
     let damaged = of(&[]);
     assert!(damaged.starts_with("exit: 1\n") && damaged.contains("is damaged: it has "), "{damaged}");
-    assert!(damaged.contains("kind=trade") && damaged.contains("hint: restore it from a copy"), "{damaged}");
+    assert!(damaged.contains("kind=trade") && damaged.contains("hint: `stk audit --repair`"), "{damaged}");
     std::fs::write(&segment, whole).expect("written");
     // What no manifest names is no reader's to remove; what is there without one is not given up.
     let stray = segment.with_file_name("stray.parquet");
@@ -126,7 +126,7 @@ fn a_capture_goes_straight_into_a_store_and_out_in_every_format() {
     std::fs::rename(&manifest, home.path("manifest")).expect("moved");
     for command in [&["history", "AAPL", "--data", &data][..], &["replay", &capture, "--data", &data]] {
         let lost = home.run(command);
-        assert!(lost.starts_with("exit: 1\n") && lost.contains("hint: restore it from a copy"), "{lost}");
+        assert!(lost.starts_with("exit: 1\n") && lost.contains("hint: `stk audit --repair`"), "{lost}");
         assert!(lost.contains("[HOME]/data/warm/manifest-*.jsonl is damaged: it is missing"), "{lost}");
     }
     assert!(stray.exists() && segment.exists());

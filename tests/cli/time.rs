@@ -138,7 +138,7 @@ fn a_capture_of_days_to_come_is_not_stored_in_silence() {
     let home = Home::new();
     let capture = capture_of(&home, "2090-06-02", 100);
     let data = home.path("data").display().to_string();
-    let shown = home.run(&["replay", &capture, "--data", &data]);
+    let shown = home.run(&["replay", &capture, "--speed", "max", "--data", &data]);
     assert!(shown.starts_with("exit: 1\n"), "{shown}");
     assert!(
         shown.contains("ticks were not stored: they are too far ahead of this machine's clock"),

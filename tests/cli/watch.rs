@@ -286,7 +286,10 @@ fn a_server_with_another_log_is_told_and_followed_at_once() {
         said.push(line);
     }
     let gap = said.last().expect("just seen");
-    assert!(gap.ends_with("what came in between is unknown: the token is of another log"), "{gap}");
+    assert!(
+        gap.ends_with("what this client saw last is not in the log any more: the token is of another log"),
+        "{gap}"
+    );
     out.try_iter().for_each(drop);
     let line = out.recv_timeout(PATIENCE).expect("a line of the second server");
     assert!(serde_json::from_str::<serde_json::Value>(&line).expect("JSON")["T"].is_string());

@@ -749,9 +749,9 @@ mod tests {
     use crate::bus::{Bounds, Bus, BusError, BusReader, Durable};
     use crate::tiering::archive::origin::Beside;
     use crate::tiering::archive::read::tests as fake;
-    use crate::tiering::cold::{RestoreTier, StorageClass};
     use crate::tiering::cold::dir::DirCold;
     use crate::tiering::cold::s3::tests::bucket;
+    use crate::tiering::cold::{RestoreTier, StorageClass};
     use crate::tiering::warm::conformance;
     use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
 
