@@ -81,7 +81,7 @@ enum Command {
     /// Say where the chain from feed to log to warm to archive holds, and where it does not
     ///
     /// Everything is counted and digested on both sides of each link, by day and partition. Exits with 1
-    /// where it does not hold. Nothing is changed.
+    /// where it does not hold. Without --repair nothing is changed.
     Audit(audit::AuditArgs),
     /// Play a capture into a server or a store
     Replay(replay::ReplayArgs),
