@@ -487,8 +487,9 @@ mod tests {
         server.await.unwrap();
     }
 
-    /// A server that lost the records of the token says so and from where it goes on; an older one refuses the
-    /// token. Either way this client subscribes anew at once, with a snapshot, and from where the server goes on.
+    /// A server that lost the records of the token sends a reset with the token where its stream continues. An
+    /// older server refuses the token. In both cases the client subscribes again at once and asks for a snapshot;
+    /// after a reset it also names the server's token.
     #[tokio::test]
     async fn a_token_that_says_nothing_to_the_server_is_told_and_dropped() {
         for is_refused in [false, true] {

@@ -225,7 +225,7 @@ impl Producers {
         Ok(new)
     }
 
-    /// Refuses a producer that was known once and is no longer: readers would take its batches for new ones.
+    /// Refuses a retired producer: readers have forgotten its batches, and would store a repeated one again.
     pub async fn check_known(&self, producer: u64) -> Result<(), IntakeError> {
         self.begin().await?;
         let is_retired = self.partitions.iter().any(|partition| {

@@ -1,8 +1,8 @@
-//! Warm anew: a local warm store that can't be opened, or whose processor can't continue, is moved aside, and
-//! an empty one is filled from the log and the archive.
+//! Refills local warm: a store that can't be opened, or whose processor can't continue, is moved aside, and an
+//! empty one is filled from the log and the archive.
 //!
-//! Only where nothing is lost by it: every row of the old store must be in the log, or in the archive. What
-//! a killed refill leaves is an ordinary store that has not come to the log's end.
+//! This is done only if every row of the old store is in the log or in the archive. A refill that was killed
+//! leaves an ordinary store that ends before the log does.
 
 use std::fs;
 use std::ops::Range;

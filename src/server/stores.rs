@@ -564,8 +564,8 @@ async fn held(days: &Days) -> Result<Vec<Held>, NodeError> {
         // Names its log in a table of its own, which is compared once the log is open.
         Days::ClickHouse(warm) => warm,
     };
-    // A scan of nothing tells of every partition that there are rows of: the log keeps the number it was made
-    // with, whatever is configured.
+    // The scan returns no rows, but the marks of all partitions that have rows. The configured number of
+    // partitions can't be used here: the log keeps the number it was made with.
     let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
     let next_offsets = warm.scan(&Query::new(Kind::Gap, Some(Vec::new()), nothing)).await?.next_offsets;
     let (holder, name) = (Holder::Warm, "warm".to_owned());

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::Shared;
 
-/// Asks for the topic's id now and then, until the log is closed or gone. Where it is no longer `id`, the
-/// log ends.
+/// Asks for the topic's id every `identity_interval`, until the log is closed. If the id is not `id` any
+/// more, the log ends.
 pub(super) fn start(shared: &Arc<Shared>, id: u128) {
     let (closed, interval) = (shared.closed.clone(), shared.config.identity_interval);
     let shared = Arc::downgrade(shared);
@@ -21,7 +21,7 @@ pub(super) fn start(shared: &Arc<Shared>, id: u128) {
                 _ = clock.tick() => {}
             }
             let Some(shared) = shared.upgrade() else { return };
-            // Nothing is known while the brokers are away, or while there is no such topic.
+            // No answer, or no such topic: it may be the same one when it is back.
             if let Ok(Some(found)) = shared.admin.topic_id().await
                 && found != id
             {

@@ -144,7 +144,8 @@ impl Session {
         self.hash(self.salt_whole, b"iex-selection", stream, 0)
     }
 
-    /// The number of the mark of the selection at hand, whose first stored tick is at `position`.
+    /// The number of the mark that says which selection was stored; `position` is that of its first tick. `None`
+    /// if the whole session is played.
     fn mark_of(&self, position: u64) -> Option<u64> {
         self.selection.map(|selection| selection << POSITION_BITS | position & POSITION_MAX)
     }

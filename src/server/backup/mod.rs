@@ -77,7 +77,7 @@ pub struct Backup {
     pub files: Vec<BackupFile>,
 }
 
-/// Where a partition stands in a backup.
+/// The offsets of one partition in a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
     /// The offset of the first record of the log.

@@ -572,7 +572,7 @@ async fn a_log_that_is_refused_is_not_named_in_warm() {
     life.end().await;
 }
 
-/// A store that is put back now and then, with blocks stored in between, is no store that keeps nothing.
+/// A store may be put back any number of times, as long as blocks are stored in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reverts_with_blocks_in_between_are_outlived_however_many() {
     let dir = TempDir::new().unwrap();
