@@ -145,7 +145,7 @@ impl Session {
     }
 
     /// The number of the mark that says which selection was stored; `position` is that of its first tick. `None`
-    /// if the whole session is played.
+    /// if the stream is played whole, or as a session of its own.
     fn mark_of(&self, position: u64) -> Option<u64> {
         self.selection.map(|selection| selection << POSITION_BITS | position & POSITION_MAX)
     }
