@@ -280,7 +280,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --to 'Days up to this one'
             cand --kind 'These kinds alone'
             cand --config 'Configuration file'
-            cand --json 'Print JSON, one object a line: partitions, producers, gaps, units, their rows, findings, the total'
+            cand --json 'Print JSON, one object a line: partitions, producers, gaps, lost records, units, their rows, findings, the total'
             cand --repair 'Build damaged or missing files and objects again from another tier; the plan is shown first'
             cand -y 'Do not ask before --repair'
             cand --yes 'Do not ask before --repair'

@@ -236,7 +236,7 @@ complete -c stk -n "__fish_stk_using_subcommand audit" -l from -d 'Days from thi
 complete -c stk -n "__fish_stk_using_subcommand audit" -l to -d 'Days up to this one' -r
 complete -c stk -n "__fish_stk_using_subcommand audit" -l kind -d 'These kinds alone' -r
 complete -c stk -n "__fish_stk_using_subcommand audit" -l config -d 'Configuration file' -r -F
-complete -c stk -n "__fish_stk_using_subcommand audit" -l json -d 'Print JSON, one object a line: partitions, producers, gaps, units, their rows, findings, the total'
+complete -c stk -n "__fish_stk_using_subcommand audit" -l json -d 'Print JSON, one object a line: partitions, producers, gaps, lost records, units, their rows, findings, the total'
 complete -c stk -n "__fish_stk_using_subcommand audit" -l repair -d 'Build damaged or missing files and objects again from another tier; the plan is shown first'
 complete -c stk -n "__fish_stk_using_subcommand audit" -s y -l yes -d 'Do not ask before --repair'
 complete -c stk -n "__fish_stk_using_subcommand audit" -s h -l help -d 'Print help (see more with \'--help\')'

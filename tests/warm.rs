@@ -147,7 +147,7 @@ async fn shown(warm: &LocalWarm) -> String {
 }
 
 async fn check(warm: &LocalWarm, version: &str) {
-    let is_named = version == "v4";
+    let is_named = matches!(version, "v4" | "v5");
     assert_eq!(warm.held().and_then(|held| held.log), is_named.then_some(LOG));
     let seam = is_named.then_some(seam(RECORDS - 1));
     for partition in 0..2 {
@@ -163,7 +163,7 @@ async fn check(warm: &LocalWarm, version: &str) {
 }
 
 /// The versions of stores that earlier programs and this one wrote, all with the same rows.
-const VERSIONS: [&str; 3] = ["v1", "v3", "v4"];
+const VERSIONS: [&str; 4] = ["v1", "v3", "v4", "v5"];
 
 /// The log that the stores of those versions name that name one.
 const LOG: u64 = 0x0123_4567_89ab_cdef;

@@ -13,6 +13,9 @@
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
+use crate::market::{TimeRange, TradingDay};
 use crate::wire::token::{LogId, Position, Token};
 
 /// The maximum number of past generations that are remembered. Places in older ones count as lost.
@@ -43,6 +46,55 @@ pub enum Holder {
     Archive,
 }
 
+/// Which rows of the offsets below a place no store holds, by their trading days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gone {
+    /// Nobody wrote it down: they may be of any day.
+    Unknown,
+    /// None.
+    Nothing,
+    /// Rows of days from `first` to `last`.
+    Days {
+        /// The first day.
+        first: TradingDay,
+        /// The last day.
+        last: TradingDay,
+    },
+}
+
+impl Gone {
+    /// Rows of these days.
+    pub fn of(days: impl IntoIterator<Item = TradingDay>) -> Self {
+        let mut days = days.into_iter();
+        let Some(day) = days.next() else { return Self::Nothing };
+        let (first, last) = days.fold((day, day), |(first, last), day| (first.min(day), last.max(day)));
+        Self::Days { first, last }
+    }
+
+    /// These rows and those of `other`.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let days = |gone: Self| match gone {
+            Self::Days { first, last } => vec![first, last],
+            Self::Unknown | Self::Nothing => Vec::new(),
+        };
+        match (self, other) {
+            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+            (one, other) => Self::of([days(one), days(other)].concat()),
+        }
+    }
+
+    /// Whether such rows may have times in `range`.
+    pub fn may_be_in(self, range: TimeRange) -> bool {
+        match self {
+            Self::Unknown => !range.is_empty(),
+            Self::Nothing => false,
+            Self::Days { first, last } => range.overlaps(&TimeRange { from: first.start(), to: last.end() }),
+        }
+    }
+}
+
 /// Offsets that the log skipped because another store holds rows with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
@@ -52,6 +104,8 @@ pub struct Lost {
     pub from: Vec<u64>,
     /// By partition, the offset after the last one skipped.
     pub to: Vec<u64>,
+    /// Which of their rows no store holds.
+    pub gone: Gone,
 }
 
 impl Lost {
@@ -76,6 +130,8 @@ pub struct Held {
     pub lineage: Vec<Ended>,
     /// By partition, the offset after the last row that the store may hold.
     pub next_offsets: Vec<u64>,
+    /// Which rows before these offsets are gone where nothing but this store is left.
+    pub gone: Gone,
 }
 
 /// Why a store can't be used beside a log.
@@ -236,6 +292,11 @@ impl LogEpoch {
         &self.lost
     }
 
+    /// Which rows that the log ever had no store holds, as far as is known.
+    pub fn gone(&self) -> Gone {
+        self.lost.iter().fold(Gone::Nothing, |gone, lost| gone.and(lost.gone))
+    }
+
     /// Whether rows below `next_offsets` may have offsets that the log skipped because other stores hold
     /// rows with them: the log can't give these to a warm store that has lost them.
     pub fn reaches_skipped(&self, next_offsets: &[u64]) -> bool {
@@ -284,12 +345,12 @@ impl LogEpoch {
         }
     }
 
-    /// Records that the present generation begins at `to` because `holder` has rows below it, though
-    /// the log ended at `from`. Whether it could: there is room for [`LOST_MAX`].
-    pub(crate) fn skip(&mut self, holder: Holder, from: &[u64], to: &[u64]) -> bool {
+    /// Records that the present generation begins where `lost` ends, because its holder has rows below
+    /// that. Whether it could: there is room for [`LOST_MAX`].
+    pub(crate) fn skip(&mut self, lost: Lost) -> bool {
         let has_room = self.lost.len() < LOST_MAX;
         if has_room {
-            self.lost.push(Lost { holder, from: from.to_vec(), to: to.to_vec() });
+            self.lost.push(lost);
         }
         has_room
     }
@@ -323,7 +384,9 @@ impl LogEpoch {
             common.unwrap_or_else(|| vec![0; nexts.len()])
         };
         if is_within(&held.next_offsets, &parted_at) {
-            return Relation::Own;
+            // A log that was lost, and took its generations from the store, has none of the store's offsets.
+            let is_reached = is_within(&held.next_offsets, nexts);
+            return if is_reached { Relation::Own } else { Relation::Ahead };
         }
         let is_clean = (0..nexts.len()).all(|at| {
             let held_next = held.next_offsets.get(at).copied().unwrap_or(0).min(nexts[at]);
@@ -552,13 +615,17 @@ mod tests {
     #[test]
     fn skipped_offsets_are_found() {
         let mut epoch = LogEpoch::new(7);
-        assert!(epoch.skip(Holder::Archive, &[40, 10], &[80, 10]));
+        let lost = |holder, from: [u64; 2], to: [u64; 2]| {
+            let (from, to) = (from.to_vec(), to.to_vec());
+            Lost { holder, from, to, gone: Gone::Nothing }
+        };
+        assert!(epoch.skip(lost(Holder::Archive, [40, 10], [80, 10])));
         assert_eq!([39, 40, 79, 80].map(|at| epoch.skipped(0, at)), [None, Some(40..80), Some(40..80), None]);
         assert_eq!(epoch.skipped(1, 10), None);
         for _ in 1..LOST_MAX {
-            assert!(epoch.skip(Holder::Warm, &[0, 0], &[1, 1]));
+            assert!(epoch.skip(lost(Holder::Warm, [0, 0], [1, 1])));
         }
-        assert!(!epoch.skip(Holder::Warm, &[0, 0], &[1, 1]));
+        assert!(!epoch.skip(lost(Holder::Warm, [0, 0], [1, 1])));
     }
 
     #[test]

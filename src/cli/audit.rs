@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::archive::{counted, grouped, kind, print, table};
 use super::desk::{DeskArgs, Needs, unexpected};
 use super::{CliError, Global};
+use crate::bus::epoch::Gone;
 use crate::market::{Kind, RowDigest, TradingDay};
 use crate::server::admin::{Answer, Heard, Order, Tell};
 use crate::telemetry::say;
@@ -39,7 +40,7 @@ pub(super) struct AuditArgs {
     /// These kinds alone
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
     kind: Vec<Kind>,
-    /// Print JSON, one object a line: partitions, producers, gaps, units, their rows, findings, the total
+    /// Print JSON, one object a line: partitions, producers, gaps, lost records, units, their rows, findings, the total
     #[arg(long)]
     json: bool,
     /// Build damaged or missing files and objects again from another tier; the plan is shown first
@@ -268,6 +269,23 @@ fn add_feeds(out: &mut String, report: &Report) {
         let _ = write!(out, "\n{}", table(head, rows, 2));
         more(out, report.producers.len());
     }
+    if !report.lost.is_empty() {
+        let rows = report.lost.iter().take(LISTED_MAX).map(|lost| {
+            let days = match lost.gone {
+                Gone::Unknown => "unknown".to_owned(),
+                Gone::Nothing => String::new(),
+                Gone::Days { first, last } if first == last => first.to_string(),
+                Gone::Days { first, last } => format!("{first} to {last}"),
+            };
+            [lost.partition.to_string(), format!("{}..{}", lost.first_offset, lost.next_offset), days]
+        });
+        let _ = write!(
+            out,
+            "\n{}",
+            table(["partition", "offsets lost but for the archive", "days of lost rows"], rows, 3)
+        );
+        more(out, report.lost.len() + report.lost_untold as usize);
+    }
     if !report.gaps.is_empty() {
         let rows = report.gaps.iter().take(LISTED_MAX).map(|(day, gap)| {
             [
@@ -309,6 +327,16 @@ fn lines(report: &Report) -> String {
             "first": gap.first, "last": gap.last, "messages": messages(gap.first, gap.last),
         })
     });
+    let lost = report.lost.iter().map(|of| {
+        let (first, last) = match of.gone {
+            Gone::Days { first, last } => (Some(first), Some(last)),
+            Gone::Unknown | Gone::Nothing => (None, None),
+        };
+        json!({
+            "line": "lost", "partition": of.partition, "first_offset": of.first_offset,
+            "next_offset": of.next_offset, "first_day": first, "last_day": last,
+        })
+    });
     let units = report.units.iter().flat_map(unit_lines);
     let findings = report.findings.iter().map(finding_line);
     let total = json!({
@@ -317,9 +345,10 @@ fn lines(report: &Report) -> String {
         "days_hold": report.days(Verdict::Holds), "days_alone": report.days(Verdict::Alone),
         "breaks": report.breaks(), "units": report.units.len(),
         "findings_not_listed": report.findings_untold, "has_more_gaps": report.has_more_gaps,
+        "lost_not_listed": report.lost_untold,
         "producers_not_listed_records": report.producers_untold_records,
     });
-    let all = partitions.chain(producers).chain(gaps).chain(units).chain(findings);
+    let all = partitions.chain(producers).chain(gaps).chain(lost).chain(units).chain(findings);
     all.chain(std::iter::once(total)).fold(String::new(), |mut out, line| {
         let _ = writeln!(out, "{line}");
         out

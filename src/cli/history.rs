@@ -16,6 +16,7 @@ use super::output::{self, Output};
 use super::serve::node_error;
 use super::server_args::{ServerArgs, rest_error};
 use super::{CliError, Global};
+use crate::bus::epoch::Gone;
 use crate::client::rest::RestClient;
 use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp, TradingDay};
 use crate::server::stores::Stores;
@@ -194,8 +195,9 @@ async fn from_data(
         say(stats_in_words(&stats, first_row));
     }
     stores.close().await;
-    let Coverage { broken, missing, archived, .. } = &answer.coverage;
-    Ok(incomplete(!broken.is_empty(), !missing.is_empty() || archived.is_partial()))
+    let Coverage { broken, missing, lost, archived, .. } = &answer.coverage;
+    let is_missing = !missing.is_empty() || !lost.is_empty() || archived.is_partial();
+    Ok(incomplete(!broken.is_empty(), is_missing))
 }
 
 fn write_error(error: WriteError) -> CliError {
@@ -283,11 +285,13 @@ async fn from_server(
         for line in served_coverage_in_words(coverage) {
             say(line);
         }
-        let lists = |name: &str| {
-            coverage.pointer(name).and_then(serde_json::Value::as_array).is_some_and(|list| !list.is_empty())
+        let any = |names: &[&str]| {
+            let mut lists =
+                names.iter().filter_map(|name| coverage.pointer(name).and_then(serde_json::Value::as_array));
+            lists.any(|list| !list.is_empty())
         };
-        is_broken = lists("/broken");
-        is_missing = lists("/missing") || lists("/archived/frozen");
+        is_broken = any(&["/broken"]);
+        is_missing = any(&["/missing", "/lost", "/archived/frozen"]);
     };
     let short = answer.coverage.take();
     if let Some(short) = short.as_ref().filter(|short| is_whole(short)) {
@@ -319,8 +323,13 @@ async fn from_server(
 /// Whether the head of a server's answer has room for all that it covers. Servers of older versions always
 /// put all into it.
 fn is_whole(short: &serde_json::Value) -> bool {
-    let lists =
-        ["/broken_not_listed", "/missing_not_listed", "/gaps_not_listed", "/archived/frozen_not_listed"];
+    let lists = [
+        "/broken_not_listed",
+        "/missing_not_listed",
+        "/lost_not_listed",
+        "/gaps_not_listed",
+        "/archived/frozen_not_listed",
+    ];
     let lists_all =
         lists.iter().all(|list| short.pointer(list).and_then(serde_json::Value::as_u64) == Some(0));
     lists_all || short.get("complete").is_none()
@@ -348,12 +357,21 @@ fn coverage_in_words(coverage: &Coverage) -> Vec<String> {
         format!("{whose} at {}: {} {} to {} of {}", gap.ts, gap.kind.name(), gap.first, gap.last, gap.source)
     });
     let missing = coverage.missing.iter().map(|part| {
-        format!("records {} to {} of partition {}", part.first_offset, part.next_offset, part.partition)
+        let records = records(part.first_offset, part.next_offset, part.partition);
+        format!("{records} are missing: the log dropped them before they were in warm")
+    });
+    let lost = coverage.lost.iter().map(|part| {
+        let days = match part.gone {
+            Gone::Days { first, last } => Some((first.to_string(), last.to_string())),
+            Gone::Unknown | Gone::Nothing => None,
+        };
+        lost_in_words(&records(part.first_offset, part.next_offset, part.partition), days)
     });
     let archived = ArchivedInWords::from(&coverage.archived);
     in_words(
         log,
-        &missing.collect::<Vec<_>>(),
+        &missing.chain(lost).collect::<Vec<_>>(),
+        coverage.lost_not_listed,
         &coverage.broken,
         &gaps.collect::<Vec<_>>(),
         coverage.gaps_not_listed,
@@ -377,16 +395,38 @@ fn served_coverage_in_words(coverage: &serde_json::Value) -> Vec<String> {
         let (ts, kind, source) = (text(&gap["ts"]), text(&gap["kind"]), text(&gap["source"]));
         format!("{whose} at {ts}: {kind} {} to {} of {source}", gap["first"], gap["last"])
     });
-    let missing = list("missing").into_iter().map(|part| {
-        format!(
-            "records {} to {} of partition {}",
-            part["first_offset"], part["next_offset"], part["partition"]
-        )
+    let records = |part: &serde_json::Value| {
+        let [first, next, partition] =
+            ["first_offset", "next_offset", "partition"].map(|name| number(&part[name]));
+        records(first, next, partition)
+    };
+    let missing = list("missing")
+        .into_iter()
+        .map(|part| format!("{} are missing: the log dropped them before they were in warm", records(&part)));
+    let lost = list("lost").into_iter().map(|part| {
+        let day = |name: &str| part[name].as_str().map(str::to_owned);
+        lost_in_words(&records(&part), day("first_day").zip(day("last_day")))
     });
+    let missing_not_listed = number(&coverage["lost_not_listed"]);
     let not_listed = number(&coverage["gaps_not_listed"]);
     let archived = ArchivedInWords::from(&coverage["archived"]);
     let broken: Vec<_> = list("broken").iter().map(text).collect();
-    in_words(log, &missing.collect::<Vec<_>>(), &broken, &gaps.collect::<Vec<_>>(), not_listed, &archived)
+    let missing: Vec<_> = missing.chain(lost).collect();
+    in_words(log, &missing, missing_not_listed, &broken, &gaps.collect::<Vec<_>>(), not_listed, &archived)
+}
+
+fn records(first_offset: u64, next_offset: u64, partition: impl std::fmt::Display) -> String {
+    format!("records {first_offset} to {next_offset} of partition {partition}")
+}
+
+/// Of which days the rows are that are nowhere, where that is known.
+fn lost_in_words(records: &str, days: Option<(String, String)>) -> String {
+    let which = match days {
+        Some((first, last)) if first == last => format!("rows of {first}"),
+        Some((first, last)) => format!("rows of {first} to {last}"),
+        None => "the rows that were not archived".to_owned(),
+    };
+    format!("{records} were lost with an older data directory: {which} are gone")
 }
 
 /// What of an answer came from the archive, in words.
@@ -442,6 +482,7 @@ impl From<&serde_json::Value> for ArchivedInWords {
 fn in_words(
     log_records: u64,
     missing: &[String],
+    missing_not_listed: u64,
     broken: &[String],
     gaps: &[String],
     gaps_not_listed: u64,
@@ -489,10 +530,12 @@ fn in_words(
         lines.push(format!("warning: {} more places where rows may be missing", broken.len() - LISTED_MAX));
     }
     for part in missing.iter().take(LISTED_MAX) {
-        lines.push(format!("warning: {part} are missing: the log dropped them before they were in warm"));
+        lines.push(format!("warning: {part}"));
     }
-    if missing.len() > LISTED_MAX {
-        lines.push(format!("warning: {} more parts are missing", missing.len() - LISTED_MAX));
+    let missing_count = missing.len() as u64 + missing_not_listed;
+    if missing_count > LISTED_MAX as u64 {
+        let more = missing_count - (missing.len().min(LISTED_MAX)) as u64;
+        lines.push(format!("warning: {more} more parts are missing"));
     }
     for gap in gaps.iter().take(LISTED_MAX) {
         lines.push(format!("warning: a gap in what a feed received: {gap}"));
@@ -538,14 +581,15 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_and_the_rest_counted() {
         let nothing = ArchivedInWords::default();
-        let well = in_words(0, &[], &[], &[], 0, &nothing);
+        let well = in_words(0, &[], 0, &[], &[], 0, &nothing);
         assert_eq!(well, ["covers warm: nothing is missing, no gap in what the feeds received"]);
         let gaps: Vec<String> = (0..7).map(|at| format!("gap {at}")).collect();
-        let lines = in_words(2, &["records 5 to 9 of partition 1".to_owned()], &[], &gaps, 3, &nothing);
+        let missing = [lost_in_words(&records(5, 9, 1), Some(("2025-01-02".into(), "2025-01-02".into())))];
+        let lines = in_words(2, &missing, 0, &[], &gaps, 3, &nothing);
         assert_eq!(lines[0], "covers warm and 2 records of the log");
         assert_eq!(
             lines[1],
-            "warning: records 5 to 9 of partition 1 are missing: the log dropped them before they were in warm"
+            "warning: records 5 to 9 of partition 1 were lost with an older data directory: rows of 2025-01-02 are gone"
         );
         assert_eq!(lines[2], "warning: a gap in what a feed received: gap 0");
         assert_eq!(lines.last().map(String::as_str), Some("warning: 5 gaps more"));

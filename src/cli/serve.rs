@@ -182,6 +182,10 @@ pub(super) fn node_error(error: NodeError) -> CliError {
             CliError::usage(&error).hint("set them in the configuration file, or let one process have all roles")
         }
         NodeError::Source(_) | NodeError::Feed(_) => CliError::usage(&error),
+        NodeError::NewLog { .. } => CliError::failed(&error).hint(
+            "start it again when the archive answers, or set archive.url to another place: beside an archive, a new log \
+             continues after the archived rows",
+        ),
         NodeError::LogAway { .. } => CliError::failed(&error).hint(
             "start it again when the log answers: what was acknowledged is in it, and what was not its producers keep",
         ),

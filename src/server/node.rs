@@ -87,6 +87,14 @@ pub enum NodeError {
         /// What they lack.
         reason: String,
     },
+    /// The archive can't be asked whether a log that is to be made is one that was lost.
+    #[error("a new log would begin beside {store}, which can't be asked what it holds: {reason}")]
+    NewLog {
+        /// The archive.
+        store: String,
+        /// Why it can't be asked.
+        reason: String,
+    },
     /// The log refuses.
     #[error(transparent)]
     Bus(BusError),

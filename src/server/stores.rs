@@ -17,7 +17,7 @@ use super::intake::{Intake, IntakeMetrics};
 use super::node::NodeError;
 use super::processor::{self, Processor, ProcessorConfig, ProcessorMetrics};
 use super::producers::Producers;
-use crate::bus::epoch::{Held, Holder, LogEpoch};
+use crate::bus::epoch::{Gone, Held, Holder, LogEpoch};
 use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
 use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention};
 use crate::bus::{Bus, BusError};
@@ -202,7 +202,10 @@ impl Stores {
         let local_bus = if local_log {
             let mut held = held(&days).await?;
             if !use_.is_read_only() {
-                held.extend(held_by_archive(&*cold).await?);
+                // Without an identity of its own, and none in warm, only the archive may know the log.
+                let is_known = held.iter().any(|held| held.log.is_some())
+                    || LocalBus::stored_identity(&config.data_dir.join(LOG_DIR))?.is_some();
+                held.extend(held_by_archive(&*cold, is_known).await?);
             }
             let own = config.clone();
             Some(blocking(move || open_local_bus(&own, use_, held)).await?)
@@ -569,14 +572,21 @@ async fn held(days: &Days) -> Result<Vec<Held>, NodeError> {
     let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
     let next_offsets = warm.scan(&Query::new(Kind::Gap, Some(Vec::new()), nothing)).await?.next_offsets;
     let (holder, name) = (Holder::Warm, "warm".to_owned());
-    Ok(vec![Held { holder, name, log: None, lineage: Vec::new(), next_offsets }])
+    let gone = Gone::Nothing;
+    Ok(vec![Held { holder, name, log: None, lineage: Vec::new(), next_offsets, gone }])
 }
 
 /// How far the archive has come with a local log; `None` where there is none, or it can't be asked.
-async fn held_by_archive(cold: &dyn Cold) -> Result<Option<Held>, NodeError> {
+///
+/// Errors: as [`NodeError::NewLog`] where it can't be asked and the log is not known: a new log would give the
+/// offsets of archived rows to others, if its archive is that of a log that was lost.
+async fn held_by_archive(cold: &dyn Cold, is_known: bool) -> Result<Option<Held>, NodeError> {
+    let new_log = |reason: String| NodeError::NewLog { store: cold.name().to_owned(), reason };
     match tokio::time::timeout(ARCHIVE_WAIT_MAX, origin::held(cold)).await {
         Ok(Ok(archive)) => return Ok(archive),
         Ok(Err(error)) if !error.is_passing() => return Err(error.into()),
+        Ok(Err(error)) if !is_known => return Err(new_log(error.to_string())),
+        Err(_) if !is_known => return Err(new_log(format!("no answer within {ARCHIVE_WAIT_MAX:?}"))),
         Ok(Err(error)) => tracing::warn!(
             store = cold.name(), %error,
             "the archive can't be asked which timeline of the log it holds; it is asked again before a run"

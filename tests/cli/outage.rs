@@ -405,10 +405,14 @@ async fn each_service_may_be_away_under_load() {
         plant.until_told(server, "can't be reached", false).await;
     }
     until("no broker", async || count(&plant.gateway, "bus_brokers_up") == 0).await;
+    let (idle_since, idle_cpu) = (Instant::now(), plant.gateway.cpu_seconds());
     plant.latest();
     let waiting = plant.asking(&today());
     let mut one_more = plant.one_more();
     wait_out(since).await;
+    // It waits for the brokers, and does not ask in a circle.
+    let busy = (plant.gateway.cpu_seconds() - idle_cpu) / idle_since.elapsed().as_secs_f64();
+    assert!(busy < 0.5, "the gateway keeps {busy:.2} of a processor busy");
     assert_eq!(one_more.try_wait().expect("it is ours"), None, "nothing is acknowledged");
     assert_eq!(count(&plant.gateway, "gateway_websockets"), 1, "clients stay connected");
     plant.own.start("kafka");

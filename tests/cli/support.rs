@@ -174,6 +174,15 @@ impl Server {
         }
     }
 
+    /// Processor time that the server has taken so far (proc(5): fields 14 and 15 of `stat`).
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        let ticks =
+            fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<f64>().expect("a number"));
+        ticks.sum::<f64>() / 100.0
+    }
+
     /// Asks it to end.
     pub(crate) fn ask_to_end(&self) {
         self.signal(rustix::process::Signal::TERM);

@@ -188,6 +188,54 @@ fn an_older_copy_is_put_back_while_the_archive_is_ahead() {
     dropping.good(&["archive", "verify"]);
 }
 
+/// A run archived one day of three before the data directory was put back from an older copy: what only that
+/// directory had of the other days is gone, and answers about them say so, for as long as they are asked.
+#[test]
+fn rows_that_were_neither_archived_nor_in_the_copy_are_named_as_lost() {
+    let plant = Plant::new();
+    let copied = plant.home.path("copied");
+    plant.take(&plant.data, 0..30);
+    copy(&plant.data, &copied);
+    plant.take(&plant.data, 30..90);
+    plant.good(&["archive", "run", "--before", DAYS[1]]);
+    put_back(&copied, &plant.data);
+    let data = plant.data.display().to_string();
+    let ask = |more: &[&str]| {
+        let args = [&["history", "SA", "SB", "--data", &data, "--format", "csv"], more].concat();
+        plant.run(&args)
+    };
+    let of_first_day = |number: &u64| (number / 10).is_multiple_of(3);
+    let left: BTreeMap<u64, usize> = once([0..30, 30..90])
+        .into_iter()
+        .filter(|(number, _)| *number < 30 || of_first_day(number))
+        .collect();
+    let lost = format!("were lost with an older data directory: rows of {} to {} are gone", DAYS[1], DAYS[2]);
+    let named = |kept: &BTreeMap<u64, usize>| {
+        let shown = ask(&[]);
+        assert!(shown.starts_with("exit: 5\n") && shown.contains(&lost), "{shown}");
+        assert_eq!(numbers(&shown), *kept);
+        let whole = ask(&["--to", "2025-03-04T00:00:00Z"]);
+        assert!(whole.starts_with("exit: 0\n") && whole.contains("nothing is missing"), "{whole}");
+    };
+    // Before and after a server has seen it.
+    named(&left);
+    plant.take(&plant.data, 200..220);
+    let left: BTreeMap<u64, usize> = left.into_iter().chain(once(std::iter::once(200..220))).collect();
+    named(&left);
+    let server = plant.server(&plant.data);
+    let url = format!("http://{}/v1/coverage?symbols=SA,SB&kind=trade", server.address);
+    let asked = Command::new("curl").args(["-s", &url]).output().expect("curl is there");
+    let coverage: serde_json::Value = serde_json::from_slice(&asked.stdout).expect("JSON");
+    assert_eq!(coverage["complete"], false);
+    assert_eq!(coverage["lost"][0]["first_day"], DAYS[1], "{coverage}");
+    drop(server);
+    // The log is lost too: warm knows it as well.
+    std::fs::remove_dir_all(plant.data.join("log")).expect("it is there");
+    plant.take(&plant.data, 230..240);
+    let left: BTreeMap<u64, usize> = left.into_iter().chain(once(std::iter::once(230..240))).collect();
+    named(&left);
+}
+
 /// The archive can't be asked when the log that was put back is opened. It is asked as soon as it answers: the
 /// log then continues after it, without anybody's help. If the log has used the offsets already, the server
 /// names them.
@@ -226,6 +274,20 @@ fn an_archive_that_was_away_at_the_start_is_asked_once_it_answers() {
     plant.bring(&server, 1000..1050);
     ended(server);
     assert_eq!(plant.history(), once([0..100, 200..500, 1000..1050]));
+
+    // A log that was lost beside it does not begin before it answers.
+    let lost = plant.home.path("lost");
+    std::fs::rename(&plant.data, &lost).expect("moved");
+    away();
+    let refused = plant.home.shown(&mut plant.command(&["serve"], &plant.data));
+    assert!(
+        refused.starts_with("exit: 1\n") && refused.contains("a new log would begin beside"),
+        "{refused}"
+    );
+    assert!(refused.contains("start it again when the archive answers"), "{refused}");
+    back();
+    plant.take(&plant.data, 3000..3050);
+    assert_eq!(plant.history(), once([0..100, 200..500, 3000..3050]));
 
     put_back(&copied, &plant.data);
     away();
@@ -422,6 +484,29 @@ fn warm_that_is_lost_after_the_log_is_answered_from_the_archive() {
         assert_eq!(plant.history(), all);
     }
     plant.good(&["archive", "verify"]);
+}
+
+/// Bars of a day were archived and dropped, later ones archived and kept; an older warm store is put back and
+/// forms the later ones again, in other blocks.
+#[test]
+fn bars_that_an_older_warm_store_forms_again_are_dropped_once_they_are_archived() {
+    let plant = Plant { keep_days: "1", ..Plant::new() };
+    let (warm, copied) = (plant.data.join("warm"), plant.home.path("copied"));
+    plant.take(&plant.data, 0..30);
+    plant.good(&["archive", "run"]);
+    copy(&warm, &copied);
+    plant.take(&plant.data, 30..60);
+    let mut keeping = plant.command(&["archive", "run"], &plant.data);
+    let kept = plant.home.shown(keeping.env("STK_WARM_KEEP_DAYS", "36600"));
+    assert!(kept.starts_with("exit: 0\n"), "{kept}");
+    plant.take(&plant.data, 60..90);
+    put_back(&copied, &warm);
+    plant.take(&plant.data, 90..100);
+    for _ in 0..2 {
+        plant.good(&["archive", "run"]);
+        assert_eq!(plant.history(), once(std::iter::once(0..100)));
+        assert_eq!(volume(&plant), 100 * 100);
+    }
 }
 
 /// The archive's newest day is as the copy knew it, and only an older day has got late rows since.

@@ -16,6 +16,8 @@ use crate::kafka::{Aside, Trouble, take_in};
 
 /// How long one question may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
+/// How long a topic's id is waited for from brokers that have just answered.
+const TOPIC_ID_MAX: Duration = Duration::from_secs(2);
 /// What a batch takes beside one record.
 const BATCH_OVERHEAD_BYTES: usize = 4096;
 
@@ -80,9 +82,16 @@ impl Admin {
     /// where the brokers give topics none.
     pub(super) async fn topic_id(&self) -> Result<Option<u128>, KafkaError> {
         use RDKafkaErrorCode as Code;
-        self.ask(|asker, topic| match stk_topic_id::topic_id(asker.client(), topic, REQUEST_MAX) {
-            Err(KafkaError::MetadataFetch(Code::UnsupportedVersion | Code::UnsupportedFeature)) => Ok(None),
-            answer => answer,
+        self.ask(|asker, topic| {
+            // librdkafka waits for this, and spins for what it takes the controller for: while that is away, a
+            // request of an admin takes a whole processor.
+            asker.fetch_metadata(Some(topic), REQUEST_MAX)?;
+            match stk_topic_id::topic_id(asker.client(), topic, TOPIC_ID_MAX) {
+                Err(KafkaError::MetadataFetch(Code::UnsupportedVersion | Code::UnsupportedFeature)) => {
+                    Ok(None)
+                }
+                answer => answer,
+            }
         })
         .await
     }

@@ -2,10 +2,13 @@
 //! text.
 //!
 //! ```text
-//! stk log epoch 2
+//! stk log epoch 3
 //! log ID                          16 hexadecimal digits, chosen when the log was made
 //! ended GENERATION OFFSET…        an earlier generation, and where it ended by partition; oldest first
-//! lost HOLDER OFFSET… to OFFSET…  offsets skipped, since `warm` or `archive` holds rows with them
+//! lost HOLDER OFFSET… to OFFSET… gone DAYS
+//!                                 offsets skipped, since `warm` or `archive` holds rows with them, and
+//!                                 which of these rows no store holds: those of `unknown` days, `nothing`,
+//!                                 or FIRST LAST
 //! generation GENERATION           the present one
 //! sealed OFFSET…                  where the log ends; only while it is closed
 //! xxh3 HASH                       of all bytes before this line, 16 hexadecimal digits
@@ -13,7 +16,7 @@
 //!
 //! Every opening to write begins a generation, durably before a record of it can be read. In version
 //! 1 a log that was closed in good order stayed in its generation, and generations counted from 0:
-//! those are kept as ids.
+//! those are kept as ids. Version 2 did not say what is gone.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -23,7 +26,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::bus::epoch::{
-    Ended, GENERATIONS_MAX, Held, Holder, LOST_MAX, LogEpoch, Lost, Misfit, Relation, fresh_generation,
+    Ended, GENERATIONS_MAX, Gone, Held, Holder, LOST_MAX, LogEpoch, Lost, Misfit, Relation, fresh_generation,
     is_within, later,
 };
 
@@ -31,7 +34,8 @@ const FILE: &str = "epoch";
 const COPY_FILE: &str = "epoch.copy";
 const TEMPORARY_FILE: &str = "epoch.tmp";
 const HEAD_1: &str = "stk log epoch 1";
-const HEAD: &str = "stk log epoch 2";
+const HEAD_2: &str = "stk log epoch 2";
+const HEAD: &str = "stk log epoch 3";
 
 /// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +121,7 @@ pub(super) fn open(path: &Path, nexts: &[u64], held: &[Held]) -> Result<Identity
         match relation {
             Relation::Ahead => {
                 let to = skip_target(nexts, held);
-                skip(&mut epoch, held.holder, nexts, &to)?;
+                skip(&mut epoch, held.holder, nexts, &to, held.gone)?;
                 tracing::warn!(
                     store = held.name, log_ends = ?nexts, store_ends = ?held.next_offsets,
                     "the log was put back from a copy older than this store: it continues after the store's offsets"
@@ -143,8 +147,8 @@ fn unfinished_skip(epoch: &mut LogEpoch, nexts: &[u64]) -> io::Result<Vec<u64>> 
         partitions().map(|(at, next)| epoch.whole_from(at, *next).unwrap_or(*next)).collect();
     // Records before the range that were not yet durable are gone too: nothing else may have their offsets.
     let is_noted = partitions().zip(&begins).all(|((at, next), begin)| epoch.is_skipped(at, *next, *begin));
-    if !is_noted && let Some(holder) = epoch.lost().last().map(|lost| lost.holder) {
-        skip(epoch, holder, nexts, &begins)?;
+    if !is_noted && let Some((holder, gone)) = epoch.lost().last().map(|lost| (lost.holder, lost.gone)) {
+        skip(epoch, holder, nexts, &begins, gone)?;
     }
     if begins != nexts {
         tracing::warn!(
@@ -155,8 +159,8 @@ fn unfinished_skip(epoch: &mut LogEpoch, nexts: &[u64]) -> io::Result<Vec<u64>> 
     Ok(begins)
 }
 
-fn skip(epoch: &mut LogEpoch, holder: Holder, from: &[u64], to: &[u64]) -> io::Result<()> {
-    if epoch.skip(holder, from, to) {
+fn skip(epoch: &mut LogEpoch, holder: Holder, from: &[u64], to: &[u64], gone: Gone) -> io::Result<()> {
+    if epoch.skip(Lost { holder, from: from.to_vec(), to: to.to_vec(), gone }) {
         return Ok(());
     }
     let reason = format!("it was put back from copies older than its stores {LOST_MAX} times");
@@ -181,8 +185,16 @@ fn adopt(nexts: &[u64], held: &[Held]) -> Option<LogEpoch> {
     let is_alike = store.holder == Holder::Warm || store.next_offsets.len() == nexts.len();
     let id = store.log.filter(|_| is_alike && store.next_offsets.len() <= nexts.len())?;
     let is_empty = nexts.iter().all(|next| *next == 0);
-    let history = if is_empty {
+    let history = if is_empty && store.holder == Holder::Archive {
+        // The archive lacks rows of these generations: a place in them is a place in a lost timeline.
         Vec::new()
+    } else if is_empty {
+        // Copies of the data directory that are older than the loss stay in this log's past.
+        let reached = |ended: &Ended| {
+            let ends = ended.ends.iter().zip(&store.next_offsets).map(|(end, held)| *end.min(held));
+            Ended { generation: ended.generation, ends: ends.collect() }
+        };
+        store.lineage.iter().map(reached).collect()
     } else if is_within(&store.next_offsets, nexts) {
         store.lineage.clone()
     } else {
@@ -256,6 +268,17 @@ fn write(path: &Path, stored: &Stored) -> io::Result<()> {
     Ok(())
 }
 
+fn read_gone(text: &str) -> Option<Gone> {
+    match text {
+        "unknown" => Some(Gone::Unknown),
+        "nothing" => Some(Gone::Nothing),
+        days => {
+            let (first, last) = days.split_once(' ')?;
+            Some(Gone::Days { first: first.parse().ok()?, last: last.parse().ok()? })
+        }
+    }
+}
+
 fn push_offsets(out: &mut String, offsets: &[u64]) {
     for offset in offsets {
         // Writing to a string can't fail.
@@ -273,7 +296,7 @@ impl Stored {
             push_offsets(&mut out, ends);
             out.push('\n');
         }
-        for Lost { holder, from, to } in self.epoch.lost() {
+        for Lost { holder, from, to, gone } in self.epoch.lost() {
             out.push_str(match holder {
                 Holder::Warm => "lost warm",
                 Holder::Archive => "lost archive",
@@ -281,7 +304,11 @@ impl Stored {
             push_offsets(&mut out, from);
             out.push_str(" to");
             push_offsets(&mut out, to);
-            out.push('\n');
+            let _ = match gone {
+                Gone::Unknown => writeln!(out, " gone unknown"),
+                Gone::Nothing => writeln!(out, " gone nothing"),
+                Gone::Days { first, last } => writeln!(out, " gone {first} {last}"),
+            };
         }
         let _ = writeln!(out, "generation {}", log.generation);
         if let Some(sealed) = &self.sealed {
@@ -303,9 +330,10 @@ impl Stored {
             return None;
         }
         let mut lines = body.lines();
-        let is_first = match lines.next()? {
-            HEAD_1 => true,
-            HEAD => false,
+        let version = match lines.next()? {
+            HEAD_1 => 1,
+            HEAD_2 => 2,
+            HEAD => 3,
             _ => return None,
         };
         let mut offsets = |text: &str| -> Option<Vec<u64>> {
@@ -322,7 +350,7 @@ impl Stored {
                     let (generation, ends) = value.split_once(' ')?;
                     ended.push(Ended { generation: generation.parse().ok()?, ends: offsets(ends)? });
                 }
-                "end" if is_first && ends.len() < GENERATIONS_MAX => ends.push(offsets(value)?),
+                "end" if version == 1 && ends.len() < GENERATIONS_MAX => ends.push(offsets(value)?),
                 "lost" if lost.len() < LOST_MAX => {
                     let (holder, range) = value.split_once(' ')?;
                     let holder = match holder {
@@ -331,7 +359,15 @@ impl Stored {
                         _ => return None,
                     };
                     let (from, to) = range.split_once(" to ")?;
-                    lost.push(Lost { holder, from: offsets(from)?, to: offsets(to)? });
+                    let (to, gone) = match holder {
+                        _ if version > 2 => {
+                            let (to, gone) = to.split_once(" gone ")?;
+                            (to, read_gone(gone)?)
+                        }
+                        Holder::Warm => (to, Gone::Nothing),
+                        Holder::Archive => (to, Gone::Unknown),
+                    };
+                    lost.push(Lost { holder, from: offsets(from)?, to: offsets(to)?, gone });
                 }
                 "generation" => generation = Some(value.parse().ok()?),
                 "sealed" => sealed = Some(offsets(value)?),
@@ -339,7 +375,7 @@ impl Stored {
             }
         }
         let generation: u64 = generation?;
-        if is_first {
+        if version == 1 {
             let first = generation.checked_sub(ends.len() as u64)?;
             ended.extend((first..).zip(ends).map(|(generation, ends)| Ended { generation, ends }));
         }
@@ -356,6 +392,7 @@ mod tests {
     /// Every version that was ever written is read for ever.
     const VERSION_1: &str = include_str!("../../../tests/golden/bus/epoch-v1.txt");
     const VERSION_2: &str = include_str!("../../../tests/golden/bus/epoch-v2.txt");
+    const VERSION_3: &str = include_str!("../../../tests/golden/bus/epoch-v3.txt");
 
     const ID: u64 = 0x0123_4567_89ab_cdef;
 
@@ -363,11 +400,17 @@ mod tests {
         Ended { generation, ends: ends.to_vec() }
     }
 
+    fn lost(holder: Holder, from: [u64; 2], to: [u64; 2], gone: Gone) -> Lost {
+        Lost { holder, from: from.to_vec(), to: to.to_vec(), gone }
+    }
+
     fn stored() -> Stored {
+        let days = Gone::of(["2026-11-28", "2026-11-27"].map(|day| day.parse().unwrap()));
         let history = [ended(0, [10, 20]), ended(7_000_000_000_000_000_000, [12, 20])];
         let lost = vec![
-            Lost { holder: Holder::Archive, from: vec![10, 20], to: vec![12, 20] },
-            Lost { holder: Holder::Warm, from: vec![12, 20], to: vec![15, 29] },
+            lost(Holder::Archive, [10, 20], [12, 20], Gone::Unknown),
+            lost(Holder::Warm, [12, 20], [15, 29], Gone::Nothing),
+            lost(Holder::Archive, [16, 29], [20, 30], days),
         ];
         let epoch = LogEpoch::with_history(ID, 7_100_000_000_000_000_000, history, lost);
         Stored { epoch, sealed: Some(vec![1000, 2000]) }
@@ -375,13 +418,14 @@ mod tests {
 
     fn held(lineage: Vec<Ended>, next_offsets: [u64; 2]) -> Held {
         let (holder, name) = (Holder::Archive, "the archive".to_owned());
-        Held { holder, name, log: Some(ID), lineage, next_offsets: next_offsets.to_vec() }
+        let next_offsets = next_offsets.to_vec();
+        Held { holder, name, log: Some(ID), lineage, next_offsets, gone: Gone::Nothing }
     }
 
     #[test]
     fn it_reads_what_it_writes_and_nothing_else() {
-        assert_eq!(stored().encode(), VERSION_2);
-        for text in [VERSION_1, VERSION_2] {
+        assert_eq!(stored().encode(), VERSION_3);
+        for text in [VERSION_1, VERSION_2, VERSION_3] {
             for at in 0..text.len() {
                 assert_eq!(Stored::decode(&text[..at], Some(2)), None, "cut at {at}");
                 let mut flipped = text.as_bytes().to_vec();
@@ -391,7 +435,12 @@ mod tests {
             }
             assert_eq!(Stored::decode(text, Some(3)), None);
         }
-        assert_eq!(Stored::decode(VERSION_2, Some(2)), Some(stored()));
+        assert_eq!(Stored::decode(VERSION_3, Some(2)), Some(stored()));
+        let lost = stored().epoch.lost()[..2].to_vec();
+        let before = stored().epoch.ended().cloned().collect::<Vec<_>>();
+        let epoch = LogEpoch::with_history(ID, stored().epoch.log().generation, before, lost);
+        let sealed = Some(vec![1000, 2000]);
+        assert_eq!(Stored::decode(VERSION_2, Some(2)), Some(Stored { epoch, sealed }), "the version before");
         let open = Stored { sealed: None, ..stored() };
         assert_eq!(Stored::decode(&open.encode(), Some(2)), Some(open));
         let history = [ended(0, [10, 20]), ended(1, [12, 20])];
@@ -413,7 +462,7 @@ mod tests {
             assert_eq!(opened.log().id, ID);
             assert!(opened.has(stored().epoch.log().generation, &nexts));
         }
-        fs::write(dir.path().join(FILE), VERSION_2.replace("1000", "1001")).unwrap();
+        fs::write(dir.path().join(FILE), VERSION_3.replace("1000", "1001")).unwrap();
         let errors = [
             read(dir.path(), &nexts, &[]).unwrap_err().to_string(),
             open(dir.path(), &nexts, &[]).unwrap_err().to_string(),
@@ -540,6 +589,27 @@ mod tests {
         // Once it was skipped, nothing more is.
         let done = open(dir.path(), &[61, 30], &[]).unwrap();
         assert_eq!((done.begins, done.epoch.lost()), (vec![61, 30], skipping.epoch.lost()));
+    }
+
+    #[test]
+    fn a_log_that_was_lost_alone_keeps_the_generations_that_warm_names() {
+        let dir = TempDir::new().unwrap();
+        let mut first = open(dir.path(), &[0, 0], &[]).unwrap().epoch;
+        let copied = first.lineage(&[30, 30]);
+        first.advance(&[50, 30]);
+        let gone = Gone::of(["2026-11-27".parse().unwrap()]);
+        let (holder, id) = (Holder::Warm, first.log().id);
+        // Warm had not come to the end of the first generation.
+        let warm = Held { holder, log: Some(id), gone, ..held(first.lineage(&[45, 30]), [45, 30]) };
+        let Identity { epoch, begins } = open(dir.path(), &[0, 0], std::slice::from_ref(&warm)).unwrap();
+        assert_eq!((epoch.log().id, &begins[..]), (id, &[45, 30][..]));
+        assert_eq!(epoch.lost(), [lost(holder, [0, 0], [45, 30], gone)]);
+        assert_eq!(epoch.relation(&begins, &warm), Relation::Own);
+        let archive = Held { log: Some(id), ..held(copied, [30, 30]) };
+        assert_eq!(epoch.relation(&begins, &archive), Relation::Own, "a copy of before the loss");
+        // What the log had beyond warm is gone, and so are the places there.
+        let generation = epoch.ended().next().unwrap().generation;
+        assert!(epoch.has(generation, &[45, 30]) && !epoch.has(generation, &[46, 30]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::journal::Damage;
 use super::*;
 use crate::bus::conformance::{self, PARTITIONS};
-use crate::bus::epoch::{Held, Holder, Mismatch};
+use crate::bus::epoch::{Gone, Held, Holder, Mismatch};
 use crate::wire::token::{Position, Token};
 
 fn config(path: &Path) -> LocalBusConfig {
@@ -328,6 +328,7 @@ async fn a_log_put_back_from_a_copy_skips_what_others_hold() {
         log: None,
         lineage: Vec::new(),
         next_offsets,
+        gone: Gone::Nothing,
     };
     let config = LocalBusConfig { partitions: 2, ..config(&path) };
     let bus = open(config.clone());
@@ -495,12 +496,12 @@ async fn logs_of_every_version_are_read() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bus");
     if std::env::var_os("STK_UPDATE").is_some() {
         let (_directory, copy, bytes) = written(4, true).await;
-        let golden = golden.join("v2");
+        let golden = golden.join("v3");
         let _ = std::fs::remove_dir_all(&golden);
         copy_directory(&copy, &golden);
         std::fs::write(golden.join("0.jnl"), bytes).unwrap();
     }
-    for version in ["v1", "v2"] {
+    for version in ["v1", "v2", "v3"] {
         let golden = golden.join(version);
         let bytes = std::fs::read(golden.join("0.jnl")).unwrap();
         let records = opened_with(&golden, &bytes).await.unwrap();

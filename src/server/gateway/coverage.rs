@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::parameters::Parameters;
 use super::rest::{Answer, history_of, history_query, refused};
+use crate::bus::epoch::Gone;
 use crate::market::Gap;
-use crate::tiering::history::{Coverage, Frozen, Missing};
+use crate::tiering::history::{Coverage, Frozen, LostRecords, Missing};
 
 /// The header that says what an answer covers.
 pub(super) const HEADER: header::HeaderName = header::HeaderName::from_static("stk-coverage");
@@ -26,9 +27,10 @@ const HEADER_BYTES_MAX: usize = 1024;
 const REASON_BYTES_MAX: usize = 200;
 
 /// The lists that the header has room for in part: where each is, and where the rest is counted.
-const LISTS: [(&str, &str); 5] = [
+const LISTS: [(&str, &str); 6] = [
     ("/broken", "/broken_not_listed"),
     ("/missing", "/missing_not_listed"),
+    ("/lost", "/lost_not_listed"),
     ("/archived/frozen", "/archived/frozen_not_listed"),
     ("/gaps", "/gaps_not_listed"),
     ("/archived/restore", ""),
@@ -69,6 +71,8 @@ fn whole(coverage: &Coverage) -> Value {
         "broken_not_listed": 0,
         "missing": coverage.missing.iter().map(missing).collect::<Vec<_>>(),
         "missing_not_listed": 0,
+        "lost": coverage.lost.iter().map(lost).collect::<Vec<_>>(),
+        "lost_not_listed": coverage.lost_not_listed,
         "gaps": coverage.gaps.iter().map(gap).collect::<Vec<_>>(),
         "gaps_not_listed": coverage.gaps_not_listed,
         "archived": {
@@ -90,6 +94,20 @@ fn missing(part: &Missing) -> Value {
         "partition": part.partition,
         "first_offset": part.first_offset,
         "next_offset": part.next_offset,
+    })
+}
+
+fn lost(part: &LostRecords) -> Value {
+    let (first, last) = match part.gone {
+        Gone::Days { first, last } => (Some(first), Some(last)),
+        Gone::Unknown | Gone::Nothing => (None, None),
+    };
+    json!({
+        "partition": part.partition,
+        "first_offset": part.first_offset,
+        "next_offset": part.next_offset,
+        "first_day": first,
+        "last_day": last,
     })
 }
 
@@ -201,6 +219,15 @@ mod tests {
             missing: (0..64)
                 .map(|partition| Missing { partition, first_offset: u64::MAX - 1, next_offset: u64::MAX })
                 .collect(),
+            lost: (0..64)
+                .map(|partition| LostRecords {
+                    partition,
+                    first_offset: u64::MAX - 9,
+                    next_offset: u64::MAX,
+                    gone: Gone::of(["2025-01-01".parse().unwrap()]),
+                })
+                .collect(),
+            lost_not_listed: 3,
             broken: (0..20).map(|_| text.clone()).collect(),
             archived: ArchivedCoverage {
                 frozen: frozen.collect(),
@@ -221,7 +248,7 @@ mod tests {
             assert_eq!(short["complete"], false);
             assert_eq!(short["log_records"], 128);
             let whole = whole(&coverage);
-            for (list, not_listed) in &LISTS[..4] {
+            for (list, not_listed) in &LISTS[..5] {
                 let all = |of: &Value| {
                     let listed = of.pointer(list).unwrap().as_array().unwrap().len() as u64;
                     listed + of.pointer(not_listed).unwrap().as_u64().unwrap()

@@ -537,6 +537,10 @@ async fn from_history(
             let position = lower.as_ref().and_then(|lower| lower.get(usize::from(missing.partition)));
             position.is_none_or(|position| missing.next_offset > position.offset)
         });
+        is_missing |= answer.coverage.lost.iter().any(|lost| {
+            let position = lower.as_ref().and_then(|lower| lower.get(usize::from(lost.partition)));
+            position.is_none_or(|position| lost.next_offset > position.offset)
+        });
         archived.add(answer.coverage.archived);
         sources.push(Rows { stream: answer.rows, ticks: VecDeque::new() });
     }

@@ -11,37 +11,42 @@ use futures_util::{StreamExt, TryStreamExt};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::ArchiveError;
-use super::plan::offsets;
+use super::plan::{Moment, offsets};
 use super::read::{ArchiveReader, SharedReadStats};
 use crate::market::{Bar, Seq, Symbol, TickBatch, TimeRange, Timestamp};
 use crate::tiering::cold::Cold;
 use crate::tiering::tiers::{TiersError, merge_streams};
 use crate::tiering::warm::{ArchiveSource, Unit};
 
-/// Whether the newest revision of every bar of `unit` is the same in warm, which ends at `next_offsets`,
-/// and in what is left once all below `archived` is dropped from it: the archive and warm's later rows.
+/// Whether the newest revision of every bar of `unit` is the same now, in warm and in what of the archive
+/// warm has dropped before, and in what is left once all below `archived` is dropped: the archive and warm's
+/// later rows.
 pub(super) async fn are_left(
     cold: Arc<dyn Cold>,
     warm: &dyn ArchiveSource,
     unit: Unit,
     archived: &[u64],
-    next_offsets: &[u64],
+    moment: &Moment,
 ) -> Result<bool, ArchiveError> {
     let compared = async {
         let reader = Arc::new(ArchiveReader::new(cold));
         let range = TimeRange { from: unit.day.start(), to: unit.day.end() };
         let stats = SharedReadStats::default();
-        let files = reader.snapshot(unit.kind, range).await?.files(unit.day)?;
-        let (ready, frozen) = reader.availability(files, &stats).await?;
+        let snapshot = reader.snapshot(unit.kind, range).await?;
+        let (ready, frozen) = reader.availability(snapshot.files(unit.day)?, &stats).await?;
         if !frozen.is_empty() {
             return Ok(false);
         }
-        let cold = reader.scan(unit.kind, ready, None, range, stats).map_err(TiersError::from).boxed();
-        let late = warm.export(unit, &offsets(archived, next_offsets)).await?;
+        let read = |files| {
+            reader.scan(unit.kind, files, None, range, stats.clone()).map_err(TiersError::from).boxed()
+        };
+        let late = warm.export(unit, &offsets(archived, &moment.next_offsets)).await?;
         let late = late.map_err(TiersError::from).boxed();
-        let left = newest(merge_streams(unit.kind, vec![late, cold])).await?;
-        let all = warm.export(unit, &offsets(&[], next_offsets)).await?;
-        Ok(left == newest(all.map_err(TiersError::from).boxed()).await?)
+        let left = newest(merge_streams(unit.kind, vec![late, read(ready)])).await?;
+        let held = warm.export(unit, &offsets(&[], &moment.next_offsets)).await?;
+        let held = held.map_err(TiersError::from).boxed();
+        let dropped = read(snapshot.files_below(unit.day, &moment.dropped)?);
+        Ok(left == newest(merge_streams(unit.kind, vec![held, dropped])).await?)
     };
     compared.await.map_err(|error: TiersError| ArchiveError::Warm {
         reason: error.to_string(),

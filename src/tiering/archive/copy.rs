@@ -34,7 +34,7 @@ use super::run::fresh_id;
 use super::store::{Created, Store, mend};
 use super::verify::Fault;
 use super::{ArchiveError, ArchiveMetrics, Clock, Progress, first, sealed};
-use crate::bus::epoch::{Held, LogEpoch, Relation, is_within, later};
+use crate::bus::epoch::{Gone, Held, LogEpoch, Relation, is_within, later};
 use crate::fail;
 use crate::tiering::cold::{Availability, Cold, ColdError};
 use crate::tiering::warm::Unit;
@@ -491,7 +491,7 @@ impl Copier {
             let reached = taken.fold(vec![0; timeline.nexts.len()], |reached, taken| {
                 later(&reached, &taken.manifest.next_offsets)
             });
-            log = Some(origin::place(&timeline.epoch, self.to.name(), reached));
+            log = Some(origin::place(&timeline.epoch, self.to.name(), reached, Gone::Unknown));
         }
         Ok(Source { chains, log, keys, faults })
     }
@@ -798,7 +798,7 @@ mod tests {
         let epoch = LogEpoch::new(7);
         let log_up_to = |nexts: &[u64]| Beside::new(Arc::new(Topic(epoch.clone(), nexts.to_vec())));
         let store = Store::new(from.clone(), None, ArchiveMetrics::default());
-        origin::put(&store, &origin::place(&epoch, from.name(), whole)).await.unwrap();
+        origin::put(&store, &origin::place(&epoch, from.name(), whole, Gone::Nothing)).await.unwrap();
         let older = log_up_to(&half);
         let refused = origin::check(&*from, &older).await.unwrap_err();
         assert!(matches!(refused, ArchiveError::OtherTimeline { is_parted: true, .. }), "{refused}");

@@ -1,7 +1,8 @@
 //! The log and the timeline of it that the archived rows belong to.
 //!
 //! ```text
-//! log.json        the log's id, its generations so far, and the offsets below which rows may be archived
+//! log.json        the log's id, its generations so far, the offsets below which rows may be archived, and
+//!                 the days of rows below them that are not
 //! log.copy.json   the same
 //! ```
 //!
@@ -11,7 +12,10 @@
 //! only where every archived row is one of the log's. Before a manifest is committed, `log.json`
 //! names the generation and the offsets that the manifest reaches.
 //!
-//! Version 1 named only the id. Its archives are taken for the log's own as far as the log goes.
+//! A run ends with noting the days of which warm still holds rows below those offsets that are not archived:
+//! if log and warm were lost then, answers would name these days.
+//!
+//! Version 1 named only the id, version 2 no such days. Its archives are taken for the log's own as far as the log goes.
 //!
 //! Where manifests are there and both objects are missing, the generations that the manifests name tell
 //! whose rows they are. Manifests that name none are taken for the log's own by readers alone: nothing is
@@ -34,8 +38,9 @@ use super::manifest::{MANIFEST_PREFIX, Manifest, parse_manifest_key};
 use super::sealed;
 use super::snapshot::ReadError;
 use super::store::{Created, Store, json, mend};
-use crate::bus::epoch::{Ended, Held, Holder, LogEpoch, Relation, is_unique, is_within, later};
+use crate::bus::epoch::{Ended, Gone, Held, Holder, LogEpoch, Relation, is_unique, is_within, later};
 use crate::bus::{Bus, BusError};
+use crate::market::TradingDay;
 use crate::tiering::cold::{Cold, ColdError};
 use crate::tiering::warm::{self, ArchiveSource};
 
@@ -45,8 +50,11 @@ pub const LOG_KEY: &str = "log.json";
 /// The key of its copy.
 const COPY_KEY: &str = "log.copy.json";
 
-/// The version that is written. Version 1 is read too.
-const VERSION: u32 = 2;
+/// The version that is written. Versions 1 and 2 are read too.
+const VERSION: u32 = 4;
+
+/// The version before, without [`Origin::unarchived`].
+const VERSION_2: u32 = 2;
 
 /// Manifests that are read at once.
 const READS_MAX: usize = 8;
@@ -111,6 +119,10 @@ struct Origin {
     /// By partition, the offset below which rows may be archived.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     next_offsets: Vec<u64>,
+    /// The first and the last day of rows below `next_offsets` that are not archived; empty where all are.
+    /// Missing where that is not known, as during a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unarchived: Option<Vec<TradingDay>>,
     /// XXH3-64 of this object as compact JSON with an empty checksum, sixteen hexadecimal digits. None in
     /// version 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,6 +172,11 @@ impl Origin {
             log: name(held.log.unwrap_or_default()),
             lineage: held.lineage.iter().map(generation).collect(),
             next_offsets: held.next_offsets.clone(),
+            unarchived: match held.gone {
+                Gone::Unknown => None,
+                Gone::Nothing => Some(Vec::new()),
+                Gone::Days { first, last } => Some(vec![first, last]),
+            },
             checksum: None,
         };
         origin.checksum = Some(origin.sum());
@@ -167,8 +184,12 @@ impl Origin {
     }
 
     fn sum(&self) -> String {
-        let Self { version, log, lineage, next_offsets, checksum: _ } = self;
-        let summed = serde_json::json!([version, log, lineage, next_offsets]).to_string();
+        let Self { version, log, lineage, next_offsets, unarchived, checksum: _ } = self;
+        let summed = match *version {
+            VERSION_2 => serde_json::json!([version, log, lineage, next_offsets]),
+            _ => serde_json::json!([version, log, lineage, next_offsets, unarchived]),
+        }
+        .to_string();
         format!("{:016x}", xxh3_64(summed.as_bytes()))
     }
 
@@ -177,8 +198,8 @@ impl Origin {
         let origin: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         match (origin.version, &origin.checksum) {
             (1, None) => Ok(origin),
-            (VERSION, Some(checksum)) if *checksum == origin.sum() => Ok(origin),
-            (1 | VERSION, _) => Err("its checksum is wrong".to_owned()),
+            (VERSION_2 | VERSION, Some(checksum)) if *checksum == origin.sum() => Ok(origin),
+            (1 | VERSION_2 | VERSION, _) => Err("its checksum is wrong".to_owned()),
             (version, _) => Err(format!("it is of version {version}: use a newer stk")),
         }
     }
@@ -198,6 +219,7 @@ impl Origin {
             log: Some(log),
             lineage,
             next_offsets: self.next_offsets.clone(),
+            gone: self.unarchived.clone().map_or(Gone::Unknown, Gone::of),
         })
     }
 }
@@ -215,7 +237,8 @@ pub async fn held(cold: &dyn Cold) -> Result<Option<Held>, ReadError> {
     let (lineage, next_offsets) = reached(cold).await?;
     let (holder, name) = (Holder::Archive, cold.name().to_owned());
     let is_archive = !next_offsets.is_empty();
-    Ok(is_archive.then_some(Held { holder, name, log: None, lineage, next_offsets }))
+    let gone = Gone::Unknown;
+    Ok(is_archive.then_some(Held { holder, name, log: None, lineage, next_offsets, gone }))
 }
 
 /// As [`held`], where the archive names its log.
@@ -332,11 +355,11 @@ pub(super) async fn claim(store: &Store, log: &Beside) -> Result<(), ArchiveErro
             return Err(ArchiveError::Nameless { store: store.name().to_owned() });
         }
         // Its manifests are of generations of this log.
-        Some(held) => return write(store, log, held.next_offsets).await,
+        Some(held) => return write(store, log, held.next_offsets, held.gone).await,
         None => {}
     }
     let next_offsets = vec![0; usize::from(log.0.partitions())];
-    let own = json(&Origin::new(&place(log.epoch(), store.name(), next_offsets)));
+    let own = json(&Origin::new(&place(log.epoch(), store.name(), next_offsets, Gone::Nothing)));
     match store.create(LOG_KEY, own.clone(), |found| *found == own[..]).await? {
         Created::Own => Ok(store.put(COPY_KEY, own).await?),
         // Another archiver was first.
@@ -363,14 +386,28 @@ pub(super) async fn declare(
         return Ok(());
     }
     let declared = later(&held.map_or_else(Vec::new, |held| held.next_offsets), next_offsets);
-    write(store, log, declared.clone()).await?;
+    write(store, log, declared.clone(), Gone::Unknown).await?;
     let is_held = lease.check();
     if is_held.is_err() {
         // It came late, and may have replaced what the next holder of the lease has written since.
         let (_, committed) = reached(store.cold()).await.map_err(ArchiveError::from)?;
-        write(store, log, later(&declared, &committed)).await?;
+        write(store, log, later(&declared, &committed), Gone::Unknown).await?;
     }
     is_held
+}
+
+/// Notes which rows below the offsets that the archive names are `unarchived`.
+pub(super) async fn settle(
+    store: &Store,
+    lease: &Lease,
+    log: &Beside,
+    unarchived: Gone,
+) -> Result<(), ArchiveError> {
+    lease.check()?;
+    match check_named(store.cold(), log).await? {
+        Some(held) if held.gone != unarchived => write(store, log, held.next_offsets, unarchived).await,
+        _ => Ok(()),
+    }
 }
 
 /// Makes `log` the only one whose rows the archive takes from now on, where the archive holds rows of a
@@ -382,14 +419,19 @@ pub async fn adopt(store: Arc<dyn Cold>, log: &Beside) -> Result<(), ArchiveErro
     let store = Store::new(store, None, super::ArchiveMetrics::default());
     let Some(held) = held(store.cold()).await.map_err(ArchiveError::from)? else { return Ok(()) };
     match log.relation(&held).await? {
-        Relation::Skipped => write(&store, log, held.next_offsets).await,
-        Relation::Own if held.log.is_none() => write(&store, log, held.next_offsets).await,
+        Relation::Skipped => write(&store, log, held.next_offsets, Gone::Unknown).await,
+        Relation::Own if held.log.is_none() => write(&store, log, held.next_offsets, Gone::Unknown).await,
         relation => refuse(store.cold(), &held, &relation, log),
     }
 }
 
-async fn write(store: &Store, log: &Beside, next_offsets: Vec<u64>) -> Result<(), ArchiveError> {
-    put(store, &place(log.epoch(), store.name(), next_offsets)).await
+async fn write(
+    store: &Store,
+    log: &Beside,
+    next_offsets: Vec<u64>,
+    unarchived: Gone,
+) -> Result<(), ArchiveError> {
+    put(store, &place(log.epoch(), store.name(), next_offsets, unarchived)).await
 }
 
 /// Writes down that the archive in `store` holds the rows of `held`. Replaces the marker of an unfinished
@@ -402,8 +444,9 @@ pub(super) async fn put(store: &Store, held: &Held) -> Result<(), ArchiveError> 
     Ok(())
 }
 
-/// Rows of the log below `next_offsets`, with its generations up to the one that reached there.
-pub(super) fn place(epoch: &LogEpoch, store: &str, next_offsets: Vec<u64>) -> Held {
+/// Rows of the log below `next_offsets` but for those `unarchived`, with its generations up to the one that
+/// reached there.
+pub(super) fn place(epoch: &LogEpoch, store: &str, next_offsets: Vec<u64>, unarchived: Gone) -> Held {
     let generation = epoch.generation_of(&next_offsets);
     let mut lineage = epoch.lineage(&next_offsets);
     let last = lineage.iter().position(|ended| ended.generation == generation);
@@ -411,7 +454,8 @@ pub(super) fn place(epoch: &LogEpoch, store: &str, next_offsets: Vec<u64>) -> He
     if let Some(last) = lineage.last_mut() {
         last.ends.clone_from(&next_offsets);
     }
-    Held { holder: Holder::Archive, name: store.to_owned(), log: Some(epoch.log().id), lineage, next_offsets }
+    let (holder, name, log) = (Holder::Archive, store.to_owned(), Some(epoch.log().id));
+    Held { holder, name, log, lineage, next_offsets, gone: unarchived }
 }
 
 /// The generation that a manifest of rows below `next_offsets` names.
@@ -435,6 +479,38 @@ impl From<ReadError> for ArchiveError {
             ReadError::Manifest { store, unit, reason } => {
                 Self::Damaged { store, key: super::manifest::manifest_prefix(unit), reason }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every version that was ever written is read for ever.
+    const VERSION_2_JSON: &[u8] = include_bytes!("../../../tests/golden/archive/log/v2.json");
+    const VERSION_4_JSON: &[u8] = include_bytes!("../../../tests/golden/archive/log/v4.json");
+
+    #[test]
+    fn names_of_every_version_are_read_and_no_damaged_one_is() {
+        let before = Origin::read(VERSION_2_JSON).unwrap().held("a").unwrap();
+        assert_eq!((before.log, &before.next_offsets[..]), (Some(0xed03_574b_688d_482b), &[5, 5][..]));
+        assert_eq!(before.gone, Gone::Unknown);
+        let days = ["2026-11-27", "2026-11-28"].map(|day| day.parse().unwrap());
+        let written = Held { gone: Gone::of(days), ..before };
+        assert_eq!(
+            String::from_utf8_lossy(&json(&Origin::new(&written))),
+            String::from_utf8_lossy(VERSION_4_JSON)
+        );
+        assert_eq!(Origin::read(VERSION_4_JSON).unwrap().held("a").unwrap(), written);
+        for gone in [Gone::Unknown, Gone::Nothing] {
+            let written = Held { gone, ..written.clone() };
+            assert_eq!(Origin::read(&json(&Origin::new(&written))).unwrap().held("a").unwrap(), written);
+        }
+        let text = String::from_utf8_lossy(VERSION_4_JSON);
+        for (is, becomes) in [("2026-11-27", "2026-11-26"), ("\"version\": 4", "\"version\": 2"), ("5", "6")]
+        {
+            assert!(Origin::read(text.replacen(is, becomes, 1).as_bytes()).is_err(), "{becomes}");
         }
     }
 }

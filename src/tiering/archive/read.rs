@@ -27,7 +27,7 @@ use super::manifest::{Manifest, ManifestFile};
 use super::origin::{self, Beside};
 use super::snapshot::{self, DataFile, ReadError, Snapshot};
 use super::store::mend;
-use crate::bus::epoch::{Relation, is_within};
+use crate::bus::epoch::{Held, Relation, is_within};
 use crate::market::{Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp};
 use crate::tiering::cold::{Availability, Cold, ColdError, StorageClass, ranges};
 use crate::tiering::parquet::{
@@ -152,7 +152,7 @@ pub struct ArchiveReader {
     /// The log beside which it is read, where that is known.
     log: Option<Beside>,
     /// How the archived rows relate to it, and when the archive said so.
-    standing: Mutex<Option<(Relation, Instant)>>,
+    standing: Mutex<Option<(Relation, Held, Instant)>>,
     /// Where warm ended when it was found to be no older than the archive.
     caught_up: Mutex<Option<Vec<u64>>>,
     /// Held while that is asked.
@@ -205,14 +205,21 @@ impl ArchiveReader {
             ReadError::Cold(ColdError::Unknown { store, key, reason: error.to_string() })
         })?;
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((relation.clone(), Instant::now()));
+            Some((relation.clone(), held, Instant::now()));
         Ok(relation)
+    }
+
+    /// What the archive holds, where it is known to be ahead of the log beside it.
+    pub fn known_ahead(&self) -> Option<Held> {
+        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = standing.as_ref().filter(|(relation, ..)| *relation == Relation::Ahead);
+        ahead.map(|(_, held, _)| held.clone())
     }
 
     fn known_standing(&self) -> Option<Relation> {
         let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = standing.as_ref().filter(|(_, since)| since.elapsed() < STANDING_AGE_MAX);
-        fresh.map(|(relation, _)| relation.clone())
+        let fresh = standing.as_ref().filter(|(.., since)| since.elapsed() < STANDING_AGE_MAX);
+        fresh.map(|(relation, ..)| relation.clone())
     }
 
     /// The store.

@@ -19,6 +19,7 @@ use super::{
     ArchiveError, ArchiveMetrics, ArchiveOptions, Clock, Event, Progress, bars, garbage, object, origin,
     probe,
 };
+use crate::bus::epoch::Gone;
 use crate::fail;
 use crate::market::{Kind, RowDigest, TimeRange, Timestamp};
 use crate::tiering::cold::Cold;
@@ -59,6 +60,14 @@ pub struct Summary {
     pub failures: Vec<(Unit, ArchiveError)>,
     /// Units with rows that are not archived and not due yet, and why.
     pub waiting: Vec<(Unit, Waiting)>,
+}
+
+/// How a copy of a unit came about.
+enum Copied {
+    /// From what warm holds now.
+    Whole,
+    /// From objects that an earlier run left: warm may hold later rows.
+    TakenUp,
 }
 
 impl Archiver {
@@ -126,12 +135,53 @@ impl Archiver {
             }
         }
         lease.check()?;
+        self.settle(lease, summary.commits > 0).await?;
         let removed = garbage::collect(&self.store, &self.clock, self.options.grace).await?;
         summary.objects_removed = removed;
         if removed > 0 {
             progress(Event::Removed { objects: removed });
         }
         Ok(summary)
+    }
+
+    /// Has the archive name the days of rows that it may still lack, where that may have changed.
+    async fn settle(&self, lease: &Lease, has_changed: bool) -> Result<(), ArchiveError> {
+        let Some(log) = &self.options.log else { return Ok(()) };
+        let named = origin::check_named(self.store.cold(), log).await?;
+        if !has_changed && named.is_some_and(|held| held.gone != Gone::Unknown) {
+            return Ok(());
+        }
+        match self.unarchived().await {
+            Ok(unarchived) => {
+                origin::settle(&self.store, lease, log, log.epoch().gone().and(unarchived)).await
+            }
+            Err(error) if error.ends_run() => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "it can't be told which days are not archived yet");
+                Ok(())
+            }
+        }
+    }
+
+    /// The days of rows in warm that no manifest covers.
+    async fn unarchived(&self) -> Result<Gone, ArchiveError> {
+        // Asked first: what comes later lies behind these offsets.
+        let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
+        let scan = self.warm.scan(&Query::new(Kind::Trade, Some(Vec::new()), nothing)).await?;
+        let mut days = Vec::new();
+        for info in self.warm.units().await? {
+            let manifests = manifests(&self.store, info.unit).await?;
+            let late = manifests.last().map(|last| offsets(&last.next_offsets, &scan.next_offsets));
+            let rows = match late {
+                None => info.rows,
+                Some(late) if late.iter().all(std::ops::Range::is_empty) => 0,
+                Some(late) => self.warm.digest(info.unit, &late).await?.rows,
+            };
+            if rows > 0 {
+                days.push(info.unit.day);
+            }
+        }
+        Ok(Gone::of(days))
     }
 
     fn not_here(&self, unit: Unit) -> ArchiveError {
@@ -190,7 +240,13 @@ impl Archiver {
                 // A drop of a unit whose copy failed finds no manifest and does nothing.
                 Action::Drop => self.drop_unit(lease, planned.unit, summary, progress).await,
                 Action::Copy | Action::Supplement(_) => {
-                    self.copy(lease, planned.unit, summary, progress).await
+                    match self.copy(lease, planned.unit, summary, progress).await {
+                        // Rows that came since the attempt that was taken up.
+                        Ok(Copied::TakenUp) => {
+                            self.copy(lease, planned.unit, summary, progress).await.map(drop)
+                        }
+                        copied => copied.map(drop),
+                    }
                 }
             };
             tries += 1;
@@ -225,7 +281,7 @@ impl Archiver {
         unit: Unit,
         summary: &mut Summary,
         progress: &Progress,
-    ) -> Result<(), ArchiveError> {
+    ) -> Result<Copied, ArchiveError> {
         let done = manifests(&self.store, unit).await?;
         let number = done.len() as u32;
         let first_offsets = done.last().map_or_else(Vec::new, |last| last.next_offsets.clone());
@@ -237,6 +293,7 @@ impl Archiver {
         let known =
             known.filter(|known| known.number == number && is_same(&known.first_offsets, &first_offsets));
         let mut journal = Journal::new(unit, number, first_offsets);
+        let mut copied = Copied::Whole;
         // What an earlier attempt has uploaded is taken up; what it left half-done is begun anew.
         if let Some(known) = known
             && let Step::Uploaded { files, digest, .. } | Step::Verified { files, digest, .. } = &known.step
@@ -246,11 +303,12 @@ impl Archiver {
             && self.holds(unit, &known, *digest).await?
         {
             journal = known;
+            copied = Copied::TakenUp;
         } else {
             self.note(lease, unit, &mut journal, Step::Planned, progress).await?;
             fail::point("archive.planned");
             if !self.export(lease, unit, &mut journal, progress).await? {
-                return Ok(());
+                return Ok(copied);
             }
         }
         if let Step::Uploaded { attempt, digest, files } = journal.step.clone() {
@@ -264,7 +322,7 @@ impl Archiver {
             self.note(lease, unit, &mut journal, Step::Verified { attempt, digest, files }, progress).await?;
             fail::point("archive.verified");
         }
-        let Step::Verified { attempt, digest, files } = journal.step.clone() else { return Ok(()) };
+        let Step::Verified { attempt, digest, files } = journal.step.clone() else { return Ok(copied) };
         let bytes: u64 = files.iter().map(|file| file.bytes).sum();
         self.commit(lease, unit, &journal, attempt, digest, files).await?;
         summary.commits += 1;
@@ -285,7 +343,7 @@ impl Archiver {
             tracing::warn!(%unit, %error, "the unit is committed, and its journal does not say so yet");
         }
         fail::point("archive.noted");
-        Ok(())
+        Ok(copied)
     }
 
     /// Seals the unit and writes its rows into objects. Whether there are rows.
@@ -474,7 +532,7 @@ impl Archiver {
             }
             if let Some(error) = differing {
                 let cold = self.store.shared_cold();
-                if !bars::are_left(cold, &*self.warm, unit, next_offsets, &moment.next_offsets).await? {
+                if !bars::are_left(cold, &*self.warm, unit, next_offsets, &moment).await? {
                     return Err(error);
                 }
                 tracing::info!(%unit, "warm has other revisions than the archive, of the same bars");

@@ -11,6 +11,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::cache::Cache;
 use super::first;
 use super::manifest::{Manifest, ManifestFile, manifest_prefix};
+use super::plan::covers;
 use super::store::mend;
 use crate::bus::epoch::LogEpoch;
 use crate::market::{Kind, Symbol, TimeRange, Timestamp, TradingDay};
@@ -126,8 +127,25 @@ impl Snapshot {
 
     /// The data objects of `day` that may hold rows at `first_offsets`, by partition, or after.
     pub fn files_from(&self, day: TradingDay, first_offsets: &[u64]) -> Result<Vec<DataFile>, ReadError> {
+        self.files_of(day, |manifest| reaches(&manifest.next_offsets, first_offsets))
+    }
+
+    /// The data objects of `day` all of whose rows are below `next_offsets`, by partition.
+    pub(super) fn files_below(
+        &self,
+        day: TradingDay,
+        next_offsets: &[u64],
+    ) -> Result<Vec<DataFile>, ReadError> {
+        self.files_of(day, |manifest| covers(next_offsets, &manifest.next_offsets))
+    }
+
+    fn files_of(
+        &self,
+        day: TradingDay,
+        is_asked: impl Fn(&Manifest) -> bool,
+    ) -> Result<Vec<DataFile>, ReadError> {
         let unit = Unit { day, kind: self.kind };
-        let chain = self.manifests(day).filter(|manifest| reaches(&manifest.next_offsets, first_offsets));
+        let chain = self.manifests(day).filter(|manifest| is_asked(manifest));
         let files = chain.flat_map(|manifest| &manifest.files).map(|file| {
             let parsed = |name: &Option<String>| name.as_deref().map(str::parse::<Symbol>).transpose();
             let symbols = parsed(&file.symbol_min).and_then(|min| Ok((min, parsed(&file.symbol_max)?)));

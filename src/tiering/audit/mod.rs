@@ -50,6 +50,7 @@ use crate::tiering::archive::manifest::Manifest;
 use crate::tiering::archive::manifest::manifest_key;
 use crate::tiering::archive::origin::{self, Beside};
 use crate::tiering::cold::Cold;
+use crate::tiering::history::lost_records;
 use crate::tiering::seam::{self, SeamError};
 use crate::tiering::warm::{ArchiveSource, Mark, Query, Unit, WarmError};
 
@@ -245,11 +246,17 @@ impl Auditor {
 
     /// Reports a warm store that names another log, or another timeline of this one.
     async fn check_log(&mut self) -> Result<(), AuditError> {
-        let Some(held) = self.warm.held() else { return Ok(()) };
         let mut nexts = Vec::new();
         for partition in 0..self.bus.partitions() {
             nexts.push(self.bus.bounds(partition).await?.next);
         }
+        let Selection { from, to, .. } = &self.selection;
+        let range = TimeRange {
+            from: from.map_or(Timestamp::MIN, TradingDay::start),
+            to: to.map_or(Timestamp::MAX, TradingDay::end),
+        };
+        (self.report.lost, self.report.lost_untold) = lost_records(self.bus.epoch(), &nexts, None, range);
+        let Some(held) = self.warm.held() else { return Ok(()) };
         if let Err(misfit) = self.bus.epoch().fit(&nexts, &held) {
             self.report.find(Finding {
                 severity: Severity::Broken,

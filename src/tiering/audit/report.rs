@@ -12,6 +12,7 @@ use super::producers::Producer;
 use crate::market::{Gap, RowDigest, TradingDay};
 use crate::tiering::archive::chain::Chain;
 use crate::tiering::archive::manifest::Manifest;
+use crate::tiering::history::LostRecords;
 use crate::tiering::warm::Unit;
 
 /// Partitions whose offsets a finding lists.
@@ -33,6 +34,10 @@ pub struct Report {
     pub gaps: Vec<(TradingDay, Gap)>,
     /// Whether there are more gaps.
     pub has_more_gaps: bool,
+    /// Records that were lost with log and warm, of which only those that were archived are left.
+    pub lost: Vec<LostRecords>,
+    /// Ranges of such records that are not among them.
+    pub lost_untold: u64,
     /// The units, in order.
     pub units: Vec<UnitReport>,
     /// What does not hold, and what can't be told.

@@ -1,6 +1,9 @@
 //! What an answer covers: where its rows came from, and what is not among them.
 
-use crate::market::{Gap, Kind, TradingDay};
+use serde::{Deserialize, Serialize};
+
+use crate::bus::epoch::{Gone, Held, LogEpoch};
+use crate::market::{Gap, Kind, TimeRange, TradingDay};
 use crate::tiering::cold::StorageClass;
 use crate::tiering::tiers::ArchivedPart;
 
@@ -9,6 +12,9 @@ pub const GAPS_MAX: usize = 1000;
 
 /// Archived objects that can't be read now and that a coverage lists, at most; the rest is counted.
 pub const FROZEN_MAX: usize = 1000;
+
+/// Ranges of lost records that a coverage lists, at most; the rest is counted.
+pub const LOST_MAX: usize = 1000;
 
 /// What an answer covers: nothing is left out of it unsaid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +28,10 @@ pub struct Coverage {
     pub gaps_not_listed: u64,
     /// Records that neither warm nor the log holds.
     pub missing: Vec<Missing>,
+    /// Records of a lost timeline, of which only those that were archived are left: the first [`LOST_MAX`].
+    pub lost: Vec<LostRecords>,
+    /// Such ranges beyond those listed.
+    pub lost_not_listed: u64,
     /// What is wrong with the stores, in words: rows that they should hold may be missing, without
     /// anybody knowing which.
     pub broken: Vec<String>,
@@ -30,10 +40,11 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Whether the answer has all that was ever to be had: no store is at fault, no record is missing, no feed missed
-    /// anything, and nothing is archived where it can't be read now.
+    /// Whether the answer has all that was ever to be had: no store is at fault, no record is missing or lost, no
+    /// feed missed anything, and nothing is archived where it can't be read now.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty()
+            && self.lost.is_empty()
             && self.broken.is_empty()
             && self.gaps.is_empty()
             && self.gaps_not_listed == 0
@@ -54,6 +65,12 @@ impl Coverage {
         for missing in later.missing {
             if !self.missing.contains(&missing) {
                 self.missing.push(missing);
+            }
+        }
+        self.lost_not_listed = self.lost_not_listed.max(later.lost_not_listed);
+        for lost in later.lost {
+            if !self.lost.contains(&lost) {
+                self.lost.push(lost);
             }
         }
         for broken in later.broken {
@@ -86,6 +103,45 @@ pub struct Missing {
     pub first_offset: u64,
     /// The offset after the last.
     pub next_offset: u64,
+}
+
+/// Records `first_offset..next_offset` of a partition were lost with the log and warm, when the data
+/// directory was put back from an older copy or begun anew: what was archived of them is answered, and the
+/// rest is nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostRecords {
+    /// The partition.
+    pub partition: u16,
+    /// The first of these offsets.
+    pub first_offset: u64,
+    /// The offset after the last.
+    pub next_offset: u64,
+    /// The days of the rows that are nowhere.
+    pub gone: Gone,
+}
+
+/// The records that `log`, which ends before `nexts`, is known to have lost for good and that may have rows in
+/// `range`; and how many ranges of them more than [`LOST_MAX`]. `ahead` is an archive whose rows the log has not
+/// skipped yet.
+pub fn lost_records(
+    log: &LogEpoch,
+    nexts: &[u64],
+    ahead: Option<&Held>,
+    range: TimeRange,
+) -> (Vec<LostRecords>, u64) {
+    let skipped = log.lost().iter().map(|lost| (&lost.from[..], &lost.to[..], lost.gone));
+    let unread = ahead.map(|held| (nexts, &held.next_offsets[..], held.gone));
+    let mut lost = Vec::new();
+    for (from, to, gone) in skipped.chain(unread).filter(|(.., gone)| gone.may_be_in(range)) {
+        for (partition, (&first_offset, &next_offset)) in (0_u16..).zip(from.iter().zip(to)) {
+            if first_offset < next_offset {
+                lost.push(LostRecords { partition, first_offset, next_offset, gone });
+            }
+        }
+    }
+    let not_listed = lost.len().saturating_sub(LOST_MAX) as u64;
+    lost.truncate(LOST_MAX);
+    (lost, not_listed)
 }
 
 /// What came from the archive.

@@ -23,7 +23,8 @@ use futures_util::{StreamExt, TryStreamExt};
 pub use self::amended::AmendedBatch;
 use self::amended::{AmendedStream, Amender, Amendments, whole_days};
 pub use self::coverage::{
-    ArchivedCoverage, Coverage, FROZEN_MAX, Frozen, GAPS_MAX, Missing, PartitionCoverage,
+    ArchivedCoverage, Coverage, FROZEN_MAX, Frozen, GAPS_MAX, LOST_MAX, LostRecords, Missing,
+    PartitionCoverage, lost_records,
 };
 use self::tail::{LogFilter, Tail};
 use crate::bus::{Bus, BusError};
@@ -326,6 +327,10 @@ impl History {
         if amended && query.kind == Kind::Trade {
             amendments.extend(Amendments::of_tail(tail.take_amendments()));
         }
+        let nexts: Vec<u64> = cut.log.iter().map(|log| log.end).collect();
+        let ahead = self.tiers.archive.as_ref().and_then(|archive| archive.known_ahead());
+        let (lost, lost_not_listed) =
+            coverage::lost_records(self.bus.epoch(), &nexts, ahead.as_ref(), query.range);
         let coverage = Coverage {
             partitions: (0..)
                 .zip(&cut.log)
@@ -338,6 +343,8 @@ impl History {
             gaps,
             gaps_not_listed,
             missing: cut.missing,
+            lost,
+            lost_not_listed,
             broken: cut.broken,
             archived: cut.archived,
         };
@@ -353,7 +360,7 @@ impl History {
             coverage,
             stats,
             of_tiers: (cut.warm_stats, cut.archive_stats),
-            next_offsets: cut.log.iter().map(|log| log.end).collect(),
+            next_offsets: nexts,
             amendments,
         })
     }

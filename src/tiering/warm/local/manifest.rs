@@ -20,14 +20,14 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{Temporary, damaged, io_error};
 use super::segment::SegmentInfo;
-use crate::bus::epoch::{Ended, LogEpoch};
+use crate::bus::epoch::{Ended, Gone, LogEpoch};
 use crate::fail;
 use crate::market::{Kind, TradingDay};
 use crate::tiering::warm::{Unit, WarmError};
 
 /// The version that is written. Version 1 had no edits of the archive, version 2 no [`Edit::End`], version 3
-/// neither [`Edit::Log`] nor seams; their files can be read.
-pub(super) const VERSION: u32 = 4;
+/// neither [`Edit::Log`] nor seams, and version 4 did not say what is gone; their files can be read.
+pub(super) const VERSION: u32 = 5;
 
 /// The first version whose files have an [`Edit::End`].
 const VERSION_WITH_END: u32 = 3;
@@ -66,6 +66,8 @@ pub(super) struct MarkEdit {
 pub(super) struct LogOf {
     pub(super) id: u64,
     pub(super) lineage: Vec<Ended>,
+    /// Which of the log's rows below the marks no store holds.
+    pub(super) gone: Gone,
 }
 
 impl LogOf {
@@ -79,7 +81,7 @@ impl LogOf {
             }
         }
         lineage.push(Ended { generation: epoch.log().generation, ends: next_offsets.to_vec() });
-        Self { id: epoch.log().id, lineage }
+        Self { id: epoch.log().id, lineage, gone: epoch.gone() }
     }
 
     /// The edit that makes this of what the store named `before`; `None` where it is the same.
@@ -90,6 +92,11 @@ impl LogOf {
             log: format!("{:016x}", self.id),
             keep: keep as u64,
             add: self.lineage[keep..].iter().cloned().map(GenerationEdit::from).collect(),
+            gone: match self.gone {
+                Gone::Unknown => None,
+                Gone::Nothing => Some(Vec::new()),
+                Gone::Days { first, last } => Some(vec![first, last]),
+            },
         })
     }
 }
@@ -125,8 +132,14 @@ pub(super) enum Edit {
     /// Ends the state that a file begins with: the number of lines before this one.
     End { edits: u64 },
     /// The rows are of the log with this id (sixteen hexadecimal digits): the first `keep` of the generations
-    /// that were named before, and these.
-    Log { log: String, keep: u64, add: Vec<GenerationEdit> },
+    /// that were named before, and these. Rows of the days `gone` are in no store, as far as is known.
+    Log {
+        log: String,
+        keep: u64,
+        add: Vec<GenerationEdit>,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        gone: Option<Vec<TradingDay>>,
+    },
     /// A block was stored.
     Commit { mark: MarkEdit, segments: Vec<SegmentInfo> },
     /// Segments were rewritten: `drop` by id, all of one partition, kind and day.
@@ -251,7 +264,7 @@ impl State {
             }
             // Only its place matters, and `parse` checks that.
             Edit::End { .. } => {}
-            Edit::Log { log, keep, add } => {
+            Edit::Log { log, keep, add, gone } => {
                 let id = u64::from_str_radix(&log, 16).map_err(|_| format!("{log:?} does not name a log"))?;
                 let mut lineage = self.log.take().map_or_else(Vec::new, |known| known.lineage);
                 if keep > lineage.len() as u64 {
@@ -261,7 +274,8 @@ impl State {
                 lineage.extend(
                     add.into_iter().map(|GenerationEdit { generation, ends }| Ended { generation, ends }),
                 );
-                self.log = Some(LogOf { id, lineage });
+                let gone = gone.map_or(Gone::Unknown, Gone::of);
+                self.log = Some(LogOf { id, lineage, gone });
             }
             Edit::Commit { mark, segments } => {
                 if let Some(checkpoint) = &mark.checkpoint {

@@ -50,7 +50,7 @@ use self::segment::SegmentWriter;
 pub use self::segment::{SegmentGroup, SegmentInfo};
 use self::unnamed::Unnamed;
 use super::{ArchiveSource, Block, Mark, Query, Scan, ScanStats, Unit, Warm, WarmError};
-use crate::bus::epoch::{Held, Holder, LogEpoch};
+use crate::bus::epoch::{Gone, Held, Holder, LogEpoch};
 use crate::fail;
 use crate::market::{Kind, TickBatch, Timestamp, TradingDay};
 use crate::tiering::parquet::{LATE_BLOCK_BYTES, Summer, Sums};
@@ -754,15 +754,17 @@ async fn blocking<T: Send + 'static>(
 impl Warm for LocalWarm {
     fn held(&self) -> Option<Held> {
         let live = self.shared.live();
-        let (log, mut lineage) =
-            live.log.as_ref().map_or((None, Vec::new()), |log| (Some(log.id), log.lineage.clone()));
+        // What names no log is of a version whose logs skipped nothing.
+        let unnamed = (None, Vec::new(), Gone::Nothing);
+        let named = live.log.as_ref().map(|log| (Some(log.id), log.lineage.clone(), log.gone));
+        let (log, mut lineage, gone) = named.unwrap_or(unnamed);
         let mut next_offsets = live.next_offsets();
         if let Some(last) = lineage.last_mut() {
             next_offsets.resize(next_offsets.len().max(last.ends.len()), 0);
             last.ends.clone_from(&next_offsets);
         }
         let name = self.shared.root.display().to_string();
-        Some(Held { holder: Holder::Warm, name, log, lineage, next_offsets })
+        Some(Held { holder: Holder::Warm, name, log, lineage, next_offsets, gone })
     }
 
     async fn claim(&self, partition: u16) -> Result<Mark, WarmError> {
