@@ -42,6 +42,8 @@ mod foreign;
 mod full;
 #[path = "cli/histories.rs"]
 mod histories;
+#[path = "cli/injected.rs"]
+mod injected;
 #[path = "cli/kill.rs"]
 mod kill;
 #[path = "cli/memory.rs"]

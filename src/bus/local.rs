@@ -37,7 +37,9 @@ mod reader;
 mod shadow;
 mod state;
 mod store;
+mod synced;
 mod torn;
+mod trees;
 mod writer;
 
 #[cfg(test)]
@@ -261,7 +263,8 @@ impl LocalBus {
         let Opened { mut store, mut segments, mut nexts, bytes_total, damage } =
             opened.map_err(|_| BusError::Failed {
                 path: path(),
-                reason: "its files are damaged: restore the directory from a copy, or move it away".into(),
+                reason: trees::find_damage(&config.path)
+                    .unwrap_or_else(|| format!("its files are damaged; {}", trees::WAY_OUT)),
             })??;
         if nexts.len() != usize::from(config.partitions) {
             let (has, asked) = (nexts.len(), config.partitions);
@@ -292,6 +295,7 @@ impl LocalBus {
                     segments.push(segment.map_err(|reason| BusError::Failed { path: path(), reason })?);
                     nexts = begins;
                 }
+                store.vouch(epoch.log());
                 epoch
             }
         };

@@ -10,13 +10,15 @@
 //! - **POSIX**: a file's data lasts by a sync of the file, a name by a sync of its directory. Of the rest
 //!   any part may be there.
 //!
-//! A few cuts in CI, `STK_TEST_CUTS` of each order by `scripts/power-matrix`, at places that
-//! `STK_TEST_KILL_SEED` repeats: half of them just before or after a sync, a rename, or a change of a
+//! A few cuts in CI, `STK_TEST_CUTS` of each order by `scripts/power-matrix`, `STK_TEST_JOBS` side by side, at
+//! places that `STK_TEST_KILL_SEED` repeats: half of them just before or after a sync, a rename, or a change of a
 //! directory, half anywhere.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
@@ -28,17 +30,17 @@ use tokio::sync::OnceCell;
 use super::address::OwnAddress;
 use super::crash::{PRODUCER, ticks, weigh_down};
 use super::kill::{hash, seed, stored};
-use super::support::{self, Home, PATIENCE, Server, serve};
+use super::support::{self, Home, Server, bounded, number, serve};
 
 /// Cuts of each order in CI.
-const CUTS_IN_CI: usize = 6;
+const CUTS_IN_CI: u64 = 6;
 /// Ticks of a round, and of a batch.
 const ROUND_TICKS: usize = 600;
 const BATCH_TICKS: usize = 100;
 const PAGE_BYTES: u64 = 4096;
 
 /// Small segments and blocks, of which there are many; what was archived is dropped from warm at once.
-const ENV: [(&str, &str); 9] = [
+pub(crate) const ENV: [(&str, &str); 9] = [
     ("STK_LOG_PARTITIONS", "2"),
     ("STK_LOG_DURABILITY", "always"),
     ("STK_LOG_FREE_BYTES_MIN", "0"),
@@ -71,6 +73,10 @@ struct Recording {
     ops: Vec<(Op, u64)>,
     /// Ticks, and the length of the trace when they were known to be acknowledged.
     acknowledged: Vec<(Tick, u64)>,
+    /// How often each tick was sent.
+    sent: BTreeMap<u64, u64>,
+    /// Calls just before and after which a cut is most likely to be met badly.
+    steps: Vec<usize>,
 }
 
 fn parse(trace: &[u8]) -> Vec<(Op, u64)> {
@@ -329,17 +335,17 @@ impl Recording {
             _ => {}
         }
     }
+}
 
-    /// Calls just before and after which a cut is most likely to be met badly.
-    fn steps(&self) -> Vec<usize> {
-        let is_step = |op: &Op| !matches!(op, Op::Write { .. } | Op::Truncate { .. } | Op::Create { .. });
-        let steps = self.ops.iter().enumerate().filter(|(_, (op, _))| is_step(op));
-        steps.flat_map(|(number, _)| [number, number + 1]).collect()
-    }
+/// Calls just before and after which a cut is most likely to be met badly.
+fn steps(ops: &[(Op, u64)]) -> Vec<usize> {
+    let is_step = |op: &Op| !matches!(op, Op::Write { .. } | Op::Truncate { .. } | Op::Create { .. });
+    let steps = ops.iter().enumerate().filter(|(_, (op, _))| is_step(op));
+    steps.flat_map(|(number, _)| [number, number + 1]).collect()
 }
 
 /// Compiles the recorder. `None`, as said, where it can't be used.
-fn recorder(home: &Home) -> Option<PathBuf> {
+pub(crate) fn recorder(home: &Home) -> Option<PathBuf> {
     let library = home.path("recorder.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power/recorder.c");
     let mut compile = Command::new("cc");
@@ -389,7 +395,9 @@ async fn record(home: &Home, recorder: &Path) -> Recording {
     server.kill();
     let trace = std::fs::read(home.path("trace")).expect("a trace");
     let ops = parse(&trace);
-    Recording { trace, ops, acknowledged }
+    let mut sent: BTreeMap<u64, u64> = BTreeMap::new();
+    acknowledged.iter().for_each(|(tick, _)| *sent.entry(hash(tick)).or_insert(0) += 1);
+    Recording { steps: steps(&ops), trace, ops, acknowledged, sent }
 }
 
 async fn bring(home: &Home, client: &mut IngestClient, ticks: &[Tick], acknowledged: &mut Vec<(Tick, u64)>) {
@@ -429,59 +437,73 @@ async fn recording() -> Option<&'static Recording> {
     RECORDING.get_or_init(record).await.as_ref()
 }
 
-/// What a server said that does not start, or was ended because it did.
-fn refusal(home: &Home, command: &Command) -> String {
-    let mut bounded = Command::new("timeout");
-    bounded
-        .arg(PATIENCE.as_secs().to_string())
-        .arg(command.get_program())
-        .args(command.get_args())
-        .env_clear();
-    bounded.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    home.shown(&mut bounded)
+/// The place of the cut `number`, and what is left of what was not durable: always the same of a seed.
+fn random_of(seed: u64, number: u64) -> SplitMix64 {
+    SplitMix64::seed_from_u64(seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+}
+
+/// Cuts the power, and looks for every row: what is wrong then, in words.
+async fn cut(recording: &Recording, order: Order, home: &Home, mut random: SplitMix64, row: &Mutex<Row>) {
+    let (steps, calls) = (&recording.steps, recording.ops.len());
+    let cut = match random.next_u64() % 2 {
+        0 => steps[(random.next_u64() % steps.len() as u64) as usize],
+        _ => (random.next_u64() % calls as u64) as usize + 1,
+    };
+    let data = home.path("rebuilt");
+    recording.rebuild(order, cut, &mut random, &data);
+    let row = || row.lock().unwrap_or_else(PoisonError::into_inner);
+    row().cuts += 1;
+    let name = row().order;
+    let command = || serve(home, &data, Some("127.0.0.1:0"), "127.0.0.1:0", &[], &ENV);
+    let command_to_start = command();
+    let started = tokio::task::spawn_blocking(move || Server::run(command_to_start, true).drained());
+    if !started.await.is_ok_and(|(code, _)| code == Some(0)) {
+        row().refused += 1;
+        // One that does start now is ended.
+        let said = home.shown(&mut bounded(&command()));
+        panic!("{name}: the server does not start after a cut after call {cut} of {calls}: {said}");
+    }
+    let flags = [("data.dir", data.display().to_string(), "--data")];
+    let env = ENV.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let counts = stored(&Resolved::new(None, env, &flags).expect("good settings").config()).await;
+    let end = recording.ops[..cut].last().map_or(0, |(_, end)| *end);
+    let mut expected: BTreeMap<u64, u64> = BTreeMap::new();
+    let before = recording.acknowledged.iter().filter(|(_, at)| *at <= end);
+    before.for_each(|(tick, _)| *expected.entry(hash(tick)).or_insert(0) += 1);
+    let more = |these: &BTreeMap<u64, u64>, than: &BTreeMap<u64, u64>| -> u64 {
+        these.iter().map(|(tick, count)| count.saturating_sub(*than.get(tick).unwrap_or(&0))).sum()
+    };
+    let (lost, doubled) = (more(&expected, &counts), more(&counts, &recording.sent));
+    row().lost += lost;
+    row().doubled += doubled;
+    assert_eq!((lost, doubled), (0, 0), "{name}: lost, doubled after call {cut} of {calls}");
+    std::fs::remove_dir_all(data).expect("removed");
 }
 
 async fn matrix(order: Order, name: &'static str) {
-    let home = Home::new();
     let Some(recording) = recording().await else { return };
-    let cuts = std::env::var("STK_TEST_CUTS").map_or(CUTS_IN_CI, |cuts| cuts.parse().expect("a number"));
-    let mut random = SplitMix64::seed_from_u64(seed());
-    let (steps, calls) = (recording.steps(), recording.ops.len());
-    let mut row = Row { order: name, cuts: 0, lost: 0, doubled: 0, refused: 0 };
-    let mut sent: BTreeMap<u64, u64> = BTreeMap::new();
-    recording.acknowledged.iter().for_each(|(tick, _)| *sent.entry(hash(tick)).or_insert(0) += 1);
-    for number in 0..cuts {
-        let cut = match number % 2 {
-            0 => steps[(random.next_u64() % steps.len() as u64) as usize],
-            _ => (random.next_u64() % calls as u64) as usize + 1,
-        };
-        let data = home.path("rebuilt");
-        recording.rebuild(order, cut, &mut random, &data);
-        row.cuts += 1;
-        let command = || serve(&home, &data, Some("127.0.0.1:0"), "127.0.0.1:0", &[], &ENV);
-        let command_to_start = command();
-        let started = tokio::task::spawn_blocking(move || Server::run(command_to_start, true).drained());
-        if !started.await.is_ok_and(|(code, _)| code == Some(0)) {
-            row.refused += 1;
-            let said = refusal(&home, &command());
-            panic!("{name}: the server does not start after a cut after call {cut} of {calls}: {said}");
+    let (cuts, seed) = (number("STK_TEST_CUTS", CUTS_IN_CI), seed());
+    let row = Mutex::new(Row { order: name, cuts: 0, lost: 0, doubled: 0, refused: 0 });
+    let next = AtomicU64::new(0);
+    let job = || {
+        let home = Home::new();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= cuts {
+                break;
+            }
+            runtime.block_on(cut(recording, order, &home, random_of(seed, number), &row));
         }
-        let flags = [("data.dir", data.display().to_string(), "--data")];
-        let env = ENV.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let counts = stored(&Resolved::new(None, env, &flags).expect("good settings").config()).await;
-        let end = recording.ops[..cut].last().map_or(0, |(_, end)| *end);
-        let mut expected: BTreeMap<u64, u64> = BTreeMap::new();
-        let before = recording.acknowledged.iter().filter(|(_, at)| *at <= end);
-        before.for_each(|(tick, _)| *expected.entry(hash(tick)).or_insert(0) += 1);
-        let more = |these: &BTreeMap<u64, u64>, than: &BTreeMap<u64, u64>| -> u64 {
-            these.iter().map(|(tick, count)| count.saturating_sub(*than.get(tick).unwrap_or(&0))).sum()
-        };
-        let (lost, doubled) = (more(&expected, &counts), more(&counts, &sent));
-        row.lost += lost;
-        row.doubled += doubled;
-        assert_eq!((lost, doubled), (0, 0), "{name}: lost, doubled after call {cut} of {calls}");
-        std::fs::remove_dir_all(data).expect("removed");
-    }
+    };
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            for _ in 0..number("STK_TEST_JOBS", 2) {
+                scope.spawn(job);
+            }
+        });
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

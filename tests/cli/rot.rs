@@ -1,38 +1,39 @@
 //! Bit rot: stored files with a flipped bit or a lost end. An answer has exactly the right rows, or says
-//! what it lacks, or is an error that names the file; whether it is read by `stk history --data` or
-//! by a server.
+//! what it lacks, or is an error that names the file; whether it is read by `stk history --data` or by a
+//! server. The real binary reads, so that a reader that dies ends no run.
 //!
-//! `STK_TEST_ROTS` says how many files are damaged of each kind, `STK_TEST_ROT_SEED` repeats the damage,
-//! `STK_TEST_ROT_KIND` picks one kind. `scripts/rot-matrix` runs many and prints a table.
+//! `STK_TEST_ROTS` says how many files are damaged, of each kind in turn, `STK_TEST_ROT_SEED` repeats the
+//! damage, `STK_TEST_ROT_KIND` picks the kinds with that in their name, `STK_TEST_JOBS` says how many are
+//! tried side by side. `scripts/rot-matrix` runs many and prints a table.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
 
 use futures_util::TryStreamExt;
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
-use stk::client::Endpoint;
+use stk::bus::local::{LocalBus, LocalBusConfig};
 use stk::client::rest::RestClient;
-use stk::config::{Config, Resolved};
 use stk::feed::iex::make;
-use stk::market::{Kind, TimeRange};
-use stk::server::node::Node;
-use stk::server::stores::Stores;
-use stk::tiering::history::HistoryQuery;
-use stk::tiering::history::format::{Format, RowWriter};
 
-use super::support::{Home, Server};
+use super::crash::weigh_down;
+use super::support::{Home, PATIENCE, Server, number, serve};
 
-/// Files that are damaged of each kind in CI.
-const ROTS_IN_CI: u64 = 1;
+/// Half of the damage is in so many bytes at the end of a file.
+const END_BYTES: u64 = 1024;
+/// Cumulative lines of the table are told after so many trials, for a run that is ended early.
+const TOLD_EVERY: u64 = 500;
 
-/// The kinds of rows that are asked for.
-const KINDS: [Kind; 3] = [Kind::Trade, Kind::Quote, Kind::Bar];
-
-/// Damage that only whoever keeps the log can tell from what a crash leaves. They are counted, and
-/// fail no test yet.
-const OF_THE_LOG: [&str; 3] = ["log journal", "log files", "epoch"];
+/// The kinds of rows that are asked for, as the command and as the server call them.
+const KINDS: [(&str, &str); 3] = [("trades", "trade"), ("quotes", "quote"), ("bars", "bar")];
+/// What is taken in stays in the log alone for now.
+const ENV: [(&str, &str); 1] = [("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "3600000")];
+const SYMBOLS: [&str; 4] = ["AAPL", "MSFT", "NVDA", "TSLA"];
 
 pub(crate) fn capture(home: &Home, name: &str, day: &str, seconds: i64, symbols: &[&str]) -> String {
     let open = format!("{day}T14:30:00Z").parse::<stk::market::Timestamp>().expect("a time");
@@ -51,13 +52,17 @@ pub(crate) fn capture(home: &Home, name: &str, day: &str, seconds: i64, symbols:
 }
 
 /// A data directory of which one day is archived and dropped from warm, one has late rows in the
-/// archive, one is in warm alone, and some rows are in the log alone.
+/// archive, one is in warm alone, and some rows are in the log alone: in a table of it, and in its journal.
 fn stored(home: &Home) -> PathBuf {
     let data = home.path("sound");
     let data_text = data.display().to_string();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    // With little memory, it keeps its rows in tables after 1 MiB.
+    let log = LocalBusConfig { memory_bytes: 8 << 20, ..LocalBusConfig::new(data.join("log"), 2) };
+    runtime.block_on(async { LocalBus::open(log).expect("a log").close().await });
     let run = |args: &[&str]| {
         let mut command = home.stk(args);
-        command.env("STK_LOG_PARTITIONS", "2").env("STK_ARCHIVE_SETTLE_MINUTES", "0");
+        command.envs(ENV).env("STK_ARCHIVE_SETTLE_MINUTES", "0");
         let shown = home.shown(&mut command);
         assert!(shown.starts_with("exit: 0\n"), "{args:?}: {shown}");
     };
@@ -66,9 +71,15 @@ fn stored(home: &Home) -> PathBuf {
     run(&["archive", "run", "--data", &data_text]);
     let second = capture(home, "second.pcap", "2025-03-07", 300, &["AAPL", "NVDA", "TSLA"]);
     run(&["replay", &second, "--speed", "max", "--data", &data_text]);
-    let server = Server::start_with(home, &data, "127.0.0.1:0", &[], &[]);
-    let third = capture(home, "third.pcap", "2025-03-10", 40, &["AAPL", "MSFT"]);
-    run(&["replay", &third, "--speed", "max", "--ingest", &server.ingest]);
+    let server = Server::start_with(home, &data, "127.0.0.1:0", &[], &ENV);
+    for (name, day) in [("third.pcap", "2025-03-10"), ("fourth.pcap", "2025-03-11")] {
+        let capture = capture(home, name, day, 20, &["AAPL", "MSFT"]);
+        run(&["replay", &capture, "--speed", "max", "--ingest", &server.ingest]);
+        // So that what came before goes into a table.
+        runtime.block_on(weigh_down(&server.ingest, 2)).expect("a server");
+    }
+    let last = capture(home, "fifth.pcap", "2025-03-12", 20, &["AAPL", "MSFT"]);
+    run(&["replay", &last, "--speed", "max", "--ingest", &server.ingest]);
     server.kill();
     data
 }
@@ -81,6 +92,7 @@ fn kind_of(path: &Path) -> Option<&'static str> {
     let kind = match text.split('/').next()? {
         "log" if text == "log/epoch" => "epoch",
         "log" if ending == "jnl" => "log journal",
+        "log" if text.contains("/tables/") => "log tables",
         "log" if text.ends_with("lock") => return None,
         "log" => "log files",
         "hot" => "hot checkpoint",
@@ -119,7 +131,7 @@ fn files(dir: &Path, below: &Path, found: &mut BTreeMap<&'static str, Vec<PathBu
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a directory");
     for entry in fs::read_dir(from).expect("a directory") {
         let entry = entry.expect("an entry");
@@ -132,176 +144,264 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn config(data: &Path) -> Config {
-    let flags = [
-        ("data.dir", data.display().to_string(), "--data"),
-        ("server.listen", "127.0.0.1:0".to_owned(), "--listen"),
-        ("server.ingest_listen", "127.0.0.1:0".to_owned(), "--ingest-listen"),
-    ];
-    Resolved::new(None, [], &flags).expect("good settings").config()
+/// What a reader did with a damaged store.
+enum Found {
+    /// It answered, and does not say that it lacks anything: the rows by kind.
+    Rows(Vec<String>),
+    /// It says what it lacks, or refused: all that it said.
+    Said(String),
+    /// It died of it, or did not end: all that it said.
+    Died(String),
 }
 
-/// Rows by kind, or why there are none, or what the answer says that it lacks.
-type Rows = Result<Vec<String>, String>;
+fn is_crash(status: ExitStatus) -> bool {
+    // A panic, a signal, or the end that `timeout` makes.
+    matches!(status.code(), Some(101 | 124) | None)
+}
 
 /// As `stk history --data` reads.
-async fn offline(data: &Path) -> Rows {
-    let stores = Stores::open_existing(&config(data)).await.map_err(|error| error.to_string())?;
-    let rows = async {
-        let mut all = Vec::new();
-        for kind in KINDS {
-            let query = HistoryQuery {
-                symbols: Vec::new(),
-                kind,
-                timeframe: None,
-                range: TimeRange::ALL,
-                limit: None,
-            };
-            let answer = stores.history().query(query).await.map_err(|error| error.to_string())?;
-            let coverage = &answer.coverage;
-            if !coverage.missing.is_empty()
-                || !coverage.broken.is_empty()
-                || coverage.archived.is_partial()
-                || coverage.archived.unasked.is_some()
-            {
-                return Err(format!("partial: {coverage:?}"));
-            }
-            let mut writer =
-                RowWriter::new(Format::Csv, kind, Vec::new()).map_err(|error| error.to_string())?;
-            let batches: Vec<_> = answer.rows.try_collect().await.map_err(|error| error.to_string())?;
-            for batch in batches {
-                writer.write(&batch.into()).map_err(|error| error.to_string())?;
-            }
-            let bytes = writer.finish().map_err(|error| error.to_string())?;
-            all.push(String::from_utf8(bytes).expect("text"));
+fn offline(home: &Home, data: &Path) -> Found {
+    let mut all = Vec::new();
+    for (kind, _) in KINDS {
+        let mut command = home.bounded(&["history", "--kind", kind, "--format", "csv", "--data"]);
+        let output = command.arg(data).args(SYMBOLS).output().expect("the binary runs");
+        if output.status.success() {
+            all.push(String::from_utf8(output.stdout).expect("text"));
+            continue;
         }
-        Ok(all)
-    };
-    let rows = rows.await;
-    stores.close().await;
-    rows
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        return if is_crash(output.status) { Found::Died(said) } else { Found::Said(said) };
+    }
+    Found::Rows(all)
 }
 
 /// As a server answers.
-async fn served(data: &Path) -> Rows {
-    let node = Node::start(&config(data)).await.map_err(|error| error.to_string())?;
-    let rows = async {
-        let endpoint: Endpoint =
-            format!("http://{}", node.address()).parse().map_err(|error| format!("{error:?}"))?;
-        let client = RestClient::new(endpoint, None).map_err(|error| error.to_string())?;
-        let mut all = Vec::new();
-        for kind in KINDS {
-            let query = [("kind", kind.name().to_owned()), ("format", "csv".to_owned())];
-            let answer = client.history(&query).await.map_err(|error| error.to_string())?;
-            let coverage = answer.coverage.clone().unwrap_or_default();
-            let lacks = |value: &serde_json::Value| match value {
-                serde_json::Value::Array(list) => !list.is_empty(),
-                value => !value.is_null(),
-            };
-            if lacks(&coverage["missing"])
-                || lacks(&coverage["broken"])
-                || lacks(&coverage["archived"]["frozen"])
-                || lacks(&coverage["archived"]["unasked"])
-            {
-                return Err(format!("partial: {coverage}"));
+fn served(home: &Home, data: &Path) -> Found {
+    let mut server = serve(home, data, Some("127.0.0.1:0"), "127.0.0.1:0", &[], &[]);
+    let mut server = server.stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let stderr = BufReader::new(server.stderr.take().expect("stderr is piped"));
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let mut said = Vec::new();
+    let mut answer = None;
+    let mut is_hung = false;
+    loop {
+        let line = match lines.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(error) => {
+                is_hung = error == mpsc::RecvTimeoutError::Timeout;
+                break;
             }
-            let parts: Vec<_> = answer.bytes().try_collect().await.map_err(|error| error.to_string())?;
-            all.push(String::from_utf8(parts.concat()).expect("text"));
+        };
+        let address = line.split_once("listening on http://").map(|(_, rest)| rest.to_owned());
+        said.push(line);
+        if let Some(address) = address.as_deref().and_then(|rest| rest.split_whitespace().next()) {
+            answer = Some(asked(address.trim_end_matches('/')));
+            break;
         }
-        Ok(all)
+    }
+    // One that said nothing of an address has ended, or is ended now.
+    let ended = match answer {
+        Some(_) => server.try_wait().expect("the server is ours"),
+        None if is_hung => None,
+        None => Some(server.wait().expect("the server is ours")),
     };
-    let rows = rows.await;
-    let _ = node.stop().await;
-    rows
+    let _ = server.kill();
+    let _ = server.wait();
+    said.extend(lines.iter());
+    let said = said.join("\n");
+    match answer {
+        _ if is_hung || ended.is_some_and(is_crash) => Found::Died(said),
+        Some(Ok(rows)) => Found::Rows(rows),
+        Some(Err(error)) => Found::Said(format!("{error}\n{said}")),
+        None => Found::Said(said),
+    }
 }
 
-#[derive(Default)]
+/// All rows of the server at `address`, or what it says.
+#[tokio::main(flavor = "current_thread")]
+async fn asked(address: &str) -> Result<Vec<String>, String> {
+    let endpoint = format!("http://{address}").parse().map_err(|error| format!("{error:?}"))?;
+    let client = RestClient::new(endpoint, None).map_err(|error| error.to_string())?;
+    let mut all = Vec::new();
+    for (_, kind) in KINDS {
+        let query = [("kind", kind.to_owned()), ("format", "csv".to_owned())];
+        let answer = client.history(&query).await.map_err(|error| error.to_string())?;
+        let coverage = answer.coverage.clone().unwrap_or_default();
+        let lacks = |value: &serde_json::Value| match value {
+            serde_json::Value::Array(list) => !list.is_empty(),
+            value => !value.is_null(),
+        };
+        if lacks(&coverage["missing"])
+            || lacks(&coverage["broken"])
+            || lacks(&coverage["archived"]["frozen"])
+            || lacks(&coverage["archived"]["unasked"])
+        {
+            return Err(format!("partial: {coverage}"));
+        }
+        let parts: Vec<_> = answer.bytes().try_collect().await.map_err(|error| error.to_string())?;
+        all.push(String::from_utf8(parts.concat()).expect("text"));
+    }
+    Ok(all)
+}
+
+#[derive(Clone, Copy, Default)]
 struct Outcomes {
     trials: u64,
     right: u64,
     refused: u64,
-    /// Refused, and the message names another file than the damaged one.
+    /// Refused, and what it said names another file than the damaged one.
     unnamed: u64,
+    /// Refused by dying.
+    died: u64,
     silent: u64,
 }
 
 impl Outcomes {
-    fn count(&mut self, found: &Rows, sound: &[String], path: &Path, what: &str) -> Option<String> {
+    /// Counts what was found; in words, if the answer was wrong without a word.
+    fn count(&mut self, found: &Found, sound: &[String], path: &Path, what: &str) -> Option<String> {
         self.trials += 1;
-        match found {
-            Ok(rows) if rows == sound => self.right += 1,
-            Ok(rows) => {
+        let (said, has_died) = match found {
+            Found::Rows(rows) if rows == sound => {
+                self.right += 1;
+                return None;
+            }
+            Found::Rows(rows) => {
                 self.silent += 1;
                 let lines =
                     |rows: &[String]| rows.iter().map(|rows| rows.lines().count()).collect::<Vec<_>>();
                 return Some(format!("{what}: {:?} rows, not {:?}", lines(rows), lines(sound)));
             }
-            Err(error) => {
-                self.refused += 1;
-                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                if !error.contains(name) {
-                    self.unnamed += 1;
-                    eprintln!("{what}: {error}");
-                }
-            }
+            Found::Said(said) => (said, false),
+            Found::Died(said) => (said, true),
+        };
+        self.refused += 1;
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if has_died {
+            self.died += 1;
+            eprintln!("died: {what}: {said}");
+        } else if !said.contains(name) {
+            self.unnamed += 1;
+            eprintln!("unnamed: {what}: {said}");
         }
         None
     }
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
+/// What was found so far, by kind of file and by reader.
+#[derive(Default)]
+struct Table {
+    rows: BTreeMap<(&'static str, &'static str), Outcomes>,
+    silent: Vec<String>,
+    trials: u64,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_file_never_reads_as_other_rows() {
-    let home = Home::new();
-    let data = tokio::task::block_in_place(|| stored(&home));
-    let sound = offline(&data).await.expect("sound rows");
-    let lines: Vec<_> = sound.iter().map(|rows| rows.lines().count()).collect();
-    assert_eq!(lines[..2], [641, 641], "every trade and quote, and a head");
-    let mut by_kind = BTreeMap::new();
-    files(&data, Path::new(""), &mut by_kind);
-    let seed = number("STK_TEST_ROT_SEED", 1);
-    let only = std::env::var("STK_TEST_ROT_KIND").unwrap_or_default();
-    let mut silent = Vec::new();
-    for (kind, files) in by_kind.iter().filter(|(kind, _)| kind.contains(&only)) {
-        let mut random = SplitMix64::seed_from_u64(seed);
-        let (mut by_offline, mut by_server) = (Outcomes::default(), Outcomes::default());
-        for trial in 0..number("STK_TEST_ROTS", ROTS_IN_CI) {
-            let path = &files[(random.next_u64() % files.len() as u64) as usize];
-            let mut bytes = fs::read(data.join(path)).expect("a file");
-            let (at, bit) = (random.next_u64() % bytes.len() as u64, random.next_u64() % 8);
-            let what = if trial % 4 == 3 {
-                bytes.truncate(at as usize);
-                format!("{} cut to {at} bytes", path.display())
-            } else {
-                bytes[at as usize] ^= 1 << bit;
-                format!("{} bit {bit} of byte {at}", path.display())
-            };
-            for is_server in [false, true] {
-                let damaged = home.path("damaged");
-                let _ = fs::remove_dir_all(&damaged);
-                copy(&data, &damaged);
-                fs::write(damaged.join(path), &bytes).expect("written");
-                let (found, outcomes, reader) = if is_server {
-                    (served(&damaged).await, &mut by_server, "a server")
-                } else {
-                    (offline(&damaged).await, &mut by_offline, "--data")
-                };
-                let wrong = outcomes.count(&found, &sound, path, &format!("{what}, by {reader}"));
-                if let Some(wrong) = wrong {
-                    eprintln!("silent: {wrong}");
-                    if !OF_THE_LOG.contains(kind) {
-                        silent.push(wrong);
-                    }
-                }
-            }
-        }
-        for (reader, outcomes) in [("--data", by_offline), ("server", by_server)] {
-            let Outcomes { trials, right, refused, unnamed, silent } = outcomes;
-            eprintln!("matrix\t{kind}\t{reader}\t{trials}\t{right}\t{refused}\t{unnamed}\t{silent}");
+impl Table {
+    fn tell(&self) {
+        for ((kind, reader), outcomes) in &self.rows {
+            let Outcomes { trials, right, refused, unnamed, died, silent } = outcomes;
+            eprintln!("matrix\t{kind}\t{reader}\t{trials}\t{right}\t{refused}\t{unnamed}\t{died}\t{silent}");
         }
     }
-    assert!(silent.is_empty(), "seed {seed}: {silent:#?}");
+}
+
+/// One damaged file, read by both.
+struct Trial {
+    kind: &'static str,
+    path: PathBuf,
+    bytes: Vec<u8>,
+    what: String,
+}
+
+impl Trial {
+    /// The trial `number` of `seed` on the store in `data`: kinds take turns.
+    fn new(number: u64, seed: u64, data: &Path, by_kind: &BTreeMap<&'static str, Vec<PathBuf>>) -> Self {
+        let mut random = SplitMix64::seed_from_u64(seed.wrapping_mul(1 << 32).wrapping_add(number));
+        let (kind, files) =
+            by_kind.iter().nth((number % by_kind.len() as u64) as usize).expect("there are kinds");
+        let path = files[(random.next_u64() % files.len() as u64) as usize].clone();
+        let mut bytes = fs::read(data.join(&path)).expect("a file");
+        let end = written(&bytes);
+        // What says where the rest lies is at the end of most files.
+        let from = end.saturating_sub(END_BYTES) * (random.next_u64() % 2);
+        let (at, bit) = (from + random.next_u64() % (end - from), random.next_u64() % 8);
+        let what = if random.next_u64().is_multiple_of(4) {
+            bytes.truncate(at as usize);
+            format!("{} cut to {at} bytes", path.display())
+        } else {
+            bytes[at as usize] ^= 1 << bit;
+            format!("{} bit {bit} of byte {at}", path.display())
+        };
+        Self { kind, path, bytes, what: format!("trial {number}: {what}") }
+    }
+
+    fn read(&self, home: &Home, sound: &Path, dir: &Path) -> [Found; 2] {
+        let damaged = dir.join(&self.path);
+        // The server has its files changed by then.
+        replace(&damaged, &self.bytes);
+        let by_offline = offline(home, dir);
+        let by_server = served(home, dir);
+        let _ = fs::remove_dir_all(dir);
+        copy(sound, dir);
+        [by_offline, by_server]
+    }
+}
+
+/// Up to the last byte that is not zero: journals are made long beforehand.
+fn written(bytes: &[u8]) -> u64 {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last as u64 + 1)
+}
+
+fn replace(path: &Path, bytes: &[u8]) {
+    // Another file: the sound one may have other names.
+    fs::remove_file(path).expect("removed");
+    fs::write(path, bytes).expect("written");
+}
+
+#[test]
+fn a_damaged_file_never_reads_as_other_rows() {
+    let home = Home::new();
+    let data = stored(&home);
+    let Found::Rows(sound) = offline(&home, &data) else { panic!("the store is sound") };
+    let lines: Vec<_> = sound.iter().map(|rows| rows.lines().count()).collect();
+    assert_eq!(lines[..2], [661, 661], "every trade and quote, and a head");
+    let mut by_kind = BTreeMap::new();
+    files(&data, Path::new(""), &mut by_kind);
+    let only = std::env::var("STK_TEST_ROT_KIND").unwrap_or_default();
+    by_kind.retain(|kind, _| kind.contains(&only));
+    let (seed, trials) = (number("STK_TEST_ROT_SEED", 1), number("STK_TEST_ROTS", by_kind.len() as u64));
+    let (next, table) = (AtomicU64::new(0), Mutex::new(Table::default()));
+    let work = |job: u64| {
+        let dir = home.path(&format!("damaged-{job}"));
+        copy(&data, &dir);
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= trials {
+                break;
+            }
+            let trial = Trial::new(number, seed, &data, &by_kind);
+            let found = trial.read(&home, &data, &dir);
+            let mut table = table.lock().expect("no job has failed");
+            for (found, reader) in found.iter().zip(["--data", "server"]) {
+                let what = format!("{}, by {reader}", trial.what);
+                let outcomes = table.rows.entry((trial.kind, reader)).or_default();
+                if let Some(wrong) = outcomes.count(found, &sound, &trial.path, &what) {
+                    eprintln!("silent: {wrong}");
+                    table.silent.push(wrong);
+                }
+            }
+            table.trials += 1;
+            if table.trials.is_multiple_of(TOLD_EVERY) {
+                table.tell();
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for job in 0..number("STK_TEST_JOBS", 2) {
+            scope.spawn(move || work(job));
+        }
+    });
+    let table = table.into_inner().expect("no job has failed");
+    table.tell();
+    assert!(table.silent.is_empty(), "seed {seed}: {:#?}", table.silent);
 }

@@ -17,6 +17,29 @@ pub(crate) struct Home {
 /// How long anything may take before a test gives up: a bound, never a measure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The binary that is tested: another one than cargo has built where `STK_TEST_BIN` names it, such as a
+/// release build for a long run.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("STK_TEST_BIN").map_or_else(|| env!("CARGO_BIN_EXE_stk").into(), PathBuf::from)
+}
+
+/// The number that the variable `name` gives.
+pub(crate) fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// `command`, ended with exit code 124 when it takes longer than [`PATIENCE`].
+pub(crate) fn bounded(command: &Command) -> Command {
+    let mut bounded = Command::new("timeout");
+    bounded.arg(PATIENCE.as_secs().to_string()).arg(command.get_program()).args(command.get_args());
+    bounded.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(dir) = command.get_current_dir() {
+        bounded.current_dir(dir);
+    }
+    bounded.stdin(Stdio::null());
+    bounded
+}
+
 impl Home {
     pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().expect("a temporary directory") }
@@ -28,11 +51,18 @@ impl Home {
 
     /// `stk` with `args`, ready to run.
     pub(crate) fn stk(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stk"));
+        let mut command = Command::new(binary());
         command.args(args).current_dir(self.dir.path()).env_clear();
         command.env("HOME", self.dir.path()).env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        // Logs that are only read are opened there.
+        command.envs(std::env::var_os("TMPDIR").map(|dir| ("TMPDIR", dir)));
         command.stdin(Stdio::null());
         command
+    }
+
+    /// The same, ended with exit code 124 when it takes longer than [`PATIENCE`].
+    pub(crate) fn bounded(&self, args: &[&str]) -> Command {
+        bounded(&self.stk(args))
     }
 
     /// Runs `stk` to its end: exit code, stdout and stderr in one text, with what varies filtered.
@@ -100,7 +130,16 @@ impl Server {
 
     /// Starts `command`, which serves, and waits until it says where it listens and, if it `feeds`,
     /// where it takes ticks.
-    pub(crate) fn run(mut command: Command, feeds: bool) -> Self {
+    pub(crate) fn run(command: Command, feeds: bool) -> Self {
+        Self::started(command, feeds).unwrap_or_else(|seen| panic!("serve did not start: {seen:#?}"))
+    }
+
+    /// The same of one that may refuse to start, or end, or not come to an end of starting.
+    pub(crate) fn try_run(command: Command) -> Option<Self> {
+        Self::started(command, true).ok()
+    }
+
+    fn started(mut command: Command, feeds: bool) -> Result<Self, Vec<String>> {
         let mut child =
             command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary runs");
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
@@ -111,8 +150,11 @@ impl Server {
         let mut seen = Vec::new();
         let (mut address, mut ingest) = (None, None);
         while address.is_none() || (feeds && ingest.is_none()) {
-            let line =
-                lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("serve did not start: {seen:#?}"));
+            let Ok(line) = lines.recv_timeout(PATIENCE) else {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(seen);
+            };
             if let Some((_, rest)) = line.split_once("listening on http://") {
                 address = rest.split_whitespace().next().map(|text| text.trim_end_matches('/').to_owned());
             }
@@ -121,7 +163,16 @@ impl Server {
             }
             seen.push(line);
         }
-        Self { child, lines, address: address.expect("seen"), ingest: ingest.unwrap_or_default() }
+        Ok(Self { child, lines, address: address.expect("seen"), ingest: ingest.unwrap_or_default() })
+    }
+
+    /// Asks it to end, and ends it if it does not soon.
+    pub(crate) fn end_soon(mut self) {
+        self.ask_to_end();
+        let until = Instant::now() + PATIENCE;
+        while self.child.try_wait().expect("the server is ours").is_none() && Instant::now() < until {
+            let _ = self.lines.recv_timeout(Duration::from_millis(100));
+        }
     }
 
     /// Ends it at once, as a power cut would.

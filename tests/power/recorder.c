@@ -1,11 +1,17 @@
-// Records what a process does to the files below a directory, call by call, for the power-cut matrix.
+// Records what a process does to the files below a directory, call by call, for the power-cut matrix; or has one of these
+// calls fail, and the clock jump, for the fault matrix.
 //
 // Preloaded (LD_PRELOAD), it has the kernel trap every system call that changes files (seccomp), so that
 // calls past the C library are seen too, makes the call itself, and appends what was done to a trace. One
 // lock makes the order of the trace that of the calls, over all threads.
 //
 //   RECORD_ROOT   the directory, an absolute path without links
-//   RECORD_TRACE  the trace: a file that is appended to
+//   RECORD_TRACE  the trace: a file that is appended to; none is kept without it
+//   FAULT_CALL    what fails: open, write, sync, rename, unlink, mkdir or truncate
+//   FAULT_ERRNO   with which error
+//   FAULT_AT      the first of these calls that fails, from 1; FAULT_COUNT: how many fail
+//   FAULT_LOG     a file to which the path of each failed call is appended, a line each
+//   CLOCK_FILE    a file of an i64: seconds by which the clock of the wall is off, now
 //
 // An entry of the trace, little-endian: u8 kind, u64 inode, u64 a, u32 bytes of the first text,
 // u32 bytes of the second one or of the data, then both. Paths are relative to the directory.
@@ -28,10 +34,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -54,6 +62,9 @@ static char root[PATH_MAX];
 static size_t root_len;
 static int trace_fd = -1;
 static volatile int locked;
+static const char *fault_call, *fault_log;
+static long fault_errno, fault_at, fault_count, fault_seen;
+static const volatile int64_t *clock_offset;
 
 static long call(long nr, long a, long b, long c, long d, long e) {
     long result = syscall(nr, a, b, c, d, e, OURS);
@@ -89,8 +100,23 @@ static void all(struct iovec *parts, int count) {
     }
 }
 
+// The error with which this `what` of `name` fails, below 0; 0 if it does not fail.
+static long fault(const char *what, const char *name) {
+    if (!fault_call || strcmp(what, fault_call) != 0) return 0;
+    long nth = __atomic_add_fetch(&fault_seen, 1, __ATOMIC_RELAXED);
+    if (nth < fault_at || nth - fault_at >= fault_count) return 0;
+    long fd = fault_log ? call(SYS_openat, AT_FDCWD, (long)fault_log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600, 0) : -1;
+    if (fd >= 0) {
+        struct iovec parts[2] = {{(void *)name, strlen(name)}, {(void *)"\n", 1}};
+        call(SYS_writev, fd, (long)parts, 2, 0, 0);
+        call(SYS_close, fd, 0, 0, 0, 0);
+    }
+    return -fault_errno;
+}
+
 static void record(char kind, uint64_t inode, uint64_t a, const void *first, size_t first_len, const void *second,
                    size_t second_len) {
+    if (trace_fd < 0) return;
     struct head head = {(uint8_t)kind, inode, a, (uint32_t)first_len, (uint32_t)second_len};
     struct iovec parts[3] = {{&head, sizeof head}, {(void *)first, first_len}, {(void *)second, second_len}};
     all(parts, 3);
@@ -152,7 +178,10 @@ static const char *tracked(int fd, char *out) {
 
 static long opened(int dir, const char *path, long flags, long mode) {
     char full[PATH_MAX];
-    const char *name = (flags & (O_CREAT | O_TRUNC)) ? resolved(dir, path, full) : NULL;
+    const char *name = (fault_call || (flags & (O_CREAT | O_TRUNC))) ? resolved(dir, path, full) : NULL;
+    long failed = name ? fault("open", name) : 0;
+    if (failed) return failed;
+    if (!(flags & (O_CREAT | O_TRUNC))) name = NULL;
     if (name == NULL || (flags & O_TMPFILE) == O_TMPFILE) return call(SYS_openat, dir, (long)path, flags, mode, 0);
     lock();
     struct stat stat;
@@ -175,6 +204,9 @@ static long wrote(long nr, int fd, const struct iovec *parts, int count, int64_t
                           : call(nr, fd, (long)(nr == SYS_pwrite64 ? parts->iov_base : parts),
                                  nr == SYS_pwrite64 ? (long)parts->iov_len : count, offset, 0);
     }
+    const char *name = below(path);
+    long failed = fault("write", name);
+    if (failed) return failed;
     lock();
     long done;
     int64_t at = offset;
@@ -202,6 +234,8 @@ static long synced(long nr, int fd) {
     char path[PATH_MAX];
     const char *name = tracked(fd, path);
     if (!name) return call(nr, fd, 0, 0, 0, 0);
+    long failed = fault("sync", name);
+    if (failed) return failed;
     lock();
     int is_dir = 0;
     uint64_t inode = inode_of(fd, &is_dir, NULL);
@@ -216,7 +250,10 @@ static long synced(long nr, int fd) {
 
 static long truncated(int fd, int64_t len) {
     char path[PATH_MAX];
-    if (!tracked(fd, path)) return call(SYS_ftruncate, fd, len, 0, 0, 0);
+    const char *name = tracked(fd, path);
+    if (!name) return call(SYS_ftruncate, fd, len, 0, 0, 0);
+    long failed = fault("truncate", name);
+    if (failed) return failed;
     lock();
     long done = call(SYS_ftruncate, fd, len, 0, 0, 0);
     if (done == 0) record('T', inode_of(fd, NULL, NULL), (uint64_t)len, NULL, 0, NULL, 0);
@@ -228,6 +265,8 @@ static long one_path(char kind, long nr, int dir, const char *path, long more) {
     char full[PATH_MAX];
     const char *name = resolved(dir, path, full);
     if (!name) return call(nr, dir, (long)path, more, 0, 0);
+    long failed = fault(kind == 'U' ? "unlink" : "mkdir", name);
+    if (failed) return failed;
     lock();
     long done = call(nr, dir, (long)path, more, 0, 0);
     if (done == 0) record_paths(kind == 'U' && (more & AT_REMOVEDIR) ? 'D' : kind, 0, name, NULL);
@@ -239,6 +278,8 @@ static long two_paths(char kind, long nr, int from_dir, const char *from, int to
     char from_full[PATH_MAX], to_full[PATH_MAX];
     const char *first = resolved(from_dir, from, from_full), *second = resolved(to_dir, to, to_full);
     if (!first || !second) return call(nr, from_dir, (long)from, to_dir, (long)to, flags);
+    long failed = fault("rename", second);
+    if (failed) return failed;
     lock();
     long done = call(nr, from_dir, (long)from, to_dir, (long)to, flags);
     if (done == 0) record_paths(kind, 0, first, second);
@@ -307,13 +348,32 @@ static const int TRAPPED[] = {
 };
 #define TRAPS ((int)(sizeof TRAPPED / sizeof TRAPPED[0]))
 
+int clock_gettime(clockid_t id, struct timespec *now) {
+    long done = syscall(SYS_clock_gettime, id, now);
+    if (done == 0 && id == CLOCK_REALTIME && clock_offset) now->tv_sec += *clock_offset;
+    return (int)done;
+}
+
 __attribute__((constructor)) static void begin(void) {
-    const char *where = getenv("RECORD_ROOT"), *trace = getenv("RECORD_TRACE");
-    if (!where || !trace) return;
+    const char *where = getenv("RECORD_ROOT"), *trace = getenv("RECORD_TRACE"), *clock = getenv("CLOCK_FILE");
+    if (clock) {
+        int fd = open(clock, O_RDONLY | O_CLOEXEC);
+        void *offset = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, fd, 0);
+        if (offset == MAP_FAILED) abort();
+        close(fd);
+        clock_offset = offset;
+    }
+    if (!where) return;
+    fault_call = getenv("FAULT_CALL");
+    fault_log = getenv("FAULT_LOG");
+    const char *error = getenv("FAULT_ERRNO"), *at_call = getenv("FAULT_AT"), *count = getenv("FAULT_COUNT");
+    if (fault_call && (!error || !at_call || !count)) abort();
+    if (fault_call) fault_errno = atol(error), fault_at = atol(at_call), fault_count = atol(count);
+    if (!fault_call && !trace) return;
     snprintf(root, sizeof root, "%s", where);
     root_len = strlen(root);
-    trace_fd = open(trace, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    if (trace_fd < 0) abort();
+    if (trace) trace_fd = open(trace, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (trace && trace_fd < 0) abort();
     struct sigaction action = {.sa_sigaction = trapped, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_RESTART};
     if (sigaction(SIGSYS, &action, NULL) != 0) abort();
 

@@ -5,9 +5,10 @@
 //! a damaged tag further up makes it drop all that follows without a word. So the journals are
 //! checked here, batch by batch. A damaged batch that was never synced is cut together with what
 //! follows, for whoever writes, and kept beside the journal (`torn.rs`). Whether it was synced is known
-//! from what comes after it: every batch carries a [`Mark`] of what was synced when it was written. Where
-//! synced records are damaged nothing is touched, and the error names the file and the byte. Whoever
-//! reads cuts nothing: it reads what lies before the damage, and says so (`shadow.rs`).
+//! from what comes after it: every batch carries a [`Mark`] of what was synced when it was written; and from
+//! the file that says up to where the log was synced (`synced.rs`). Where synced records are damaged nothing
+//! is touched, and the error names the file and the byte. Whoever reads cuts nothing: it reads what lies
+//! before the damage, and says so (`shadow.rs`).
 //!
 //! A batch in fjall's journal (format 3), little-endian:
 //!
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::synced::{SYNCED_FILE, Synced};
 use super::torn;
 use crate::bus::BusError;
 use crate::disk::create_dir;
@@ -86,7 +88,7 @@ pub(super) struct Damage {
     pub(super) bytes: u64,
     /// Whole batches behind the damaged one.
     pub(super) batches: u64,
-    /// Whether the damaged batch was synced: a later batch or a later journal tells.
+    /// Whether the damaged batch was synced: a later batch, a later journal or [`Synced`] tells.
     pub(super) was_durable: bool,
     /// Whether no other journal follows.
     pub(super) is_in_active: bool,
@@ -113,6 +115,8 @@ pub(super) struct Checked {
     pub(super) last: u64,
     /// The first damage, if there is any.
     pub(super) damage: Option<Damage>,
+    /// Up to where the log is known to have been synced.
+    pub(super) synced: Synced,
 }
 
 fn failed(path: &Path, reason: String) -> BusError {
@@ -120,9 +124,8 @@ fn failed(path: &Path, reason: String) -> BusError {
 }
 
 /// Creates `path` if needed, durably, refuses it if another process has it open, cuts a torn tail, and
-/// removes what is left of a creation that was cut short, which fjall would stumble over. Returns
-/// the number of the last batch in the journals.
-pub(super) fn prepare(path: &Path) -> Result<u64, BusError> {
+/// removes what is left of a creation that was cut short, which fjall would stumble over.
+pub(super) fn prepare(path: &Path) -> Result<Checked, BusError> {
     let cannot = |error: io::Error| failed(path, format!("cannot prepare the directory: {error}"));
     create_dir(path).map_err(cannot)?;
     let mut options = OpenOptions::new();
@@ -144,7 +147,7 @@ pub(super) fn prepare(path: &Path) -> Result<u64, BusError> {
         }
         torn::cut(path, damage)?;
     }
-    Ok(checked.last)
+    Ok(checked)
 }
 
 /// The lock by which whoever reads `path` keeps writers out, as long as it is held. `None` where no
@@ -190,22 +193,25 @@ fn way_out(damage: &Damage) -> Result<String, BusError> {
     let journals = journals(dir).map_err(|error| failed(dir, format!("cannot list it: {error}")))?;
     let later = journals.iter().skip_while(|other| *other != journal).skip(1);
     let later: String = later.map(|later| format!(" {}", later.display())).collect();
-    let then = if later.is_empty() { String::new() } else { format!(" && rm{later}") };
     Ok(format!(
-        "restore the directory from a copy, or give up what follows by `truncate -s {at} {}{then}`",
-        journal.display()
+        "restore the directory from a copy, or give up what follows by `truncate -s {at} {} && rm -f{later} {}`",
+        journal.display(),
+        dir.join(SYNCED_FILE).display()
     ))
 }
 
 /// Checks the journals of `path`, and changes nothing.
 pub(super) fn check(path: &Path) -> Result<Checked, BusError> {
     let cannot = |error: io::Error| failed(path, format!("cannot list its journals: {error}"));
+    // Before the journals: one that is open grows.
+    let synced = Synced::read(path);
     let found = journals(path).map_err(cannot)?;
-    let mut checked = Checked { journals: Vec::new(), last: 0, damage: None };
+    let mut checked = Checked { journals: Vec::new(), last: 0, damage: None, synced };
     for (index, journal) in found.iter().enumerate() {
         let is_active = index + 1 == found.len();
-        let (whole_bytes, damage) = check_journal(journal, &mut checked.last, is_active)
-            .map_err(|error| failed(path, format!("cannot check {}: {error}", journal.display())))?;
+        let (whole_bytes, damage) =
+            check_journal(journal, &mut checked.last, checked.synced.batch, is_active)
+                .map_err(|error| failed(path, format!("cannot check {}: {error}", journal.display())))?;
         checked.journals.push((journal.clone(), whole_bytes));
         if damage.is_some() {
             checked.damage = damage;
@@ -233,6 +239,11 @@ pub(super) fn empty(path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
+/// The journal that is written to; `None` where there is none.
+pub(super) fn newest(path: &Path) -> Option<PathBuf> {
+    journals(path).ok()?.pop()
+}
+
 /// Oldest first.
 fn journals(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut journals = Vec::new();
@@ -250,8 +261,14 @@ fn journals(path: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Checks `journal`: the bytes of its whole batches, and what is wrong behind them. `last` is the number
-/// of the last batch before, 0 if there was none, and becomes that of its own last one.
-fn check_journal(journal: &Path, last: &mut u64, is_active: bool) -> io::Result<(u64, Option<Damage>)> {
+/// of the last batch before, 0 if there was none, and becomes that of its own last one; all batches up to
+/// `synced` are known to have been synced.
+fn check_journal(
+    journal: &Path,
+    last: &mut u64,
+    synced: u64,
+    is_active: bool,
+) -> io::Result<(u64, Option<Damage>)> {
     let file = File::open(journal)?;
     let file_bytes = file.metadata()?.len();
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, &file);
@@ -271,7 +288,7 @@ fn check_journal(journal: &Path, last: &mut u64, is_active: bool) -> io::Result<
     (&file).seek(SeekFrom::Start(at))?;
     (&file).read_to_end(&mut rest)?;
     let bytes = rest.iter().rposition(|byte| *byte != 0).map_or(0, |end| end as u64 + 1);
-    let (batches, is_vouched_for) = look_behind(&rest, *last)?;
+    let (batches, is_vouched_for) = look_behind(&rest, *last, synced)?;
     // A journal that is not the active one was synced as a whole when it was sealed.
     let was_durable = !is_active || is_vouched_for;
     Ok((
@@ -300,10 +317,15 @@ fn is_zero(reader: &mut impl Read) -> io::Result<bool> {
     }
 }
 
+/// How many whole batches there are in `bytes`, wherever they begin.
+pub(super) fn whole_batches(bytes: &[u8]) -> io::Result<u64> {
+    Ok(look_behind(bytes, 0, 0)?.0)
+}
+
 /// Looks at what lies behind the batch `last`, which begins with a damaged one: how many whole batches
-/// there are, and whether one of them tells that the damaged one was synced. The next one need not know
-/// yet: batches share a sync, so all of them are asked.
-fn look_behind(rest: &[u8], last: u64) -> io::Result<(u64, bool)> {
+/// there are, and whether the damaged one was synced, as one of them tells, or `synced`. The next one need
+/// not know yet: batches share a sync, so all of them are asked.
+fn look_behind(rest: &[u8], last: u64, synced: u64) -> io::Result<(u64, bool)> {
     let mut scratch = Vec::new();
     // The broken one comes after `last`. With no batch before it, it can only be told that it comes
     // before the first whole one.
@@ -326,7 +348,7 @@ fn look_behind(rest: &[u8], last: u64) -> io::Result<(u64, bool)> {
         }
         from += bytes as usize;
     }
-    Ok((batches, was_synced))
+    Ok((batches, was_synced || broken.is_some_and(|broken| synced >= broken)))
 }
 
 struct Batch {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::journal::{self, Checked, Damage, KEYSPACES_FOLDER, VERSION_FILE};
+use super::synced::Synced;
 use crate::bus::BusError;
 
 const PREFIX: &str = "stk-log-";
@@ -34,6 +35,8 @@ pub(super) struct Shadow {
     pub(super) last: u64,
     /// Where the journals could not be read any further.
     pub(super) damage: Option<Damage>,
+    /// Up to where the log is known to have been synced.
+    pub(super) synced: Synced,
     /// Keeps writers out of the real directory.
     _lock: Option<File>,
     /// Keeps other readers from removing the shadow.
@@ -56,16 +59,17 @@ impl Shadow {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&all).map_err(cannot)?;
         let own_lock = File::create_new(dir.path().join(LOCK_FILE)).map_err(cannot)?;
         own_lock.lock().map_err(cannot)?;
-        let mut shadow = Self { dir, last: 0, damage: None, _lock: lock, _own_lock: own_lock };
+        let mut shadow =
+            Self { dir, last: 0, damage: None, synced: Synced::default(), _lock: lock, _own_lock: own_lock };
         if !path.is_dir() || !journal::is_created(path)? {
             return Ok(shadow);
         }
-        let Checked { journals, last, damage } = journal::check(path)?;
+        let Checked { journals, last, damage, synced } = journal::check(path)?;
         // What follows a sealed journal can't be read without it.
         if let Some(damage) = damage.as_ref().filter(|damage| !damage.is_in_active) {
             return Err(BusError::Failed { path: path.display().to_string(), reason: damage.to_string() });
         }
-        (shadow.last, shadow.damage) = (last, damage);
+        (shadow.last, shadow.damage, shadow.synced) = (last, damage, synced);
         shadow.fill(path, &journals).map_err(cannot)?;
         Ok(shadow)
     }

@@ -13,10 +13,13 @@ use fjall::{AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOpt
 use super::header::{HEADER_KEY, Header};
 use super::journal::{self, KEYSPACES_FOLDER, Mark};
 use super::shadow::Shadow;
+use super::synced::{Synced, SyncedFile};
 use super::{Access, LocalBusConfig, LocalBusMetrics};
+use super::{torn, trees};
 use crate::bus::{BusError, Record};
 use crate::disk::sync_dir;
 use crate::fail;
+use crate::wire::token::LogId;
 
 /// Tables in a segment: a multiple of it must stay under 20, where fjall begins to brake writes.
 const SEGMENT_MEMTABLES_MAX: u64 = 8;
@@ -81,7 +84,7 @@ impl Segment {
         let mut records = Vec::new();
         let mut bytes_total = 0;
         for entry in self.keyspace.range(key(partition, from)..key(partition, to)) {
-            let (key, value) = entry.into_inner().map_err(text)?;
+            let (key, value) = entry.into_inner().map_err(|error| self.damage(&error))?;
             let expected = from + records.len() as u64;
             let offset = offset_of(&key)?;
             if offset != expected {
@@ -112,11 +115,16 @@ impl Segment {
             .map(|(partition, &start)| {
                 let range = key(partition, start)..=key(partition, u64::MAX);
                 match self.keyspace.range(range).next_back() {
-                    Some(entry) => Ok(offset_of(&entry.key().map_err(text)?)? + 1),
+                    Some(entry) => Ok(offset_of(&entry.key().map_err(|error| self.damage(&error))?)? + 1),
                     None => Ok(start),
                 }
             })
             .collect()
+    }
+
+    /// The file that is at fault for `error`, in words; the error itself where none is found.
+    fn damage(&self, error: &fjall::Error) -> String {
+        trees::find_damage_in(&self.path).err().unwrap_or_else(|| error.to_string())
     }
 
     /// Reads every record, and returns their bytes.
@@ -142,7 +150,7 @@ pub(super) struct Opened {
     pub(super) nexts: Vec<u64>,
     /// Bytes of all records ever appended.
     pub(super) bytes_total: u64,
-    /// What of the journals a reader could not read, in words.
+    /// What of the journals could not be read, or was cut off them and may have been durable, in words.
     pub(super) damage: Option<String>,
 }
 
@@ -162,6 +170,8 @@ pub(super) struct Store {
     dropped: VecDeque<Arc<Segment>>,
     /// Keyspaces for segments to come.
     free: Vec<Keyspace>,
+    /// Where it says what is synced.
+    synced: Option<SyncedFile>,
     /// What fjall has open instead of `path`, for a reader. Goes after the database.
     _shadow: Option<Shadow>,
 }
@@ -177,10 +187,16 @@ impl Store {
             Access::Write => None,
             Access::Read => Some(Shadow::of(path)?),
         };
-        let last = match &shadow {
-            None => journal::prepare(path)?,
-            Some(shadow) => shadow.last,
+        let (last, synced) = match &shadow {
+            None => {
+                let checked = journal::prepare(path)?;
+                (checked.last, checked.synced)
+            }
+            Some(shadow) => (shadow.last, shadow.synced.clone()),
         };
+        trees::check(path).map_err(failed)?;
+        // In words, the file that is at fault for what fjall stumbled over.
+        let or_damage = |reason: String| failed(trees::find_damage(path).unwrap_or(reason));
         let opened_path = shadow.as_ref().map_or(path.as_path(), |shadow| shadow.dir.path());
         let segment_bytes = (retention_bytes / 8).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let memtable_bytes =
@@ -195,17 +211,24 @@ impl Store {
             .open()
             .map_err(|error| match error {
                 fjall::Error::Locked => BusError::Locked { path: path.display().to_string() },
-                error => failed(format!("{error}: restore the directory from a copy, or move it away")),
+                error => or_damage(format!("{error}; {}", trees::WAY_OUT)),
             })?;
         // fjall has synced the journal before it read it, but not the folders it made.
         sync_dir(&opened_path.join(KEYSPACES_FOLDER))
             .map_err(|error| failed(format!("cannot sync: {error}")))?;
         let mut journal = Journal { db, mark: Mark { number: last, synced: last } };
         let Loaded { segments, nexts, bytes_total, free } =
-            load(&mut journal, config, memtable_bytes, now_ms).map_err(failed)?;
+            load(&mut journal, config, memtable_bytes, now_ms).map_err(or_damage)?;
         let active = Arc::clone(segments.last().expect("there is always a segment"));
         let active_bytes = bytes_total - active.bytes_before;
-        let damage = shadow.as_ref().and_then(|shadow| shadow.damage.as_ref()).map(ToString::to_string);
+        let lacks = synced.lacks(path, &nexts);
+        let damage = match (&shadow, lacks) {
+            (None, Some(lacks)) => return Err(failed(lacks)),
+            (None, None) => torn::untold(path),
+            (Some(shadow), lacks) => {
+                shadow.damage.as_ref().map(ToString::to_string).or(lacks).or_else(|| torn::untold(path))
+            }
+        };
         let store = Self {
             path: path.clone(),
             journal,
@@ -217,6 +240,7 @@ impl Store {
             nexts: nexts.clone(),
             dropped: VecDeque::new(),
             free,
+            synced: None,
             _shadow: shadow,
         };
         Ok(Opened { store, segments, nexts, bytes_total, damage })
@@ -265,7 +289,34 @@ impl Store {
 
     /// Makes everything committed durable.
     pub(super) fn sync(&mut self) -> Result<(), String> {
-        self.journal.sync()
+        self.journal.sync()?;
+        self.note_synced();
+        Ok(())
+    }
+
+    /// Says from now on what is synced, in the name of `log`. All of it is now.
+    pub(super) fn vouch(&mut self, log: LogId) {
+        match SyncedFile::create(&self.path, log) {
+            Ok(file) => {
+                self.synced = Some(file);
+                self.note_synced();
+            }
+            Err(error) => self.cannot_vouch(&error),
+        }
+    }
+
+    fn note_synced(&mut self) {
+        let Some(file) = &self.synced else { return };
+        let synced = Synced { batch: self.journal.mark.synced, nexts: self.nexts.clone() };
+        if let Err(error) = file.write(&synced) {
+            self.cannot_vouch(&error);
+        }
+    }
+
+    /// Without the file a damaged end of the journal is taken for a torn one, no more.
+    fn cannot_vouch(&mut self, error: &std::io::Error) {
+        self.synced = None;
+        tracing::warn!(path = %self.path.display(), %error, "can't note up to where the log is synced");
     }
 
     /// Tells in the journal that all of it is synced, so that damage is not taken for a torn tail.

@@ -78,6 +78,8 @@ async fn written(records: u64, closed: bool) -> (tempfile::TempDir, PathBuf, Vec
     }
     let copy = directory.path().join("copy");
     copy_directory(&path, &copy);
+    // As after a power cut: what it says of the journal may not have reached the disk.
+    std::fs::remove_file(copy.join("synced")).unwrap();
     bus.close().await;
     let journal = copy.join("0.jnl");
     let mut bytes = std::fs::read(&journal).unwrap();
@@ -256,6 +258,7 @@ async fn every_opening_begins_a_generation_and_a_sudden_end_voids_what_was_lost(
     let bytes = std::fs::read(copy.join("0.jnl")).unwrap();
     let ends = batch_ends(&bytes);
     std::fs::write(copy.join("0.jnl"), &bytes[..ends[ends.len() - 2]]).unwrap();
+    std::fs::remove_file(copy.join("synced")).unwrap();
 
     let id = bus.epoch().log().id;
     let reading = LocalBusConfig { access: Access::Read, ..of_one(&copy) };
@@ -568,9 +571,71 @@ async fn a_reader_stops_before_damage_and_changes_nothing_and_a_writer_keeps_wha
     assert!(files(path) == before, "a reader changed the directory");
 
     let bus = open(writing);
-    assert_eq!((bus.damage(), bus.bounds(0).await.unwrap().next), (None, 6));
+    assert_eq!(bus.bounds(0).await.unwrap().next, 6);
     assert_eq!(std::fs::read(path.join("torn-1")).unwrap(), &bytes[ends[6]..]);
     bus.close().await;
+    // Two whole batches were cut off with it: whoever asks is told, until somebody has moved the file away.
+    for access in [Access::Write, Access::Read] {
+        let bus = open(LocalBusConfig { partitions: 1, access, ..config(path) });
+        let damage = bus.damage().unwrap_or_default().to_owned();
+        assert!(damage.contains("torn-1 (") && damage.contains("2 whole batches"), "{damage}");
+        bus.close().await;
+    }
+    std::fs::remove_file(path.join("torn-1")).unwrap();
+    for access in [Access::Write, Access::Read] {
+        let bus = open(LocalBusConfig { partitions: 1, access, ..config(path) });
+        assert_eq!(bus.damage(), None);
+        bus.close().await;
+    }
+}
+
+/// The file beside the journals tells damage in what was synced last from a torn tail, and that the end of
+/// a journal is gone; it counts for nothing itself where it is damaged, or of another time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_in_what_was_synced_last_is_named_and_given_up_as_the_message_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, copy) = (directory.path().join("log"), directory.path().join("copy"));
+    let config = LocalBusConfig { partitions: 1, durability: Durability::Always, ..config(&path) };
+    let bus = open(config.clone());
+    let record = |number: u64| Bytes::from(format!("record {number}, which is whole or not there"));
+    for number in 0..4 {
+        bus.append(vec![(0, record(number))]).await.unwrap().await.unwrap();
+    }
+    copy_directory(&path, &copy);
+    bus.close().await;
+    let bytes = std::fs::read(copy.join("0.jnl")).unwrap();
+    let ends = batch_ends(&bytes);
+    let (last, end) = (ends[3], ends[4]);
+    let mut flipped = bytes.clone();
+    flipped[usize::midpoint(last, end)] ^= 0x10;
+    for damaged in [flipped, bytes[..last].to_vec(), bytes[..end - 5].to_vec(), bytes[..ends[1]].to_vec()] {
+        let lacks = if damaged.len() < last { 3 } else { 1 };
+        let _ = std::fs::remove_dir_all(&path);
+        copy_directory(&copy, &path);
+        std::fs::write(path.join("0.jnl"), damaged).unwrap();
+        let bus = open(LocalBusConfig { access: Access::Read, ..config.clone() });
+        assert!(bus.damage().is_some_and(|damage| damage.contains("0.jnl is damaged")), "{:?}", bus.damage());
+        bus.close().await;
+        let refused = LocalBus::open(config.clone()).err().unwrap().to_string();
+        assert!(refused.contains("0.jnl is damaged") && refused.contains("were durable"), "{refused}");
+        assert!(!path.join("torn-1").exists(), "nothing is cut");
+        let advice = refused.split('`').nth(1).unwrap();
+        assert!(
+            std::process::Command::new("sh").args(["-c", advice]).status().unwrap().success(),
+            "{advice}"
+        );
+        let bus = open(config.clone());
+        assert_eq!((bus.damage(), bus.bounds(0).await.unwrap().next), (None, 4 - lacks));
+        bus.append(vec![(0, record(9))]).await.unwrap().await.unwrap();
+        bus.close().await;
+    }
+    // Of an earlier life, or damaged itself.
+    for synced in [std::fs::read(copy.join("synced")).unwrap(), b"stk sync".to_vec()] {
+        std::fs::write(path.join("synced"), synced).unwrap();
+        let bus = open(config.clone());
+        assert_eq!(bus.damage(), None);
+        bus.close().await;
+    }
 }
 
 #[test]

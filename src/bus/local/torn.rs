@@ -2,14 +2,16 @@
 //! what they held.
 //!
 //! A torn tail is an ordinary trace of a power cut. But a flipped bit in the last group of records that
-//! were synced looks the same, so that nothing is thrown away. The oldest go when there are
-//! [`FILES_MAX`] or more than [`BYTES_MAX`] bytes.
+//! were synced may look the same (`synced.rs` tells most of them apart), so that nothing is thrown away. Where
+//! whole batches stand behind what was torn they may have been durable: answers say so, until somebody moves
+//! the file away ([`untold`]). The oldest go when there are [`FILES_MAX`] or more than [`BYTES_MAX`] bytes,
+//! first those without whole batches.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::journal::Damage;
+use super::journal::{self, Damage};
 use crate::bus::BusError;
 use crate::disk::sync_dir;
 
@@ -56,7 +58,9 @@ fn keep(dir: &Path, damage: &Damage) -> io::Result<PathBuf> {
     let mut bytes: u64 = damage.bytes + kept.iter().map(|(_, _, bytes)| bytes).sum::<u64>();
     let number = kept.last().map_or(1, |(number, ..)| number + 1);
     while !kept.is_empty() && (kept.len() >= FILES_MAX || bytes > BYTES_MAX) {
-        let (_, path, of_file) = kept.remove(0);
+        let is_plain = |path: &Path| whole_batches(path).is_ok_and(|batches| batches == 0);
+        let oldest = kept.iter().position(|(_, path, _)| is_plain(path)).unwrap_or(0);
+        let (_, path, of_file) = kept.remove(oldest);
         fs::remove_file(path)?;
         bytes -= of_file;
     }
@@ -68,6 +72,31 @@ fn keep(dir: &Path, damage: &Damage) -> io::Result<PathBuf> {
     file.sync_all()?;
     sync_dir(dir)?;
     Ok(path)
+}
+
+fn whole_batches(path: &Path) -> io::Result<u64> {
+    journal::whole_batches(&fs::read(path)?)
+}
+
+/// What was cut off the journals of `dir` and may have been durable, in words; `None` where nothing is.
+pub(super) fn untold(dir: &Path) -> Option<String> {
+    let mut parts = Vec::new();
+    for (_, path, bytes) in kept(dir).unwrap_or_default() {
+        match whole_batches(&path) {
+            Ok(0) => {}
+            Ok(1) => parts.push(format!("{} ({bytes} bytes, 1 whole batch)", path.display())),
+            Ok(batches) => parts.push(format!("{} ({bytes} bytes, {batches} whole batches)", path.display())),
+            Err(error) => parts.push(format!("{} (it can't be read: {error})", path.display())),
+        }
+    }
+    (!parts.is_empty()).then(|| {
+        format!(
+            "what was cut off the log's journal may hold records that were durable: {}; if the power failed, these \
+             were most likely never acknowledged: move the files away, and answers are whole again; if not, \
+             the disk has lost records: restore the directory of the log from a copy",
+            parts.join(", ")
+        )
+    })
 }
 
 /// What is kept: number, file and bytes, oldest first.

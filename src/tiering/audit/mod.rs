@@ -197,8 +197,8 @@ impl Auditor {
                 partition: None,
                 offsets: None,
                 what: damage.to_owned(),
-                next: "put the log back from a copy, or start the server: it goes on before the damage if \
-                       nothing behind it is known to have been durable, and says what to do otherwise"
+                next: "do as it says, or put the log back from a copy; a server that starts goes on before the \
+                       damage if nothing behind it is known to have been durable, and says what to do otherwise"
                     .to_owned(),
             });
         }
