@@ -53,3 +53,14 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
+
+/// Has the file at `path` read from the disk next, rather than from the system's memory: after a sync that
+/// failed, the two may differ, and the sync after it succeeds all the same.
+pub(crate) fn forget_cached(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    file.sync_data()?;
+    // A file system that keeps it in memory all the same has nothing to read it from.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    Ok(())
+}

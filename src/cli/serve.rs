@@ -8,7 +8,10 @@ use clap::Args;
 use super::{CliError, Global};
 use crate::backoff::{Backoff, jitter_seed};
 use crate::bus::BusError;
+use crate::config::Config;
+use crate::server::fault::Fault;
 use crate::server::node::{Node, NodeError, Summary};
+use crate::server::standin::{self, ReopenMetrics};
 use crate::signals::StopSignals;
 use crate::telemetry::say;
 use crate::tiering::warm::WarmError;
@@ -48,6 +51,9 @@ enum End {
 
 /// A server that has run for so long counts as well: it is started again without a long wait.
 const WELL_AFTER: Duration = Duration::from_mins(10);
+/// Starts in a row that may fail, or be followed by another fault within [`WELL_AFTER`], before the process
+/// ends with the error: about two minutes. A full disk is waited for without end.
+const STARTS_MAX: u32 = 20;
 
 pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
     let mut flags = Vec::new();
@@ -74,66 +80,121 @@ pub(super) fn run(args: ServeArgs, global: &Global) -> Result<(), CliError> {
     let config = resolved.config();
     crate::telemetry::init("warn,stk=info", super::colour());
     let runtime = super::runtime()?;
-    let outcome = runtime.block_on(async {
-        // From here to the end: a signal that comes in between two waits is not lost.
-        let mut signals = StopSignals::listen();
-        let mut config = config;
-        let mut backoff = Backoff::new(jitter_seed());
-        loop {
-            let mut node = tokio::select! {
-                started = Node::start(&config) => started.map_err(serve_error)?,
-                signal = signals.next() => return Err(interrupted_start(signal)),
-            };
-            for line in node.describe() {
-                say(line);
-            }
-            let started_at = Instant::now();
-            let may_reopen = node.may_reopen();
-            let end = tokio::select! {
-                signal = signals.next() => {
-                    say(format_args!("{signal}: making everything durable; SIGINT or SIGTERM now ends at once"));
-                    End::Asked
-                }
-                reason = node.failed() => End::Failed(reason),
-                reason = may_reopen => End::Reopen(reason),
-            };
-            // Whoever was connected finds the server where it was.
-            config.listen = node.address();
-            config.ingest_listen = node.ingest_address().or(config.ingest_listen);
-            if let End::Reopen(reason) = &end {
-                say(format_args!("{reason}: the stores are opened again"));
-            }
-            let drained = tokio::select! {
-                drained = node.stop() => drained,
-                _ = signals.insist() => return Err(CliError::interrupted()),
-            };
-            match (end, drained) {
-                (End::Reopen(_), drained) => {
-                    if let Err(error) = drained {
-                        tracing::warn!(%error, "not everything ended in good order");
-                    }
-                    if started_at.elapsed() > WELL_AFTER {
-                        backoff.reset();
-                    }
-                    tokio::select! {
-                        () = tokio::time::sleep(backoff.next()) => {}
-                        signal = signals.next() => return Err(interrupted_start(signal)),
-                    }
-                }
-                (_, Err(error)) => return Err(serve_error(error)),
-                (End::Failed(reason), Ok(_)) => return Err(CliError::failed(reason)),
-                (End::Asked, Ok(summary)) => {
-                    say(in_words(&summary));
-                    return Ok(());
-                }
-            }
-        }
-    });
+    let outcome = runtime.block_on(serve(config));
     if outcome.is_err() {
         // What is still at work after a second signal has threads of its own: they would find the runtime gone.
         std::mem::forget(runtime);
     }
     outcome
+}
+
+/// Serves until somebody asks for the end. After a fault that may pass, the stores are closed and opened
+/// again in this process.
+async fn serve(mut config: Config) -> Result<(), CliError> {
+    // From here to the end: a signal that comes in between two waits is not lost.
+    let mut signals = StopSignals::listen();
+    let mut backoff = Backoff::new(jitter_seed());
+    let metrics = ReopenMetrics::default();
+    let mut is_again = false;
+    loop {
+        let started = tokio::select! {
+            started = Node::start_counted(&config, &metrics) => started,
+            signal = signals.next() => return Err(interrupted_start(signal)),
+        };
+        let mut node = match started {
+            Ok(node) => node,
+            Err(error) if is_again && may_try(&error, &backoff) => {
+                metrics.failures.inc();
+                wait(&config, Some(error), &metrics, &mut backoff, &mut signals).await?;
+                continue;
+            }
+            Err(error) => return Err(serve_error(error)),
+        };
+        for line in node.describe() {
+            say(line);
+        }
+        let started_at = Instant::now();
+        let may_reopen = node.may_reopen();
+        let end = tokio::select! {
+            signal = signals.next() => {
+                say(format_args!("{signal}: making everything durable; SIGINT or SIGTERM now ends at once"));
+                End::Asked
+            }
+            reason = node.failed() => End::Failed(reason),
+            reason = may_reopen => End::Reopen(reason),
+        };
+        // Whoever was connected finds the server where it was.
+        config.listen = node.address();
+        config.ingest_listen = node.ingest_address().or(config.ingest_listen);
+        match &end {
+            End::Asked => {}
+            End::Failed(reason) => tracing::error!(reason, "the server can't continue"),
+            End::Reopen(reason) => say(format_args!("{reason}: the stores are opened again")),
+        }
+        let drained = tokio::select! {
+            drained = node.stop() => drained,
+            _ = signals.insist() => return Err(CliError::interrupted()),
+        };
+        if started_at.elapsed() > WELL_AFTER {
+            backoff.reset();
+        }
+        let fault = match (end, drained) {
+            (End::Asked, Ok(summary)) => {
+                say(in_words(&summary));
+                return Ok(());
+            }
+            (End::Asked, Err(error)) => return Err(serve_error(error)),
+            (End::Failed(reason), Ok(_)) => return Err(CliError::failed(reason)),
+            (End::Failed(_), Err(error)) if !may_try(&error, &backoff) => return Err(serve_error(error)),
+            (End::Failed(_), Err(error)) => {
+                say("the stores are opened again");
+                Some(error)
+            }
+            (End::Reopen(_), Ok(_)) => None,
+            (End::Reopen(_), Err(error)) => {
+                tracing::warn!(%error, "not everything ended in good order");
+                None
+            }
+        };
+        metrics.reopens.inc();
+        is_again = true;
+        wait(&config, fault, &metrics, &mut backoff, &mut signals).await?;
+    }
+}
+
+/// Whether the stores may be opened once more after `error`.
+fn may_try(error: &NodeError, backoff: &Backoff) -> bool {
+    match error.fault() {
+        Fault::DiskFull => true,
+        Fault::Passing => backoff.tries() < STARTS_MAX,
+        Fault::Lasting => false,
+    }
+}
+
+/// Waits before the stores are opened again, and meanwhile answers that they are closed, and why.
+async fn wait(
+    config: &Config,
+    fault: Option<NodeError>,
+    metrics: &ReopenMetrics,
+    backoff: &mut Backoff,
+    signals: &mut StopSignals,
+) -> Result<(), CliError> {
+    let wait = backoff.next();
+    let reason = fault.as_ref().map_or("the stores are opened again".to_owned(), ToString::to_string);
+    if fault.is_some() {
+        tracing::warn!(reason, wait_ms = wait.as_millis() as u64, "the stores are opened again after a wait");
+    }
+    let waited = async {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => None,
+            signal = signals.next() => Some(signal),
+        }
+    };
+    match (standin::serve(config.listen, reason, metrics, waited).await, fault) {
+        (None, _) => Ok(()),
+        (Some(signal), None) => Err(interrupted_start(signal)),
+        (Some(_), Some(error)) => Err(serve_error(error)),
+    }
 }
 
 fn interrupted_start(signal: &str) -> CliError {

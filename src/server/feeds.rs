@@ -143,7 +143,7 @@ fn is_final(error: &FeedRunError) -> bool {
             matches!(source, FeedError::Format { .. } | FeedError::Stored { .. })
         }
         FeedRunError::Intake { source: IntakeError::Bus(error), .. } => {
-            // A log that failed takes nothing more until the process starts again.
+            // A log that failed takes nothing more until the server opens its stores again, its feeds too.
             matches!(error, BusError::Failed { .. } | BusError::FilledUp { .. } | BusError::Closed)
         }
         FeedRunError::Intake { source, .. } => !matches!(source, IntakeError::Producers { .. }),

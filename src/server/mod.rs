@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod archiver;
 pub mod backup;
+pub mod fault;
 mod feeds;
 pub mod gateway;
 pub mod ingest;
@@ -13,5 +14,6 @@ pub mod operations;
 pub mod processor;
 pub mod producers;
 pub mod refill;
+pub mod standin;
 mod standing;
 pub mod stores;

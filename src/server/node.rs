@@ -25,6 +25,7 @@ use super::intake::{FeedRunError, IntakeError, IntakeMetrics};
 use super::metrics::{self, GatewayMetrics};
 use super::operations::{self, Operations};
 use super::processor::{Processor, ProcessorError, ProcessorMetrics};
+use super::standin::ReopenMetrics;
 use super::standing::{self, Standing};
 use super::stores::Stores;
 use crate::bus::BusError;
@@ -280,6 +281,11 @@ impl Node {
     /// Every process listens, whatever its roles: `/healthz`, `/readyz` and `/metrics` are for whoever
     /// runs it. Streams and history are for those with the gateway's role.
     pub async fn start(config: &Config) -> Result<Self, NodeError> {
+        Self::start_counted(config, &ReopenMetrics::default()).await
+    }
+
+    /// As [`Node::start`], for a process that opens its stores again and counts that in `reopens`.
+    pub async fn start_counted(config: &Config, reopens: &ReopenMetrics) -> Result<Self, NodeError> {
         let started_at = Instant::now();
         // What is cheap to find wrong comes first.
         check_roles(config)?;
@@ -311,6 +317,7 @@ impl Node {
         let (intake_metrics, processor_metrics) = (IntakeMetrics::default(), ProcessorMetrics::default());
         let gateway_metrics = GatewayMetrics::default();
         let mut registry = metrics::registry();
+        reopens.register(&mut registry);
         stores.register(&mut registry);
         intake_metrics.register(&mut registry);
         processor_metrics.register(&mut registry);

@@ -54,9 +54,14 @@ impl Operations {
 
     /// The answer of `/metrics`, as Prometheus reads them.
     pub(super) fn metrics(&self) -> Response {
-        let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        ([(header::CONTENT_TYPE, content_type)], metrics::text(&self.registry)).into_response()
+        metrics(&self.registry)
     }
+}
+
+/// What `registry` counts, as Prometheus reads it.
+pub(super) fn metrics(registry: &Registry) -> Response {
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], metrics::text(registry)).into_response()
 }
 
 /// `/healthz`: the process answers.

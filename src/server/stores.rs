@@ -51,6 +51,10 @@ const KAFKA_CLOSE_MAX: Duration = Duration::from_secs(30);
 /// How long a stop waits for Kafka to come back.
 const KAFKA_AWAY_MAX: Duration = Duration::from_secs(15);
 
+/// How long a stop waits for whoever still reads warm, and how often it looks.
+const GONE_WAIT_MAX: Duration = Duration::from_secs(10);
+const GONE_LOOK: Duration = Duration::from_millis(10);
+
 /// Partitions of which a record is read side by side.
 const SEAMS_AT_ONCE: usize = 4;
 
@@ -79,6 +83,7 @@ pub struct Stores {
     redis: Option<Arc<RedisHot>>,
     cold_metrics: ColdMetrics,
     dir: PathBuf,
+    use_: Use,
     /// Held as long as the stores are open, where some of them lie in the data directory.
     lock: Option<File>,
 }
@@ -249,7 +254,7 @@ impl Stores {
         };
         let archive = Arc::new(ArchiveReader::new(cold).beside(Beside::new(bus.clone())));
         let dir = config.data_dir.clone();
-        Ok(Self { bus, warm, archive, log, days, redis, cold_metrics, dir, lock })
+        Ok(Self { bus, warm, archive, log, days, redis, cold_metrics, dir, use_, lock })
     }
 
     /// Writes the server's `address` into the lock of the data directory, where other commands find it.
@@ -450,17 +455,37 @@ impl Stores {
 
     /// Makes everything durable, and frees the data directory and the servers.
     pub async fn close(self) {
-        let Self { bus, warm, archive, log, days, redis, cold_metrics: _, dir: _, lock: _lock } = self;
+        let Self { bus, warm, archive, log, days, redis, cold_metrics: _, dir: _, use_, lock: _lock } = self;
         if let Some(redis) = redis {
             redis.close().await;
         }
         drop((bus, warm, archive));
+        let left = match &days {
+            Days::Local(warm) if use_ == Use::Write => Some(Arc::downgrade(warm)),
+            Days::Local(_) | Days::ClickHouse(_) => None,
+        };
         // The end of a local warm waits for a compaction under way.
         let _ = tokio::task::spawn_blocking(move || drop(days)).await;
         match log {
             Log::Local(bus) => bus.close().await,
             Log::Kafka(bus) => bus.close(KAFKA_CLOSE_MAX).await,
         }
+        if let Some(warm) = left {
+            wait_gone(&warm).await;
+        }
+    }
+}
+
+/// Waits until nothing in this process holds `warm` any more: what still reads it has its lock. A log has
+/// let go of its directory when it is closed.
+async fn wait_gone(warm: &std::sync::Weak<LocalWarm>) {
+    let since = tokio::time::Instant::now();
+    while warm.strong_count() > 0 && since.elapsed() < GONE_WAIT_MAX {
+        tokio::time::sleep(GONE_LOOK).await;
+    }
+    let handles = warm.strong_count();
+    if handles > 0 {
+        tracing::warn!(handles, "warm is still being read by this process, which keeps its lock");
     }
 }
 

@@ -116,3 +116,55 @@ fn a_feed_that_met_a_full_disk_comes_back_when_there_is_room() {
     let (code, said) = server.stop();
     assert_eq!(code, Some(0), "{said:#?}");
 }
+
+/// Fills the disk of `file` with it to the last byte.
+fn fill(file: &Path) {
+    use std::io::Write;
+    let mut filler = std::fs::File::create(file).expect("a file");
+    while filler.write_all(&[7; 4096]).is_ok() {}
+    while filler.write_all(&[7]).is_ok() {}
+}
+
+#[test]
+fn a_server_whose_log_met_a_full_disk_opens_its_stores_again_when_there_is_room() {
+    let home = Home::new();
+    let small = home.path("small");
+    let Some(_disk) = Disk::mount(&small, 96 << 20) else { return };
+    let capture = write_capture(&home, 60).display().to_string();
+    let env = [("STK_LOG_FREE_BYTES_MIN", "0"), ("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "100")];
+    let feed = ["--feed", "sim:rate=2000"];
+    let server = Server::start_with(&home, &small.join("data"), "127.0.0.1:0", &feed, &env);
+    let replay = || home.run(&["replay", &capture, "--again", "--speed", "max", "--ingest", &server.ingest]);
+    let taken = replay();
+    assert!(taken.contains("120 ticks durable"), "{taken}");
+    let filler = small.join("filler");
+    // An append may find the disk full before anything is written. Then the log goes on by itself.
+    let mut has_failed = false;
+    for _ in 0..20 {
+        fill(&filler);
+        let mut told = std::iter::repeat_with(|| answer(&server, "/readyz"));
+        let said = told.find(|said| said.contains("full")).expect("it is asked again and again");
+        std::fs::remove_file(&filler).expect("it is there");
+        has_failed = said.contains("became full");
+        if has_failed {
+            break;
+        }
+        server.await_ready();
+        has_failed = metric(&server.address, "server_reopens_total") > 0.0;
+        if has_failed {
+            break;
+        }
+    }
+    assert!(has_failed, "the log has not met the full disk");
+    server.awaits("the stores are opened again");
+    server.await_ready();
+    assert!(metric(&server.address, "server_reopens_total") > 0.0);
+    assert!(metric(&server.address, "intake_ticks_total") > 0.0);
+    let again = replay();
+    assert!(again.contains("120 ticks durable"), "{again}");
+    let served = home.run(&["history", "AAPL", "--server", &server.address]);
+    let rows = served.lines().filter(|line| line.starts_with("AAPL,")).count();
+    assert!(rows >= 60, "{served}");
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+}

@@ -140,6 +140,8 @@ pub(super) fn prepare(path: &Path) -> Result<Checked, BusError> {
             }
         }
     }
+    let journals = journals(path).map_err(cannot)?;
+    journals.iter().try_for_each(|journal| crate::disk::forget_cached(journal)).map_err(cannot)?;
     let checked = check(path)?;
     if let Some(damage) = &checked.damage {
         if damage.was_durable {

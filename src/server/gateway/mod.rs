@@ -252,6 +252,8 @@ const TEST_RING_BYTES: usize = 1 << 20;
 /// How long a client may take over the head of a request.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// How long the end waits for the hub, and then for rows that are being read.
+const END_MAX: Duration = Duration::from_secs(5);
 /// How long a stream that can't go on may take to say so.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 /// Data of one connection that is on its way to the socket, and can't be dropped any more.
@@ -293,13 +295,14 @@ pub async fn serve(
     let (test_hub, test_readers) =
         Hub::start(test_bus.clone(), None, None, test_limits, budget.clone(), GatewayMetrics::default())
             .await?;
-    let (hub_stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let mut following = tokio::spawn(hub.clone().run(readers, hub_stop.clone()));
-    tokio::spawn(test_hub.clone().run(test_readers, hub_stop.clone()));
-    tokio::spawn(test_feed::run(test_bus, hub_stop.clone()));
+    let (hub_stop, tasks, hubs) = (CancellationToken::new(), TaskTracker::new(), TaskTracker::new());
+    let mut following = hubs.spawn(hub.clone().run(readers, hub_stop.clone()));
+    hubs.spawn(test_hub.clone().run(test_readers, hub_stop.clone()));
+    hubs.spawn(test_feed::run(test_bus, hub_stop.clone()));
     if let Some(history) = history.clone() {
-        tokio::spawn(queries.run(amend::run(hub.clone(), history, hub_stop.clone())));
+        hubs.spawn(queries.run(amend::run(hub.clone(), history, hub_stop.clone())));
     }
+    hubs.close();
     let stop_max = config.stop_max;
     let shared = Arc::new(Shared {
         hub,
@@ -352,6 +355,11 @@ pub async fn serve(
         warn!(connections = tasks.len(), "connections were still open when the gateway stopped");
     }
     hub_stop.cancel();
+    // Both have handles on the stores, which another server of this process may open next.
+    if tokio::time::timeout(END_MAX, hubs.wait()).await.is_err() {
+        warn!("the hub was still at work when the gateway stopped");
+    }
+    shared.queries.end(END_MAX).await;
     outcome
 }
 

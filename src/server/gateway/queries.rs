@@ -115,8 +115,8 @@ const BUSY: Busy = Busy { retry_after_s: 2 };
 /// The threads and the places.
 pub(super) struct Queries {
     limits: QueryLimits,
-    /// Taken when it is dropped.
-    runtime: Option<Runtime>,
+    /// Taken at the end.
+    runtime: Mutex<Option<Runtime>>,
     handle: Handle,
     running: Arc<Semaphore>,
     memory: Arc<Semaphore>,
@@ -207,7 +207,7 @@ impl Queries {
         let units = (limits.bytes_max / UNIT_BYTES).clamp(1, u32::MAX as usize);
         Ok(Self {
             handle: runtime.handle().clone(),
-            runtime: Some(runtime),
+            runtime: Mutex::new(Some(runtime)),
             running: Arc::new(Semaphore::new(limits.queries_max)),
             memory: Arc::new(Semaphore::new(units)),
             clients: Mutex::default(),
@@ -231,6 +231,17 @@ impl Queries {
                 Err(_) => std::future::pending().await,
             }
         })
+    }
+
+    fn take_runtime(&self) -> Option<Runtime> {
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Ends all queries, and waits for those that are reading a file just now, for so long at most.
+    pub(super) async fn end(&self, wait_max: Duration) {
+        let Some(runtime) = self.take_runtime() else { return };
+        // It waits, which an async thread must not.
+        let _ = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(wait_max)).await;
     }
 
     /// Waits in line for a place. Requests over HTTP are refused at once where the line is too long;
@@ -382,7 +393,7 @@ fn yield_to_streams() {
 
 impl Drop for Queries {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.take_runtime() {
             // It may be dropped on a runtime's thread, where nothing may block.
             runtime.shutdown_background();
         }

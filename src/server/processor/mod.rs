@@ -403,11 +403,12 @@ impl Shared {
         true
     }
 
-    /// As [`Shared::may_retry`], for warm, which may be waited for until the processor is to stop.
+    /// As [`Shared::may_retry`], for warm. A warm in a server of its own, and space on a full disk, are waited
+    /// for until the processor is to stop: meanwhile the rows are in the log.
     async fn may_retry_warm(&self, partition: u16, attempt: u32, error: &WarmError) -> bool {
+        let outlasts = self.config.outlasts_warm || matches!(error, WarmError::Full { .. });
         let may = error.is_passing()
-            && (attempt < self.config.retries_max
-                || (self.config.outlasts_warm && !self.stop.is_cancelled()));
+            && (attempt < self.config.retries_max || (outlasts && !self.stop.is_cancelled()));
         if may {
             *self.warm_away.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
             self.wait_to_retry(partition, attempt, error).await;

@@ -399,7 +399,8 @@ impl Manifest {
             let state = State { version: VERSION, ..State::default() };
             return Self::begin(dir, 1, &state).map(|manifest| (manifest, state));
         };
-        let bytes = fs::read(&path).map_err(|error| io_error(&path, &error))?;
+        let bytes = crate::disk::forget_cached(&path).and_then(|()| fs::read(&path));
+        let bytes = bytes.map_err(|error| io_error(&path, &error))?;
         let Parsed { mut state, mut len, edits, lacks_newline } = parse(&path, &bytes)?;
         check(&state)?;
         let file =
@@ -429,27 +430,41 @@ impl Manifest {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
-    /// Appends `edit` and applies it to `state`. Durable when it returns; after an error nothing
-    /// further can be appended, since what the disk holds is not known before the next start.
+    /// Appends `edit` and applies it to `state`. Durable when it returns. After an error nothing further can
+    /// be appended before the next start, unless the end of the file is known to be as it was.
     pub(super) fn append(&mut self, state: &mut State, edit: Edit) -> Result<(), WarmError> {
         self.check()?;
         let line = line(&edit);
-        let written = (&self.file)
-            .seek(SeekFrom::Start(self.len))
-            .and_then(|_| (&self.file).write_all(&line))
-            .and_then(|()| self.file.sync_data());
+        let written =
+            (&self.file).seek(SeekFrom::Start(self.len)).and_then(|_| (&self.file).write_all(&line));
         if let Err(error) = written {
-            let error = io_error(&self.path, &error);
-            self.failed = Some(error.clone());
-            return Err(error);
+            // No sync was tried yet, so the part of the line that was written can be taken back.
+            let cut = self.file.set_len(self.len).and_then(|()| self.file.sync_data());
+            return Err(match cut {
+                Ok(()) => io_error(&self.path, &error),
+                Err(_) => self.fail(&error),
+            });
+        }
+        if let Err(error) = self.file.sync_data() {
+            return Err(self.fail(&error));
         }
         self.len += line.len() as u64;
         self.edits += 1;
-        state.apply(edit).map_err(|reason| damaged(&self.path, reason))?;
+        if let Err(reason) = state.apply(edit) {
+            // The file has an edit that the state has not.
+            return Err(self.failed.insert(damaged(&self.path, reason)).clone());
+        }
         if self.edits > self.edits_max {
             self.rewrite(state);
         }
         Ok(())
+    }
+
+    /// Takes nothing more after `error`, which may have left anything at the end of the file.
+    fn fail(&mut self, error: &std::io::Error) -> WarmError {
+        let path = self.path.display().to_string();
+        let reason = format!("{error}; the store takes nothing more until it is opened again");
+        self.failed.insert(WarmError::Io { path, reason }).clone()
     }
 
     /// Begins a manifest anew, so that it does not grow for ever. The edit before is durable, whatever

@@ -487,14 +487,19 @@ impl Shared {
         if let Err(error) = Self::check_next(&self.live(), block) {
             drop(writer);
             self.abandon(&segments);
-            if let Some(checkpoint) = mark.checkpoint {
-                let _ = fs::remove_file(self.root.join(CHECKPOINT_DIR).join(checkpoint.file));
-            }
+            self.abandon_checkpoint(&mark);
             return Err(error);
         }
         let Writer { manifest, state } = &mut *writer;
-        // From here on nothing is taken back: a failed append may yet have reached the disk.
-        manifest.append(state, Edit::Commit { mark: mark.clone(), segments: segments.clone() })?;
+        let edit = Edit::Commit { mark: mark.clone(), segments: segments.clone() };
+        if let Err(error) = manifest.append(state, edit) {
+            // Otherwise the edit may yet have reached the disk, and its files must stay.
+            if manifest.check().is_ok() {
+                self.abandon(&segments);
+                self.abandon_checkpoint(&mark);
+            }
+            return Err(error);
+        }
         self.step("warm.local.committed")?;
         let (rows, bytes) = segments.iter().fold((0, 0), |sum, info| (sum.0 + info.rows, sum.1 + info.bytes));
         let old = {
@@ -571,7 +576,10 @@ impl Shared {
             std::io::Write::write_all(&mut file, &block.checkpoint)?;
             file.sync_all()
         });
-        written.map_err(|error| io_error(&path, &error))?;
+        written.map_err(|error| {
+            let _ = fs::remove_file(&path);
+            io_error(&path, &error)
+        })?;
         sync_dir(&dir)?;
         let (bytes, crc) = (block.checkpoint.len() as u64, crc32(&block.checkpoint));
         Ok(CheckpointFile { id, file, bytes, crc })
@@ -585,6 +593,13 @@ impl Shared {
         }
         for info in segments {
             let _ = fs::remove_file(self.root.join(info.path()));
+        }
+    }
+
+    /// Removes the checkpoint of a block that could not be stored.
+    fn abandon_checkpoint(&self, mark: &MarkEdit) {
+        if let Some(checkpoint) = &mark.checkpoint {
+            let _ = fs::remove_file(self.root.join(CHECKPOINT_DIR).join(&checkpoint.file));
         }
     }
 
@@ -679,7 +694,13 @@ impl Shared {
             return Ok(true);
         }
         let drop_ids = plan.inputs().iter().map(|input| input.info.id).collect();
-        manifest.append(state, Edit::Replace { drop: drop_ids, add: vec![added.clone()] })?;
+        if let Err(error) = manifest.append(state, Edit::Replace { drop: drop_ids, add: vec![added.clone()] })
+        {
+            if manifest.check().is_ok() {
+                self.abandon(&[added]);
+            }
+            return Err(error.into());
+        }
         self.step("warm.local.replaced")?;
         let bytes = added.bytes;
         {
