@@ -60,7 +60,7 @@ pub(super) fn run(args: AuditArgs, global: &Global) -> Result<(), CliError> {
             if args.repair {
                 repair::run(&args.desk, global, &selection, args.yes).await?;
             }
-            let desk = args.desk.open(global, Needs::ToRead, "audit").await?;
+            let desk = args.desk.open(global, Needs::ToExamine, "audit").await?;
             let (shown, tell) = shown();
             let done = desk.ask(Order::Audit(selection), &tell).await;
             shown.finish_and_clear();

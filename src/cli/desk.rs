@@ -43,6 +43,8 @@ pub(super) enum Needs {
     Archive,
     /// All, and none of them is changed.
     ToRead,
+    /// As [`Needs::ToRead`], also where warm holds rows of another log or timeline.
+    ToExamine,
     /// All, to move rows between warm and the archive.
     ToMove,
 }
@@ -69,7 +71,8 @@ impl DeskArgs {
         let config = self.config(global)?;
         let stores = match needs {
             Needs::Archive => None,
-            Needs::ToRead => Some(Stores::open_to_examine(&config).await),
+            Needs::ToRead => Some(Stores::open_existing(&config).await),
+            Needs::ToExamine => Some(Stores::open_to_examine(&config).await),
             Needs::ToMove => Some(Stores::open_to_move(&config).await),
         };
         let stores = stores.transpose().map_err(|error| store_error(error, command))?;

@@ -46,6 +46,8 @@ pub struct GatewayMetrics {
     pub history_bytes: Gauge<i64, AtomicI64>,
     /// Queries of history refused since too many ran.
     pub history_refused: Counter,
+    /// Answers of history broken off since their reader took too little of them in time.
+    pub history_slow_readers: Counter,
     /// Answers of history that ended, or were refused, because a stored file is damaged.
     pub history_damaged: Counter,
     /// Connections dropped since their peer went mute.
@@ -109,6 +111,11 @@ impl GatewayMetrics {
             ),
             ("gateway_stalled_readers", "Connections whose reader took nothing", &self.stalled_readers),
             ("history_refused", "Queries of history refused since too many ran", &self.history_refused),
+            (
+                "history_slow_readers",
+                "Answers of history whose reader took too little in time",
+                &self.history_slow_readers,
+            ),
             ("history_damaged", "Answers of history that met a damaged file", &self.history_damaged),
             ("gateway_mute_clients", "Connections dropped since their peer went mute", &self.mute_clients),
             ("gateway_auth_failures", "Clients that showed a wrong key", &self.auth_failures),

@@ -338,7 +338,7 @@ impl Node {
         archive_metrics.register(&mut registry);
         let started = || archiver::start(config, &stores, archive_metrics.clone());
         let archiver = has(Role::Archiver).then(started).flatten();
-        let admin = Arc::new(admin_door(config, &stores, archive_metrics, &mut registry));
+        let admin = Arc::new(admin_door(config, &stores, archive_metrics, &mut registry)?);
 
         let failures = Arc::new(Failures::default());
         let fallback = stores.fallback_hot(has(Role::Processor));
@@ -556,10 +556,7 @@ impl Node {
             if let Some(archiver) = archiver {
                 archiver.stop().await;
             }
-            // Its handles on the stores end with it.
-            let admin = admin;
             admin.stop().await;
-            drop(admin);
             let drained = match processor {
                 Some(processor) => processor.stop().await,
                 None => Ok(()),
@@ -570,6 +567,9 @@ impl Node {
             } else {
                 gateway.task.await.unwrap_or_else(|error| Err(gateway_ended(error)))
             };
+            // Its handles on the stores end with it. Its thread may carry connections to servers that the
+            // processor used until now.
+            drop(admin);
             drained?;
             taken?;
             served.map_err(NodeError::from)
@@ -614,11 +614,17 @@ fn client_keys(keys: &[(String, Secret)]) -> Vec<ClientKey> {
 }
 
 /// What carries out operator commands.
-fn admin_door(config: &Config, stores: &Stores, archive: ArchiveMetrics, registry: &mut Registry) -> Door {
+fn admin_door(
+    config: &Config,
+    stores: &Stores,
+    archive: ArchiveMetrics,
+    registry: &mut Registry,
+) -> Result<Door, NodeError> {
     let metrics = AdminMetrics::default();
     metrics.register(registry);
     let admin = Admin::new(config, stores, archive);
-    Door::new(admin, client_keys(&config.admin_keys), config.keys.is_empty(), metrics)
+    let door = Door::new(admin, client_keys(&config.admin_keys), config.keys.is_empty(), metrics);
+    door.map_err(|error| GatewayError::Threads(error).into())
 }
 
 fn gateway_config(config: &Config) -> GatewayConfig {

@@ -567,11 +567,13 @@ fn a_log_of_another_timeline_or_installation_beside_warm_is_refused() {
         copy(&log, &aside);
         put_back(&foreign.join("log"), &log);
         let data = plant.data.display().to_string();
-        let commands: [&[&str]; 4] = [
+        let commands: [&[&str]; 6] = [
             &["serve", "--listen", "127.0.0.1:0", "--ingest-listen", "127.0.0.1:0"],
             &["history", "SA", "--data", &data],
             &["audit"],
             &["archive", "run"],
+            &["archive", "run", "--dry-run"],
+            &["archive", "status"],
         ];
         for args in commands {
             let refused = plant.run(args);

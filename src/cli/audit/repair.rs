@@ -21,7 +21,7 @@ pub(super) async fn run(
     yes: bool,
 ) -> Result<(), CliError> {
     refill_warm(desk, global, yes).await?;
-    let opened = desk.open(global, Needs::ToRead, "audit").await?;
+    let opened = desk.open(global, Needs::ToExamine, "audit").await?;
     let planned = plan(&opened, selection).await;
     opened.close().await;
     let steps = planned?;

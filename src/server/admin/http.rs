@@ -1,7 +1,8 @@
 //! `POST /v1/admin`: operator commands on a running server.
 //!
 //! The body is an [`Order`] as JSON. The response is a [`Line`] of JSON at a time, the last one with
-//! the answer. An order is carried out to its end even if its client goes away.
+//! the answer. An order is carried out to its end even if its client goes away, on a thread for orders
+//! alone, because it may decode days of rows: live streams and `/healthz` do not wait for it.
 //!
 //! Who may send one: a client that shows one of `server.admin_keys`. Without any, and without
 //! `server.keys`, a client on the same machine. A proxy on this machine makes every client look local,
@@ -26,16 +27,20 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Admin, Answer, Cause, Heard, Order, Refusal, Tell};
-use crate::server::gateway::{ApiError, ClientKey, Failures, Peer, is_allowed, shown_key};
+use crate::server::gateway::{ApiError, ClientKey, Failures, Peer, is_allowed, shown_key, yield_to_streams};
 use crate::tiering::{archive, audit};
 
 /// Orders that are carried out at once. Each may read a whole log or archive.
 const ORDERS_MAX: usize = 4;
+
+/// Threads on which orders read and write files.
+const BLOCKING_THREADS_MAX: usize = 4;
 
 /// Lines that may wait for a client. Beyond it, progress is left out.
 const LINES_MAX: usize = 4_096;
@@ -90,9 +95,20 @@ pub struct Door {
     is_open_to_local: bool,
     failures: Arc<Failures>,
     places: Arc<Semaphore>,
+    /// Where orders are carried out; taken when it is dropped.
+    runtime: Option<Runtime>,
     tasks: TaskTracker,
     stop: CancellationToken,
     metrics: AdminMetrics,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // It may be dropped on a runtime's thread, where nothing may block.
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Door {
@@ -101,8 +117,16 @@ impl Door {
         keys: Vec<ClientKey>,
         is_open_to_local: bool,
         metrics: AdminMetrics,
-    ) -> Self {
-        Self {
+    ) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .thread_name("stk-admin")
+            .on_thread_start(yield_to_streams)
+            .enable_all()
+            .build()?;
+        Ok(Self {
+            runtime: Some(runtime),
             admin: Arc::new(admin),
             keys,
             is_open_to_local,
@@ -111,6 +135,14 @@ impl Door {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             metrics,
+        })
+    }
+
+    /// Runs `work` on the thread for orders.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        // It is taken by the drop alone.
+        if let Some(runtime) = &self.runtime {
+            self.tasks.spawn_on(work, runtime.handle());
         }
     }
 
@@ -234,9 +266,9 @@ fn is_direct(headers: &HeaderMap) -> bool {
 /// Starts `order`; its lines come out of what is returned.
 fn start(door: &Arc<Door>, order: Order, place: OwnedSemaphorePermit) -> Arc<Outbox> {
     let outbox = Arc::new(Outbox::default());
-    let (told, door) = (outbox.clone(), door.clone());
-    let tasks = door.tasks.clone();
-    tasks.spawn(async move {
+    let (told, at) = (outbox.clone(), door);
+    let door = door.clone();
+    at.spawn(async move {
         tracing::info!(?order, "an operator command begins");
         door.metrics.running.inc();
         let heard = told.clone();
@@ -378,6 +410,22 @@ mod tests {
         }
         assert!(matches!(outbox.next().await, Some(Line::Answer(Answer::Requested(1)))));
         assert!(outbox.next().await.is_none());
+    }
+
+    /// On this runtime, with its one thread, the test would wait for ever.
+    #[tokio::test]
+    async fn an_order_that_never_pauses_delays_nobody() {
+        use crate::tiering::archive::read::ArchiveReader;
+        use crate::tiering::cold::dir::DirCold;
+        let dir = tempfile::tempdir().unwrap();
+        let cold = Arc::new(DirCold::open(dir.path()).unwrap());
+        let admin = Admin::of_archive(Arc::new(ArchiveReader::new(cold)));
+        let door = Door::new(admin, Vec::new(), true, AdminMetrics::default()).unwrap();
+        let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+        door.spawn(async move { may_go_on.recv().unwrap() });
+        tokio::task::yield_now().await;
+        go_on.send(()).unwrap();
+        door.stop().await;
     }
 
     #[test]

@@ -60,7 +60,8 @@ pub use self::memory_bus::MemoryBus;
 use self::parameters::Parameters;
 use self::protocol::Encoding;
 pub use self::queries::QueryLimits;
-use self::queries::{Asker, Purpose, Queries};
+pub(in crate::server) use self::queries::yield_to_streams;
+use self::queries::{Asker, Pace, Purpose, Queries};
 use self::replay::Past;
 pub(in crate::server) use self::rest::ApiError;
 use self::socket::{Socket, Ties};
@@ -153,8 +154,8 @@ pub enum GatewayError {
     /// The hub can't start.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The threads for history can't be started.
-    #[error("the threads for history can't be started: {0}")]
+    /// The threads for history, or for operator commands, can't be started.
+    #[error("the threads for queries and orders can't be started: {0}")]
     Threads(std::io::Error),
     /// A part of it ended before it was told to.
     #[error("the gateway has ended: {0}")]
@@ -477,8 +478,10 @@ async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next
     let Some(asker) = asker(&request) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
+    let cut = request.extensions().get::<Ties>().map(|ties| ties.cut.clone()).unwrap_or_default();
+    let pace = Pace { window: shared.config.stall_max, cut };
     match shared.queries.enter(&asker, Purpose::Answer).await {
-        Ok(place) => shared.queries.answer(place, next.run(request)).await,
+        Ok(place) => shared.queries.answer(place, pace, next.run(request)).await,
         Err(busy) => ApiError::busy(busy.to_string(), busy.retry_after_s).into_response(),
     }
 }

@@ -37,6 +37,8 @@ struct Queues {
     data: VecDeque<Bytes>,
     /// Of the data queue and of what was taken from it and not yet written.
     data_bytes: usize,
+    /// Bytes of data that have left for the socket so far.
+    written_bytes: u64,
     overflowed: bool,
 }
 
@@ -154,8 +156,19 @@ impl Outbox {
     pub(super) fn written(&self, data_bytes: usize) {
         let mut queues = self.queues();
         queues.data_bytes -= data_bytes.min(queues.data_bytes);
+        queues.written_bytes += data_bytes as u64;
         drop(queues);
         self.drained.notify_one();
+    }
+
+    /// Bytes of data that have left for the socket so far.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.queues().written_bytes
+    }
+
+    /// The most bytes of data that may wait.
+    pub(super) fn data_bytes_max(&self) -> usize {
+        self.data_bytes_max
     }
 
     /// Bytes of data that wait.

@@ -22,6 +22,7 @@ use futures_util::{FutureExt, StreamExt};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::server::metrics::GatewayMetrics;
@@ -30,6 +31,11 @@ use crate::server::metrics::GatewayMetrics;
 const UNIT_BYTES: usize = 64 << 10;
 /// Bytes of one answer that may wait for its reader.
 const OUTPUT_BYTES_MAX: usize = 4 << 20;
+/// Bytes that a client must take of an answer or a replay within the time in which it may not take nothing,
+/// as long as so much waits for it: it has a place that others may wait for.
+pub(super) const PROGRESS_BYTES_MIN: usize = 128 << 10;
+/// Bytes of an answer that are handed to the connection in one piece, and counted once they have left.
+const PIECE_BYTES_MAX: usize = 64 << 10;
 /// How long an answer that breaks off waits for its reader to take what came before.
 const LAST_BYTES_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The time between two looks at what the reader has taken.
@@ -131,6 +137,41 @@ pub(super) struct Place {
     memory: OwnedSemaphorePermit,
     bytes: Counted,
     _clients: Vec<OwnedSemaphorePermit>,
+    /// Watches over how fast the answer is taken.
+    watch: Option<AbortOnDropHandle<()>>,
+}
+
+/// How fast an answer has to be taken.
+pub(super) struct Pace {
+    /// In each such time a part of what waits has to leave.
+    pub(super) window: Duration,
+    /// Ends the connection.
+    pub(super) cut: CancellationToken,
+}
+
+/// Bytes of an answer on their way to its reader.
+#[derive(Default)]
+struct Flow {
+    waiting: AtomicUsize,
+    left: AtomicUsize,
+}
+
+impl Flow {
+    fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Returns once a window has passed in which the reader took too little of what waited for it.
+    async fn falls_behind(&self, window: Duration) {
+        loop {
+            let (waiting, left) = (self.waiting(), self.left.load(Ordering::Relaxed));
+            tokio::time::sleep(window).await;
+            let taken = self.left.load(Ordering::Relaxed) - left;
+            if taken < waiting.min(PROGRESS_BYTES_MIN) {
+                return;
+            }
+        }
+    }
 }
 
 /// What a gauge was raised by, and is lowered by again.
@@ -174,7 +215,7 @@ impl Place {
 /// A piece of an answer on its way to the socket: keeps the answer's place.
 struct Piece {
     bytes: Bytes,
-    waiting: Arc<AtomicUsize>,
+    flow: Arc<Flow>,
     _room: OwnedSemaphorePermit,
     _place: Arc<Mutex<Place>>,
 }
@@ -187,7 +228,8 @@ impl AsRef<[u8]> for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.waiting.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        self.flow.waiting.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        self.flow.left.fetch_add(self.bytes.len(), Ordering::Relaxed);
     }
 }
 
@@ -279,6 +321,7 @@ impl Queries {
             bytes: Counted::new(&self.metrics.history_bytes, memory.num_permits() * UNIT_BYTES),
             memory,
             _clients: clients,
+            watch: None,
         })
     }
 
@@ -296,14 +339,22 @@ impl Queries {
     }
 
     /// Has `asked` answered on the threads of history, and its body made there too. The body is at
-    /// most so far ahead of its reader as an answer may be.
+    /// most so far ahead of its reader as an answer may be. A reader that does not keep `pace` is cut off.
     pub(super) async fn answer(
         &self,
-        place: Place,
+        mut place: Place,
+        pace: Pace,
         asked: impl Future<Output = Response> + Send + 'static,
     ) -> Response {
         let (head_sender, head) = oneshot::channel();
-        let task = AbortOnDropHandle::new(self.handle.spawn(produce(place, asked, head_sender)));
+        let flow = Arc::new(Flow::default());
+        let (watched, metrics) = (flow.clone(), self.metrics.clone());
+        place.watch = Some(AbortOnDropHandle::new(self.handle.spawn(async move {
+            watched.falls_behind(pace.window).await;
+            metrics.history_slow_readers.inc();
+            pace.cut.cancel();
+        })));
+        let task = AbortOnDropHandle::new(self.handle.spawn(produce(place, flow, asked, head_sender)));
         match head.await {
             Ok((parts, pieces)) => {
                 let body = futures_util::stream::unfold((pieces, task), |(mut pieces, task)| async move {
@@ -338,7 +389,12 @@ fn state_length(parts: &mut Parts, body: &Body) {
 }
 
 /// Makes an answer, a piece at a time, as its reader takes them.
-async fn produce(place: Place, asked: impl Future<Output = Response> + Send, head: oneshot::Sender<Head>) {
+async fn produce(
+    place: Place,
+    flow: Arc<Flow>,
+    asked: impl Future<Output = Response> + Send,
+    head: oneshot::Sender<Head>,
+) {
     let (mut parts, body) = asked.await.into_parts();
     state_length(&mut parts, &body);
     // Bounded by the room below.
@@ -346,38 +402,36 @@ async fn produce(place: Place, asked: impl Future<Output = Response> + Send, hea
     if head.send((parts, pieces)).is_err() {
         return;
     }
-    let (room, waiting) = (Arc::new(Semaphore::new(OUTPUT_BYTES_MAX)), Arc::new(AtomicUsize::new(0)));
+    let room = Arc::new(Semaphore::new(OUTPUT_BYTES_MAX));
     let place = Arc::new(Mutex::new(place));
     let mut body = body.into_data_stream();
-    while let Some(piece) = body.next().await {
-        let is_last = piece.is_err();
-        let sent = match piece {
-            Ok(bytes) => {
-                // One that is longer than all the room is sent alone.
-                let length = bytes.len().min(OUTPUT_BYTES_MAX) as u32;
-                let Ok(room) = room.clone().acquire_many_owned(length).await else { return };
-                waiting.fetch_add(bytes.len(), Ordering::Relaxed);
-                let piece = Piece { bytes, waiting: waiting.clone(), _room: room, _place: place.clone() };
-                sender.send(Ok(Bytes::from_owner(piece)))
-            }
+    while let Some(made) = body.next().await {
+        let mut rest = match made {
+            Ok(rest) => rest,
             Err(error) => {
                 // The connection is aborted on it, and what it has not sent by then is lost.
-                taken(&waiting).await;
-                sender.send(Err(error))
+                taken(&flow).await;
+                let _ = sender.send(Err(error));
+                return;
             }
         };
-        if sent.is_err() || is_last {
-            return;
+        while !rest.is_empty() {
+            let bytes = rest.split_to(rest.len().min(PIECE_BYTES_MAX));
+            let Ok(room) = room.clone().acquire_many_owned(bytes.len() as u32).await else { return };
+            flow.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+            let piece = Piece { bytes, flow: flow.clone(), _room: room, _place: place.clone() };
+            if sender.send(Ok(Bytes::from_owner(piece))).is_err() {
+                return;
+            }
         }
     }
-    let left = waiting.load(Ordering::Relaxed);
-    place.lock().unwrap_or_else(PoisonError::into_inner).finish(left);
+    place.lock().unwrap_or_else(PoisonError::into_inner).finish(flow.waiting());
 }
 
 /// Waits, for so long at most, until the connection has taken and sent what waits for it.
-async fn taken(waiting: &AtomicUsize) {
+async fn taken(flow: &Flow) {
     let since = tokio::time::Instant::now();
-    while waiting.load(Ordering::Relaxed) > 0 && since.elapsed() < LAST_BYTES_WAIT_MAX {
+    while flow.waiting() > 0 && since.elapsed() < LAST_BYTES_WAIT_MAX {
         tokio::time::sleep(LAST_BYTES_LOOK).await;
     }
     // It sends what it has taken once it finds nothing more to take.
@@ -385,7 +439,7 @@ async fn taken(waiting: &AtomicUsize) {
 }
 
 /// Has this thread give way to those of live streams where both want a core.
-fn yield_to_streams() {
+pub(in crate::server) fn yield_to_streams() {
     // On Linux this is the thread's own; elsewhere it would be the whole process's.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::nice(5);
@@ -433,6 +487,21 @@ mod tests {
         Asker { address: [10, 0, 0, last].into(), key: key.map(str::to_owned) }
     }
 
+    fn patient() -> Pace {
+        Pace { window: Duration::from_mins(10), cut: CancellationToken::new() }
+    }
+
+    /// Zeros without end, a MiB at a time, and how many were made.
+    fn endless() -> (Arc<AtomicUsize>, Response) {
+        let made = Arc::new(AtomicUsize::new(0));
+        let counted = made.clone();
+        let endless = futures_util::stream::repeat_with(move || {
+            counted.fetch_add(1 << 20, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(Bytes::from(vec![0; 1 << 20]))
+        });
+        (made, Body::from_stream(endless).into_response())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn each_bound_holds_and_places_come_free() {
         let limits = QueryLimits { queries_max: 3, per_client_max: 2, ..QueryLimits::default() };
@@ -471,10 +540,14 @@ mod tests {
     async fn what_is_left_to_send_is_all_that_an_answer_keeps() {
         let queries = queries(QueryLimits::default());
         let place = queries.enter(&asker(1, None), Purpose::Answer).await.unwrap();
-        let response = queries.answer(place, async { vec![7_u8; 100_000].into_response() }).await;
+        let answered = async { vec![7_u8; 100_000].into_response() };
+        let response = queries.answer(place, patient(), answered).await;
         let mut body = response.into_body().into_data_stream();
-        let bytes = body.next().await.unwrap().unwrap();
-        assert!(body.next().await.is_none());
+        let mut bytes = Vec::new();
+        while let Some(piece) = body.next().await {
+            bytes.push(piece.unwrap());
+        }
+        assert_eq!(bytes.iter().map(Bytes::len).sum::<usize>(), 100_000);
         assert_eq!(queries.metrics.history_queries.get(), 0, "it was produced");
         assert_eq!(queries.metrics.history_bytes.get(), 2 * UNIT_BYTES as i64);
         drop((bytes, body));
@@ -484,17 +557,12 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_only_so_far_ahead_of_its_reader() {
         let queries = queries(QueryLimits::default());
-        let made = Arc::new(AtomicUsize::new(0));
-        let counted = made.clone();
-        let endless = futures_util::stream::repeat_with(move || {
-            counted.fetch_add(1 << 20, Ordering::Relaxed);
-            Ok::<_, std::io::Error>(Bytes::from(vec![0; 1 << 20]))
-        });
+        let (made, response) = endless();
         let place = queries.enter(&asker(1, None), Purpose::Answer).await.unwrap();
-        let response = queries.answer(place, async { Body::from_stream(endless).into_response() }).await;
+        let response = queries.answer(place, patient(), async { response }).await;
         let mut body = response.into_body().into_data_stream();
-        for _ in 0..20 {
-            assert_eq!(body.next().await.unwrap().unwrap().len(), 1 << 20);
+        for _ in 0..(20 << 20) / PIECE_BYTES_MAX {
+            assert_eq!(body.next().await.unwrap().unwrap().len(), PIECE_BYTES_MAX);
         }
         assert!(made.load(Ordering::Relaxed) <= (20 << 20) + OUTPUT_BYTES_MAX + (1 << 20));
         assert_eq!(queries.metrics.history_bytes.get(), Purpose::Answer.bytes_max() as i64);
@@ -502,5 +570,49 @@ mod tests {
         while queries.metrics.history_bytes.get() > 0 {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// A reader that takes a byte now and then must not keep a place for ever.
+    #[tokio::test]
+    async fn a_reader_that_takes_next_to_nothing_is_cut_off() {
+        let queries = queries(QueryLimits::default());
+        let (_, response) = endless();
+        let place = queries.enter(&asker(1, None), Purpose::Answer).await.unwrap();
+        let cut = CancellationToken::new();
+        let pace = Pace { window: Duration::from_millis(1), cut: cut.clone() };
+        let response = queries.answer(place, pace, async { response }).await;
+        cut.cancelled().await;
+        assert_eq!(queries.metrics.history_slow_readers.get(), 1);
+        drop(response);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_has_to_take_some_of_what_waits_for_it_and_no_more() {
+        let (flow, window) = (Arc::new(Flow::default()), Duration::from_secs(25));
+        let watched = flow.clone();
+        let behind = tokio::spawn(async move { watched.falls_behind(window).await });
+        tokio::time::sleep(window / 2).await;
+        let take = |bytes| {
+            flow.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            flow.left.fetch_add(bytes, Ordering::Relaxed);
+        };
+        // Nothing waits for it for long, since the answer comes slowly.
+        for _ in 0..3 {
+            flow.waiting.fetch_add(10, Ordering::Relaxed);
+            take(10);
+            tokio::time::sleep(window).await;
+        }
+        flow.waiting.store(OUTPUT_BYTES_MAX, Ordering::Relaxed);
+        tokio::time::sleep(window / 4).await;
+        for _ in 0..5 {
+            take(PROGRESS_BYTES_MIN);
+            tokio::time::sleep(window).await;
+            assert!(!behind.is_finished());
+        }
+        for _ in 0..2 {
+            take(1);
+            tokio::time::sleep(window).await;
+        }
+        assert!(behind.is_finished());
     }
 }

@@ -13,10 +13,11 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::hub::{Ahead, Attachment};
 use super::protocol::{FrameBuilder, Framing, Since, control_frame};
-use super::queries::{Asker, Busy, Place, Purpose, Queries};
+use super::queries::{Asker, Busy, PROGRESS_BYTES_MIN, Place, Purpose, Queries};
 use super::snapshot;
 use super::subscription::{Channel, Subscription};
 use crate::bus::epoch::Mismatch;
@@ -55,7 +56,7 @@ pub(super) struct Past {
     /// Where replays are made, and how many at once.
     pub(super) queries: Arc<Queries>,
     pub(super) asker: Asker,
-    /// How long a client may take nothing of its replay.
+    /// How long a client may take nothing, or next to nothing, of its replay.
     pub(super) stall_max: Duration,
 }
 
@@ -78,8 +79,8 @@ pub(super) enum JoinError {
     /// Too many others read the past.
     #[error(transparent)]
     Busy(#[from] Busy),
-    /// The client takes nothing.
-    #[error("the client took nothing of its replay for too long")]
+    /// The client takes nothing, or next to nothing.
+    #[error("the client took too little of its replay for too long")]
     Stalled,
 }
 
@@ -102,6 +103,7 @@ pub(super) struct Replay {
     builder: FrameBuilder,
     frames: Vec<Bytes>,
     scratch: Vec<u8>,
+    behind: Behind,
 }
 
 impl Replay {
@@ -297,6 +299,7 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
         builder: FrameBuilder::default(),
         frames: Vec::new(),
         scratch: Vec::new(),
+        behind: None,
     };
     if let Some((first, mismatch)) = lost {
         let told = reset(framing, &first.to_string(), &replay.token(), &mismatch.to_string());
@@ -304,7 +307,7 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
     }
     if let Some(entries) = snapshots {
         for (symbol, entry) in &entries {
-            room(attachment, past).await?;
+            room(attachment, past, &mut replay.behind).await?;
             attachment.push(vec![snapshot::frame(framing, *symbol, entry)]);
         }
         let mut end = json!({ "T": "snapshot_end", "count": entries.len() });
@@ -356,7 +359,7 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
 async fn send(attachment: &Attachment, past: &Past, replay: &mut Replay) -> Result<(), JoinError> {
     let frames = replay.take_frames();
     if !frames.is_empty() {
-        room(attachment, past).await?;
+        room(attachment, past, &mut replay.behind).await?;
         attachment.push(frames);
     }
     // Others have their turn after every record.
@@ -364,10 +367,31 @@ async fn send(attachment: &Attachment, past: &Past, replay: &mut Replay) -> Resu
     Ok(())
 }
 
-/// Waits until the client has taken enough of what it was sent.
-async fn room(attachment: &Attachment, past: &Past) -> Result<(), JoinError> {
-    let room = tokio::time::timeout(past.stall_max, attachment.outbox.room()).await;
-    room.map_err(|_| JoinError::Stalled)
+/// Since when much waits for a client, and how many bytes had left for its socket then.
+type Behind = Option<(Instant, u64)>;
+
+/// Waits until the client has taken enough of what it was sent. While much waits for it, it has to take some
+/// of that in each time in which it may not take nothing.
+async fn room(attachment: &Attachment, past: &Past, behind: &mut Behind) -> Result<(), JoinError> {
+    let outbox = &attachment.outbox;
+    if !outbox.is_lagging() {
+        *behind = None;
+        return Ok(());
+    }
+    let progress_bytes_min = PROGRESS_BYTES_MIN.min(outbox.data_bytes_max() / 4) as u64;
+    loop {
+        let (since, written) = *behind.get_or_insert_with(|| (Instant::now(), outbox.written_bytes()));
+        let room = tokio::time::timeout_at(since + past.stall_max, outbox.room()).await;
+        if since.elapsed() >= past.stall_max {
+            if outbox.written_bytes() - written < progress_bytes_min {
+                return Err(JoinError::Stalled);
+            }
+            *behind = None;
+        }
+        if room.is_ok() {
+            return Ok(());
+        }
+    }
 }
 
 /// What hot knows of the symbols that are wanted, once the hub has passed all of it.

@@ -220,23 +220,47 @@ fn is_aged(day: TradingDay, days: u32, today: TradingDay) -> bool {
     i64::from(day.days_since_epoch()) + i64::from(days) <= i64::from(today.days_since_epoch())
 }
 
+/// What was found when a unit was last compared with its manifests, and what it was like then: as long as
+/// it is like that, its rows need not be digested again.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Looked {
+    info: UnitInfo,
+    /// Of the last manifest.
+    number: u32,
+    dropped: Vec<u64>,
+    /// Whether warm lacked rows that the archive holds.
+    lacks: bool,
+}
+
 impl Archiver {
-    /// Whether warm lacks rows of `unit` that the archive holds, since the log skipped their offsets: they
+    /// Whether warm lacks rows of the unit that the archive holds, since the log skipped their offsets: they
     /// are of a lost timeline, or warm was lost since. Warm can't prove what it would drop of such a day.
-    async fn lacks_skipped(&self, unit: Unit, manifests: &[Manifest]) -> Result<bool, ArchiveError> {
+    async fn lacks_skipped(&self, info: &UnitInfo, manifests: &[Manifest]) -> Result<bool, ArchiveError> {
+        let unit = info.unit;
         let reaches_skipped =
             |log: &Beside, manifest: &Manifest| log.epoch().reaches_skipped(&manifest.next_offsets);
         let Some(log) = &self.options.log else { return Ok(false) };
-        if !manifests.last().is_some_and(|last| reaches_skipped(log, last)) {
+        let Some(last) = manifests.last().filter(|last| reaches_skipped(log, last)) else {
             return Ok(false);
-        }
+        };
         let moment = Moment::of(&*self.warm, unit).await?;
+        let seen =
+            Looked { info: info.clone(), number: last.number, dropped: moment.dropped.clone(), lacks: false };
+        if let Some(known) = self.looked().get(&unit)
+            && *known == (Looked { lacks: known.lacks, ..seen.clone() })
+        {
+            return Ok(known.lacks);
+        }
+        let mut lacks = false;
         for manifest in manifests.iter().filter(|manifest| !moment.has_dropped(&manifest.next_offsets)) {
-            if self.warm.digest(unit, &manifest.offsets()).await?.rows < manifest.digest.rows {
-                return Ok(true);
+            lacks |= self.warm.digest(unit, &manifest.offsets()).await?.rows < manifest.digest.rows;
+            if lacks {
+                break;
             }
         }
-        Ok(false)
+        // At most one for each unit that warm holds.
+        self.looked().insert(unit, Looked { lacks, ..seen });
+        Ok(lacks)
     }
 
     /// What a run would do now, in the order in which it would; and why units that are not archived are
@@ -272,7 +296,7 @@ impl Archiver {
             if is_aged(unit.day, self.options.keep_days, now.trading_day())
                 && (is_due || !manifests.is_empty())
                 && !Moment::of(&*self.warm, unit).await?.is_restored
-                && !self.lacks_skipped(unit, &manifests).await?
+                && !self.lacks_skipped(&info, &manifests).await?
             {
                 drops.push(planned(Action::Drop, info.rows));
             }

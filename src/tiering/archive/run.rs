@@ -10,7 +10,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::journal::{Journal, Step};
 use super::lease::Lease;
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestFile, manifest_key};
-use super::plan::{Action, Moment, Planned, Waiting, covers, is_same, last_numbers, manifests, offsets};
+use super::plan::{
+    Action, Looked, Moment, Planned, Waiting, covers, is_same, last_numbers, manifests, offsets,
+};
 use super::read_back::read_back;
 use super::sealed::seal;
 use super::store::{Created, Store};
@@ -39,6 +41,8 @@ pub struct Archiver {
     pub(super) clock: Clock,
     /// Of units that warm has dropped, the number of the last manifest and the offsets that it reaches.
     reached: Mutex<BTreeMap<Unit, (u32, Vec<u64>)>>,
+    /// Units whose manifests reach offsets that the log skipped, as they were compared last.
+    looked: Mutex<BTreeMap<Unit, Looked>>,
 }
 
 /// What a run did.
@@ -80,7 +84,7 @@ impl Archiver {
         metrics: ArchiveMetrics,
     ) -> Self {
         let store = Store::new(cold, options.bandwidth, metrics);
-        Self { store, warm, options, clock, reached: Mutex::default() }
+        Self { store, warm, options, clock, reached: Mutex::default(), looked: Mutex::default() }
     }
 
     /// Does all that is due, unit by unit. What fails for one unit is in the summary, and the rest
@@ -225,6 +229,10 @@ impl Archiver {
 
     fn reached(&self) -> MutexGuard<'_, BTreeMap<Unit, (u32, Vec<u64>)>> {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn looked(&self) -> MutexGuard<'_, BTreeMap<Unit, Looked>> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn unit(
