@@ -76,7 +76,7 @@ fn stored(home: &Home) -> PathBuf {
         let capture = capture(home, name, day, 20, &["AAPL", "MSFT"]);
         run(&["replay", &capture, "--speed", "max", "--ingest", &server.ingest]);
         // So that what came before goes into a table.
-        runtime.block_on(weigh_down(&server.ingest, 2)).expect("a server");
+        runtime.block_on(weigh_down(&server.ingest, 1)).expect("a server");
     }
     let last = capture(home, "fifth.pcap", "2025-03-12", 20, &["AAPL", "MSFT"]);
     run(&["replay", &last, "--speed", "max", "--ingest", &server.ingest]);
@@ -131,15 +131,19 @@ fn files(dir: &Path, below: &Path, found: &mut BTreeMap<&'static str, Vec<PathBu
     }
 }
 
+/// Copies `from`. Files that nobody writes to again are the same under another name.
 pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a directory");
     for entry in fs::read_dir(from).expect("a directory") {
         let entry = entry.expect("an entry");
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        let is_final = from.ends_with("tables") || path.extension().is_some_and(|ending| ending == "parquet");
+        if path.is_dir() {
+            copy(&path, &to);
+        } else if is_final {
+            fs::hard_link(path, to).expect("linked");
         } else {
-            fs::copy(entry.path(), to).map(drop).expect("copied");
+            fs::copy(path, to).map(drop).expect("copied");
         }
     }
 }
@@ -367,6 +371,7 @@ fn a_damaged_file_never_reads_as_other_rows() {
     assert_eq!(lines[..2], [661, 661], "every trade and quote, and a head");
     let mut by_kind = BTreeMap::new();
     files(&data, Path::new(""), &mut by_kind);
+    assert!(by_kind["log tables"].len() > 2, "{by_kind:?}");
     let only = std::env::var("STK_TEST_ROT_KIND").unwrap_or_default();
     by_kind.retain(|kind, _| kind.contains(&only));
     let (seed, trials) = (number("STK_TEST_ROT_SEED", 1), number("STK_TEST_ROTS", by_kind.len() as u64));

@@ -291,3 +291,106 @@ impl<'a> Words<'a> {
         self.array().map(u128::from_le_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::super::{Access, LocalBus, LocalBusConfig};
+    use super::*;
+    use crate::bus::Bus;
+
+    fn config(path: &Path) -> LocalBusConfig {
+        LocalBusConfig { memory_bytes: 0, free_bytes_min: 0, ..LocalBusConfig::new(path, 1) }
+    }
+
+    /// All records, or why there are none.
+    async fn read_all(path: &Path) -> Result<Vec<Bytes>, String> {
+        let bus = LocalBus::open(LocalBusConfig { access: Access::Read, ..config(path) });
+        let bus = bus.map_err(|error| error.to_string())?;
+        let (mut reader, next) = (bus.reader(0, 0).await.unwrap(), bus.bounds(0).await.unwrap().next);
+        let mut records = Vec::new();
+        while reader.offset() < next {
+            match reader.next(1 << 20).await {
+                Ok(more) => records.extend(more.into_iter().map(|record| record.bytes)),
+                Err(error) => {
+                    bus.close().await;
+                    return Err(error.to_string());
+                }
+            }
+        }
+        bus.close().await;
+        Ok(records)
+    }
+
+    /// A bit flipped, or the end cut off, here and there and most of all at the ends of files. The records are
+    /// right, or the file is named, and what the message advises leads on.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn damage_in_any_file_of_a_tree_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let bus: Arc<LocalBus> = LocalBus::open(config(&path)).unwrap();
+        // More than is left in a journal, less than a segment.
+        for number in 0..5 {
+            let record = Bytes::from(vec![number; 1 << 20]);
+            bus.append(vec![(0, record)]).await.unwrap().await.unwrap();
+        }
+        bus.close().await;
+        let sound = read_all(&path).await.unwrap();
+        assert_eq!(sound.len(), 5);
+        check(&path).unwrap();
+        assert_eq!(find_damage(&path), None);
+
+        let mut files = vec![path.join(VERSION_FILE)];
+        for keyspace in keyspaces(&path).unwrap() {
+            let entries = |dir: &Path| -> Vec<PathBuf> {
+                fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+            };
+            files.extend(entries(&keyspace).into_iter().filter(|path| path.is_file()));
+            files.extend(entries(&keyspace.join(TABLES_FOLDER)));
+        }
+        assert!(files.len() > 6, "{files:?}");
+        let mut last = PathBuf::new();
+        for file in files {
+            let bytes = fs::read(&file).unwrap();
+            let end = bytes.len().saturating_sub(400);
+            let places = (0..end).step_by(bytes.len() / 2 + 1).chain((end..bytes.len()).step_by(97));
+            for at in places {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << (at % 8);
+                for damaged in [&flipped[..], &bytes[..at]] {
+                    fs::write(&file, damaged).unwrap();
+                    let found = read_all(&path).await;
+                    // Of what fjall does not need, such as a filter, it does not know.
+                    let name = file.display().to_string();
+                    match found {
+                        Ok(records) => assert!(records == sound, "{name} at {at}"),
+                        Err(error) => {
+                            assert!(error.contains(&name), "{name} at {at}: {error}");
+                            let way_out = ["move it away", "restore it from a copy of the directory"];
+                            assert!(way_out.iter().any(|way_out| error.contains(way_out)), "{error}");
+                        }
+                    }
+                }
+            }
+            fs::remove_file(&file).unwrap();
+            // A version before the present one may still be there.
+            let found = read_all(&path).await;
+            fs::write(&file, bytes).unwrap();
+            match found {
+                Ok(records) => assert!(records == sound, "{}", file.display()),
+                Err(error) => {
+                    assert!(error.contains(&file.display().to_string()), "{error}");
+                    last = file;
+                }
+            }
+        }
+        fs::write(&last, b"damaged").unwrap();
+        let refused = LocalBus::open(config(&path)).err().unwrap().to_string();
+        assert!(refused.contains("move it away"), "{refused}");
+        fs::rename(&path, directory.path().join("away")).unwrap();
+        LocalBus::open(config(&path)).unwrap().close().await;
+    }
+}
