@@ -42,6 +42,10 @@ mod foreign;
 mod full;
 #[path = "cli/histories.rs"]
 mod histories;
+#[path = "cli/histories_ground.rs"]
+mod histories_ground;
+#[path = "cli/histories_scaled.rs"]
+mod histories_scaled;
 #[path = "cli/injected.rs"]
 mod injected;
 #[path = "cli/kill.rs"]

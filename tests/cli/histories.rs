@@ -24,13 +24,13 @@ use super::support::{self, Home, Server};
 
 /// Histories in CI, which take the seeds from 1 on.
 const HISTORIES_IN_CI: u64 = 3;
-const BATCH_ROWS: u64 = 12;
+pub(crate) const BATCH_ROWS: u64 = 12;
 const PARTITIONS: usize = 2;
 const COPIES_MAX: usize = 3;
-const PRODUCERS: usize = 3;
+pub(crate) const PRODUCERS: usize = 3;
 /// Days of the trades, all long closed.
-const DAYS: [&str; 4] = ["2025-03-03", "2025-03-04", "2025-03-05", "2025-03-06"];
-const SYMBOLS: [&str; 6] = ["SA", "SB", "SC", "SD", "SE", "SF"];
+pub(crate) const DAYS: [&str; 4] = ["2025-03-03", "2025-03-04", "2025-03-05", "2025-03-06"];
+pub(crate) const SYMBOLS: [&str; 6] = ["SA", "SB", "SC", "SD", "SE", "SF"];
 
 /// By partition.
 type Offsets = [u64; PARTITIONS];
@@ -618,7 +618,7 @@ impl History {
     }
 }
 
-fn numbers(csv: &str) -> BTreeMap<u64, usize> {
+pub(crate) fn numbers(csv: &str) -> BTreeMap<u64, usize> {
     let mut lines = csv.lines();
     let mut found = BTreeMap::new();
     let Some(head) = lines.next() else { return found };
@@ -631,7 +631,7 @@ fn numbers(csv: &str) -> BTreeMap<u64, usize> {
 }
 
 /// Trade `row` of `day`.
-fn trade(row: u64, day: &str) -> Tick {
+pub(crate) fn trade(row: u64, day: &str) -> Tick {
     let ts = format!("{day}T15:00:00Z").parse::<stk::market::Timestamp>().expect("a time");
     let ts = ts.saturating_add_nanos(row as i64 * 1_000_000);
     Tick::Trade(Trade {
@@ -647,12 +647,12 @@ fn trade(row: u64, day: &str) -> Tick {
     })
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").args([from, to]).stderr(Stdio::null()).status();
     copied.expect("cp is there");
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(crate) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 

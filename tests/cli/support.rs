@@ -139,7 +139,8 @@ impl Server {
         Self::started(command, true).ok()
     }
 
-    fn started(mut command: Command, feeds: bool) -> Result<Self, Vec<String>> {
+    /// The same: what it said, where it did not start.
+    pub(crate) fn started(mut command: Command, feeds: bool) -> Result<Self, Vec<String>> {
         let mut child =
             command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary runs");
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));

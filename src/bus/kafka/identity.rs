@@ -4,31 +4,56 @@
 //! name, so readers and producers would continue in the new topic without noticing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rdkafka::types::RDKafkaErrorCode;
 
 use super::Shared;
+use crate::kafka::code_of;
+
+/// Answers in a row that there is no such topic, before the topic counts as deleted: a broker that has just
+/// started may not know its topics yet.
+const ABSENT_ANSWERS: u32 = 2;
 
 /// Asks for the topic's id every `identity_interval`, until the log is closed. If the id is not `id` any
-/// more, the log ends.
+/// more, the log ends. While there is no such topic, the log is not ready and says so: the same topic may
+/// come back, when the brokers are put back from a copy.
 pub(super) fn start(shared: &Arc<Shared>, id: u128) {
     let (closed, interval) = (shared.closed.clone(), shared.config.identity_interval);
     let shared = Arc::downgrade(shared);
     tokio::spawn(async move {
         let mut clock = tokio::time::interval(interval);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut absent = 0;
         loop {
             tokio::select! {
                 () = closed.cancelled() => return,
                 _ = clock.tick() => {}
             }
             let Some(shared) = shared.upgrade() else { return };
-            // No answer, or no such topic: it may be the same one when it is back.
-            if let Ok(Some(found)) = shared.admin.topic_id().await
-                && found != id
-            {
-                tracing::error!(log = shared.name, "the topic was deleted and made again");
-                shared.end_replaced();
-                return;
+            match shared.admin.topic_id().await {
+                Ok(Some(found)) if found != id => {
+                    tracing::error!(log = shared.name, "the topic was deleted and made again");
+                    shared.end_replaced();
+                    return;
+                }
+                Ok(_) => absent = 0,
+                Err(error) if code_of(&error).is_some_and(is_absent) => absent += 1,
+                // The brokers are away: the last answer counts.
+                Err(_) => continue,
+            }
+            let is_absent = absent >= ABSENT_ANSWERS;
+            if shared.is_absent.swap(is_absent, Ordering::AcqRel) != is_absent {
+                if is_absent {
+                    tracing::error!(log = shared.name, "the topic was deleted");
+                } else {
+                    tracing::info!(log = shared.name, "the topic is there again");
+                }
             }
         }
     });
+}
+
+fn is_absent(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition)
 }

@@ -129,6 +129,11 @@ impl KafkaBusConfig {
     }
 }
 
+/// Why a log is not ready whose topic is gone.
+const ABSENT: &str = "there is no such topic any more: it was deleted. Put back the brokers' data as it was; \
+     or stop the processes and start them with a new topic and a new database (log.kafka_topic and \
+     warm.clickhouse_database), the old days stay in the old one";
+
 /// What is known of a partition without asking.
 #[derive(Default)]
 struct Marks {
@@ -162,6 +167,8 @@ struct Shared {
     closed: CancellationToken,
     /// The topic was made again since it was opened, and the log ended for that.
     is_replaced: AtomicBool,
+    /// The brokers say that there is no such topic.
+    is_absent: AtomicBool,
 }
 
 impl Shared {
@@ -216,6 +223,7 @@ impl Shared {
                     Err(error) if code_of(&error).is_none_or(is_final) => {
                         return Err(self.error(&error));
                     }
+                    Err(_) if self.is_absent.load(Ordering::Acquire) => return Err(self.unavailable()),
                     Err(error) => {
                         tracing::debug!(log = self.name, %error, "asking again");
                         self.metrics.retries.inc();
@@ -248,6 +256,9 @@ impl Shared {
 
     /// The brokers are away.
     fn unavailable(&self) -> BusError {
+        if self.is_absent.load(Ordering::Acquire) {
+            return BusError::Unavailable { path: self.name.clone(), reason: ABSENT.to_owned() };
+        }
         let reason = self.watch.health.down().or_else(|| self.admin.trouble());
         let reason = reason.unwrap_or_else(|| "its brokers do not answer".to_owned());
         BusError::Unavailable { path: self.name.clone(), reason }
@@ -333,6 +344,7 @@ impl KafkaBus {
             trimming: tokio::sync::Mutex::default(),
             closed: CancellationToken::new(),
             is_replaced: AtomicBool::new(false),
+            is_absent: AtomicBool::new(false),
             epoch: LogEpoch::new(0),
             config,
             name,
@@ -393,6 +405,9 @@ impl KafkaBus {
     pub fn ready(&self) -> Result<(), String> {
         if self.shared.is_replaced.load(Ordering::Acquire) {
             return Err(self.shared.ended().to_string());
+        }
+        if self.shared.is_absent.load(Ordering::Acquire) {
+            return Err(format!("the log in {}: {ABSENT}", self.shared.name));
         }
         if let Some(reason) = self.appender.failure() {
             return Err(format!("the log in {} takes no more appends: {reason}", self.shared.name));

@@ -170,6 +170,37 @@ async fn a_topic_that_is_made_again_ends_the_log_for_whoever_has_it_open() {
     assert_eq!(read_texts(&*again, 0, 0).await.len(), 10);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_gone_is_told_before_anybody_writes() {
+    use rdkafka::admin::{AdminClient, AdminOptions};
+    use rdkafka::client::DefaultClientContext;
+    let Some(brokers) = service("KAFKA") else { return };
+    let config = KafkaBusConfig { identity_interval: Duration::from_millis(50), ..config(&brokers) };
+    let bus = open(config.clone()).await;
+    append(&*bus, 0, 0..3).await;
+    assert_eq!(bus.ready(), Ok(()));
+    let mut client = rdkafka::ClientConfig::new();
+    let admin: AdminClient<DefaultClientContext> =
+        client.set("bootstrap.servers", &brokers).create().unwrap();
+    admin.delete_topics(&[&config.topic], &AdminOptions::new()).await.unwrap();
+    let told = within("the topic's end", async {
+        loop {
+            if let Err(told) = bus.ready() {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let told = told.await;
+    assert!(told.contains("there is no such topic any more: it was deleted. Put back"), "{told}");
+    // Nobody waits for it for as long as for brokers that are away.
+    let asked = bus.bounds(0).await.unwrap_err();
+    assert!(
+        matches!(&asked, BusError::Unavailable { reason, .. } if reason.contains("it was deleted")),
+        "{asked}"
+    );
+}
+
 #[tokio::test]
 async fn brokers_that_are_not_there_are_told_of() {
     let config = KafkaBusConfig {

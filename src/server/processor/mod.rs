@@ -65,6 +65,8 @@ pub struct ProcessorConfig {
     pub rebuild_interval: Duration,
     /// The least time between two checkpoints of hot.
     pub hot_checkpoint_interval: Duration,
+    /// How often a partition without new records makes sure that warm was not put back to an earlier state.
+    pub mark_check_interval: Duration,
     /// How often a store is tried again before the partition stops; once the processor is to stop,
     /// in any case.
     pub retries_max: u32,
@@ -98,6 +100,7 @@ impl Default for ProcessorConfig {
             read_bytes_max: 256 << 10,
             rebuild_interval: Duration::from_secs(10),
             hot_checkpoint_interval: Duration::from_mins(1),
+            mark_check_interval: Duration::from_secs(10),
             retries_max: 8,
             outlasts_warm: false,
             skips_expired: false,

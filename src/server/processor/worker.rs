@@ -68,6 +68,8 @@ pub(super) struct Worker {
     symbols_told: usize,
     producers_retired: u64,
     checkpointed_at: Instant,
+    /// When warm's mark was last compared with `stored`.
+    looked_at: Instant,
     /// By index in a record, its symbols' numbers.
     numbers: Vec<u32>,
     labels: Vec<(&'static str, String)>,
@@ -235,6 +237,7 @@ impl Worker {
             symbols_told: 0,
             producers_retired: 0,
             checkpointed_at: Instant::now(),
+            looked_at: Instant::now(),
             numbers: Vec::new(),
             labels: vec![("partition", partition.to_string())],
         }
@@ -259,6 +262,8 @@ impl Worker {
         while until.is_none_or(|until| self.next < until) {
             let cut_at = self.block_since.map(|since| since + shared.config.block_age_max);
             let rebuild_at = self.rebuild_at();
+            let is_idle = self.block_since.is_none() && self.storing.is_none();
+            let look_at = self.looked_at + shared.config.mark_check_interval;
             tokio::select! {
                 biased;
                 goal = told(&mut self.goal), if until.is_none() => {
@@ -283,6 +288,7 @@ impl Worker {
                     }
                 }
                 stored = finished(self.partition, &mut self.storing), if self.storing.is_some() => self.stored(stored)?,
+                () = tokio::time::sleep_until(look_at), if is_idle => self.look_at_mark().await?,
                 records = reader.next(shared.config.read_bytes_max) => {
                     let records = records.map_err(|error| self.bus_error(error))?;
                     reader.check_follows(self.next, &records).map_err(ProcessorError::hole(self.partition))?;
@@ -301,6 +307,25 @@ impl Worker {
         self.wait_stored().await?;
         fail::point("processor.drained");
         self.checkpoint_hot().await
+    }
+
+    /// Makes sure that warm has not been put back to an earlier state. A commit notices that by itself, but none
+    /// may come for longer than the log keeps what warm has lost.
+    async fn look_at_mark(&mut self) -> Result<(), ProcessorError> {
+        self.looked_at = Instant::now();
+        let partition = self.partition;
+        // A server that is away is asked again later. One that lost the database says so for good.
+        let mark = match self.shared.stores.warm.mark(partition).await {
+            Ok(mark) => mark,
+            Err(error) if error.is_passing() => return Ok(()),
+            Err(source) => return Err(ProcessorError::Warm { partition, source }),
+        };
+        if mark.next_offset >= self.stored {
+            return Ok(());
+        }
+        let (path, found) = ("warm".to_owned(), format!("offset {}", mark.next_offset));
+        let source = WarmError::Reverted { partition, path, found, next_offset: self.stored };
+        Err(ProcessorError::Warm { partition, source })
     }
 
     /// Passes the offsets that the log skipped because other stores hold rows with them. Days of which the

@@ -432,6 +432,13 @@ impl Encoder {
     }
 }
 
+const UNKNOWN_TABLE: u32 = 60;
+const UNKNOWN_DATABASE: u32 = 81;
+
+/// What to do where a table is gone that was there when the store was opened.
+const DROPPED: &str = "it was dropped while it was in use. Put the database back from a backup, or restart a process \
+     with the role `processor`: it makes what is missing and fills it from the log";
+
 /// Of the server's error codes those that no later try can change: the request, the schema or the
 /// user's rights are wrong.
 const LASTING: &[u32] = &[
@@ -445,10 +452,8 @@ const LASTING: &[u32] = &[
     48,  // not implemented
     53,  // type mismatch
     57,  // table already exists
-    60,  // unknown table
     62,  // syntax error
     73,  // unknown format
-    81,  // unknown database
     115, // unknown setting
     164, // read only
     170, // cluster not found
@@ -481,6 +486,9 @@ fn meaning(url: &str, error: &clickhouse::error::Error) -> WarmError {
             let reason: String = text.chars().take(500).collect();
             match code_of(text) {
                 Some(NOT_ENOUGH_SPACE) => WarmError::Full { path },
+                Some(UNKNOWN_TABLE | UNKNOWN_DATABASE) => {
+                    WarmError::Refused { path, reason: format!("{reason}: {DROPPED}") }
+                }
                 Some(code) if LASTING.contains(&code) => WarmError::Refused { path, reason },
                 _ => WarmError::Io { path, reason },
             }
@@ -529,6 +537,9 @@ mod tests {
         let of = |text: &str| meaning("http://h", &clickhouse::error::Error::BadResponse(text.to_owned()));
         assert!(matches!(of("Code: 243. DB::Exception: no space"), WarmError::Full { .. }));
         assert!(matches!(of("Code: 516. DB::Exception: who are you"), WarmError::Refused { .. }));
+        let dropped = of("Code: 81. DB::Exception: Database stk does not exist. (UNKNOWN_DATABASE)");
+        assert!(matches!(dropped, WarmError::Refused { .. }));
+        assert!(dropped.to_string().contains("Put the database back from a backup, or restart"), "{dropped}");
         assert!(matches!(of("Code: 241. DB::Exception: memory"), WarmError::Io { .. }));
         assert!(matches!(of("502 Bad Gateway"), WarmError::Io { .. }));
         let cut = clickhouse::error::Error::Network("reset".into());
