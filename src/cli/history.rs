@@ -330,8 +330,9 @@ fn is_whole(short: &serde_json::Value) -> bool {
         "/gaps_not_listed",
         "/archived/frozen_not_listed",
     ];
-    let lists_all =
-        lists.iter().all(|list| short.pointer(list).and_then(serde_json::Value::as_u64) == Some(0));
+    // What a server of an older version does not know, it does not leave out either.
+    let not_listed = |list| short.pointer(list).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let lists_all = lists.into_iter().all(|list| not_listed(list) == 0);
     lists_all || short.get("complete").is_none()
 }
 

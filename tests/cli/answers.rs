@@ -359,17 +359,26 @@ fn an_answer_that_is_known_to_lack_rows_exits_with_its_own_code() {
         "kind": "trade", "date": "2025-03-06", "key": "ticks/a", "bytes": 7, "class": "GLACIER", "restoring": false,
     }]);
     let none = json!([]);
-    for (missing, frozen, broken, code) in [
-        (&none, &none, &none, 0),
-        (&missing, &none, &none, 5),
-        (&none, &frozen, &none, 5),
-        (&missing, &none, &json!(["warm"]), 1),
+    let lost = json!([{
+        "partition": 0, "first_offset": 3, "next_offset": 7, "first_day": "2025-03-06", "last_day": "2025-03-06",
+    }]);
+    for (missing, frozen, broken, lost, code) in [
+        (&none, &none, &none, None, 0),
+        (&missing, &none, &none, None, 5),
+        (&none, &frozen, &none, None, 5),
+        (&none, &none, &none, Some(&lost), 5),
+        (&missing, &none, &json!(["warm"]), None, 1),
     ] {
-        let coverage = json!({
+        let mut coverage = json!({
             "complete": false, "log_records": 0, "broken": broken, "broken_not_listed": 0,
             "missing": missing, "missing_not_listed": 0, "gaps": [], "gaps_not_listed": 0,
             "archived": { "days": 0, "frozen": frozen, "frozen_not_listed": 0, "restore": [], "unasked": null },
         });
+        // Servers of older versions do not know of it.
+        if let Some(lost) = lost {
+            coverage["lost"] = lost.clone();
+            coverage["lost_not_listed"] = 0.into();
+        }
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let answered = std::thread::spawn(move || {
