@@ -175,6 +175,8 @@ pub struct Health {
     up: Gauge<i64, AtomicI64>,
     /// The last report had brokers with an open connection, and nothing has failed since.
     is_up: AtomicBool,
+    /// The last report had no broker at all.
+    is_orphaned: AtomicBool,
     trouble: Trouble,
 }
 
@@ -192,6 +194,13 @@ impl Health {
     /// Brokers with an open connection, as a metric.
     pub fn brokers_up(&self) -> Gauge<i64, AtomicI64> {
         self.up.clone()
+    }
+
+    /// Whether the client knew no broker any more at its last report. librdkafka forgets those that an answer
+    /// about the cluster does not name (confluentinc/librdkafka#5301). A lone broker that hung for a while names
+    /// none, not even itself. The client then asks nobody, and waits for ever.
+    pub fn is_orphaned(&self) -> bool {
+        self.is_orphaned.load(Ordering::Acquire)
     }
 
     /// Takes note of a report's open connections. The first since a failure may have been made before
@@ -283,6 +292,8 @@ impl ClientContext for Watch {
     fn stats(&self, statistics: Statistics) {
         let up = statistics.brokers.values().filter(|broker| broker.state == "UP" && broker.nodeid >= 0);
         self.health.connected(up.count() as i64);
+        let is_orphaned = statistics.brokers.values().all(|broker| broker.source == "internal");
+        self.health.is_orphaned.store(is_orphaned, Ordering::Release);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -315,6 +326,24 @@ mod tests {
         assert!(health.down().is_some());
         health.connected(1);
         assert_eq!(health.down(), None);
+    }
+
+    #[test]
+    fn a_client_without_any_broker_is_noticed_until_it_knows_one() {
+        let watch = Watch::default();
+        let report = |sources: &[&str]| {
+            let broker = |source: &&str| {
+                let source = (*source).to_owned();
+                (source.clone(), rdkafka::statistics::Broker { source, ..Default::default() })
+            };
+            watch
+                .stats(Statistics { brokers: sources.iter().map(broker).collect(), ..Statistics::default() });
+            watch.health.is_orphaned()
+        };
+        assert!(!watch.health.is_orphaned(), "before the first report");
+        assert!(report(&["internal"]));
+        assert!(!report(&["internal", "configured"]) && !report(&["internal", "learned"]));
+        assert!(report(&["internal"]));
     }
 
     #[test]

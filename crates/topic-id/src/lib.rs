@@ -2,7 +2,8 @@
 //! same name.
 //!
 //! librdkafka returns it since version 2.3, and the crate `rdkafka` has no call for it. This is that
-//! call, in a crate of its own since it takes `unsafe`, which `stk` forbids itself.
+//! call, in a crate of its own since it takes `unsafe`, which `stk` forbids itself. So does the call that gives
+//! a client its first brokers again.
 
 use std::ffi::CString;
 use std::time::Duration;
@@ -46,6 +47,19 @@ pub fn topic_id<C: ClientContext>(
         sys::rd_kafka_TopicCollection_destroy(topics);
         found
     }
+}
+
+/// Has `client` know `brokers` (`host:port`, separated by commas) besides those that it learned, so that it asks
+/// them where it has none left. Each call is remembered for as long as the client lives: it is for clients
+/// that need it.
+///
+/// Errors: none of them is written as a broker.
+pub fn bootstrap_again<C: ClientContext>(client: &Client<C>, brokers: &str) -> Result<(), KafkaError> {
+    let refused = KafkaError::MetadataFetch(RDKafkaErrorCode::InvalidArgument);
+    let Ok(brokers) = CString::new(brokers) else { return Err(refused) };
+    // SAFETY: the client outlives the call, and librdkafka copies the text.
+    let added = unsafe { sys::rd_kafka_brokers_add(client.native_ptr(), brokers.as_ptr()) };
+    if added > 0 { Ok(()) } else { Err(refused) }
 }
 
 /// # Safety

@@ -6,7 +6,7 @@
 //! are away is final and ends the producer, so that no later record gets ahead of it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use rdkafka::producer::{
 use rdkafka::statistics::Statistics;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::admin::drop_aside;
 use super::{KafkaBusMetrics, RECORD_BYTES_MAX, Shared, meaning};
 use crate::bus::{BusError, Durable};
 use crate::fail;
@@ -28,6 +29,9 @@ use crate::kafka::{Watch, code_of};
 
 /// What a record costs beside its bytes, about; it bounds the number of small ones.
 const RECORD_OVERHEAD_BYTES: usize = 256;
+
+/// How often it is looked whether the producer knows a broker. Reports come every second.
+const ORPHANED_LOOK: Duration = Duration::from_secs(10);
 
 /// What came of an append: its records' offsets, in their order.
 type Outcome = Result<Vec<u64>, BusError>;
@@ -148,6 +152,34 @@ impl ProducerContext for Context {
     }
 }
 
+/// Gives the producer its first brokers again whenever it has lost all (see
+/// [`Health::is_orphaned`](crate::kafka::Health::is_orphaned)), until the log is closed.
+async fn keep_brokers(producer: Weak<ThreadedProducer<Context>>, shared: Arc<Shared>) {
+    let brokers = shared.config.brokers.clone();
+    let (closed, shared) = (shared.closed.clone(), Arc::downgrade(&shared));
+    let mut clock = tokio::time::interval(ORPHANED_LOOK);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = closed.cancelled() => return,
+            _ = clock.tick() => {}
+        }
+        let Some((producer, shared)) = producer.upgrade().zip(shared.upgrade()) else { return };
+        if shared.watch.health.is_orphaned() {
+            tracing::warn!(
+                log = shared.name,
+                "the producer has lost all brokers; it asks the first ones again"
+            );
+            shared.metrics.retries.inc();
+            if let Err(error) = stk_topic_id::bootstrap_again(producer.client(), &brokers) {
+                tracing::error!(log = shared.name, %error, "the producer can't be given its brokers again");
+            }
+        }
+        // It may be the last one's turn to end the client, which may block.
+        drop_aside(producer);
+    }
+}
+
 /// Takes appends.
 pub(super) struct Appender {
     producer: Arc<ThreadedProducer<Context>>,
@@ -200,8 +232,10 @@ impl Appender {
         };
         let producer = config.create_with_context(context).map_err(|error| shared.error(&error))?;
         let queue_bytes_max = shared.config.queue_bytes_max.max(1);
+        let producer = Arc::new(producer);
+        tokio::spawn(keep_brokers(Arc::downgrade(&producer), shared.clone()));
         Ok(Self {
-            producer: Arc::new(producer),
+            producer,
             topic: shared.config.topic.clone(),
             metrics: shared.metrics.clone(),
             queue: Arc::new(Semaphore::new(queue_bytes_max as usize)),
