@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::reading::{copy, everything};
 use super::rot::capture;
-use super::support::{Home, Server, metric, serve};
+use super::support::{Home, Server, metric, serve, service};
 
 const DAY: &str = "2025-03-06";
 
@@ -154,6 +154,81 @@ fn a_damaged_object_of_the_archive_is_rebuilt_from_warm_or_the_log() {
             assert_eq!(fs::read(&kept[0]).expect("kept"), left, "{part}");
         }
     }
+}
+
+#[test]
+fn a_damaged_manifest_of_the_archive_is_made_again_from_its_objects() {
+    let home = Home::new();
+    let data = stored(&home, "data", false);
+    let dropped = stored(&home, "dropped", true);
+    for (from, part, how) in [
+        (&data, "cold/manifest/kind=trade/date=2025-03-06/0000.json", Damage::Flip),
+        (&data, "cold/manifest/kind=bar/date=2025-03-06/0000.json", Damage::Remove),
+        // No other tier has these bars.
+        (&dropped, "cold/manifest/kind=bar/date=2025-03-06/0000.json", Damage::Cut),
+        (&dropped, "cold/manifest/kind=quote/date=2025-03-06/0000.json", Damage::Flip),
+    ] {
+        let sound = rows(&home, from);
+        let (damaged, left, _) = damaged_copy(&home, from, part, how);
+        repairs(&home, &damaged, &sound, "rebuilt from its objects");
+        if !left.is_empty() {
+            let kept = files(&damaged.join("cold/kept"), "0000.json");
+            assert_eq!(fs::read(&kept[0]).expect("kept"), left, "{part}");
+        }
+    }
+    // With an object gone as well, nothing proves what it was.
+    let (damaged, ..) =
+        damaged_copy(&home, &dropped, "cold/manifest/kind=bar/date=2025-03-06/0000.json", Damage::Flip);
+    fs::remove_file(&files(&damaged, "cold/ticks/kind=bar")[0]).expect("removed");
+    let before = everything(&damaged.join("cold"));
+    let shown = home.shown(&mut repair(&home, &damaged, &["--yes"]));
+    assert!(shown.contains("not repairable: ") && shown.contains("put it back from a copy"), "{shown}");
+    let after = everything(&damaged.join("cold"));
+    assert!(before.iter().all(|(path, bytes)| after.get(path) == Some(bytes)), "{shown}");
+}
+
+/// Rows that ClickHouse lost come back out of the archive, and what the day held before is kept.
+#[test]
+fn a_day_in_clickhouse_is_restored_from_the_archive_and_what_it_held_is_kept() {
+    let Some(clickhouse) = service("CLICKHOUSE") else { return };
+    let home = Home::new();
+    let database = format!("stk_repair_{}_{}", std::process::id(), stk::market::Timestamp::now().nanos());
+    let run = |args: &[&str]| {
+        let mut command = home.stk(args);
+        command.envs([
+            ("STK_WARM_CLICKHOUSE_URL", clickhouse.as_str()),
+            ("STK_WARM_CLICKHOUSE_DATABASE", &database),
+            ("STK_DATA_DIR", "data"),
+            ("STK_LOG_PARTITIONS", "2"),
+            ("STK_ARCHIVE_SETTLE_MINUTES", "0"),
+            ("STK_WARM_KEEP_DAYS", "36600"),
+        ]);
+        let shown = home.shown(&mut command);
+        assert!(shown.starts_with("exit: 0\n"), "{args:?}: {shown}");
+        shown
+    };
+    let first = capture(&home, "first.pcap", DAY, 90, &["AAPL", "MSFT", "NVDA"]);
+    run(&["replay", &first, "--speed", "max", "--data", "data"]);
+    run(&["archive", "run", "--data", "data"]);
+    let trades = || {
+        let shown = run(&["history", "AAPL", "MSFT", "NVDA", "--kind", "trades", "--data", "data"]);
+        shown.split("--- stderr").next().unwrap_or_default().to_owned()
+    };
+    let sound = trades();
+    let sql =
+        format!("ALTER TABLE {database}.trade_rows DELETE WHERE symbol = 'AAPL' SETTINGS mutations_sync = 2");
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--fail-with-body", &clickhouse, "--data-binary", &sql]);
+    let asked = curl.output().expect("curl is there");
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stdout));
+    assert!(trades() != sound, "ClickHouse has lost rows");
+    let repaired = run(&["audit", "--repair", "--yes", "--data", "data"]);
+    assert!(repaired.contains("rebuilt from the archive"), "{repaired}");
+    assert!(trades() == sound, "{repaired}");
+    let kept = files(&home.path("data/cold/kept"), "warm/ticks/kind=trade");
+    assert!(kept.iter().any(|path| path.extension().is_some_and(|end| end == "parquet")), "{kept:?}");
+    let audited = run(&["audit", "--data", "data"]);
+    assert!(audited.contains("the chain holds"), "{audited}");
 }
 
 #[test]

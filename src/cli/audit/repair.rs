@@ -111,7 +111,7 @@ fn in_words(steps: &[Step]) -> String {
                 let _ = writeln!(text, "  {unit}{rows}, rebuilt from {}", source.name());
                 match kept {
                     Some(kept) => writeln!(text, "  what it replaces is kept in {kept}"),
-                    None => writeln!(text, "  the rows it replaces are not kept"),
+                    None => Ok(()),
                 }
             }
             None => writeln!(

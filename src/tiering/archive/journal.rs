@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::manifest::ManifestFile;
 use super::store::Store;
 use super::{ArchiveError, Clock};
-use crate::market::{RowDigest, TradingDay};
+use crate::market::{Kind, RowDigest, TradingDay};
 use crate::tiering::cold::ColdError;
 use crate::tiering::warm::Unit;
 
@@ -112,6 +112,13 @@ impl Step {
 /// The key of a unit's journal.
 pub fn journal_key(unit: Unit) -> String {
     format!("{JOURNAL_PREFIX}kind={}/date={}.json", unit.kind.name(), unit.day)
+}
+
+/// The unit in a journal's key; `None` for other keys.
+pub(super) fn parse_journal_key(key: &str) -> Option<Unit> {
+    let (kind, day) = key.strip_prefix(JOURNAL_PREFIX)?.strip_prefix("kind=")?.split_once("/date=")?;
+    let unit = Unit { day: day.strip_suffix(".json")?.parse().ok()?, kind: Kind::from_name(kind)? };
+    (journal_key(unit) == key).then_some(unit)
 }
 
 impl Journal {

@@ -34,6 +34,7 @@ mod probe;
 pub mod read;
 mod read_back;
 pub mod rebuild;
+pub mod remade;
 pub mod restore;
 pub mod run;
 pub(crate) mod sealed;

@@ -44,10 +44,23 @@ pub(super) async fn write(
     rows: BoxStream<'static, Result<TickBatch, WarmError>>,
     progress: &Progress,
 ) -> Result<Written, ArchiveError> {
+    write_below(store, "", unit, attempt, options, rows, progress).await
+}
+
+/// As [`write`], with `prefix` before the keys.
+pub(super) async fn write_below(
+    store: &Store,
+    prefix: &str,
+    unit: Unit,
+    attempt: &str,
+    options: &ArchiveOptions,
+    rows: BoxStream<'static, Result<TickBatch, WarmError>>,
+    progress: &Progress,
+) -> Result<Written, ArchiveError> {
     let mut rows = rows.fuse();
     // A bar is twice as wide as a tick.
     let row_group_rows = options.row_group_rows / if unit.kind == Kind::Bar { 2 } else { 1 };
-    let mut objects = Objects { store, unit, attempt, upload: None, files: Vec::new() };
+    let mut objects = Objects { store, prefix, unit, attempt, upload: None, files: Vec::new() };
     let mut encoder = Encoder::new(options.object_bytes);
     let mut encoding: Option<tokio::task::JoinHandle<Result<Encoded, ArchiveError>>> = None;
     let (mut rest, mut ended) = (Vec::new(), false);
@@ -179,6 +192,7 @@ struct Facts {
 /// The objects being written.
 struct Objects<'a> {
     store: &'a Store,
+    prefix: &'a str,
     unit: Unit,
     attempt: &'a str,
     upload: Option<Box<dyn Upload>>,
@@ -191,7 +205,7 @@ impl Objects<'_> {
     }
 
     fn key(&self) -> String {
-        format!("{}{}.parquet", data_prefix(self.unit), self.name())
+        format!("{}{}{}.parquet", self.prefix, data_prefix(self.unit), self.name())
     }
 
     async fn put(&mut self, pieces: Vec<Piece>) -> Result<(), ArchiveError> {

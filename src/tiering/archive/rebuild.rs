@@ -9,13 +9,17 @@
 //! the same number and offsets, which names the new objects, takes the place of the old one. Until that
 //! last step the archive is what it was. Old objects that no manifest names any more are garbage.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use super::chain::Chains;
+use super::journal::{JOURNAL_PREFIX, parse_journal_key};
 use super::lease::Lease;
-use super::manifest::{MANIFEST_VERSION, Manifest, manifest_key};
+use super::manifest::{MANIFEST_VERSION, Manifest, manifest_key, parse_manifest_key};
 use super::read_back::read_back;
+use super::remade::Remade;
 use super::run::{Archiver, fresh_id};
 use super::sealed::seal;
 use super::verify::Fault;
@@ -49,7 +53,9 @@ pub struct Damaged {
 pub struct Findings {
     /// Manifests with damaged objects.
     pub damaged: Vec<Damaged>,
-    /// Faults of manifests and journals themselves.
+    /// Manifests that are damaged or missing.
+    pub remade: Vec<Remade>,
+    /// Other faults of manifests, and those of journals.
     pub faults: Vec<(Unit, Fault)>,
     /// Objects that could not be read because they are in Glacier.
     pub frozen: u64,
@@ -66,14 +72,27 @@ impl Archiver {
     ) -> Result<Findings, ArchiveError> {
         let mut found = Findings::default();
         let chains = Chains::new(self.store.shared_cold());
-        for unit in chains.units(wanted).await? {
+        let mut units: BTreeSet<Unit> = chains.units(&wanted).await?.collect();
+        // A unit whose only manifest is missing has a journal still.
+        let journals = self.store.list(JOURNAL_PREFIX, None).await?;
+        let journals = journals.iter().filter_map(|object| parse_journal_key(&object.key));
+        units.extend(journals.filter(|unit| wanted(*unit)));
+        for unit in units {
             let chain = chains.read(unit).await?;
             let named = |key: &str| {
                 let files = chain.manifests.iter().flat_map(|manifest| &manifest.files);
                 files.clone().any(|file| file.key == key || file.footer_key == key)
             };
-            let others = chain.faults.iter().filter(|fault| !named(&fault.key)).cloned();
-            found.faults.extend(others.map(|fault| (unit, fault)));
+            let others: Vec<_> = chain.faults.iter().filter(|fault| !named(&fault.key)).cloned().collect();
+            for fault in others {
+                let lost = parse_manifest_key(&fault.key).map(|(_, number)| number);
+                let lost =
+                    lost.filter(|number| chain.manifests.iter().all(|manifest| manifest.number != *number));
+                match lost {
+                    Some(number) => found.remade.push(self.remake(unit, &chain, number, fault).await?),
+                    None => found.faults.push((unit, fault)),
+                }
+            }
             for manifest in chain.manifests {
                 let (faults, is_footers_only) =
                     self.faults_of(unit, &manifest, &mut found.frozen, progress).await?;
@@ -193,8 +212,27 @@ impl Archiver {
         Ok(())
     }
 
+    /// Writes `rows` of `unit`, which another store is about to lose, into objects below `kept`. Returns how many
+    /// rows they are.
+    ///
+    /// Errors: the store refuses, or the rows can't be read.
+    pub async fn keep_rows(
+        &self,
+        lease: &Lease,
+        unit: Unit,
+        kept: &str,
+        rows: BoxStream<'static, Result<TickBatch, WarmError>>,
+        progress: &Progress,
+    ) -> Result<u64, ArchiveError> {
+        lease.check()?;
+        let attempt = fresh_id(self.clock.now());
+        let (store, options) = (&self.store, &self.options);
+        let written = object::write_below(store, kept, unit, &attempt, options, rows, progress).await?;
+        Ok(written.digest.rows)
+    }
+
     /// Copies an object, if it is there, to its key below `kept`.
-    async fn keep(&self, key: &str, kept: &str) -> Result<(), ArchiveError> {
+    pub(super) async fn keep(&self, key: &str, kept: &str) -> Result<(), ArchiveError> {
         let found = self.store.list(key, None).await?.into_iter().find(|object| object.key == key);
         let Some(object) = found else { return Ok(()) };
         let to = format!("{kept}{key}");

@@ -80,6 +80,11 @@ impl Sums {
         self
     }
 
+    /// Computes the checksums of other bytes in blocks of the same size.
+    pub(in crate::tiering) fn summer(&self) -> Summer {
+        Summer::new(self.block_bytes)
+    }
+
     /// Memory held, about.
     pub(in crate::tiering) fn bytes(&self) -> usize {
         self.crcs.len() * 4

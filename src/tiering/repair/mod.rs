@@ -5,6 +5,8 @@
 //!
 //! - a segment of local warm is replaced by a file with the same rows, from the log or the archive;
 //! - a manifest of the archive is replaced by one whose objects hold the same rows, from warm or the log;
+//! - a manifest that is damaged or missing itself is made again from its objects, proven by warm, the log or
+//!   that no other attempt left objects;
 //! - a day of which warm holds other rows than the archive, and the log does not contradict the archive, is
 //!   restored from the archive.
 //!
@@ -24,8 +26,10 @@ use crate::bus::epoch::Relation;
 use crate::bus::{Bounds, Bus, BusError};
 use crate::market::{BatchError, Kind, TimeRange, Timestamp};
 use crate::tiering::archive::lease::Lease;
+use crate::tiering::archive::manifest::Manifest;
 use crate::tiering::archive::read::{ArchiveReader, SharedReadStats};
 use crate::tiering::archive::rebuild::{Damaged, KEPT_PREFIX};
+use crate::tiering::archive::remade::Remade;
 use crate::tiering::archive::restore::{self, RestoreError};
 use crate::tiering::archive::run::Archiver;
 use crate::tiering::archive::snapshot::{ReadError, Snapshot};
@@ -107,6 +111,8 @@ pub enum Source {
     LogAndArchive,
     /// The object that the damaged one is a copy of.
     Original,
+    /// The objects that the damaged manifest named.
+    Objects,
 }
 
 impl Source {
@@ -118,6 +124,7 @@ impl Source {
             Self::Archive => "the archive",
             Self::LogAndArchive => "the archive and the log",
             Self::Original => "its object",
+            Self::Objects => "its objects",
         }
     }
 }
@@ -135,7 +142,7 @@ pub struct Step {
     pub source: Option<Source>,
     /// Rows that are built again, or lost. 0 where it is not known.
     pub rows: u64,
-    /// Where what is replaced is kept; none where nothing is replaced, or it is not kept.
+    /// Where what is replaced is kept; none where nothing is replaced.
     pub kept: Option<String>,
 }
 
@@ -152,8 +159,17 @@ pub struct Done {
 enum Work {
     Segment(SegmentInfo),
     Objects(Box<Damaged>),
+    Manifest(Box<Remade>, Proof),
     IntoWarm(Unit),
     Nothing,
+}
+
+/// What proves which of the candidates a lost manifest was.
+enum Proof {
+    /// It is this one.
+    Found(Box<Manifest>),
+    /// The one with the rows that the log has at its offsets.
+    InLog,
 }
 
 /// Plans and makes repairs of stores that are open.
@@ -270,7 +286,7 @@ impl Repairer {
                 fault: "its rows are not the archived ones, which the log does not contradict".to_owned(),
                 source: Some(Source::Archive),
                 rows: report.units.iter().find(|of| of.unit == unit).map_or(0, UnitReport::archived_rows),
-                kept: None,
+                kept: Some(format!("{}: {}", self.reader.cold().name(), kept_rows(kept))),
             };
             steps.push((step, Work::IntoWarm(unit)));
         }
@@ -290,6 +306,24 @@ impl Repairer {
                 kept: source.map(|_| format!("{}: {KEPT_PREFIX}{kept}/", self.reader.cold().name())),
             };
             let work = if source.is_some() { Work::Objects(Box::new(damaged)) } else { Work::Nothing };
+            steps.push((step, work));
+        }
+        for remade in archived.remade {
+            let proof = self.proof(&remade, &bounds, &lost).await?;
+            let rows = match (&proof, remade.candidates.first()) {
+                (Some(Proof::Found(manifest)), _) => manifest.digest.rows,
+                (_, Some(candidate)) => candidate.digest.rows,
+                _ => 0,
+            };
+            let step = Step {
+                unit: remade.unit,
+                part: format!("{}: {}", self.reader.cold().name(), remade.fault.key),
+                fault: short(&remade.fault.reason),
+                source: proof.is_some().then_some(Source::Objects),
+                rows,
+                kept: proof.is_some().then(|| format!("{}: {KEPT_PREFIX}{kept}/", self.reader.cold().name())),
+            };
+            let work = proof.map_or(Work::Nothing, |proof| Work::Manifest(Box::new(remade), proof));
             steps.push((step, work));
         }
         for (unit, fault) in archived.faults {
@@ -391,6 +425,68 @@ impl Repairer {
         Ok(is_in_log.then_some(Source::Log))
     }
 
+    /// What proves which candidate a lost manifest was: rows that warm has still, or that there is no other
+    /// candidate, or rows of the log. `None` where nothing does.
+    async fn proof(
+        &self,
+        remade: &Remade,
+        bounds: &[Bounds],
+        lost: &[SegmentInfo],
+    ) -> Result<Option<Proof>, RepairError> {
+        let Some(first) = remade.candidates.first() else { return Ok(None) };
+        // All have the same offsets.
+        let of_offsets = Damaged {
+            unit: remade.unit,
+            manifest: first.clone(),
+            faults: Vec::new(),
+            is_footers_only: false,
+        };
+        let source = self.source_of_objects(&of_offsets, bounds, lost).await?;
+        if source == Some(Source::Warm) {
+            let held = self.warm.digest(remade.unit, &first.offsets()).await?;
+            if let Some(found) = remade.candidates.iter().find(|candidate| candidate.digest == held) {
+                return Ok(Some(Proof::Found(Box::new(found.clone()))));
+            }
+            // Of bars warm may hold other revisions.
+            if remade.unit.kind != Kind::Bar {
+                return Ok(None);
+            }
+        }
+        if remade.is_proven {
+            return Ok(Some(Proof::Found(Box::new(first.clone()))));
+        }
+        Ok((source == Some(Source::Log)).then_some(Proof::InLog))
+    }
+
+    /// Puts a lost manifest back.
+    async fn manifest(
+        &self,
+        remade: &Remade,
+        proof: Proof,
+        lease: &Lease,
+        kept: &str,
+    ) -> Result<(), RepairError> {
+        let unit = remade.unit;
+        let manifest = match proof {
+            Proof::Found(manifest) => *manifest,
+            Proof::InLog => {
+                let Some(first) = remade.candidates.first() else { return Ok(()) };
+                let (scratch, offsets) = (self.scratch(unit)?, first.offsets());
+                for (partition, offsets) in (0..).zip(&offsets).filter(|(_, offsets)| !offsets.is_empty()) {
+                    scratch.take_logged(&*self.bus, partition, offsets.clone()).await?;
+                }
+                let logged = scratch.digest(&offsets).await?;
+                let found = remade.candidates.iter().find(|candidate| candidate.digest == logged);
+                let what = "what the log holds is in none of the objects that no manifest names";
+                let (found_digest, expected) = (logged, first.digest);
+                let differs = ArchiveError::Differs { unit, what, found: found_digest, expected };
+                found.ok_or(differs)?.clone()
+            }
+        };
+        let kept = format!("{KEPT_PREFIX}{kept}/");
+        Ok(self.archiver.put_remade(lease, unit, &manifest, &kept).await?)
+    }
+
     /// By partition, the offset below which warm has dropped rows of the unit.
     async fn gone(&self, unit: Unit) -> Result<Vec<u64>, RepairError> {
         let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
@@ -405,8 +501,13 @@ impl Repairer {
         match (work, step.source) {
             (Work::Segment(info), Some(source)) => self.segment(&info, source, kept).await,
             (Work::Objects(damaged), Some(source)) => self.objects(&damaged, source, lease, kept).await,
+            (Work::Manifest(remade, proof), _) => self.manifest(&remade, proof, lease, kept).await,
             (Work::IntoWarm(unit), _) => {
                 let snapshot = self.snapshot(unit).await?;
+                let offsets: Vec<_> = snapshot.next_offsets(unit.day).iter().map(|next| 0..*next).collect();
+                let replaced = self.warm.export(unit, &offsets).await?;
+                let quiet: archive::Progress = Arc::new(|_| {});
+                self.archiver.keep_rows(lease, unit, &kept_rows(kept), replaced, &quiet).await?;
                 restore::into_warm(&self.reader, &snapshot, &*self.warm, unit).await?;
                 Ok(())
             }
@@ -498,6 +599,11 @@ fn of_partition(partition: u16, offsets: Range<u64>) -> Vec<Range<u64>> {
     let mut all = vec![0..0; usize::from(partition)];
     all.push(offsets);
     all
+}
+
+/// Where in the archive the rows are kept that a day in warm had before it was restored.
+fn kept_rows(kept: &str) -> String {
+    format!("{KEPT_PREFIX}{kept}/warm/")
 }
 
 /// A fault without the advice that follows it: the plan says what is done.
