@@ -54,12 +54,12 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Has the file at `path` read from the disk next, rather than from the system's memory: after a sync that
-/// failed, the two may differ, and the sync after it succeeds all the same.
+/// Makes the next read of the file at `path` come from the disk instead of the page cache. The two may differ
+/// after a failed sync, and the sync after that reports success.
 pub(crate) fn forget_cached(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     file.sync_data()?;
-    // A file system that keeps it in memory all the same has nothing to read it from.
+    // Only advice: a file system in memory has no disk to read from.
     #[cfg(target_os = "linux")]
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
     Ok(())

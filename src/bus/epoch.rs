@@ -46,7 +46,7 @@ pub enum Holder {
     Archive,
 }
 
-/// Which rows of the offsets below a place no store holds, by their trading days.
+/// Which rows below given offsets no store holds, by their trading days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Gone {
@@ -72,17 +72,33 @@ impl Gone {
         Self::Days { first, last }
     }
 
+    /// The first and the last day, where they are known: as it is stored.
+    pub fn ends(self) -> Option<Vec<TradingDay>> {
+        match self {
+            Self::Unknown => None,
+            Self::Nothing => Some(Vec::new()),
+            Self::Days { first, last } => Some(vec![first, last]),
+        }
+    }
+
+    /// What was stored as `ends` ([`Gone::ends`]).
+    pub fn between(ends: Option<Vec<TradingDay>>) -> Self {
+        ends.map_or(Self::Unknown, Self::of)
+    }
+
+    /// The first and the last day, where there are such.
+    pub fn days(self) -> Option<(TradingDay, TradingDay)> {
+        match self {
+            Self::Days { first, last } => Some((first, last)),
+            Self::Unknown | Self::Nothing => None,
+        }
+    }
+
     /// These rows and those of `other`.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
-        let days = |gone: Self| match gone {
-            Self::Days { first, last } => vec![first, last],
-            Self::Unknown | Self::Nothing => Vec::new(),
-        };
-        match (self, other) {
-            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
-            (one, other) => Self::of([days(one), days(other)].concat()),
-        }
+        let both = self.ends().zip(other.ends());
+        Self::between(both.map(|(one, other)| [one, other].concat()))
     }
 
     /// Whether such rows may have times in `range`.

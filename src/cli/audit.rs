@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use super::archive::{counted, grouped, kind, print, table};
 use super::desk::{DeskArgs, Needs, unexpected};
 use super::{CliError, Global};
-use crate::bus::epoch::Gone;
 use crate::market::{Kind, RowDigest, TradingDay};
 use crate::server::admin::{Answer, Heard, Order, Tell};
 use crate::telemetry::say;
@@ -271,11 +270,10 @@ fn add_feeds(out: &mut String, report: &Report) {
     }
     if !report.lost.is_empty() {
         let rows = report.lost.iter().take(LISTED_MAX).map(|lost| {
-            let days = match lost.gone {
-                Gone::Unknown => "unknown".to_owned(),
-                Gone::Nothing => String::new(),
-                Gone::Days { first, last } if first == last => first.to_string(),
-                Gone::Days { first, last } => format!("{first} to {last}"),
+            let days = match lost.gone.days() {
+                None => "unknown".to_owned(),
+                Some((first, last)) if first == last => first.to_string(),
+                Some((first, last)) => format!("{first} to {last}"),
             };
             [lost.partition.to_string(), format!("{}..{}", lost.first_offset, lost.next_offset), days]
         });
@@ -328,13 +326,11 @@ fn lines(report: &Report) -> String {
         })
     });
     let lost = report.lost.iter().map(|of| {
-        let (first, last) = match of.gone {
-            Gone::Days { first, last } => (Some(first), Some(last)),
-            Gone::Unknown | Gone::Nothing => (None, None),
-        };
+        let days = of.gone.days();
         json!({
             "line": "lost", "partition": of.partition, "first_offset": of.first_offset,
-            "next_offset": of.next_offset, "first_day": first, "last_day": last,
+            "next_offset": of.next_offset, "first_day": days.map(|(first, _)| first),
+            "last_day": days.map(|(_, last)| last),
         })
     });
     let units = report.units.iter().flat_map(unit_lines);

@@ -16,7 +16,6 @@ use super::output::{self, Output};
 use super::serve::node_error;
 use super::server_args::{ServerArgs, rest_error};
 use super::{CliError, Global};
-use crate::bus::epoch::Gone;
 use crate::client::rest::RestClient;
 use crate::market::{Kind, Symbol, TimeRange, Timeframe, Timestamp, TradingDay};
 use crate::server::stores::Stores;
@@ -362,10 +361,7 @@ fn coverage_in_words(coverage: &Coverage) -> Vec<String> {
         format!("{records} are missing: the log dropped them before they were in warm")
     });
     let lost = coverage.lost.iter().map(|part| {
-        let days = match part.gone {
-            Gone::Days { first, last } => Some((first.to_string(), last.to_string())),
-            Gone::Unknown | Gone::Nothing => None,
-        };
+        let days = part.gone.days().map(|(first, last)| (first.to_string(), last.to_string()));
         lost_in_words(&records(part.first_offset, part.next_offset, part.partition), days)
     });
     let archived = ArchivedInWords::from(&coverage.archived);
@@ -420,14 +416,14 @@ fn records(first_offset: u64, next_offset: u64, partition: impl std::fmt::Displa
     format!("records {first_offset} to {next_offset} of partition {partition}")
 }
 
-/// Of which days the rows are that are nowhere, where that is known.
+/// What is said of lost `records`, with the days of the rows that are gone, where they are known.
 fn lost_in_words(records: &str, days: Option<(String, String)>) -> String {
     let which = match days {
         Some((first, last)) if first == last => format!("rows of {first}"),
         Some((first, last)) => format!("rows of {first} to {last}"),
         None => "the rows that were not archived".to_owned(),
     };
-    format!("{records} were lost with an older data directory: {which} are gone")
+    format!("{records} were lost before all of them were archived: {which} are gone")
 }
 
 /// What of an answer came from the archive, in words.
@@ -590,7 +586,7 @@ mod tests {
         assert_eq!(lines[0], "covers warm and 2 records of the log");
         assert_eq!(
             lines[1],
-            "warning: records 5 to 9 of partition 1 were lost with an older data directory: rows of 2025-01-02 are gone"
+            "warning: records 5 to 9 of partition 1 were lost before all of them were archived: rows of 2025-01-02 are gone"
         );
         assert_eq!(lines[2], "warning: a gap in what a feed received: gap 0");
         assert_eq!(lines.last().map(String::as_str), Some("warning: 5 gaps more"));

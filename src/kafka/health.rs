@@ -294,6 +294,9 @@ impl ClientContext for Watch {
         self.health.connected(up.count() as i64);
         let is_orphaned = statistics.brokers.values().all(|broker| broker.source == "internal");
         self.health.is_orphaned.store(is_orphaned, Ordering::Release);
+        if is_orphaned {
+            self.health.failed("an answer about the cluster named no broker".to_owned());
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -342,6 +345,7 @@ mod tests {
         };
         assert!(!watch.health.is_orphaned(), "before the first report");
         assert!(report(&["internal"]));
+        assert_eq!(watch.health.down().as_deref(), Some("an answer about the cluster named no broker"));
         assert!(!report(&["internal", "configured"]) && !report(&["internal", "learned"]));
         assert!(report(&["internal"]));
     }

@@ -78,10 +78,10 @@ impl NodeError {
             | Self::DataInUse { .. }
             | Self::Data { .. }
             | Self::LogAway { .. }
+            | Self::NewLog { .. }
             | Self::Hot(_)
             | Self::Feed(_) => Fault::Passing,
             Self::NoStore { .. }
-            | Self::NewLog { .. }
             | Self::Roles { .. }
             | Self::Source(_)
             | Self::FeedRun(_)

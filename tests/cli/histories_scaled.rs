@@ -30,7 +30,7 @@ use super::whole::delete_topic;
 
 const PARTITIONS: u16 = 2;
 /// A server says this of a topic that was deleted, and waits for it.
-const ABSENT: &str = "there is no such topic any more";
+const ABSENT: &str = "the topic was deleted. Put back";
 /// What a server says that can't continue beside what became of a service: each names what to do.
 const WAYS_ON: &[&str] = &[
     ABSENT,

@@ -31,7 +31,7 @@ const TOLD_EVERY: u64 = 500;
 
 /// The kinds of rows that are asked for, as the command and as the server call them.
 const KINDS: [(&str, &str); 3] = [("trades", "trade"), ("quotes", "quote"), ("bars", "bar")];
-/// What is taken in stays in the log alone for now.
+/// Blocks are cut late, so that the rows that a server takes in stay in the log alone.
 const ENV: [(&str, &str); 1] = [("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "3600000")];
 const SYMBOLS: [&str; 4] = ["AAPL", "MSFT", "NVDA", "TSLA"];
 

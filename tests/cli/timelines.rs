@@ -209,7 +209,8 @@ fn rows_that_were_neither_archived_nor_in_the_copy_are_named_as_lost() {
         .into_iter()
         .filter(|(number, _)| *number < 30 || of_first_day(number))
         .collect();
-    let lost = format!("were lost with an older data directory: rows of {} to {} are gone", DAYS[1], DAYS[2]);
+    let lost =
+        format!("were lost before all of them were archived: rows of {} to {} are gone", DAYS[1], DAYS[2]);
     let named = |kept: &BTreeMap<u64, usize>| {
         let shown = ask(&[]);
         assert!(shown.starts_with("exit: 5\n") && shown.contains(&lost), "{shown}");

@@ -8,29 +8,21 @@ use std::sync::atomic::Ordering;
 
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::Shared;
+use super::{Shared, Turns};
 use crate::kafka::code_of;
 
-/// Answers in a row that there is no such topic, before the topic counts as deleted: a broker that has just
-/// started may not know its topics yet.
+/// How many answers in a row have to say that there is no such topic before it counts as deleted. A broker that
+/// has just started may not know its topics yet.
 const ABSENT_ANSWERS: u32 = 2;
 
-/// Asks for the topic's id every `identity_interval`, until the log is closed. If the id is not `id` any
-/// more, the log ends. While there is no such topic, the log is not ready and says so: the same topic may
-/// come back, when the brokers are put back from a copy.
+/// Asks for the topic's id every `identity_interval`, until the log is closed. If it is another than `id`, the
+/// log ends. While the topic is gone, the log is not ready and says so. The same topic may come back with
+/// brokers that are put back from a copy.
 pub(super) fn start(shared: &Arc<Shared>, id: u128) {
-    let (closed, interval) = (shared.closed.clone(), shared.config.identity_interval);
-    let shared = Arc::downgrade(shared);
+    let mut turns = Turns::of(shared, shared.config.identity_interval);
     tokio::spawn(async move {
-        let mut clock = tokio::time::interval(interval);
-        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut absent = 0;
-        loop {
-            tokio::select! {
-                () = closed.cancelled() => return,
-                _ = clock.tick() => {}
-            }
-            let Some(shared) = shared.upgrade() else { return };
+        while let Some(shared) = turns.next().await {
             match shared.admin.topic_id().await {
                 Ok(Some(found)) if found != id => {
                     tracing::error!(log = shared.name, "the topic was deleted and made again");

@@ -35,7 +35,7 @@ mod trim;
 mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -129,10 +129,10 @@ impl KafkaBusConfig {
     }
 }
 
-/// Why a log is not ready whose topic is gone.
-const ABSENT: &str = "there is no such topic any more: it was deleted. Put back the brokers' data as it was; \
-     or stop the processes and start them with a new topic and a new database (log.kafka_topic and \
-     warm.clickhouse_database), the old days stay in the old one";
+/// Why a log is not ready: its topic is gone.
+const ABSENT: &str = "the topic was deleted. Put back the brokers' data as it was. Or stop the processes and start \
+     them with a new topic and a new database (log.kafka_topic, warm.clickhouse_database): the old days stay in \
+     the old database";
 
 /// What is known of a partition without asking.
 #[derive(Default)]
@@ -167,8 +167,32 @@ struct Shared {
     closed: CancellationToken,
     /// The topic was made again since it was opened, and the log ended for that.
     is_replaced: AtomicBool,
-    /// The brokers say that there is no such topic.
+    /// The brokers say that the topic is gone.
     is_absent: AtomicBool,
+}
+
+/// The turns of a task that does something for the log now and then.
+struct Turns {
+    clock: tokio::time::Interval,
+    closed: CancellationToken,
+    log: Weak<Shared>,
+}
+
+impl Turns {
+    /// One turn at once, and the next ones `interval` apart.
+    fn of(shared: &Arc<Shared>, interval: Duration) -> Self {
+        let mut clock = tokio::time::interval(interval);
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Self { clock, closed: shared.closed.clone(), log: Arc::downgrade(shared) }
+    }
+
+    /// Waits for the next turn; `None` once the log is closed or gone. Cancel-safe.
+    async fn next(&mut self) -> Option<Arc<Shared>> {
+        tokio::select! {
+            () = self.closed.cancelled() => None,
+            _ = self.clock.tick() => self.log.upgrade(),
+        }
+    }
 }
 
 impl Shared {
@@ -372,7 +396,7 @@ impl KafkaBus {
         let appender = Appender::new(&client, &shared)?;
         let tail = Tail::start(&client, &shared);
         let pool = Arc::new(Pool::new(client, shared.clone()));
-        trim::start(shared.clone());
+        trim::start(&shared);
         if let Some(id) = topic_id {
             identity::start(&shared, id);
         }

@@ -22,7 +22,7 @@ use rdkafka::statistics::Statistics;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::admin::drop_aside;
-use super::{KafkaBusMetrics, RECORD_BYTES_MAX, Shared, meaning};
+use super::{KafkaBusMetrics, RECORD_BYTES_MAX, Shared, Turns, meaning};
 use crate::bus::{BusError, Durable};
 use crate::fail;
 use crate::kafka::{Watch, code_of};
@@ -154,24 +154,15 @@ impl ProducerContext for Context {
 
 /// Gives the producer its first brokers again whenever it has lost all (see
 /// [`Health::is_orphaned`](crate::kafka::Health::is_orphaned)), until the log is closed.
-async fn keep_brokers(producer: Weak<ThreadedProducer<Context>>, shared: Arc<Shared>) {
-    let brokers = shared.config.brokers.clone();
-    let (closed, shared) = (shared.closed.clone(), Arc::downgrade(&shared));
-    let mut clock = tokio::time::interval(ORPHANED_LOOK);
-    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = closed.cancelled() => return,
-            _ = clock.tick() => {}
-        }
-        let Some((producer, shared)) = producer.upgrade().zip(shared.upgrade()) else { return };
+async fn keep_brokers(producer: Weak<ThreadedProducer<Context>>, mut turns: Turns) {
+    while let Some((shared, producer)) = turns.next().await.zip(producer.upgrade()) {
         if shared.watch.health.is_orphaned() {
             tracing::warn!(
                 log = shared.name,
                 "the producer has lost all brokers; it asks the first ones again"
             );
             shared.metrics.retries.inc();
-            if let Err(error) = stk_topic_id::bootstrap_again(producer.client(), &brokers) {
+            if let Err(error) = stk_topic_id::bootstrap_again(producer.client(), &shared.config.brokers) {
                 tracing::error!(log = shared.name, %error, "the producer can't be given its brokers again");
             }
         }
@@ -233,7 +224,7 @@ impl Appender {
         let producer = config.create_with_context(context).map_err(|error| shared.error(&error))?;
         let queue_bytes_max = shared.config.queue_bytes_max.max(1);
         let producer = Arc::new(producer);
-        tokio::spawn(keep_brokers(Arc::downgrade(&producer), shared.clone()));
+        tokio::spawn(keep_brokers(Arc::downgrade(&producer), Turns::of(shared, ORPHANED_LOOK)));
         Ok(Self {
             producer,
             topic: shared.config.topic.clone(),

@@ -4,23 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{ANSWER_WAIT_MAX, Shared};
+use super::{ANSWER_WAIT_MAX, Shared, Turns};
 use crate::bus::{Bounds, BusError};
 use crate::fail;
 
 /// Trims now and then, until the log is closed or gone.
-pub(super) fn start(shared: Arc<Shared>) {
-    let (closed, interval) = (shared.closed.clone(), shared.config.trim_interval);
-    let shared = Arc::downgrade(&shared);
+pub(super) fn start(shared: &Arc<Shared>) {
+    let mut turns = Turns::of(shared, shared.config.trim_interval);
     tokio::spawn(async move {
-        let mut clock = tokio::time::interval(interval);
-        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = closed.cancelled() => return,
-                _ = clock.tick() => {}
-            }
-            let Some(shared) = shared.upgrade() else { return };
+        while let Some(shared) = turns.next().await {
             if let Err(error) = trim(&shared).await {
                 tracing::warn!(log = shared.name, %error, "what is old could not be dropped; trying again later");
             }

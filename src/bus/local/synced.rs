@@ -28,7 +28,7 @@ const BYTES_MAX: u64 = 1 << 20;
 /// What is known to have been durable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Synced {
-    /// The number of the last batch, as it stands in its mark.
+    /// The number of the last batch that was synced.
     pub(super) batch: u64,
     /// By partition, the offset after the last record.
     pub(super) nexts: Vec<u64>,

@@ -109,10 +109,7 @@ fn in_words(steps: &[Step]) -> String {
             Some(source) => {
                 let _ = writeln!(text, "repair: {part}\n  {fault}");
                 let _ = writeln!(text, "  {unit}{rows}, rebuilt from {}", source.name());
-                match kept {
-                    Some(kept) => writeln!(text, "  what it replaces is kept in {kept}"),
-                    None => Ok(()),
-                }
+                kept.as_ref().map_or(Ok(()), |kept| writeln!(text, "  what it replaces is kept in {kept}"))
             }
             None => writeln!(
                 text,

@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::parameters::Parameters;
 use super::rest::{Answer, history_of, history_query, refused};
-use crate::bus::epoch::Gone;
 use crate::market::Gap;
 use crate::tiering::history::{Coverage, Frozen, LostRecords, Missing};
 
@@ -98,16 +97,13 @@ fn missing(part: &Missing) -> Value {
 }
 
 fn lost(part: &LostRecords) -> Value {
-    let (first, last) = match part.gone {
-        Gone::Days { first, last } => (Some(first), Some(last)),
-        Gone::Unknown | Gone::Nothing => (None, None),
-    };
+    let days = part.gone.days();
     json!({
         "partition": part.partition,
         "first_offset": part.first_offset,
         "next_offset": part.next_offset,
-        "first_day": first,
-        "last_day": last,
+        "first_day": days.map(|(first, _)| first),
+        "last_day": days.map(|(_, last)| last),
     })
 }
 
@@ -180,6 +176,7 @@ fn count(value: &mut Value, pointer: &str, more: i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::epoch::Gone;
     use crate::market::{GapKind, Kind, Timestamp};
     use crate::tiering::cold::StorageClass;
     use crate::tiering::history::{ArchivedCoverage, PartitionCoverage};

@@ -172,11 +172,7 @@ impl Origin {
             log: name(held.log.unwrap_or_default()),
             lineage: held.lineage.iter().map(generation).collect(),
             next_offsets: held.next_offsets.clone(),
-            unarchived: match held.gone {
-                Gone::Unknown => None,
-                Gone::Nothing => Some(Vec::new()),
-                Gone::Days { first, last } => Some(vec![first, last]),
-            },
+            unarchived: held.gone.ends(),
             checksum: None,
         };
         origin.checksum = Some(origin.sum());
@@ -219,7 +215,7 @@ impl Origin {
             log: Some(log),
             lineage,
             next_offsets: self.next_offsets.clone(),
-            gone: self.unarchived.clone().map_or(Gone::Unknown, Gone::of),
+            gone: Gone::between(self.unarchived.clone()),
         })
     }
 }

@@ -105,9 +105,8 @@ pub struct Missing {
     pub next_offset: u64,
 }
 
-/// Records `first_offset..next_offset` of a partition were lost with the log and warm, when the data
-/// directory was put back from an older copy or begun anew: what was archived of them is answered, and the
-/// rest is nowhere.
+/// Records `first_offset..next_offset` of a partition that log and warm no longer have, since the data directory
+/// was lost or put back from an older copy. Those that had been archived are answered; no store has the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostRecords {
     /// The partition.

@@ -425,8 +425,8 @@ impl Repairer {
         Ok(is_in_log.then_some(Source::Log))
     }
 
-    /// What proves which candidate a lost manifest was: rows that warm has still, or that there is no other
-    /// candidate, or rows of the log. `None` where nothing does.
+    /// What proves which candidate a lost manifest was: the rows in warm, or in the log, or that only one attempt
+    /// left objects. `None` where nothing proves it.
     async fn proof(
         &self,
         remade: &Remade,

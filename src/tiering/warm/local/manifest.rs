@@ -92,11 +92,7 @@ impl LogOf {
             log: format!("{:016x}", self.id),
             keep: keep as u64,
             add: self.lineage[keep..].iter().cloned().map(GenerationEdit::from).collect(),
-            gone: match self.gone {
-                Gone::Unknown => None,
-                Gone::Nothing => Some(Vec::new()),
-                Gone::Days { first, last } => Some(vec![first, last]),
-            },
+            gone: self.gone.ends(),
         })
     }
 }
@@ -274,8 +270,7 @@ impl State {
                 lineage.extend(
                     add.into_iter().map(|GenerationEdit { generation, ends }| Ended { generation, ends }),
                 );
-                let gone = gone.map_or(Gone::Unknown, Gone::of);
-                self.log = Some(LogOf { id, lineage, gone });
+                self.log = Some(LogOf { id, lineage, gone: Gone::between(gone) });
             }
             Edit::Commit { mark, segments } => {
                 if let Some(checkpoint) = &mark.checkpoint {
