@@ -659,18 +659,6 @@ pub(crate) fn number(name: &str) -> Option<u64> {
 #[test]
 fn every_row_of_the_surviving_timeline_is_answered_once() {
     let first = number("STK_TEST_HISTORY_SEED").unwrap_or(1);
-    let mut failed = Vec::new();
-    for seed in first..first + number("STK_TEST_HISTORIES").unwrap_or(HISTORIES_IN_CI) {
-        let since = std::time::Instant::now();
-        let lived = std::panic::catch_unwind(|| History::new(seed).live());
-        let seconds = since.elapsed().as_secs();
-        let is_good = lived.is_ok();
-        let (tally, ended) =
-            lived.map_or((["-"; 9].join("\t"), "failed"), |tally| (tally.to_string(), "passed"));
-        eprintln!("matrix\t{seed}\t{tally}\t{ended}\t{seconds} s");
-        if !is_good {
-            failed.push(seed);
-        }
-    }
-    assert!(failed.is_empty(), "seeds of histories that failed: {failed:?}");
+    let count = number("STK_TEST_HISTORIES").unwrap_or(HISTORIES_IN_CI);
+    support::live_histories(first..first + count, 9, |seed| History::new(seed).live().to_string());
 }

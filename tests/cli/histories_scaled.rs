@@ -25,7 +25,7 @@ use stk::market::Tick;
 use super::histories::{BATCH_ROWS, DAYS, PRODUCERS, SYMBOLS, copy_dir, number, numbers, trade};
 use super::histories_ground::{Archive, Ground, Log, Names, Tally, Warm, With};
 use super::scaled::Scaled;
-use super::support::{Home, Server};
+use super::support::{self, Home, Server};
 use super::whole::delete_topic;
 
 const PARTITIONS: u16 = 2;
@@ -943,22 +943,10 @@ fn every_row_of_the_surviving_timeline_is_answered_once(with: With, histories_in
     let asked = number("STK_TEST_HISTORIES");
     let count = asked.unwrap_or(histories_in_ci.end - histories_in_ci.start);
     let steps_max = asked.map_or(STEPS_IN_CI, |_| usize::MAX);
-    let mut failed = Vec::new();
-    for seed in first..first + count {
-        let since = Instant::now();
-        let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            History::new(&ground, seed).live(steps_max)
-        }));
-        let seconds = since.elapsed().as_secs();
-        let is_good = lived.is_ok();
-        let (tally, ended) =
-            lived.map_or((["-"; 11].join("\t"), "failed"), |tally| (tally.to_string(), "passed"));
-        eprintln!("matrix\t{seed}\t{tally}\t{ended}\t{seconds} s");
-        if !is_good {
-            failed.push(seed);
-        }
-    }
-    assert!(failed.is_empty(), "seeds of histories that failed: {failed:?}");
+    let ground = std::panic::AssertUnwindSafe(&ground);
+    support::live_histories(first..first + count, 11, move |seed| {
+        History::new(*ground, seed).live(steps_max).to_string()
+    });
 }
 
 #[test]

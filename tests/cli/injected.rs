@@ -10,7 +10,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
@@ -236,64 +235,47 @@ async fn what_was_acknowledged_outlives_errors_of_the_disk_and_jumps_of_the_cloc
     let (seed, lives) = (number("STK_TEST_FAULT_SEED", 1), number("STK_TEST_FAULTS", FAULTS_IN_CI));
     let table: Mutex<BTreeMap<String, Outcomes>> = Mutex::default();
     let wrong = Mutex::new(Vec::new());
-    let next = AtomicU64::new(0);
-    let job = || {
-        let home = Home::new();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.expect("a runtime");
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= lives {
-                break;
-            }
-            let kind = KINDS[(number % KINDS.len() as u64) as usize];
-            let mut life = Life {
-                home: &home,
-                data: home.path("data"),
-                recorder: &recorder,
-                kind,
-                random: SplitMix64::seed_from_u64(seed.wrapping_mul(1 << 32).wrapping_add(number)),
-                sent: Vec::new(),
-                found: Outcomes { lives: 1, ..Outcomes::default() },
-            };
-            // One in four begins without a store.
-            let is_new = life.below(4) == 0;
-            if !is_new {
-                copy(&sound, &life.data);
-            }
-            let before = if is_new { &[][..] } else { &before[..] };
-            runtime.block_on(life.live(3 + number % 100));
-            let met = fs::read_to_string(home.path("met")).unwrap_or_default();
-            life.found.met |= u64::from(!met.is_empty());
-            let found = runtime.block_on(life.check(before));
-            if let Some(found) = found {
-                let mut met: Vec<_> = met.lines().take(5).collect();
-                met.dedup();
-                let found = format!("life {number}, {}, of {met:?}: {found}", kind.name());
-                eprintln!("{found}");
-                wrong.lock().expect("no job has failed").push(found);
-            }
-            let mut table = table.lock().expect("no job has failed");
-            let row = table.entry(kind.name()).or_default();
-            let found = life.found;
-            row.lives += found.lives;
-            row.met += found.met;
-            row.refused += found.refused;
-            row.acknowledged += found.acknowledged;
-            row.lost += found.lost;
-            row.doubled += found.doubled;
-            row.unusable += found.unusable;
-            drop(table);
-            let _ = fs::remove_file(home.path("met"));
-            let _ = fs::remove_dir_all(home.path("data"));
+    support::side_by_side(lives, |number, home, runtime| {
+        let kind = KINDS[(number % KINDS.len() as u64) as usize];
+        let mut life = Life {
+            home,
+            data: home.path("data"),
+            recorder: &recorder,
+            kind,
+            random: SplitMix64::seed_from_u64(seed.wrapping_mul(1 << 32).wrapping_add(number)),
+            sent: Vec::new(),
+            found: Outcomes { lives: 1, ..Outcomes::default() },
+        };
+        // One in four begins without a store.
+        let is_new = life.below(4) == 0;
+        if !is_new {
+            copy(&sound, &life.data);
         }
-    };
-    tokio::task::block_in_place(|| {
-        std::thread::scope(|scope| {
-            for _ in 0..number("STK_TEST_JOBS", 2) {
-                scope.spawn(job);
-            }
-        });
+        let before = if is_new { &[][..] } else { &before[..] };
+        runtime.block_on(life.live(3 + number % 100));
+        let met = fs::read_to_string(home.path("met")).unwrap_or_default();
+        life.found.met |= u64::from(!met.is_empty());
+        let found = runtime.block_on(life.check(before));
+        if let Some(found) = found {
+            let mut met: Vec<_> = met.lines().take(5).collect();
+            met.dedup();
+            let found = format!("life {number}, {}, of {met:?}: {found}", kind.name());
+            eprintln!("{found}");
+            wrong.lock().expect("no job has failed").push(found);
+        }
+        let mut table = table.lock().expect("no job has failed");
+        let row = table.entry(kind.name()).or_default();
+        let found = life.found;
+        row.lives += found.lives;
+        row.met += found.met;
+        row.refused += found.refused;
+        row.acknowledged += found.acknowledged;
+        row.lost += found.lost;
+        row.doubled += found.doubled;
+        row.unusable += found.unusable;
+        drop(table);
+        let _ = fs::remove_file(home.path("met"));
+        let _ = fs::remove_dir_all(home.path("data"));
     });
     for (name, row) in table.into_inner().expect("no job has failed") {
         let Outcomes { lives, met, refused, acknowledged, lost, doubled, unusable } = row;

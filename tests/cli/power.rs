@@ -17,7 +17,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rand_xoshiro::SplitMix64;
@@ -484,25 +483,8 @@ async fn matrix(order: Order, name: &'static str) {
     let Some(recording) = recording().await else { return };
     let (cuts, seed) = (number("STK_TEST_CUTS", CUTS_IN_CI), seed());
     let row = Mutex::new(Row { order: name, cuts: 0, lost: 0, doubled: 0, refused: 0 });
-    let next = AtomicU64::new(0);
-    let job = || {
-        let home = Home::new();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.expect("a runtime");
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= cuts {
-                break;
-            }
-            runtime.block_on(cut(recording, order, &home, random_of(seed, number), &row));
-        }
-    };
-    tokio::task::block_in_place(|| {
-        std::thread::scope(|scope| {
-            for _ in 0..number("STK_TEST_JOBS", 2) {
-                scope.spawn(job);
-            }
-        });
+    support::side_by_side(cuts, |number, home, runtime| {
+        runtime.block_on(cut(recording, order, home, random_of(seed, number), &row));
     });
 }
 

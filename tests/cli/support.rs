@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -464,4 +465,51 @@ impl Drop for OwnServices {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
         let _ = Command::new(script).arg("down").arg(&self.run).output();
     }
+}
+
+/// Does `job` for each number below `count`, several side by side (`STK_TEST_JOBS`), each of these with a home and
+/// a runtime that its next number finds as the last one left them. For a test with a runtime of several threads.
+pub(crate) fn side_by_side(count: u64, job: impl Fn(u64, &Home, &tokio::runtime::Runtime) + Sync) {
+    let next = AtomicU64::new(0);
+    let work = || {
+        let home = Home::new();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                break;
+            }
+            job(number, &home, &runtime);
+        }
+    };
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            for _ in 0..number("STK_TEST_JOBS", 2) {
+                scope.spawn(work);
+            }
+        });
+    });
+}
+
+/// Lives the histories of `seeds`, with a line of the table for each: what `live` tells of one, in `columns`.
+/// Fails with the seeds of those that failed.
+pub(crate) fn live_histories(
+    seeds: std::ops::Range<u64>,
+    columns: usize,
+    live: impl Fn(u64) -> String + std::panic::RefUnwindSafe,
+) {
+    let mut failed = Vec::new();
+    for seed in seeds {
+        let since = Instant::now();
+        let lived = std::panic::catch_unwind(|| live(seed));
+        let seconds = since.elapsed().as_secs();
+        let ended = if lived.is_ok() { "passed" } else { "failed" };
+        let tally = lived.unwrap_or_else(|_| vec!["-"; columns].join("\t"));
+        eprintln!("matrix\t{seed}\t{tally}\t{ended}\t{seconds} s");
+        if ended == "failed" {
+            failed.push(seed);
+        }
+    }
+    assert!(failed.is_empty(), "seeds of histories that failed: {failed:?}");
 }
