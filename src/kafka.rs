@@ -8,7 +8,9 @@ mod settings;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-pub use self::health::{Aside, Health, MeetError, Trouble, Watch, meet, take_in};
+pub use self::health::{
+    Aside, Health, Kept, MeetError, Orphaned, Trouble, Watch, drop_aside, keep_brokers, meet, take_in,
+};
 pub use self::settings::{SettingsError, client_config, features};
 
 /// The code of an error, where it has one.

@@ -27,11 +27,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hasher;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use prometheus_client::registry::Registry;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Message, OwnedMessage, Timestamp as MessageTime};
 use tokio::sync::mpsc;
@@ -47,7 +49,7 @@ use self::source::{Found, Look, LookError, Reading, make_topic};
 use super::gaps::{Event, SequenceTracker, Verdict};
 use super::{AHEAD_LOG_PERIOD, Ahead, BATCH_TICKS_MAX, Feed, FeedError, Pulled};
 use crate::backoff::{Backoff, jitter_seed};
-use crate::kafka::{MeetError, Watch, code_of, is_final, is_out_of_range, meet};
+use crate::kafka::{MeetError, Watch, code_of, is_final, is_out_of_range, keep_brokers, meet};
 use crate::market::{Gap, GapKind, Horizon, Symbol, Tick, Timestamp};
 use crate::wire::record::Origin;
 
@@ -163,6 +165,15 @@ impl KafkaFeed {
         let (topics, group) = (&config.file.topics, &config.file.group);
         let reading = Reading::new(&client, topics, group, &watch).map_err(refused)?;
         let dead = DeadLetters::new(&client, &config.file.dead_letter_topic, group).map_err(refused)?;
+        let (brokers, retries) = (&config.file.brokers, &metrics.retries);
+        tokio::spawn(keep_brokers(
+            Arc::downgrade(reading.consumer()),
+            |consumer| consumer.client(),
+            watch.health.orphaned(),
+            brokers.clone(),
+            retries.clone(),
+        ));
+        tokio::spawn(dead.keep_brokers(brokers.clone(), retries.clone()));
         Ok(Self {
             config,
             subject,

@@ -1,11 +1,11 @@
 //! Whether brokers answer a client, and if not, why: out of what librdkafka calls back.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use prometheus_client::metrics::gauge::Gauge;
-use rdkafka::client::ClientContext;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -161,8 +161,7 @@ pub async fn meet(config: &ClientConfig, topic: &str, wait_max: Duration) -> Res
         }
         step = (step * 2).min(MEET_STEP_MAX);
     };
-    // Its end may block.
-    drop(tokio::task::spawn_blocking(move || drop(asker)));
+    drop_aside(asker);
     met
 }
 
@@ -175,8 +174,8 @@ pub struct Health {
     up: Gauge<i64, AtomicI64>,
     /// The last report had brokers with an open connection, and nothing has failed since.
     is_up: AtomicBool,
-    /// The last report had no broker at all.
-    is_orphaned: AtomicBool,
+    /// Whether the client has lost all its brokers.
+    orphaned: Orphaned,
     trouble: Trouble,
 }
 
@@ -196,11 +195,9 @@ impl Health {
         self.up.clone()
     }
 
-    /// Whether the client knew no broker any more at its last report. librdkafka forgets those that an answer
-    /// about the cluster does not name (confluentinc/librdkafka#5301). A lone broker that hung for a while names
-    /// none, not even itself. The client then asks nobody, and waits for ever.
-    pub fn is_orphaned(&self) -> bool {
-        self.is_orphaned.load(Ordering::Acquire)
+    /// Whether the client has lost all its brokers, for [`keep_brokers`].
+    pub fn orphaned(&self) -> Orphaned {
+        self.orphaned.clone()
     }
 
     /// Takes note of a report's open connections. The first since a failure may have been made before
@@ -251,6 +248,65 @@ fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
+/// Whether a client knew no broker any more at its last report. librdkafka forgets those that an answer
+/// about the cluster does not name (confluentinc/librdkafka#5301). A lone broker that hung for a while names
+/// none, not even itself. The client then asks nobody, and waits for ever.
+#[derive(Clone, Debug, Default)]
+pub struct Orphaned(Arc<AtomicBool>);
+
+impl Orphaned {
+    /// Takes note of a report: whether it names no broker.
+    fn reported(&self, statistics: &Statistics) -> bool {
+        // A group's coordinator stands for itself too, which answers nothing about the cluster.
+        let mut sources = statistics.brokers.values().map(|broker| broker.source.as_str());
+        let is_orphaned = sources.all(|source| matches!(source, "internal" | "logical"));
+        self.0.store(is_orphaned, Ordering::Release);
+        is_orphaned
+    }
+
+    /// Whether the last report named no broker.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// How often it is looked whether a client knows a broker. Reports come every second.
+const ORPHANED_LOOK: Duration = Duration::from_secs(10);
+
+/// Gives a client its first `brokers` again whenever it has lost all, until it is gone. It is one that is
+/// polled all the time, and makes statistics; `of` finds it in its owner. Each time is counted in `retries`.
+pub async fn keep_brokers<T: Send + Sync + 'static, C: ClientContext + 'static>(
+    owner: Weak<T>,
+    of: impl Fn(&T) -> &Client<C>,
+    orphaned: Orphaned,
+    brokers: String,
+    retries: Counter,
+) {
+    let mut clock = tokio::time::interval(ORPHANED_LOOK);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        clock.tick().await;
+        let Some(owner) = owner.upgrade() else { return };
+        if orphaned.get() {
+            tracing::warn!(brokers, "a client of Kafka has lost all brokers; it asks the first ones again");
+            retries.inc();
+            if let Err(error) = stk_topic_id::bootstrap_again(of(&owner), &brokers) {
+                tracing::error!(brokers, %error, "a client of Kafka can't be given its brokers again");
+            }
+        }
+        // It may have become the last one to own the client.
+        drop_aside(owner);
+    }
+}
+
+/// Ends a client where it may block.
+pub fn drop_aside<T: Send + 'static>(client: T) {
+    // Without a runtime the process is about to end: blocking is no matter then.
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        drop(runtime.spawn_blocking(move || drop(client)));
+    }
+}
+
 /// What librdkafka calls back about the one client of a cluster that tells whether its brokers
 /// answer: one that is polled all the time, and makes statistics.
 #[derive(Clone, Debug, Default)]
@@ -283,6 +339,28 @@ impl ClientContext for Aside {
 
 impl ConsumerContext for Aside {}
 
+/// As [`Aside`], about a client that is polled all the time, makes statistics and lives as long as the
+/// process.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// For [`keep_brokers`].
+    pub orphaned: Orphaned,
+}
+
+impl ClientContext for Kept {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.orphaned.reported(&statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Aside.error(error, reason);
+    }
+}
+
 impl ClientContext for Watch {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.health.trouble.logged(facility, message);
@@ -292,9 +370,7 @@ impl ClientContext for Watch {
     fn stats(&self, statistics: Statistics) {
         let up = statistics.brokers.values().filter(|broker| broker.state == "UP" && broker.nodeid >= 0);
         self.health.connected(up.count() as i64);
-        let is_orphaned = statistics.brokers.values().all(|broker| broker.source == "internal");
-        self.health.is_orphaned.store(is_orphaned, Ordering::Release);
-        if is_orphaned {
+        if self.health.orphaned.reported(&statistics) {
             self.health.failed("an answer about the cluster named no broker".to_owned());
         }
     }
@@ -341,13 +417,13 @@ mod tests {
             };
             watch
                 .stats(Statistics { brokers: sources.iter().map(broker).collect(), ..Statistics::default() });
-            watch.health.is_orphaned()
+            watch.health.orphaned.get()
         };
-        assert!(!watch.health.is_orphaned(), "before the first report");
+        assert!(!watch.health.orphaned.get(), "before the first report");
         assert!(report(&["internal"]));
         assert_eq!(watch.health.down().as_deref(), Some("an answer about the cluster named no broker"));
         assert!(!report(&["internal", "configured"]) && !report(&["internal", "learned"]));
-        assert!(report(&["internal"]));
+        assert!(report(&["internal", "logical"]));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -290,10 +290,24 @@ impl Plant {
         .await;
     }
 
+    /// Waits until `producer` has ended.
+    async fn ended(&self, mut producer: Child, what: &str) -> Output {
+        let since = Instant::now();
+        while producer.try_wait().expect("it is ours").is_none() {
+            if since.elapsed() > 4 * PATIENCE {
+                let _ = producer.kill();
+                let wrong: Vec<_> = self.servers().iter().map(|server| health(server)).collect();
+                panic!("{what}: the producer does not end; {wrong:#?}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        producer.wait_with_output().expect("it is ours")
+    }
+
     /// Waits until all was done and seen; every row is there once.
     async fn check(&mut self, what: &str) {
         let load = self.load.take().expect("a load");
-        let output = load.wait_with_output().expect("it ended");
+        let output = self.ended(load, what).await;
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{what}: {said}");
         tell("the producer has ended");
@@ -316,7 +330,9 @@ impl Plant {
         }
         let embedded = Resolved::new(None, [], &[("data.dir", data, "--data")]).expect("good settings");
         let (expected, _) = digests(&embedded.config()).await;
-        let (stored, _) = digests(&self.scaled.config()).await;
+        let config = self.scaled.config();
+        let (stored, _) =
+            tokio::time::timeout(4 * PATIENCE, digests(&config)).await.expect("history answers");
         for kind in ["trade", "quote", "bar"] {
             assert_eq!(stored[kind], expected[kind], "{what}: {kind}");
         }
@@ -419,7 +435,7 @@ async fn each_service_may_be_away_under_load() {
     tell("kafka: start");
     let answer = answered(waiting);
     assert!(answer.lines().count() > 20, "what was asked waited for the log: {answer}");
-    let code = one_more.wait().expect("it is ours").code();
+    let code = plant.ended(one_more, "what waited").await.status.code();
     assert_eq!(code, Some(0), "what waited is acknowledged");
     plant.check("Kafka was away").await;
 

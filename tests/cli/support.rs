@@ -262,7 +262,14 @@ impl Server {
     /// As [`Server::stop`], of one that is to be replaced.
     pub(crate) fn end(&mut self) -> (Option<i32>, Vec<String>) {
         self.ask_to_end();
-        let said = self.lines.iter().collect();
+        let (until, mut said) = (Instant::now() + 4 * PATIENCE, Vec::new());
+        loop {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => said.push(line),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("the server does not end: {said:#?}"),
+            }
+        }
         let status = self.child.wait().expect("the server is ours");
         (status.code(), said)
     }
@@ -441,21 +448,12 @@ impl OwnServices {
 
     /// Has it answer nothing from now on, though it is there.
     pub(crate) fn pause(&self, name: &str) {
-        self.signal(name, rustix::process::Signal::STOP);
+        Self::script(&["pause", name, &self.run.display().to_string()]);
     }
 
     /// Has it go on.
     pub(crate) fn resume(&self, name: &str) {
-        self.signal(name, rustix::process::Signal::CONT);
-    }
-
-    fn signal(&self, name: &str, signal: rustix::process::Signal) {
-        // Another one after each start.
-        let known = std::fs::read(self.run.join(name).join("service.json")).expect("it was started");
-        let known: serde_json::Value = serde_json::from_slice(&known).expect("JSON");
-        let pid = known["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
-        let pid = pid.and_then(rustix::process::Pid::from_raw).expect("a process id");
-        rustix::process::kill_process(pid, signal).expect("it runs");
+        Self::script(&["resume", name, &self.run.display().to_string()]);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The topic: made where it is missing, looked at where it is not, asked for its offsets.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{KafkaBusConfig, RECORD_BYTES_MAX, Shared};
 use crate::bus::{Bounds, BusError};
-use crate::kafka::{Aside, Trouble, take_in};
+use crate::kafka::{Aside, Trouble, code_of, drop_aside, take_in};
 
 /// How long one question may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -25,8 +25,9 @@ const BATCH_OVERHEAD_BYTES: usize = 4096;
 pub(super) struct Admin {
     client: ClientConfig,
     topic: Arc<str>,
-    /// For questions; it is in no group and fetches nothing.
-    asker: Arc<BaseConsumer<Trouble>>,
+    /// For questions; it is in no group and fetches nothing. One that no broker served is replaced: the next one
+    /// asks the first brokers again, whatever was learned since (see [`Orphaned`](crate::kafka::Orphaned)).
+    asker: Mutex<Arc<BaseConsumer<Trouble>>>,
     trouble: Trouble,
 }
 
@@ -37,7 +38,7 @@ impl Admin {
         client.set("allow.auto.create.topics", "false");
         let trouble = Trouble::default();
         let asker = client.create_with_context(trouble.clone())?;
-        Ok(Self { client, topic: config.topic.as_str().into(), asker: Arc::new(asker), trouble })
+        Ok(Self { client, topic: config.topic.as_str().into(), asker: Mutex::new(Arc::new(asker)), trouble })
     }
 
     /// What every client of the log is made with.
@@ -55,7 +56,8 @@ impl Admin {
         &self,
         question: impl FnOnce(&BaseConsumer<Trouble>, &str) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, KafkaError> {
-        let (asker, topic, trouble) = (self.asker.clone(), self.topic.clone(), self.trouble.clone());
+        let asker = self.asker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (topic, trouble) = (self.topic.clone(), self.trouble.clone());
         let asked = tokio::task::spawn_blocking(move || {
             let answer = question(&asker, &topic);
             if answer.is_ok() {
@@ -66,7 +68,14 @@ impl Admin {
             }
             answer
         });
-        asked.await.unwrap_or(Err(KafkaError::Canceled))
+        let answer = asked.await.unwrap_or(Err(KafkaError::Canceled));
+        if answer.as_ref().err().and_then(code_of).is_some_and(is_unserved) {
+            let next = Arc::new(self.client.create_with_context(self.trouble.clone())?);
+            let last =
+                std::mem::replace(&mut *self.asker.lock().unwrap_or_else(PoisonError::into_inner), next);
+            drop_aside(last);
+        }
+        answer
     }
 
     /// The cluster's id.
@@ -214,12 +223,13 @@ impl Admin {
     }
 }
 
-/// Ends a client where it may block.
-pub(super) fn drop_aside<T: Send + 'static>(client: T) {
-    // Without a runtime the process is about to end: blocking is no matter then.
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        drop(runtime.spawn_blocking(move || drop(client)));
-    }
+/// Whether no broker has answered.
+fn is_unserved(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::AllBrokersDown | Code::BrokerTransportFailure | Code::OperationTimedOut | Code::Resolve
+    )
 }
 
 fn options() -> AdminOptions {

@@ -18,18 +18,18 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::admin::drop_aside;
 use super::tail::at_offsets;
 use super::{KafkaBusMetrics, Shared};
 use crate::bus::{Assignment, BusError, Membership};
 use crate::fail;
-use crate::kafka::{Aside, code_of, is_final};
+use crate::kafka::{Kept, code_of, drop_aside, is_final, keep_brokers};
 
 /// How many changes may wait to be asked for; who is that far behind is no member any more.
 const CHANGES_MAX: usize = 1024;
@@ -65,6 +65,7 @@ struct Context {
     changed: Notify,
     /// Wakes the task, for the end of patience.
     revoked: Notify,
+    kept: Kept,
 }
 
 impl Context {
@@ -155,11 +156,15 @@ fn numbers(partitions: &TopicPartitionList) -> Vec<u16> {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Aside.log(level, facility, message);
+        self.kept.log(level, facility, message);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.kept.stats(statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        Aside.error(error, reason);
+        self.kept.error(error, reason);
     }
 }
 
@@ -258,7 +263,8 @@ impl KafkaMembership {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "latest")
-            .set("queued.min.messages", "1");
+            .set("queued.min.messages", "1")
+            .set("statistics.interval.ms", "1000");
         for (name, value) in [("session.timeout.ms", "10000"), ("heartbeat.interval.ms", "1000")] {
             if client.get(name).is_none() {
                 config.set(name, value);
@@ -272,6 +278,7 @@ impl KafkaMembership {
             state: Mutex::default(),
             changed: Notify::new(),
             revoked: Notify::new(),
+            kept: Kept::default(),
         };
         let consumer: StreamConsumer<Context> =
             config.create_with_context(context).map_err(|error| shared.error(&error))?;
@@ -279,6 +286,13 @@ impl KafkaMembership {
         let member = Arc::new(Member { consumer, committing: AtomicBool::new(false) });
         shared.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&member));
         let ended = CancellationToken::new();
+        tokio::spawn(keep_brokers(
+            Arc::downgrade(&member),
+            |member| member.consumer.client(),
+            member.context().kept.orphaned.clone(),
+            shared.config.brokers.clone(),
+            shared.metrics.retries.clone(),
+        ));
         tokio::spawn(drive(member.clone(), ended.clone(), shared.closed.clone()));
         Ok(Self { member, shared, _ends: ended.drop_guard() })
     }

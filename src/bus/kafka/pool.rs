@@ -9,10 +9,9 @@ use rdkafka::error::KafkaError;
 use tokio::sync::Notify;
 
 use super::Shared;
-use super::admin::drop_aside;
 use super::tail::{at_offsets, consumer_config};
 use crate::bus::BusError;
-use crate::kafka::Aside;
+use crate::kafka::{Aside, drop_aside};
 
 /// Consumers kept for the next reader; what is more is ended when it comes back.
 const SPARE_MAX: usize = 4;
@@ -138,16 +137,31 @@ impl Pool {
         let mut state = self.state();
         if is_clean && state.spare.len() < SPARE_MAX && !self.shared.closed.is_cancelled() {
             state.spare.push(client);
+            drop(state);
+            self.returned.notify_waiters();
         } else {
+            drop(state);
+            self.end([client]);
+        }
+    }
+
+    /// Ends a client that found all brokers away, and the spare ones, which did so too.
+    pub(super) fn forsake(&self, client: Client) {
+        let spare = std::mem::take(&mut self.state().spare);
+        self.end(spare.into_iter().chain([client]));
+    }
+
+    fn end(&self, clients: impl IntoIterator<Item = Client>) {
+        for client in clients {
+            drop_aside(client);
+            let mut state = self.state();
             state.count -= 1;
             self.shared.metrics.catch_up_consumers.set(state.count as i64);
-            drop_aside(client);
         }
-        drop(state);
         self.returned.notify_waiters();
     }
 
-    /// The same, of what a lease holds.
+    /// As [`Pool::give_back`], of what a lease holds.
     pub(super) fn give_back_of(&self, client: &mut Option<Client>) {
         if let Some(client) = client.take() {
             self.give_back(client);

@@ -6,7 +6,7 @@
 //! are away is final and ends the producer, so that no later record gets ahead of it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,17 +21,13 @@ use rdkafka::producer::{
 use rdkafka::statistics::Statistics;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::admin::drop_aside;
-use super::{KafkaBusMetrics, RECORD_BYTES_MAX, Shared, Turns, meaning};
+use super::{KafkaBusMetrics, RECORD_BYTES_MAX, Shared, meaning};
 use crate::bus::{BusError, Durable};
 use crate::fail;
-use crate::kafka::{Watch, code_of};
+use crate::kafka::{Watch, code_of, drop_aside, keep_brokers};
 
 /// What a record costs beside its bytes, about; it bounds the number of small ones.
 const RECORD_OVERHEAD_BYTES: usize = 256;
-
-/// How often it is looked whether the producer knows a broker. Reports come every second.
-const ORPHANED_LOOK: Duration = Duration::from_secs(10);
 
 /// What came of an append: its records' offsets, in their order.
 type Outcome = Result<Vec<u64>, BusError>;
@@ -152,25 +148,6 @@ impl ProducerContext for Context {
     }
 }
 
-/// Gives the producer its first brokers again whenever it has lost all (see
-/// [`Health::is_orphaned`](crate::kafka::Health::is_orphaned)), until the log is closed.
-async fn keep_brokers(producer: Weak<ThreadedProducer<Context>>, mut turns: Turns) {
-    while let Some((shared, producer)) = turns.next().await.zip(producer.upgrade()) {
-        if shared.watch.health.is_orphaned() {
-            tracing::warn!(
-                log = shared.name,
-                "the producer has lost all brokers; it asks the first ones again"
-            );
-            shared.metrics.retries.inc();
-            if let Err(error) = stk_topic_id::bootstrap_again(producer.client(), &shared.config.brokers) {
-                tracing::error!(log = shared.name, %error, "the producer can't be given its brokers again");
-            }
-        }
-        // It may be the last one's turn to end the client, which may block.
-        drop_aside(producer);
-    }
-}
-
 /// Takes appends.
 pub(super) struct Appender {
     producer: Arc<ThreadedProducer<Context>>,
@@ -224,7 +201,13 @@ impl Appender {
         let producer = config.create_with_context(context).map_err(|error| shared.error(&error))?;
         let queue_bytes_max = shared.config.queue_bytes_max.max(1);
         let producer = Arc::new(producer);
-        tokio::spawn(keep_brokers(Arc::downgrade(&producer), Turns::of(shared, ORPHANED_LOOK)));
+        tokio::spawn(keep_brokers(
+            Arc::downgrade(&producer),
+            |producer: &ThreadedProducer<Context>| producer.client(),
+            shared.watch.health.orphaned(),
+            shared.config.brokers.clone(),
+            shared.metrics.retries.clone(),
+        ));
         Ok(Self {
             producer,
             topic: shared.config.topic.clone(),
@@ -328,6 +311,6 @@ impl Appender {
 impl Drop for Appender {
     fn drop(&mut self) {
         // Its end waits for the thread that polls it.
-        super::admin::drop_aside(self.producer.clone());
+        drop_aside(self.producer.clone());
     }
 }

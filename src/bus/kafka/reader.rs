@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 
-use super::Shared;
 use super::pool::{Lease, Pool, Reading};
 use super::tail::{Lookup, Tail};
+use super::{RETRY_WAIT_MAX, Shared};
 use crate::bus::{Bounds, BusError, BusReader, Record};
 use crate::kafka::{code_of, is_final, is_out_of_range};
 
@@ -152,7 +152,19 @@ impl KafkaReader {
                     self.pool.give_back_of(&mut client);
                     return Err(self.shared.error(&error));
                 }
-                // The brokers are away; librdkafka comes back to them by itself.
+                // The brokers are away, all of them: a new client asks the first ones again, whatever this one
+                // has learned since.
+                Err(error) if code_of(&error) == Some(RDKafkaErrorCode::AllBrokersDown) => {
+                    tracing::debug!(log = self.shared.name, %error, "catching up anew");
+                    client.take().into_iter().for_each(|client| self.pool.forsake(client));
+                    self.shared.metrics.retries.inc();
+                    drop(client);
+                    tokio::select! {
+                        () = tokio::time::sleep(RETRY_WAIT_MAX) => return Ok(()),
+                        () = self.shared.closed.cancelled() => return Err(self.shared.ended()),
+                    }
+                }
+                // librdkafka comes back by itself.
                 Err(error) => {
                     tracing::debug!(log = self.shared.name, %error, "catching up");
                     self.is_doubtful = true;

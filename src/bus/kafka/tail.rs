@@ -14,16 +14,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
-use super::admin::drop_aside;
+use super::{RETRY_WAIT_MAX, Shared};
 use crate::bus::Record;
-use crate::kafka::{Aside, code_of, is_final, is_out_of_range};
+use crate::kafka::{Aside, code_of, drop_aside, is_final, is_out_of_range};
 
 /// The wait after the consumer could not be told what to follow.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
@@ -287,7 +286,19 @@ async fn follow(config: ClientConfig, tail: Weak<Tail>, shared: Weak<Shared>, cl
                     tracing::error!(log = shared.name, %error, "the log's tail can't be followed");
                     tail.fail(&error.to_string());
                 }
-                // The brokers are away; librdkafka comes back to them by itself.
+                // The brokers are away, all of them: a new client asks the first ones again, whatever this one
+                // has learned since.
+                Err(error) if code_of(&error) == Some(RDKafkaErrorCode::AllBrokersDown) => {
+                    tracing::debug!(log = shared.name, %error, "following the log's tail anew");
+                    consumer.take().into_iter().for_each(drop_aside);
+                    assigned.fill(None);
+                    shared.metrics.retries.inc();
+                    tokio::select! {
+                        () = closed.cancelled() => break,
+                        () = tokio::time::sleep(RETRY_WAIT_MAX) => {}
+                    }
+                }
+                // librdkafka comes back by itself.
                 Err(error) => tracing::debug!(log = shared.name, %error, "following the log's tail"),
             }
         }

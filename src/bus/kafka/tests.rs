@@ -547,7 +547,12 @@ async fn the_groups_offsets_are_what_is_released() {
     let mut member = bus.join().await.unwrap();
     until(&mut *member, &mut BTreeSet::new(), 3).await;
     bus.release(0, 7);
-    let client = crate::kafka::client_config(&brokers, &[]).unwrap();
+    committed(&bus, &config, 7).await;
+}
+
+/// Waits until the group's offset of the first partition is `offset`.
+async fn committed(bus: &KafkaBus, config: &KafkaBusConfig, offset: i64) {
+    let client = crate::kafka::client_config(&config.brokers, &[]).unwrap();
     let mut client = client.clone();
     let asker: BaseConsumer = client.set("group.id", &config.group).create().unwrap();
     let asker = Arc::new(asker);
@@ -562,7 +567,7 @@ async fn the_groups_offsets_are_what_is_released() {
     };
     within("the commit", async {
         // A commit amid a rebalance is refused; the next one says the same.
-        while committed().await.unwrap() != Offset::Offset(7) {
+        while committed().await.unwrap() != Offset::Offset(offset) {
             bus.trim().await.unwrap();
         }
     })
@@ -683,6 +688,76 @@ async fn a_broker_that_is_killed_loses_nothing() {
         followed.extend(records.into_iter().map(|record| String::from_utf8(record.bytes.to_vec()).unwrap()));
     }
     assert!(followed == expected);
+    drop((tail, bus));
+    tokio::task::spawn_blocking(move || drop(broker)).await.unwrap();
+}
+
+/// The only broker hangs for longer than the cluster waits for it: it answers then that there is none, and
+/// librdkafka forgets it. Whoever was at work goes on all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_broker_that_hangs_is_come_back_to() {
+    if service("KAFKA").is_none() {
+        return;
+    }
+    let mut broker = tokio::task::spawn_blocking(Broker::start).await.unwrap();
+    let mut config = config(&broker.address);
+    // So that each client asks while the answer is that.
+    config.properties.push(("topic.metadata.refresh.interval.ms".to_owned(), "100".to_owned()));
+    let bus = open(config.clone()).await;
+    let mut membership = bus.join().await.unwrap();
+    until(&mut *membership, &mut BTreeSet::new(), usize::from(PARTITIONS)).await;
+    // As whoever processes does.
+    let processing = tokio::spawn(async move {
+        loop {
+            if let Assignment::Revoked(revoked) = membership.next().await.unwrap() {
+                membership.released(&revoked).await;
+            }
+        }
+    });
+    let mut tail = bus.reader(0, 0).await.unwrap();
+    let mut expected = Vec::new();
+    for round in 0_u64..2 {
+        let texts: Vec<String> = (0..100).map(|number| format!("{round} {number}")).collect();
+        append(&*bus, 0, &texts[..50]).await;
+        expected.extend(texts.iter().cloned());
+        let mut followed = Vec::new();
+        while followed.len() < 50 {
+            followed.extend(within("the tail", tail.next(1 << 16)).await.unwrap());
+        }
+        // One that is on its way back to the beginning.
+        let mut behind = bus.reader(0, 0).await.unwrap();
+        within("catching up", behind.next(1)).await.unwrap();
+
+        broker = told(broker, "pause").await;
+        let appended = bus.append(vec![(1, Bytes::from("meanwhile"))]).await.unwrap();
+        // More than what a broker may be silent before it is out of the cluster.
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        broker = told(broker, "resume").await;
+
+        within("the append", appended).await.unwrap();
+        within("appending", append(&*bus, 0, &texts[50..])).await;
+        while followed.len() < 100 {
+            followed.extend(within("the tail again", tail.next(1 << 16)).await.unwrap());
+        }
+        let followed: Vec<_> =
+            followed.iter().map(|record| String::from_utf8(record.bytes.to_vec()).unwrap()).collect();
+        assert_eq!(followed, texts);
+        while behind.offset() < expected.len() as u64 {
+            within("catching up again", behind.next(1 << 16)).await.unwrap();
+        }
+        assert_eq!(within("reading back", read_texts(&*bus, 0, 0)).await, expected);
+        assert_eq!(within("asking", bus.bounds(1)).await.unwrap().next, round + 1);
+        // Its partitions were nobody's meanwhile.
+        bus.release(0, 10 * (round + 1));
+        committed(&bus, &config, 10 * (round as i64 + 1)).await;
+        within("being well", async {
+            while bus.ready().is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    }
+    processing.abort();
     drop((tail, bus));
     tokio::task::spawn_blocking(move || drop(broker)).await.unwrap();
 }

@@ -1,16 +1,18 @@
 //! Messages that make no tick: into a topic of their own, with where they came from and why.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders, OwnedMessage};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 use tokio::task::JoinSet;
 
 use super::Key;
-use crate::kafka::{Aside, SettingsError, code_of};
+use crate::kafka::{Kept, SettingsError, code_of, keep_brokers};
 
 /// How many may be on their way; past it the feed waits.
 const PENDING_MAX: usize = 64;
@@ -19,7 +21,8 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Delivers messages to the dead-letter topic.
 pub(super) struct DeadLetters {
-    producer: FutureProducer<Aside>,
+    producer: Arc<FutureProducer<Kept>>,
+    kept: Kept,
     topic: String,
     group: String,
     pending: JoinSet<Result<(Key, u64), String>>,
@@ -32,10 +35,28 @@ impl DeadLetters {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", "0")
-            .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string());
-        let producer = config.create_with_context(Aside)?;
+            .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
+            .set("statistics.interval.ms", "1000");
+        let kept = Kept::default();
+        let producer = Arc::new(config.create_with_context(kept.clone())?);
         let (topic, group) = (topic.to_owned(), group.to_owned());
-        Ok(Self { producer, topic, group, pending: JoinSet::new() })
+        Ok(Self { producer, kept, topic, group, pending: JoinSet::new() })
+    }
+
+    /// What keeps its producer in touch with `brokers`, as long as this is there.
+    pub(super) fn keep_brokers(
+        &self,
+        brokers: String,
+        retries: Counter,
+    ) -> impl Future<Output = ()> + 'static {
+        let (producer, orphaned) = (Arc::downgrade(&self.producer), self.kept.orphaned.clone());
+        keep_brokers(
+            producer,
+            |producer: &FutureProducer<Kept>| producer.client(),
+            orphaned,
+            brokers,
+            retries,
+        )
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -80,7 +101,7 @@ impl DeadLetters {
 }
 
 async fn deliver(
-    producer: &FutureProducer<Aside>,
+    producer: &FutureProducer<Kept>,
     topic: &str,
     message: &OwnedMessage,
     headers: OwnedHeaders,

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::Key;
 use super::dead::MAKE_MAX;
 use super::line::Note;
-use crate::kafka::{Aside, SettingsError, Watch, code_of, is_final};
+use crate::kafka::{Aside, SettingsError, Watch, code_of, drop_aside, is_final};
 
 /// How long one question may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -31,9 +31,8 @@ pub(super) struct Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        // Its end may block.
-        if let (Some(consumer), Ok(runtime)) = (self.consumer.take(), tokio::runtime::Handle::try_current()) {
-            drop(runtime.spawn_blocking(move || drop(consumer)));
+        if let Some(consumer) = self.consumer.take() {
+            drop_aside(consumer);
         }
     }
 }
@@ -270,8 +269,7 @@ pub(super) async fn make_topic(client: &ClientConfig, topic: &str) -> Result<(),
     let wanted = NewTopic::new(topic, 1, TopicReplication::Fixed(-1));
     let options = AdminOptions::new().request_timeout(Some(MAKE_MAX)).operation_timeout(Some(MAKE_MAX));
     let made = admin.create_topics(&[wanted], &options).await;
-    // Its end may block.
-    drop(tokio::task::spawn_blocking(move || drop(admin)));
+    drop_aside(admin);
     match made?.into_iter().next() {
         Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) | None => Ok(()),
         // It may be there all the same; if it is not, the first dead letter says so.
