@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::node::NodeError;
 use super::processor::ProcessorMetrics;
-use super::stores::{self, Stores, Use, WARM_DIR, blocking, data_error, lock, lock_to_read, open_local_bus};
+use super::stores::{self, Log, Stores, WARM_DIR, blocking, data_error, lock, lock_to_read};
 use crate::bus::epoch::Relation;
 use crate::bus::{Bounds, Bus};
 use crate::config::Config;
@@ -48,7 +48,7 @@ pub struct Refill {
 /// Errors: another process has the data directory; the log or the archive can't be read.
 pub async fn plan(config: &Config) -> Result<Option<Refill>, NodeError> {
     let warm = config.data_dir.join(WARM_DIR);
-    if config.clickhouse.is_some() || config.kafka.is_some() || !warm.is_dir() {
+    if config.clickhouse.is_some() || !warm.is_dir() {
         return Ok(None);
     }
     let (dir, partitions) = (config.data_dir.clone(), config.partitions);
@@ -62,10 +62,9 @@ pub async fn plan(config: &Config) -> Result<Option<Refill>, NodeError> {
         }
         Err(error) => return Err(error.into()),
     };
-    let own = config.clone();
-    let bus = blocking(move || open_local_bus(&own, Use::Ask, Vec::new())).await?;
-    let planned = plan_with(config, &warm, fault, &marks, bus.clone()).await;
-    bus.close().await;
+    let log = Log::open_to_ask(config).await?;
+    let planned = plan_with(config, &warm, fault, &marks, log.bus()).await;
+    log.close().await;
     planned
 }
 

@@ -21,7 +21,7 @@ use crate::bus::epoch::{Gone, Held, Holder, LogEpoch};
 use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
 use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention};
 use crate::bus::{Bus, BusError};
-use crate::config::Config;
+use crate::config::{Config, KafkaConfig};
 use crate::disk::{create_dir, lock_soon};
 use crate::market::{Horizon, Kind, TimeRange, Timestamp};
 use crate::tiering::archive::origin::{self, Beside};
@@ -59,9 +59,34 @@ const GONE_LOOK: Duration = Duration::from_millis(10);
 const SEAMS_AT_ONCE: usize = 4;
 
 /// The log, as it is opened and closed.
-enum Log {
+pub(super) enum Log {
     Local(Arc<LocalBus>),
     Kafka(Arc<KafkaBus>),
+}
+
+impl Log {
+    /// Opens the log of `config` alone, to ask it. What other stores hold of it is not looked at.
+    pub(super) async fn open_to_ask(config: &Config) -> Result<Self, NodeError> {
+        if let Some(kafka) = &config.kafka {
+            return Ok(Self::Kafka(open_kafka_bus(config, kafka, Use::Ask).await?));
+        }
+        let own = config.clone();
+        Ok(Self::Local(blocking(move || open_local_bus(&own, Use::Ask, Vec::new())).await?))
+    }
+
+    pub(super) fn bus(&self) -> Arc<dyn Bus> {
+        match self {
+            Self::Local(bus) => bus.clone(),
+            Self::Kafka(bus) => bus.clone(),
+        }
+    }
+
+    pub(super) async fn close(self) {
+        match self {
+            Self::Local(bus) => bus.close().await,
+            Self::Kafka(bus) => bus.close(KAFKA_CLOSE_MAX).await,
+        }
+    }
 }
 
 /// Warm, as it is opened and closed.
@@ -163,20 +188,7 @@ impl Stores {
         .await?;
         let kafka_bus = match &config.kafka {
             None => None,
-            Some(kafka) => {
-                let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
-                let settings = KafkaBusConfig {
-                    group: kafka.group.clone(),
-                    replication: kafka.replication,
-                    properties: kafka.exposed_properties(),
-                    retention,
-                    ..KafkaBusConfig::new(&kafka.brokers, &kafka.topic, config.partitions)
-                };
-                Some(match use_ {
-                    Use::Write => KafkaBus::open(settings).await?,
-                    Use::Move | Use::Ask | Use::Examine => KafkaBus::open_existing(settings).await?,
-                })
-            }
+            Some(kafka) => Some(open_kafka_bus(config, kafka, use_).await?),
         };
         let days = match (local_days, &config.clickhouse) {
             (Some(warm), _) => Days::Local(warm),
@@ -221,10 +233,7 @@ impl Stores {
             (Some(bus), _) => Log::Local(bus),
             (None, bus) => Log::Kafka(bus.expect("the log is local where no brokers are named")),
         };
-        let bus: Arc<dyn Bus> = match &log {
-            Log::Local(bus) => bus.clone(),
-            Log::Kafka(bus) => bus.clone(),
-        };
+        let bus = log.bus();
         warm.check_origin(&Origin::of(&*bus)).await?;
         if (local_log || local_warm) && use_ != Use::Examine {
             // Before anything is taken in or answered.
@@ -466,10 +475,7 @@ impl Stores {
         };
         // The end of a local warm waits for a compaction under way.
         let _ = tokio::task::spawn_blocking(move || drop(days)).await;
-        match log {
-            Log::Local(bus) => bus.close().await,
-            Log::Kafka(bus) => bus.close(KAFKA_CLOSE_MAX).await,
-        }
+        log.close().await;
         if let Some(warm) = left {
             wait_gone(&warm).await;
         }
@@ -624,11 +630,7 @@ async fn held_by_archive(cold: &dyn Cold, is_known: bool) -> Result<Option<Held>
     Ok(None)
 }
 
-pub(super) fn open_local_bus(
-    config: &Config,
-    use_: Use,
-    held: Vec<Held>,
-) -> Result<Arc<LocalBus>, NodeError> {
+fn open_local_bus(config: &Config, use_: Use, held: Vec<Held>) -> Result<Arc<LocalBus>, NodeError> {
     let durability = config.sync_interval.map_or(Durability::Always, Durability::Interval);
     let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
     Ok(LocalBus::open(LocalBusConfig {
@@ -639,6 +641,21 @@ pub(super) fn open_local_bus(
         held,
         ..LocalBusConfig::new(config.data_dir.join(LOG_DIR), config.partitions)
     })?)
+}
+
+async fn open_kafka_bus(config: &Config, kafka: &KafkaConfig, use_: Use) -> Result<Arc<KafkaBus>, NodeError> {
+    let retention = Retention { age: config.retention_age, bytes: config.retention_bytes };
+    let settings = KafkaBusConfig {
+        group: kafka.group.clone(),
+        replication: kafka.replication,
+        properties: kafka.exposed_properties(),
+        retention,
+        ..KafkaBusConfig::new(&kafka.brokers, &kafka.topic, config.partitions)
+    };
+    Ok(match use_ {
+        Use::Write => KafkaBus::open(settings).await?,
+        Use::Move | Use::Ask | Use::Examine => KafkaBus::open_existing(settings).await?,
+    })
 }
 
 fn open_local_warm(dir: &Path, use_: Use) -> Result<Arc<LocalWarm>, WarmError> {

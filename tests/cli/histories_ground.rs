@@ -1,9 +1,9 @@
 //! The services under random histories at scale: one of them of the test's own, which is killed, copied and put
 //! back.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::support::{OwnServices, service};
@@ -123,7 +123,7 @@ pub(crate) struct Ground {
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) http: reqwest::Client,
     /// Another installation on the same services, once it was needed.
-    pub(crate) other: OnceCell<Names>,
+    pub(crate) other: OnceLock<Names>,
 }
 
 impl Ground {
@@ -135,7 +135,7 @@ impl Ground {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let own = OwnServices::up(&[with.name()])?;
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        Some(Self { with, own, runtime, http: reqwest::Client::new(), other: OnceCell::new() })
+        Some(Self { with, own, runtime, http: reqwest::Client::new(), other: OnceLock::new() })
     }
 
     pub(crate) fn address(&self, name: &str) -> Option<String> {

@@ -944,7 +944,8 @@ fn every_row_of_the_surviving_timeline_is_answered_once(with: With, histories_in
     let count = asked.unwrap_or(histories_in_ci.end - histories_in_ci.start);
     let steps_max = asked.map_or(STEPS_IN_CI, |_| usize::MAX);
     let ground = std::panic::AssertUnwindSafe(&ground);
-    support::live_histories(first..first + count, 11, move |seed| {
+    // They share the services.
+    support::live_histories(first..first + count, 1, 11, move |seed| {
         History::new(*ground, seed).live(steps_max).to_string()
     });
 }

@@ -274,6 +274,55 @@ fn a_damaged_warm_manifest_or_checkpoint_is_rebuilt() {
 }
 
 #[test]
+fn a_damaged_warm_store_beside_kafka_is_rebuilt_from_the_topic() {
+    let Some(kafka) = service("KAFKA") else { return };
+    let home = Home::new();
+    let name = format!("stk-repair-{}-{}", std::process::id(), stk::market::Timestamp::now().nanos());
+    let stk = |args: &[&str]| {
+        let mut command = home.stk(args);
+        command.envs([
+            ("STK_LOG_KAFKA_BROKERS", kafka.as_str()),
+            ("STK_LOG_KAFKA_TOPIC", &name),
+            ("STK_LOG_KAFKA_GROUP", &name),
+            ("STK_LOG_PARTITIONS", "2"),
+            ("STK_ARCHIVE_SETTLE_MINUTES", "0"),
+        ]);
+        command
+    };
+    let run = |args: &[&str]| home.shown(&mut stk(args));
+    let take_in = |capture: &str| {
+        let listen = ["--listen", "127.0.0.1:0", "--ingest-listen", "127.0.0.1:0", "--data", "data"];
+        let server = Server::run(stk(&[&["serve"], &listen[..]].concat()), true);
+        server.await_ready();
+        let shown = home.run(&["replay", capture, "--speed", "max", "--ingest", &server.ingest]);
+        assert!(shown.starts_with("exit: 0\n"), "{shown}");
+        let (code, said) = server.drained();
+        assert_eq!(code, Some(0), "{said:#?}");
+    };
+    let done = |args: &[&str]| {
+        let shown = run(args);
+        assert!(shown.starts_with("exit: 0\n"), "{args:?}: {shown}");
+        shown
+    };
+    // A day that goes into the archive and out of warm, and one that stays.
+    let first = capture(&home, "first.pcap", DAY, 90, &["AAPL", "MSFT", "NVDA"]);
+    take_in(&first);
+    let archived = done(&["archive", "run", "--data", "data"]);
+    let second = capture(&home, "second.pcap", "2025-03-07", 70, &["AAPL", "NVDA"]);
+    take_in(&second);
+    let ask = ["history", "AAPL", "MSFT", "NVDA", "--format", "csv", "--data", "data"];
+    let rows = || done(&ask).split("--- stderr").next().unwrap_or_default().to_owned();
+    let sound = rows();
+    assert!(sound.lines().count() == 161 && archived.contains(DAY), "{archived}\n{sound}");
+    damage(&files(&home.path("data"), "warm/manifest-")[0], Damage::Cut);
+    let refused = run(&ask);
+    assert!(refused.starts_with("exit: 1\n") && refused.contains("`stk audit --repair`"), "{refused}");
+    let repaired = done(&["audit", "--repair", "--yes", "--data", "data"]);
+    assert!(repaired.contains("rebuilt from the log: "), "{repaired}");
+    assert!(rows() == sound, "other rows than before: {repaired}");
+}
+
+#[test]
 fn a_repair_that_was_killed_is_finished_by_the_next() {
     let home = Home::new();
     let data = stored(&home, "data", false);

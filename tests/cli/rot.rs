@@ -1,16 +1,20 @@
 //! Bit rot: stored files with a flipped bit or a lost end. An answer has exactly the right rows, or says
 //! what it lacks, or is an error that names the file; whether it is read by `stk history --data` or by a
-//! server. The real binary reads, so that a reader that dies ends no run.
+//! server. The real binary reads, so that a reader that dies ends no run. Then what the message advises is
+//! done, one of its ways after the other from trial to trial, and both have to answer again.
 //!
 //! `STK_TEST_ROTS` says how many files are damaged, of each kind in turn, `STK_TEST_ROT_SEED` repeats the
-//! damage, `STK_TEST_ROT_KIND` picks the kinds with that in their name, `STK_TEST_JOBS` says how many are
-//! tried side by side. `scripts/rot-matrix` runs many and prints a table.
+//! damage, `STK_TEST_ROT_KIND` picks the kinds with that in their name, `STK_TEST_ROT_FOLLOW` has the advice of
+//! one in so many messages followed, `STK_TEST_JOBS` says how many are tried side by side. `scripts/rot-matrix`
+//! runs many and prints a table.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::str::Lines;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 
@@ -158,6 +162,15 @@ enum Found {
     Died(String),
 }
 
+impl Found {
+    fn said(&self) -> Option<&str> {
+        match self {
+            Self::Rows(_) => None,
+            Self::Said(said) | Self::Died(said) => Some(said),
+        }
+    }
+}
+
 fn is_crash(status: ExitStatus) -> bool {
     // A panic, a signal, or the end that `timeout` makes.
     matches!(status.code(), Some(101 | 124) | None)
@@ -249,6 +262,20 @@ async fn asked(address: &str) -> Result<Vec<String>, String> {
     Ok(all)
 }
 
+/// What somebody does who follows a message.
+enum Way {
+    /// `stk audit --repair`, and where that has nothing to build it from, what the message says else.
+    Repair,
+    /// A command that the message spells out. It gives up what is damaged.
+    Run(String),
+    /// What is below the path comes back from a copy.
+    Restore(PathBuf),
+    /// The directory of the log is moved away.
+    MoveLog,
+    /// The damaged file is removed.
+    Remove,
+}
+
 #[derive(Clone, Copy, Default)]
 struct Outcomes {
     trials: u64,
@@ -259,6 +286,10 @@ struct Outcomes {
     /// Refused by dying.
     died: u64,
     silent: u64,
+    /// Damages whose message was followed.
+    followed: u64,
+    /// Of these, those after which the store does not answer as it should.
+    stuck: u64,
 }
 
 impl Outcomes {
@@ -297,20 +328,24 @@ impl Outcomes {
 struct Table {
     rows: BTreeMap<(&'static str, &'static str), Outcomes>,
     silent: Vec<String>,
+    stuck: Vec<String>,
     trials: u64,
 }
 
 impl Table {
     fn tell(&self) {
         for ((kind, reader), outcomes) in &self.rows {
-            let Outcomes { trials, right, refused, unnamed, died, silent } = outcomes;
-            eprintln!("matrix\t{kind}\t{reader}\t{trials}\t{right}\t{refused}\t{unnamed}\t{died}\t{silent}");
+            let Outcomes { trials, right, refused, unnamed, died, silent, followed, stuck } = outcomes;
+            eprintln!(
+                "matrix\t{kind}\t{reader}\t{trials}\t{right}\t{refused}\t{unnamed}\t{died}\t{silent}\t{followed}\t{stuck}"
+            );
         }
     }
 }
 
 /// One damaged file, read by both.
 struct Trial {
+    number: u64,
     kind: &'static str,
     path: PathBuf,
     bytes: Vec<u8>,
@@ -336,19 +371,120 @@ impl Trial {
             bytes[at as usize] ^= 1 << bit;
             format!("{} bit {bit} of byte {at}", path.display())
         };
-        Self { kind, path, bytes, what: format!("trial {number}: {what}") }
+        Self { number, kind, path, bytes, what: format!("trial {number}: {what}") }
     }
 
-    fn read(&self, home: &Home, sound: &Path, dir: &Path) -> [Found; 2] {
-        let damaged = dir.join(&self.path);
+    /// As `stk history --data` and a server read the store in `dir`.
+    fn read(&self, home: &Home, dir: &Path) -> [Found; 2] {
+        replace(&dir.join(&self.path), &self.bytes);
         // The server has its files changed by then.
-        replace(&damaged, &self.bytes);
         let by_offline = offline(home, dir);
-        let by_server = served(home, dir);
-        let _ = fs::remove_dir_all(dir);
-        copy(sound, dir);
-        [by_offline, by_server]
+        [by_offline, served(home, dir)]
     }
+
+    /// The ways on that a message names.
+    fn ways(&self, said: &str) -> Vec<Way> {
+        let mut ways = Vec::new();
+        let is_advised = |texts: &[&str]| texts.iter().any(|text| said.contains(text));
+        let command = said.split('`').find(|text| text.starts_with("truncate ") || text.starts_with("rm "));
+        ways.extend(command.map(|command| Way::Run(command.to_owned())));
+        if is_advised(&["`stk audit --repair` rebuilds"]) {
+            ways.push(Way::Repair);
+        }
+        if is_advised(&["restore the directory", "bring a sound copy of"]) {
+            ways.push(Way::Restore(self.copied()));
+        }
+        if is_advised(&["restore it from a copy of the directory"]) {
+            ways.push(Way::Restore(self.path.clone()));
+        }
+        if is_advised(&["or move it away with all that is in it"]) {
+            ways.push(Way::MoveLog);
+        }
+        if is_advised(&["; remove it", ", remove it"]) {
+            ways.push(Way::Remove);
+        }
+        ways
+    }
+
+    /// What has to come back from a copy as a whole.
+    fn copied(&self) -> PathBuf {
+        match self.kind {
+            kind if kind.starts_with("log ") => PathBuf::from("log"),
+            "warm manifest" | "warm checkpoint" => PathBuf::from("warm"),
+            _ => self.path.clone(),
+        }
+    }
+
+    /// Follows one of the ways on that `said` names, after which the store in `dir` has to answer what it
+    /// answered in `sound` before the damage, or, where the way gives something up, all that warm and the
+    /// archive hold. Otherwise says what came of it.
+    fn follow(&self, home: &Home, sound: (&Path, &[String]), dir: &Path, said: &str) -> Result<(), String> {
+        let (sound_dir, sound) = sound;
+        let ways = self.ways(said);
+        let Some(way) = ways.get((self.number % ways.len().max(1) as u64) as usize) else {
+            return Err(format!("no way on in {said}"));
+        };
+        let restore = |path: &Path| {
+            let (from, to) = (sound_dir.join(path), dir.join(path));
+            if from.is_dir() {
+                let _ = fs::remove_dir_all(&to);
+                copy(&from, &to);
+            } else {
+                let _ = fs::remove_file(&to);
+                fs::copy(&from, &to).expect("copied");
+            }
+        };
+        let mut gives_up = false;
+        match way {
+            Way::Repair => {
+                let data = dir.display().to_string();
+                let mut command = home.stk(&["audit", "--repair", "--yes", "--data", &data]);
+                let repaired = home.shown(command.env("STK_LOG_PARTITIONS", "2"));
+                if repaired.contains("not repairable: ") {
+                    restore(&self.copied());
+                } else if !repaired.starts_with("exit: 0\n") {
+                    return Err(repaired);
+                }
+            }
+            Way::Run(command) => {
+                gives_up = true;
+                let status = std::process::Command::new("sh").args(["-c", command]).status();
+                if !status.expect("sh is there").success() {
+                    return Err(format!("{command} fails"));
+                }
+            }
+            Way::Restore(path) => restore(path),
+            Way::MoveLog => {
+                gives_up = true;
+                let _ = fs::remove_dir_all(dir.join("log"));
+            }
+            Way::Remove => fs::remove_file(dir.join(&self.path)).expect("removed"),
+        }
+        // A new log is begun by a server, and so are the rows looked through that a log has left.
+        for (reader, found) in [("server", served(home, dir)), ("--data", offline(home, dir))] {
+            let rows = match found {
+                Found::Rows(rows) => rows,
+                Found::Said(said) | Found::Died(said) => return Err(format!("then {reader} says {said}")),
+            };
+            let is_good = if gives_up { is_left(&rows, sound) } else { rows == sound };
+            if !is_good {
+                let lines = rows.iter().map(|rows| rows.lines().count()).collect::<Vec<_>>();
+                return Err(format!("then {reader} answers {lines:?} rows"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether `rows` are `sound` ones without some that only the log held.
+fn is_left(rows: &[String], sound: &[String]) -> bool {
+    let in_log = |line: &str| ["2025-03-10", "2025-03-11", "2025-03-12"].iter().any(|day| line.contains(day));
+    rows.iter().zip(sound).all(|(rows, sound)| {
+        let mut rows = rows.lines().peekable();
+        let is_there =
+            |line: &str, rows: &mut Peekable<Lines<'_>>| rows.next_if(|row| *row == line).is_some();
+        sound.lines().all(|line| is_there(line, &mut rows) || in_log(line)) && rows.next().is_none()
+    })
 }
 
 /// Up to the last byte that is not zero: journals are made long beforehand.
@@ -375,6 +511,7 @@ fn a_damaged_file_never_reads_as_other_rows() {
     let only = std::env::var("STK_TEST_ROT_KIND").unwrap_or_default();
     by_kind.retain(|kind, _| kind.contains(&only));
     let (seed, trials) = (number("STK_TEST_ROT_SEED", 1), number("STK_TEST_ROTS", by_kind.len() as u64));
+    let follow_every = number("STK_TEST_ROT_FOLLOW", 1);
     let (next, table) = (AtomicU64::new(0), Mutex::new(Table::default()));
     let work = |job: u64| {
         let dir = home.path(&format!("damaged-{job}"));
@@ -385,15 +522,28 @@ fn a_damaged_file_never_reads_as_other_rows() {
                 break;
             }
             let trial = Trial::new(number, seed, &data, &by_kind);
-            let found = trial.read(&home, &data, &dir);
+            let found = trial.read(&home, &dir);
+            let said: Vec<_> = found.iter().filter_map(Found::said).collect();
+            // Of each kind one in so many, whichever has its turn.
+            let is_followed =
+                !said.is_empty() && (number / by_kind.len() as u64).is_multiple_of(follow_every);
+            let stuck = is_followed.then(|| trial.follow(&home, (&data, &sound), &dir, &said.concat()).err());
+            let _ = fs::remove_dir_all(&dir);
+            copy(&data, &dir);
             let mut table = table.lock().expect("no job has failed");
             for (found, reader) in found.iter().zip(["--data", "server"]) {
                 let what = format!("{}, by {reader}", trial.what);
                 let outcomes = table.rows.entry((trial.kind, reader)).or_default();
+                outcomes.followed += u64::from(is_followed);
+                outcomes.stuck += u64::from(stuck.as_ref().is_some_and(Option::is_some));
                 if let Some(wrong) = outcomes.count(found, &sound, &trial.path, &what) {
                     eprintln!("silent: {wrong}");
                     table.silent.push(wrong);
                 }
+            }
+            if let Some(reason) = stuck.flatten() {
+                eprintln!("stuck: {}: {reason}\n  after: {}", trial.what, said.concat());
+                table.stuck.push(format!("{}: {reason}", trial.what));
             }
             table.trials += 1;
             if table.trials.is_multiple_of(TOLD_EVERY) {
@@ -409,4 +559,5 @@ fn a_damaged_file_never_reads_as_other_rows() {
     let table = table.into_inner().expect("no job has failed");
     table.tell();
     assert!(table.silent.is_empty(), "seed {seed}: {:#?}", table.silent);
+    assert!(table.stuck.is_empty(), "seed {seed}: {:#?}", table.stuck);
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use stk::client::ingest::{IngestClient, IngestError};
@@ -490,24 +490,37 @@ pub(crate) fn side_by_side(count: u64, job: impl Fn(u64, &Home, &tokio::runtime:
     });
 }
 
-/// Lives the histories of `seeds`, with a line of the table for each: what `live` tells of one, in `columns`.
-/// Fails with the seeds of those that failed.
+/// Lives the histories of `seeds`, `jobs` of them side by side, with a line of the table for each: what `live` tells of
+/// one, in `columns`. Fails with the seeds of those that failed.
 pub(crate) fn live_histories(
     seeds: std::ops::Range<u64>,
+    jobs: u64,
     columns: usize,
-    live: impl Fn(u64) -> String + std::panic::RefUnwindSafe,
+    live: impl Fn(u64) -> String + std::panic::RefUnwindSafe + Sync,
 ) {
-    let mut failed = Vec::new();
-    for seed in seeds {
-        let since = Instant::now();
-        let lived = std::panic::catch_unwind(|| live(seed));
-        let seconds = since.elapsed().as_secs();
-        let ended = if lived.is_ok() { "passed" } else { "failed" };
-        let tally = lived.unwrap_or_else(|_| vec!["-"; columns].join("\t"));
-        eprintln!("matrix\t{seed}\t{tally}\t{ended}\t{seconds} s");
-        if ended == "failed" {
-            failed.push(seed);
+    let (next, failed) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                break;
+            }
+            let since = Instant::now();
+            let lived = std::panic::catch_unwind(|| live(seed));
+            let seconds = since.elapsed().as_secs();
+            let ended = if lived.is_ok() { "passed" } else { "failed" };
+            let tally = lived.unwrap_or_else(|_| vec!["-"; columns].join("\t"));
+            eprintln!("matrix\t{seed}\t{tally}\t{ended}\t{seconds} s");
+            if ended == "failed" {
+                failed.lock().expect("whoever holds it pushes").push(seed);
+            }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(work);
+        }
+    });
+    let failed = failed.into_inner().expect("whoever held it pushed");
     assert!(failed.is_empty(), "seeds of histories that failed: {failed:?}");
 }

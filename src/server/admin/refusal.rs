@@ -108,7 +108,7 @@ impl From<ColdError> for Refusal {
             ColdError::Unknown { .. } => Cause::StoreUnsure,
             ColdError::Unsupported { .. } => Cause::Unsupported,
             ColdError::Full { .. } => Cause::Full,
-            ColdError::NotFound { .. } | ColdError::Frozen { .. } => Cause::Other,
+            ColdError::NotFound { .. } | ColdError::Short { .. } | ColdError::Frozen { .. } => Cause::Other,
         };
         Self::new(cause, error)
     }

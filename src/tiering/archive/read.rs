@@ -316,11 +316,14 @@ impl ArchiveReader {
         }
     }
 
-    /// An object that a manifest names must be there.
+    /// An object that a manifest names must be there, and whole.
     fn missing(&self, error: ColdError) -> ReadError {
         match error {
             ColdError::NotFound { key, .. } => {
                 self.damaged(&key, "it is not there, though a manifest names it")
+            }
+            ColdError::Short { key, .. } => {
+                self.damaged(&key, "it is shorter than the manifest that names it says")
             }
             error => error.into(),
         }

@@ -32,14 +32,11 @@ pub(super) async fn read_back(
         return Err(damaged(format!("its footer can't begin at {} of {} bytes", file.footer_at, file.bytes)));
     }
     let tail = match store.get_range(key, file.footer_at..file.bytes).await {
-        // A store refuses to read beyond an end as it refuses who has no right to read.
-        Err(error @ ColdError::Refused { .. }) => {
+        Err(error @ ColdError::Short { .. }) => {
             let found = store.list(key, None).await?.into_iter().find(|object| object.key == *key);
             return Err(match found {
-                Some(found) if found.bytes < file.bytes => {
-                    damaged(format!("it has {} bytes, and had {}", found.bytes, file.bytes))
-                }
-                _ => error.into(),
+                Some(found) => damaged(format!("it has {} bytes, and had {}", found.bytes, file.bytes)),
+                None => error.into(),
             });
         }
         tail => tail?,

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::garbage::GARBAGE_KEY;
 use super::journal::JOURNAL_PREFIX;
 use super::lease::LEASE_PREFIX;
-use super::manifest::{DATA_PREFIX, Manifest, manifest_key};
+use super::manifest::{DATA_PREFIX, MANIFEST_PREFIX, Manifest, manifest_key};
 use super::sealed;
 use super::throttle::Throttle;
 use super::verify::SCRUB_KEY;
@@ -200,6 +200,8 @@ pub(super) fn mend(key: &str) -> &'static str {
         "; remove it, and run `stk archive verify`"
     } else if key.starts_with(DATA_PREFIX) || key.ends_with(".footer") {
         "; `stk audit --repair` rebuilds it if warm or the log has its rows, or bring a sound copy of it back"
+    } else if key.starts_with(MANIFEST_PREFIX) {
+        "; `stk audit --repair` rebuilds it from its objects, or bring a sound copy of it back"
     } else {
         "; bring a sound copy of it back"
     }

@@ -33,7 +33,7 @@ pub(crate) async fn all(open: impl AsyncFn(&'static str) -> Store) {
         deleting_twice_is_deleting_once,
         empty_objects_are_objects,
         ranges_come_in_the_order_asked_for,
-        ranges_beyond_the_end_are_refused,
+        ranges_beyond_the_end_are_told,
         many_far_ranges_are_read,
         a_list_is_in_the_order_of_bytes,
         a_list_goes_on_after_a_key,
@@ -168,11 +168,11 @@ async fn ranges_come_in_the_order_asked_for(store: Store) {
     assert_eq!(read.len(), ranges.len());
 }
 
-async fn ranges_beyond_the_end_are_refused(store: Store) {
+async fn ranges_beyond_the_end_are_told(store: Store) {
     store.put("a", bytes(10, 0)).await.unwrap();
     for range in [5..11, 10..12, 20..30] {
         let error = store.get_ranges("a", std::slice::from_ref(&range)).await.unwrap_err();
-        assert!(matches!(error, ColdError::Refused { .. }), "{range:?}: {error}");
+        assert!(matches!(error, ColdError::Short { .. }), "{range:?}: {error}");
     }
 }
 

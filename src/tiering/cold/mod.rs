@@ -129,6 +129,14 @@ pub enum ColdError {
         /// The object.
         key: String,
     },
+    /// The object ends before the bytes that were asked for.
+    #[error("{store}: {key} ends before the bytes that were asked for")]
+    Short {
+        /// The store.
+        store: String,
+        /// The object.
+        key: String,
+    },
     /// The object is archived: it can't be read before a restore.
     #[error("{store}: {key} is archived")]
     Frozen {

@@ -220,6 +220,7 @@ impl S3Cold {
                 ColdError::Refused { store, reason: "there is no such bucket".to_owned() }
             }
             (Some(404), _) => ColdError::NotFound { store, key },
+            (Some(416), _) => ColdError::Short { store, key },
             (None | Some(408 | 409 | 429 | 500..), _) => ColdError::Unknown { store, key, reason },
             (Some(301 | 307), _) => {
                 ColdError::Refused { store, reason: format!("the bucket is in another region: {reason}") }
@@ -397,8 +398,7 @@ impl Cold for S3Cold {
                 if bytes.len() as u64 == wanted {
                     return Ok(bytes);
                 }
-                let reason = format!("{key}: of the {wanted} bytes asked for it has {}", bytes.len());
-                Err(ColdError::Refused { store: self.0.name.clone(), reason })
+                Err(ColdError::Short { store: self.0.name.clone(), key: key.to_owned() })
             }
         }))
         .buffered(REQUESTS_MAX)

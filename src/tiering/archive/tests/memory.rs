@@ -126,10 +126,8 @@ impl Cold for MemoryCold {
         let bytes = self.get(key).await?;
         let part = |range: &Range<u64>| {
             let range = range.start as usize..range.end as usize;
-            bytes.get(range.clone()).map(|_| bytes.slice(range)).ok_or_else(|| ColdError::Refused {
-                store: self.name().to_owned(),
-                reason: format!("{key}: beyond its end"),
-            })
+            let short = ColdError::Short { store: self.name().to_owned(), key: key.to_owned() };
+            bytes.get(range.clone()).map(|_| bytes.slice(range)).ok_or(short)
         };
         ranges.iter().map(part).collect()
     }
