@@ -313,7 +313,7 @@ fn a_damaged_warm_store_beside_kafka_is_rebuilt_from_the_topic() {
     let ask = ["history", "AAPL", "MSFT", "NVDA", "--format", "csv", "--data", "data"];
     let rows = || done(&ask).split("--- stderr").next().unwrap_or_default().to_owned();
     let sound = rows();
-    assert!(sound.lines().count() == 161 && archived.contains(DAY), "{archived}\n{sound}");
+    assert!(sound.lines().count() == 163 && archived.contains(DAY), "{archived}\n{sound}");
     damage(&files(&home.path("data"), "warm/manifest-")[0], Damage::Cut);
     let refused = run(&ask);
     assert!(refused.starts_with("exit: 1\n") && refused.contains("`stk audit --repair`"), "{refused}");
