@@ -133,6 +133,12 @@ impl Tiers {
         Self { warm, archive: None }
     }
 
+    /// The most memory, in bytes, that a scan of many symbols takes beyond one of few: it reads files of warm and
+    /// objects of the archive side by side.
+    pub fn merge_bytes(&self) -> usize {
+        self.warm.merge_bytes() + self.archive.as_ref().map_or(0, |_| ArchiveReader::MERGE_BYTES_MAX)
+    }
+
     /// Reads `kind` of `symbols` (sorted, without repeats; `None` for all) in `range`, as the
     /// stores are at the moment of the call.
     pub async fn scan(

@@ -558,8 +558,9 @@ impl History {
             "log" => {
                 held.log.clear();
                 held.is_unsure = true;
-                if !self.dir.data.join("warm").is_dir() {
-                    // Nothing that is left knows the generations of older copies.
+                if held.warm.is_empty() {
+                    // Nothing that is left knows the generations of older copies: a warm store that was lost and
+                    // not filled since does not say how far they came.
                     self.copies.clear();
                 }
                 let server = self.serve();

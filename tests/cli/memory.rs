@@ -49,5 +49,6 @@ fn the_memory_of_history_does_not_grow_with_the_result() {
     let all = history(&home, &data, &[]);
     assert!(all.0 > 8 * few.0, "{few:?} {all:?}");
     let growth = all.1.saturating_sub(few.1);
-    assert!(growth < (all.0 - few.0) as u64 / 4, "bytes printed and peaks of memory: {few:?} {all:?}");
+    // The peak varies by some MiB with what the allocator has returned by then; a held result is all of it.
+    assert!(growth < (all.0 - few.0) as u64 / 2, "bytes printed and peaks of memory: {few:?} {all:?}");
 }

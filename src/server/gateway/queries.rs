@@ -288,8 +288,16 @@ impl Queries {
 
     /// Waits in line for a place. Requests over HTTP are refused at once where the line is too long;
     /// streams are bounded in number already.
-    pub(super) async fn enter(&self, asker: &Asker, purpose: Purpose) -> Result<Place, Busy> {
-        if let Some(Ok(place)) = self.take(asker, purpose).now_or_never() {
+    ///
+    /// `merge_bytes` is what it takes beyond the memory that every query of that purpose may need.
+    pub(super) async fn enter(
+        &self,
+        asker: &Asker,
+        purpose: Purpose,
+        merge_bytes: usize,
+    ) -> Result<Place, Busy> {
+        let bytes = purpose.bytes_max() + merge_bytes;
+        if let Some(Ok(place)) = self.take(asker, bytes).now_or_never() {
             return Ok(place);
         }
         let (wait_max, waiting) = match purpose {
@@ -298,7 +306,7 @@ impl Queries {
         };
         let waiting_max = WAITING_PER_QUERY * self.limits.queries_max;
         if waiting.as_ref().is_none_or(|waiting| waiting.before < waiting_max)
-            && let Ok(Ok(place)) = tokio::time::timeout(wait_max, self.take(asker, purpose)).await
+            && let Ok(Ok(place)) = tokio::time::timeout(wait_max, self.take(asker, bytes)).await
         {
             return Ok(place);
         }
@@ -306,7 +314,7 @@ impl Queries {
         Err(BUSY)
     }
 
-    async fn take(&self, asker: &Asker, purpose: Purpose) -> Result<Place, tokio::sync::AcquireError> {
+    async fn take(&self, asker: &Asker, bytes: usize) -> Result<Place, tokio::sync::AcquireError> {
         // Always in this order, so that two never wait for each other.
         let mut clients = Vec::new();
         let key = asker.key.clone().map(Client::Key);
@@ -314,7 +322,7 @@ impl Queries {
             clients.push(self.client(client).acquire_owned().await?);
         }
         let running = self.running.clone().acquire_owned().await?;
-        let units = purpose.bytes_max().min(self.limits.bytes_max).div_ceil(UNIT_BYTES) as u32;
+        let units = bytes.min(self.limits.bytes_max).div_ceil(UNIT_BYTES) as u32;
         let memory = self.memory.clone().acquire_many_owned(units.min(self.units())).await?;
         Ok(Place {
             running: Some((running, Counted::new(&self.metrics.history_queries, 1))),
@@ -506,7 +514,7 @@ mod tests {
     async fn each_bound_holds_and_places_come_free() {
         let limits = QueryLimits { queries_max: 3, per_client_max: 2, ..QueryLimits::default() };
         let queries = queries(limits);
-        let enter = async |last, key| queries.enter(&asker(last, key), Purpose::Answer).await;
+        let enter = async |last, key| queries.enter(&asker(last, key), Purpose::Answer, 0).await;
         let first = enter(1, Some("a")).await.unwrap();
         let second = enter(1, Some("b")).await.unwrap();
         assert_eq!(enter(1, Some("c")).await.err(), Some(BUSY), "two of this address run");
@@ -528,18 +536,22 @@ mod tests {
     async fn answers_share_one_budget_of_memory() {
         let bytes_max = Purpose::Answer.bytes_max() * 3 / 2;
         let queries = queries(QueryLimits { bytes_max, ..QueryLimits::default() });
-        let first = queries.enter(&asker(1, None), Purpose::Answer).await.unwrap();
+        let first = queries.enter(&asker(1, None), Purpose::Answer, 0).await.unwrap();
         assert_eq!(queries.metrics.history_bytes.get(), Purpose::Answer.bytes_max() as i64);
-        assert!(queries.enter(&asker(2, None), Purpose::Answer).await.is_err());
+        assert!(queries.enter(&asker(2, None), Purpose::Answer, 0).await.is_err());
         drop(first);
+        let many = queries.enter(&asker(1, None), Purpose::Answer, bytes_max / 4).await.unwrap();
+        let expected = Purpose::Answer.bytes_max() + bytes_max / 4;
+        assert_eq!(queries.metrics.history_bytes.get(), expected as i64, "with what it reads side by side");
+        drop(many);
         // One that needs more than there is takes all there is.
-        queries.enter(&asker(1, None), Purpose::HistoryReplay).await.unwrap();
+        queries.enter(&asker(1, None), Purpose::HistoryReplay, 0).await.unwrap();
     }
 
     #[tokio::test]
     async fn what_is_left_to_send_is_all_that_an_answer_keeps() {
         let queries = queries(QueryLimits::default());
-        let place = queries.enter(&asker(1, None), Purpose::Answer).await.unwrap();
+        let place = queries.enter(&asker(1, None), Purpose::Answer, 0).await.unwrap();
         let answered = async { vec![7_u8; 100_000].into_response() };
         let response = queries.answer(place, patient(), answered).await;
         let mut body = response.into_body().into_data_stream();
@@ -558,7 +570,7 @@ mod tests {
     async fn an_answer_is_only_so_far_ahead_of_its_reader() {
         let queries = queries(QueryLimits::default());
         let (made, response) = endless();
-        let place = queries.enter(&asker(1, None), Purpose::Answer).await.unwrap();
+        let place = queries.enter(&asker(1, None), Purpose::Answer, 0).await.unwrap();
         let response = queries.answer(place, patient(), async { response }).await;
         let mut body = response.into_body().into_data_stream();
         for _ in 0..(20 << 20) / PIECE_BYTES_MAX {
@@ -577,7 +589,7 @@ mod tests {
     async fn a_reader_that_takes_next_to_nothing_is_cut_off() {
         let queries = queries(QueryLimits::default());
         let (_, response) = endless();
-        let place = queries.enter(&asker(1, None), Purpose::Answer).await.unwrap();
+        let place = queries.enter(&asker(1, None), Purpose::Answer, 0).await.unwrap();
         let cut = CancellationToken::new();
         let pace = Pace { window: Duration::from_millis(1), cut: cut.clone() };
         let response = queries.answer(place, pace, async { response }).await;

@@ -63,7 +63,13 @@ pub(super) struct Past {
 impl Past {
     /// Waits in line to read the log or history.
     async fn enter(&self, purpose: Purpose) -> Result<Place, JoinError> {
-        Ok(self.queries.enter(&self.asker, purpose).await?)
+        let merge_bytes = match purpose {
+            Purpose::HistoryReplay => {
+                self.history.as_ref().map_or(0, |history| history.tiers().merge_bytes())
+            }
+            Purpose::Answer | Purpose::LogReplay => 0,
+        };
+        Ok(self.queries.enter(&self.asker, purpose, merge_bytes).await?)
     }
 }
 

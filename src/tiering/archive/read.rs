@@ -162,6 +162,9 @@ pub struct ArchiveReader {
 }
 
 impl ArchiveReader {
+    /// The most memory, in bytes, that a scan of many symbols takes: objects are read side by side.
+    pub const MERGE_BYTES_MAX: usize = HELD_BYTES_MAX as usize;
+
     /// The archive in `cold`.
     pub fn new(cold: Arc<dyn Cold>) -> Self {
         Self {

@@ -278,6 +278,12 @@ pub trait Warm: Send + Sync + 'static {
     /// holds all of them, as if they had been dropped from here. For a store that lost them.
     async fn leave_to_archive(&self, unit: Unit, next_offsets: &[u64]) -> Result<(), WarmError>;
 
+    /// The most memory, in bytes, that a scan takes which has to read all files side by side, as one of many
+    /// symbols has. 0 for a store that puts the rows in order itself.
+    fn merge_bytes(&self) -> usize {
+        0
+    }
+
     /// Reads what matches, as the store is at the moment of the call; later commits and
     /// compactions don't change a scan under way.
     async fn scan(&self, query: &Query) -> Result<Scan, WarmError>;

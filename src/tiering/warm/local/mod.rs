@@ -45,6 +45,7 @@ use self::manifest::{
 pub use self::metrics::LocalWarmMetrics;
 use self::read::MetadataCache;
 pub use self::repair::segment_files;
+pub use self::scan::SYMBOLS_ALONE_MAX;
 use self::scan::{Part, Scanner};
 use self::segment::SegmentWriter;
 pub use self::segment::{SegmentGroup, SegmentInfo};
@@ -773,6 +774,15 @@ async fn blocking<T: Send + 'static>(
 
 #[async_trait::async_trait]
 impl Warm for LocalWarm {
+    fn merge_bytes(&self) -> usize {
+        let live = self.shared.live();
+        let mut by_kind: BTreeMap<Kind, Vec<u64>> = BTreeMap::new();
+        for (group, segments) in &live.segments {
+            by_kind.entry(group.kind).or_default().extend(segments.iter().map(|segment| segment.info.bytes));
+        }
+        by_kind.into_values().map(|bytes| scan::merge_bytes(bytes.into_iter())).max().unwrap_or(0)
+    }
+
     fn held(&self) -> Option<Held> {
         let live = self.shared.live();
         // What names no log is of a version whose logs skipped nothing.

@@ -20,8 +20,23 @@ const SEGMENTS_OPEN_MAX: usize = 256;
 /// Rows that the segments read side by side hold decoded, about.
 const ROWS_OPEN_MAX: usize = 128 * 1024;
 
-/// Symbols up to which each is read by itself, whatever the number of segments.
-const SYMBOLS_ALONE_MAX: usize = 4;
+/// Symbols up to which each is read by itself, whatever the number of segments: their query needs no more memory
+/// with more of these.
+pub const SYMBOLS_ALONE_MAX: usize = 4;
+
+/// What a segment that is being read takes, at most: a page of each column and a batch of rows. Measured: 0.7 MiB.
+const SEGMENT_OPEN_BYTES_MAX: u64 = 768 << 10;
+
+/// How many times its size in the file a small segment takes while it is read.
+const GROWTH: u64 = 4;
+
+/// The memory that a scan of segments of these sizes (bytes of one kind's files) takes where it reads all side by
+/// side.
+pub(super) fn merge_bytes(segments: impl Iterator<Item = u64>) -> usize {
+    let open = |bytes: u64| (GROWTH * bytes).min(SEGMENT_OPEN_BYTES_MAX);
+    let all_bytes: u64 = segments.map(open).sum();
+    all_bytes.min(SEGMENTS_OPEN_MAX as u64 * SEGMENT_OPEN_BYTES_MAX) as usize
+}
 
 /// A segment, and the offsets of its rows that are wanted.
 #[derive(Clone)]
@@ -140,4 +155,17 @@ impl Scanner {
 
 fn each(symbols: impl Iterator<Item = Option<Symbol>>) -> VecDeque<Wanted> {
     symbols.map(|symbol| Some(Arc::from([symbol]))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_follows_the_segments_that_are_read_side_by_side() {
+        assert_eq!(merge_bytes(std::iter::empty()), 0);
+        assert_eq!(merge_bytes([10_000, 20_000].into_iter()), 120_000, "small ones take little");
+        assert_eq!(merge_bytes(std::iter::repeat_n(50 << 20, 100)), 75 << 20);
+        assert_eq!(merge_bytes(std::iter::repeat_n(50 << 20, 10_000)), 192 << 20, "so many, and no more");
+    }
 }
