@@ -24,6 +24,7 @@ use crate::market::{
 use crate::tiering::archive::origin::Beside;
 use crate::tiering::archive::read::{Ahead, ArchiveReader, FrozenFile, ReadStats, SharedReadStats};
 use crate::tiering::archive::snapshot::{ReadError, Snapshot, reaches};
+use crate::tiering::warm::local::SYMBOLS_ALONE_MAX;
 use crate::tiering::warm::{Query, Scan, ScanStats, Warm, WarmError};
 
 /// How often a scan begins anew because days were dropped or restored while it was planned.
@@ -133,10 +134,14 @@ impl Tiers {
         Self { warm, archive: None }
     }
 
-    /// The most memory, in bytes, that a scan of many symbols takes beyond one of few: it reads files of warm and
-    /// objects of the archive side by side.
-    pub fn merge_bytes(&self) -> usize {
-        self.warm.merge_bytes() + self.archive.as_ref().map_or(0, |_| ArchiveReader::MERGE_BYTES_MAX)
+    /// The most memory, in bytes, that `query` takes beyond one of few symbols: it reads files of warm and objects of
+    /// the archive side by side.
+    pub fn merge_bytes(&self, query: &Query) -> usize {
+        if query.symbols.as_ref().is_some_and(|symbols| symbols.len() <= SYMBOLS_ALONE_MAX) {
+            return 0;
+        }
+        let of_archive = self.archive.as_ref().map_or(0, |archive| archive.merge_bytes(query.kind));
+        self.warm.merge_bytes(query) + of_archive
     }
 
     /// Reads `kind` of `symbols` (sorted, without repeats; `None` for all) in `range`, as the

@@ -38,8 +38,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -74,7 +74,6 @@ use crate::tiering::history::History;
 use crate::tiering::hot::Hot;
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::warm::Warm;
-use crate::tiering::warm::local::SYMBOLS_ALONE_MAX;
 
 /// What a gateway may use, and whom it lets in.
 #[derive(Clone, Debug)]
@@ -465,14 +464,6 @@ fn asks_history(path: &str) -> bool {
     matches!(path, "/v1/history" | "/v1/coverage") || (path.starts_with("/v2/stocks/") && !is_latest)
 }
 
-/// Whether rows of so many symbols are asked for that files are read side by side.
-fn asks_many_symbols(uri: &Uri) -> bool {
-    let parameters = Query::<Vec<(String, String)>>::try_from_uri(uri).unwrap_or_default().0;
-    let lists = parameters.iter().filter(|(name, _)| name == "symbols");
-    let symbols: usize = lists.map(|(_, list)| list.split(',').count()).sum();
-    symbols > SYMBOLS_ALONE_MAX || symbols == 0 && uri.path() == "/v1/history"
-}
-
 /// Bounds what an answer takes: a query of history has a place and threads of its own, and other
 /// answers count among all that waits for clients.
 async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
@@ -489,10 +480,8 @@ async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next
     };
     let cut = request.extensions().get::<Ties>().map(|ties| ties.cut.clone()).unwrap_or_default();
     let pace = Pace { window: shared.config.stall_max, cut };
-    let merge_bytes = match &shared.history {
-        Some(history) if asks_many_symbols(request.uri()) => history.tiers().merge_bytes(),
-        _ => 0,
-    };
+    let merge_bytes = shared.history.as_ref().zip(rest::rows_asked(request.uri()));
+    let merge_bytes = merge_bytes.map_or(0, |(history, rows)| history.tiers().merge_bytes(&rows));
     match shared.queries.enter(&asker, Purpose::Answer, merge_bytes).await {
         Ok(place) => shared.queries.answer(place, pace, next.run(request)).await,
         Err(busy) => ApiError::busy(busy.to_string(), busy.retry_after_s).into_response(),

@@ -219,6 +219,13 @@ fn range(parameters: &Parameters) -> Result<TimeRange, ApiError> {
     Ok(TimeRange { from, to: to.unwrap_or(Timestamp::MAX) })
 }
 
+/// The range that is asked for; of a page that follows another, whatever its token may mean.
+pub(super) fn range_asked(parameters: &Parameters) -> Result<TimeRange, ApiError> {
+    let range = range(parameters)?;
+    let is_of_token = parameters.some("page_token").is_some() && parameters.some("start").is_none();
+    Ok(if is_of_token { TimeRange { from: Timestamp::MIN, ..range } } else { range })
+}
+
 /// A page under way.
 struct Page {
     stored: Stored,

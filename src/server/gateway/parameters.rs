@@ -4,6 +4,7 @@
 //! must not get an answer to another question than it asked.
 
 use axum::extract::FromRequestParts;
+use axum::http::Uri;
 use axum::http::request::Parts;
 
 use super::rest::ApiError;
@@ -24,6 +25,12 @@ const FEEDS: [&str; 7] = ["stk", "sip", "iex", "otc", "delayed_sip", "boats", "o
 pub(super) struct Parameters(pub(super) Vec<(String, String)>);
 
 impl Parameters {
+    /// Those of `uri`.
+    pub(super) fn of(uri: &Uri) -> Result<Self, ApiError> {
+        let query = axum::extract::Query::try_from_uri(uri);
+        query.map(|query| Self(query.0)).map_err(|error| ApiError::invalid(error.to_string()))
+    }
+
     /// Checks that every parameter is one of `known`, or shows a key, and stands once. Lists of
     /// symbols may stand more than once and are joined.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), ApiError> {
@@ -145,8 +152,7 @@ pub(super) fn shown(text: &str) -> String {
 impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let query = axum::extract::Query::from_request_parts(parts, state).await;
-        query.map(|query| Self(query.0)).map_err(|error| ApiError::invalid(error.to_string()))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Self::of(&parts.uri)
     }
 }

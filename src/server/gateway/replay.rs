@@ -26,6 +26,7 @@ use crate::market::{Kind, Seq, Symbol, Tick, TickBatch, TimeRange, Timestamp};
 use crate::tiering::history::{ArchivedCoverage, History, HistoryError, HistoryQuery};
 use crate::tiering::hot::{Hot, HotEntry, HotError};
 use crate::tiering::state::PartitionState;
+use crate::tiering::warm::Query;
 use crate::wire::record::{RecordError, RecordView};
 use crate::wire::token::{LogId, Position, Token};
 
@@ -61,15 +62,24 @@ pub(super) struct Past {
 }
 
 impl Past {
-    /// Waits in line to read the log or history.
-    async fn enter(&self, purpose: Purpose) -> Result<Place, JoinError> {
-        let merge_bytes = match purpose {
-            Purpose::HistoryReplay => {
-                self.history.as_ref().map_or(0, |history| history.tiers().merge_bytes())
-            }
-            Purpose::Answer | Purpose::LogReplay => 0,
-        };
-        Ok(self.queries.enter(&self.asker, purpose, merge_bytes).await?)
+    /// Waits in line to read the log.
+    async fn enter_log(&self) -> Result<Place, JoinError> {
+        Ok(self.queries.enter(&self.asker, Purpose::LogReplay, 0).await?)
+    }
+
+    /// The same for rows of history from `from` on that `want` wants, of all kinds at once.
+    async fn enter_history(&self, want: &Subscription, from: Timestamp) -> Result<Place, JoinError> {
+        let symbols = (!want.any_all()).then(|| want.symbols().into_iter().collect());
+        let mut query = Query::new(Kind::Trade, symbols, TimeRange { from, to: Timestamp::MAX });
+        let merge_bytes = self.history.as_ref().map_or(0, |history| {
+            let kinds = REPLAYED.iter().filter(|(channel, _)| want.wants_any(*channel));
+            let of_kind = |(_, kind): &(Channel, Kind)| {
+                query.kind = *kind;
+                history.tiers().merge_bytes(&query)
+            };
+            kinds.map(of_kind).sum()
+        });
+        Ok(self.queries.enter(&self.asker, Purpose::HistoryReplay, merge_bytes).await?)
     }
 }
 
@@ -327,7 +337,7 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
     let mut place = None;
     if is_by_time {
         let from = replay.from;
-        place = Some(past.enter(Purpose::HistoryReplay).await?);
+        place = Some(past.enter_history(&replay.want, from).await?);
         from_history(attachment, past, &mut replay, from, None).await?;
         if past.history.is_some() {
             // History was filtered by time; what came after its cut is new whatever its time.
@@ -345,13 +355,13 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
             }
             Ahead::Log => {
                 if place.is_none() {
-                    place = Some(past.enter(Purpose::LogReplay).await?);
+                    place = Some(past.enter_log().await?);
                 }
                 match from_log(attachment, past, &mut replay).await {
                     Err(JoinError::Bus(BusError::Trimmed { .. })) => {
                         // Given back first, so that two that wait never wait for each other.
                         drop(place.take());
-                        place = Some(past.enter(Purpose::HistoryReplay).await?);
+                        place = Some(past.enter_history(&replay.want, Timestamp::MIN).await?);
                         let lower = replay.positions.clone();
                         from_history(attachment, past, &mut replay, Timestamp::MIN, Some(lower)).await?;
                     }
@@ -501,6 +511,17 @@ impl Rows {
     }
 }
 
+/// The kinds of rows that a channel is replayed from.
+const REPLAYED: [(Channel, Kind); 7] = [
+    (Channel::Trades, Kind::Trade),
+    (Channel::Trades, Kind::Cancel),
+    (Channel::Trades, Kind::Correction),
+    (Channel::Quotes, Kind::Quote),
+    (Channel::Statuses, Kind::Status),
+    (Channel::Gaps, Kind::Gap),
+    (Channel::PrevCloses, Kind::PrevClose),
+];
+
 /// Replays from history, by symbol and time, what lies after `from` and not before `lower`, and
 /// puts the replay where history ends. What is nowhere is told as a gap.
 async fn from_history(
@@ -533,15 +554,6 @@ async fn from_history(
         }
         return Ok(());
     };
-    let kinds = [
-        (Channel::Trades, Kind::Trade),
-        (Channel::Trades, Kind::Cancel),
-        (Channel::Trades, Kind::Correction),
-        (Channel::Quotes, Kind::Quote),
-        (Channel::Statuses, Kind::Status),
-        (Channel::Gaps, Kind::Gap),
-        (Channel::PrevCloses, Kind::PrevClose),
-    ];
     let symbols: Vec<Symbol> =
         if replay.want.any_all() { Vec::new() } else { replay.want.symbols().into_iter().collect() };
     let mut ends: Vec<u64> = hub.positions();
@@ -551,7 +563,7 @@ async fn from_history(
     };
     let mut sources = Vec::new();
     let (mut is_missing, mut archived) = (false, ArchivedCoverage::default());
-    for (channel, kind) in kinds {
+    for (channel, kind) in REPLAYED {
         if !replay.want.wants_any(channel) {
             continue;
         }

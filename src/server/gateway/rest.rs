@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
@@ -21,6 +21,7 @@ use crate::server::metrics::GatewayMetrics;
 use crate::tiering::history::format::{Format, RowWriter};
 use crate::tiering::history::{AmendedBatch, History, HistoryError, HistoryQuery};
 use crate::tiering::hot::HotEntry;
+use crate::tiering::warm::Query;
 
 /// When to ask again for what a store that is away holds, in seconds.
 const AWAY_RETRY_S: u32 = 5;
@@ -252,6 +253,18 @@ pub(super) fn refused(shared: &Shared, error: &HistoryError) -> ApiError {
     ApiError::internal(error)
 }
 
+/// The rows of many symbols that a request asks for; `None` for any other, and for one that is refused.
+pub(super) fn rows_asked(uri: &Uri) -> Option<Query> {
+    let parameters = Parameters::of(uri).ok()?;
+    if uri.path() == "/v1/history" {
+        let HistoryQuery { symbols, kind, range, .. } = history_query(&parameters).ok()?;
+        return Some(Query::new(kind, Some(symbols).filter(|symbols| !symbols.is_empty()), range));
+    }
+    let stored = Stored::parse(uri.path().strip_prefix("/v2/stocks/")?).ok()?;
+    let range = pages::range_asked(&parameters).ok()?;
+    Some(Query::new(stored.kind(), Some(parameters.symbols().ok()?), range))
+}
+
 /// `/v1/history`: rows in any format, streamed. What they cover is in a header, since it is known
 /// before the first row.
 pub(super) async fn history(State(shared): State<Arc<Shared>>, parameters: Parameters) -> Answer {
@@ -357,4 +370,41 @@ pub(super) async fn symbols(State(shared): State<Arc<Shared>>, parameters: Param
     parameters.only(&[])?;
     let symbols = shared.hot.symbols().await.map_err(|error| ApiError::internal(&error))?;
     Ok(Json(json!({ "symbols": symbols })).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_tells_which_rows_it_may_read() {
+        let asked = |path: &str| rows_asked(&path.parse().unwrap());
+        let day = TimeRange {
+            from: "2026-11-20T05:00:00Z".parse().unwrap(),
+            to: "2026-11-21T05:00:00Z".parse().unwrap(),
+        };
+        for path in [
+            "/v1/history?kind=quotes&symbols=A,B&symbols=C&from=2026-11-20&to=2026-11-20",
+            "/v2/stocks/quotes?symbols=B,A,C&start=2026-11-20&end=2026-11-20",
+        ] {
+            let query = asked(path).unwrap();
+            assert_eq!(
+                (query.kind, query.symbols.map(|symbols| symbols.len())),
+                (Kind::Quote, Some(3)),
+                "{path}"
+            );
+            assert_eq!(query.range, day, "{path}");
+        }
+        let all = asked("/v1/history").unwrap();
+        assert_eq!((all.kind, all.symbols, all.range.from), (Kind::Trade, None, Timestamp::MIN));
+        // Where the page before it began is in the token.
+        let page = asked("/v2/stocks/bars?timeframe=1Min&symbols=A,B&page_token=x").unwrap();
+        assert_eq!((page.kind, page.range.from), (Kind::Bar, Timestamp::MIN));
+        assert!(asked("/v2/stocks/bars?timeframe=1Min&symbols=A,B").unwrap().range.from > Timestamp::MIN);
+        for other in
+            ["/v2/stocks/AAPL/trades", "/v1/coverage", "/v1/history?kind=x", "/v2/stocks/bars?symbols=%20"]
+        {
+            assert!(asked(other).is_none(), "{other}");
+        }
+    }
 }

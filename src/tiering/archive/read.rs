@@ -162,9 +162,6 @@ pub struct ArchiveReader {
 }
 
 impl ArchiveReader {
-    /// The most memory, in bytes, that a scan of many symbols takes: objects are read side by side.
-    pub const MERGE_BYTES_MAX: usize = HELD_BYTES_MAX as usize;
-
     /// The archive in `cold`.
     pub fn new(cold: Arc<dyn Cold>) -> Self {
         Self {
@@ -325,10 +322,17 @@ impl ArchiveReader {
             ColdError::NotFound { key, .. } => {
                 self.damaged(&key, "it is not there, though a manifest names it")
             }
-            ColdError::Short { key, .. } => {
-                self.damaged(&key, "it is shorter than the manifest that names it says")
-            }
+            ColdError::Short { key, .. } => self.damaged(&key, "it is shorter than its manifest says"),
             error => error.into(),
+        }
+    }
+
+    /// The most memory, in bytes, that a scan of many symbols takes since it reads objects of `kind` side by side.
+    /// Those of rare kinds are small.
+    pub fn merge_bytes(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Trade | Kind::Quote | Kind::Bar => HELD_BYTES_MAX as usize,
+            _ => 0,
         }
     }
 

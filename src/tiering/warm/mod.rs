@@ -278,9 +278,10 @@ pub trait Warm: Send + Sync + 'static {
     /// holds all of them, as if they had been dropped from here. For a store that lost them.
     async fn leave_to_archive(&self, unit: Unit, next_offsets: &[u64]) -> Result<(), WarmError>;
 
-    /// The most memory, in bytes, that a scan takes which has to read all files side by side, as one of many
-    /// symbols has. 0 for a store that puts the rows in order itself.
-    fn merge_bytes(&self) -> usize {
+    /// The most memory, in bytes, that `query` takes since it reads files side by side, as one of many symbols
+    /// does. 0 for a store that puts the rows in order itself.
+    fn merge_bytes(&self, query: &Query) -> usize {
+        let _ = query;
         0
     }
 

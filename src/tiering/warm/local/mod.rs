@@ -53,7 +53,7 @@ use self::unnamed::Unnamed;
 use super::{ArchiveSource, Block, Mark, Query, Scan, ScanStats, Unit, Warm, WarmError};
 use crate::bus::epoch::{Gone, Held, Holder, LogEpoch};
 use crate::fail;
-use crate::market::{Kind, TickBatch, Timestamp, TradingDay};
+use crate::market::{Kind, TickBatch, TimeRange, Timestamp, TradingDay};
 use crate::tiering::parquet::{LATE_BLOCK_BYTES, Summer, Sums};
 
 /// Parsed footers that are kept, in bytes.
@@ -774,13 +774,13 @@ async fn blocking<T: Send + 'static>(
 
 #[async_trait::async_trait]
 impl Warm for LocalWarm {
-    fn merge_bytes(&self) -> usize {
+    fn merge_bytes(&self, query: &Query) -> usize {
         let live = self.shared.live();
-        let mut by_kind: BTreeMap<Kind, Vec<u64>> = BTreeMap::new();
-        for (group, segments) in &live.segments {
-            by_kind.entry(group.kind).or_default().extend(segments.iter().map(|segment| segment.info.bytes));
-        }
-        by_kind.into_values().map(|bytes| scan::merge_bytes(bytes.into_iter())).max().unwrap_or(0)
+        let read = live.segments.iter().filter(|(group, _)| {
+            let day_range = TimeRange { from: group.day.start(), to: group.day.end() };
+            group.kind == query.kind && query.range.overlaps(&day_range)
+        });
+        scan::merge_bytes(read.flat_map(|(_, segments)| segments).map(|segment| segment.info.bytes))
     }
 
     fn held(&self) -> Option<Held> {

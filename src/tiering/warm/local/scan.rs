@@ -24,11 +24,12 @@ const ROWS_OPEN_MAX: usize = 128 * 1024;
 /// with more of these.
 pub const SYMBOLS_ALONE_MAX: usize = 4;
 
-/// What a segment that is being read takes, at most: a page of each column and a batch of rows. Measured: 0.7 MiB.
+/// What a segment that is being read takes, at most: a page of each column and a batch of rows. Measured: 0.74 MiB,
+/// with the 245 segments of a month of quotes.
 const SEGMENT_OPEN_BYTES_MAX: u64 = 768 << 10;
 
 /// How many times its size in the file a small segment takes while it is read.
-const GROWTH: u64 = 4;
+pub(super) const GROWTH: u64 = 4;
 
 /// The memory that a scan of segments of these sizes (bytes of one kind's files) takes where it reads all side by
 /// side.

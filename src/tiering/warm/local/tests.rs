@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::files::entries;
 use super::*;
-use crate::market::{Price, Quote, Seq, Symbol, SymbolTable, Tick, TickBatchBuilder, TimeRange, Timestamp};
+use crate::market::{Price, Quote, Seq, Symbol, SymbolTable, Tick, TickBatchBuilder, Timestamp};
 use crate::tiering::warm::{ArchiveSource, conformance};
 
 /// Fails the step that is set, and every one after: what is on disk then is what a crash leaves.
@@ -538,6 +538,22 @@ async fn merged_segments_stay_until_no_scan_reads_them() {
     assert_eq!(parquet_files(dir.path()), named_files(&warm), "gone with the last reader");
     assert_eq!(warm.segments().len(), 1);
     assert_eq!(seqs(&warm, &all_quotes()).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_query_counts_the_segments_that_it_may_read() {
+    let dir = TempDir::new().unwrap();
+    let warm = open(&dir);
+    assert_eq!(warm.merge_bytes(&all_quotes()), 0);
+    for block in 0..3 {
+        warm.commit(quotes(0, 20 * block, 20, 500)).await.unwrap();
+    }
+    let bytes: u64 = warm.segments().iter().map(|info| info.bytes).sum();
+    assert_eq!(warm.merge_bytes(&all_quotes()), (scan::GROWTH * bytes) as usize);
+    assert_eq!(warm.merge_bytes(&Query { kind: Kind::Trade, ..all_quotes() }), 0);
+    let day = warm.segments()[0].day;
+    let after = TimeRange { from: day.end(), to: Timestamp::MAX };
+    assert_eq!(warm.merge_bytes(&Query { range: after, ..all_quotes() }), 0);
 }
 
 #[tokio::test]
