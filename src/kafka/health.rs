@@ -301,7 +301,7 @@ pub async fn keep_brokers<T: Send + Sync + 'static, C: ClientContext + 'static>(
 
 /// Ends a client where it may block.
 pub fn drop_aside<T: Send + 'static>(client: T) {
-    // Without a runtime the process is about to end: blocking is no matter then.
+    // Without a runtime the process is about to end, and nobody waits for this thread.
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         drop(runtime.spawn_blocking(move || drop(client)));
     }

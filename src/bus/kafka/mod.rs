@@ -35,7 +35,7 @@ mod trim;
 mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -68,6 +68,9 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Why a log ended whose topic was made again.
 const REPLACED: &str = "the topic was deleted and made again since it was opened, and its offsets name other \
      records; start the server again, which says how to continue";
+/// Why a log ended, or a part of it can't be used, that lacks records which were accepted.
+const FELL_BACK: &str = "the topic was put back from an older copy, or lost accepted records; put it back as it was, or \
+     start the server again, which says how to continue";
 
 /// How a [`KafkaBus`] is opened.
 #[derive(Clone, Debug)]
@@ -165,8 +168,8 @@ struct Shared {
     /// Held for a round of dropping what is old.
     trimming: tokio::sync::Mutex<()>,
     closed: CancellationToken,
-    /// The topic was made again since it was opened, and the log ended for that.
-    is_replaced: AtomicBool,
+    /// Why the log ended, where nobody has closed it.
+    ended_by: OnceLock<&'static str>,
     /// The brokers say that the topic is gone.
     is_absent: AtomicBool,
 }
@@ -263,19 +266,15 @@ impl Shared {
         }
     }
 
-    /// Ends the log: its topic was made again.
-    fn end_replaced(&self) {
-        self.is_replaced.store(true, Ordering::Release);
+    /// Ends the log, whose topic is not what it was.
+    fn end(&self, reason: &'static str) {
+        let _ = self.ended_by.set(reason);
         self.closed.cancel();
     }
 
     /// Why a log that has ended takes and gives nothing more.
     fn ended(&self) -> BusError {
-        if self.is_replaced.load(Ordering::Acquire) {
-            self.failed(REPLACED.to_owned())
-        } else {
-            BusError::Closed
-        }
+        self.ended_by.get().map_or(BusError::Closed, |reason| self.failed(reason))
     }
 
     /// The brokers are away.
@@ -367,7 +366,7 @@ impl KafkaBus {
             members: Mutex::default(),
             trimming: tokio::sync::Mutex::default(),
             closed: CancellationToken::new(),
-            is_replaced: AtomicBool::new(false),
+            ended_by: OnceLock::new(),
             is_absent: AtomicBool::new(false),
             epoch: LogEpoch::new(0),
             config,
@@ -427,7 +426,7 @@ impl KafkaBus {
 
     /// Whether the brokers answer and appends can go on; otherwise why not, for `/readyz`.
     pub fn ready(&self) -> Result<(), String> {
-        if self.shared.is_replaced.load(Ordering::Acquire) {
+        if self.shared.ended_by.get().is_some() {
             return Err(self.shared.ended().to_string());
         }
         if self.shared.is_absent.load(Ordering::Acquire) {
@@ -485,7 +484,7 @@ impl Bus for KafkaBus {
         if records.is_empty() {
             return Ok(async { Ok(Vec::new()) }.boxed());
         }
-        if self.shared.is_replaced.load(Ordering::Acquire) {
+        if self.shared.ended_by.get().is_some() {
             return Err(self.shared.ended());
         }
         self.appender.append(records).await

@@ -145,10 +145,10 @@ impl Pool {
         }
     }
 
-    /// Ends a client that found all brokers away, and the spare ones, which did so too.
-    pub(super) fn forsake(&self, client: Client) {
+    /// Ends what a lease holds, which found all brokers away, and the spare clients, which did too.
+    pub(super) fn forsake(&self, client: &mut Option<Client>) {
         let spare = std::mem::take(&mut self.state().spare);
-        self.end(spare.into_iter().chain([client]));
+        self.end(spare.into_iter().chain(client.take()));
     }
 
     fn end(&self, clients: impl IntoIterator<Item = Client>) {

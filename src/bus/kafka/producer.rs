@@ -21,7 +21,7 @@ use rdkafka::producer::{
 use rdkafka::statistics::Statistics;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{KafkaBusMetrics, RECORD_BYTES_MAX, Shared, meaning};
+use super::{FELL_BACK, KafkaBusMetrics, RECORD_BYTES_MAX, Shared, meaning};
 use crate::bus::{BusError, Durable};
 use crate::fail;
 use crate::kafka::{Watch, code_of, drop_aside, keep_brokers};
@@ -106,7 +106,7 @@ impl ProducerContext for Context {
                 if message.offset() >= 0 && !(self.follows)(partition, offset + 1) {
                     let reason = format!(
                         "a record got offset {offset} of partition {partition}, and later ones had been accepted: \
-                         accepted records were lost, or the topic was made again"
+                         {FELL_BACK}"
                     );
                     let _ = append.error.set(self.fail(BusError::Failed { path: self.name.clone(), reason }));
                 }

@@ -10,7 +10,7 @@ use rdkafka::message::Message;
 
 use super::pool::{Lease, Pool, Reading};
 use super::tail::{Lookup, Tail};
-use super::{RETRY_WAIT_MAX, Shared};
+use super::{FELL_BACK, RETRY_WAIT_MAX, Shared};
 use crate::bus::{Bounds, BusError, BusReader, Record};
 use crate::kafka::{code_of, is_final, is_out_of_range};
 
@@ -155,10 +155,10 @@ impl KafkaReader {
                 // The brokers are away, all of them: a new client asks the first ones again, whatever this one
                 // has learned since.
                 Err(error) if code_of(&error) == Some(RDKafkaErrorCode::AllBrokersDown) => {
-                    tracing::debug!(log = self.shared.name, %error, "catching up anew");
-                    client.take().into_iter().for_each(|client| self.pool.forsake(client));
-                    self.shared.metrics.retries.inc();
+                    tracing::debug!(log = self.shared.name, %error, "catching up with a new client");
+                    self.pool.forsake(&mut client);
                     drop(client);
+                    self.shared.metrics.retries.inc();
                     tokio::select! {
                         () = tokio::time::sleep(RETRY_WAIT_MAX) => return Ok(()),
                         () = self.shared.closed.cancelled() => return Err(self.shared.ended()),
@@ -185,8 +185,7 @@ impl KafkaReader {
         }
         if offset > bounds.next {
             return Err(self.shared.failed(format!(
-                "partition {partition} ends at offset {}, but was read up to {offset}: accepted records were \
-                 lost, or the topic was made anew",
+                "partition {partition} ends at offset {}, but was read up to {offset}: {FELL_BACK}",
                 bounds.next
             )));
         }

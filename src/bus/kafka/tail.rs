@@ -289,8 +289,8 @@ async fn follow(config: ClientConfig, tail: Weak<Tail>, shared: Weak<Shared>, cl
                 // The brokers are away, all of them: a new client asks the first ones again, whatever this one
                 // has learned since.
                 Err(error) if code_of(&error) == Some(RDKafkaErrorCode::AllBrokersDown) => {
-                    tracing::debug!(log = shared.name, %error, "following the log's tail anew");
-                    consumer.take().into_iter().for_each(drop_aside);
+                    tracing::debug!(log = shared.name, %error, "following the log's tail with a new client");
+                    drop_aside(consumer.take());
                     assigned.fill(None);
                     shared.metrics.retries.inc();
                     tokio::select! {
