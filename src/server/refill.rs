@@ -169,7 +169,8 @@ async fn not_held(
 
 /// Moves the old store aside and fills an empty one from the log and the archive. Returns the rows stored.
 ///
-/// Errors: the data directory is in use, or a store refuses. The old store stays where it was moved.
+/// Errors: the data directory is in use, a store refuses, or another process has a part of the log. The old store
+/// stays where it was moved.
 pub async fn make(config: &Config, refill: &Refill) -> Result<u64, NodeError> {
     let (dir, from) = (config.data_dir.clone(), refill.warm.clone());
     if let Some(to) = refill.kept.clone() {
@@ -191,9 +192,15 @@ pub async fn make(config: &Config, refill: &Refill) -> Result<u64, NodeError> {
     let metrics = ProcessorMetrics::default();
     let processor = stores.refill(config, metrics.clone());
     processor.restored().await;
+    let has_all = processor.has_all();
     let drained = processor.stop().await;
     drop(processor);
     stores.close().await;
     drained?;
+    if !has_all {
+        let reason = "another process has a part of the log, which is not filled: this server fills it when the part is \
+                      its own";
+        return Err(NodeError::Data { path: refill.warm.clone(), reason: reason.to_owned() });
+    }
     Ok(metrics.rows.get())
 }

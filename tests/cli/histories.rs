@@ -661,6 +661,7 @@ pub(crate) fn number(name: &str) -> Option<u64> {
 fn every_row_of_the_surviving_timeline_is_answered_once() {
     let first = number("STK_TEST_HISTORY_SEED").unwrap_or(1);
     let count = number("STK_TEST_HISTORIES").unwrap_or(HISTORIES_IN_CI);
-    let jobs = support::number("STK_TEST_JOBS", 2);
-    support::live_histories(first..first + count, jobs, 9, |seed| History::new(seed).live().to_string());
+    support::live_histories(first..first + count, support::jobs(), 9, |seed| {
+        History::new(seed).live().to_string()
+    });
 }

@@ -45,10 +45,10 @@ fn the_memory_of_history_does_not_grow_with_the_result() {
     let market = ["--ticks", "600000", "--symbols", "6", "--rate", "100"];
     let stored = home.run(&[&["bench", "ingest", "--data", &data], &market[..]].concat());
     assert!(stored.starts_with("exit: 0\n"), "{stored}");
-    let few = history(&home, &data, &["--limit", "50000"]);
-    let all = history(&home, &data, &[]);
+    // A peak also has what the allocator has not returned by then, which varies; what a program holds is in each.
+    let least = |more: &[&str]| (0..3).map(|_| history(&home, &data, more)).min().expect("three runs");
+    let (few, all) = (least(&["--limit", "50000"]), least(&[]));
     assert!(all.0 > 8 * few.0, "{few:?} {all:?}");
     let growth = all.1.saturating_sub(few.1);
-    // The peak varies by some MiB with what the allocator has returned by then; a held result is all of it.
-    assert!(growth < (all.0 - few.0) as u64 / 2, "bytes printed and peaks of memory: {few:?} {all:?}");
+    assert!(growth < (all.0 - few.0) as u64 / 4, "bytes printed and peaks of memory: {few:?} {all:?}");
 }

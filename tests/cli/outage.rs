@@ -291,17 +291,15 @@ impl Plant {
     }
 
     /// Waits until `producer` has ended.
-    async fn ended(&self, mut producer: Child, what: &str) -> Output {
-        let since = Instant::now();
-        while producer.try_wait().expect("it is ours").is_none() {
-            if since.elapsed() > 4 * PATIENCE {
-                let _ = producer.kill();
-                let wrong: Vec<_> = self.servers().iter().map(|server| health(server)).collect();
-                panic!("{what}: the producer does not end; {wrong:#?}");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+    async fn ended(&self, producer: Child, what: &str) -> Output {
+        let pid = rustix::process::Pid::from_child(&producer);
+        let ended = tokio::task::spawn_blocking(move || producer.wait_with_output());
+        if let Ok(ended) = tokio::time::timeout(4 * PATIENCE, ended).await {
+            return ended.expect("it waits").expect("it is ours");
         }
-        producer.wait_with_output().expect("it is ours")
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        let wrong: Vec<_> = self.servers().iter().map(|server| health(server)).collect();
+        panic!("{what}: the producer does not end; {wrong:#?}");
     }
 
     /// Waits until all was done and seen; every row is there once.

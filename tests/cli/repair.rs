@@ -1,5 +1,6 @@
 //! `stk audit --repair`: what is damaged in one tier is built again from another.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -241,6 +242,76 @@ fn what_no_other_tier_has_is_named() {
     assert!(shown.contains("not repairable: "), "{shown}");
     assert!(shown.contains("bar of 2025-03-06: ") && shown.contains("no other tier has them all"), "{shown}");
     assert!(everything(&damaged.join("cold/ticks")) == before, "{shown}");
+}
+
+/// Of a log that has dropped its first records the archive has these, and the log those that it does not have.
+#[test]
+fn what_the_log_has_dropped_is_rebuilt_from_the_archive() {
+    let home = Home::new();
+    let data = stored(&home, "data", false);
+    let text = data.display().to_string();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    // What the log keeps is eight of its segments: of 80 MiB the first rows are gone.
+    let env = [
+        ("STK_LOG_RETENTION_BYTES", "67108864"),
+        ("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "200"),
+        ("STK_PROCESSOR_EXPIRED", "skip"),
+    ];
+    let weigh_down = |megabytes| {
+        let roles = ["--roles", "feed,processor,gateway"];
+        let server = Server::start_with(&home, &data, "127.0.0.1:0", &roles, &env);
+        runtime.block_on(super::crash::weigh_down(&server.ingest, megabytes)).expect("a server");
+        assert_eq!(server.drained().0, Some(0));
+    };
+    weigh_down(40);
+    let archived = home.shown(
+        home.stk(&["archive", "run", "--before", "2025-03-07", "--data", &text])
+            .envs([("STK_ARCHIVE_SETTLE_MINUTES", "0"), ("STK_WARM_KEEP_DAYS", "36600")]),
+    );
+    assert!(archived.starts_with("exit: 0\n"), "{archived}");
+    weigh_down(40);
+    let sound = rows(&home, &data);
+    // Each segment of the ballast in turn: from where it was rebuilt.
+    let ballast = "date=2001-01-02/kind=status";
+    let rebuilt = |part: &str, at: usize| {
+        let path = files(&data.join("warm"), part).remove(at);
+        damage(&path, Damage::Flip);
+        let left = fs::read(&path).expect("a file");
+        let repaired = home.shown(&mut repair(&home, &data, &["--yes"]));
+        let source =
+            ["rebuilt from the archive and the log", "rebuilt from the archive", "rebuilt from the log"];
+        let source = source.into_iter().find(|source| repaired.contains(source));
+        assert!(repaired.starts_with("exit: 0\n") && source.is_some(), "{repaired}");
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+        let kept = files(&data.join("kept"), name);
+        assert!(kept.iter().any(|kept| fs::read(kept).expect("kept") == left), "{part}: {kept:?}");
+        source.expect("it was just looked at")
+    };
+    let sources = || -> BTreeSet<_> {
+        (0..files(&data.join("warm"), ballast).len()).map(|at| rebuilt(ballast, at)).collect()
+    };
+    assert_eq!(rebuilt("date=2025-03-06/kind=trade", 0), "rebuilt from the archive");
+    assert_eq!(sources(), BTreeSet::from(["rebuilt from the archive", "rebuilt from the log"]));
+    assert!(rows(&home, &data) == sound, "other rows than before");
+    let audited = home.run(&["audit", "--data", &text]);
+    assert!(audited.starts_with("exit: 0\n") && audited.contains("the chain holds: 2 days"), "{audited}");
+    // Nobody has these any more.
+    damage(&files(&data, "warm/date=2025-03-07/kind=trade")[0], Damage::Remove);
+    let shown = home.shown(&mut repair(&home, &data, &["--yes"]));
+    assert!(shown.contains("not repairable: ") && shown.contains("trade of 2025-03-07: "), "{shown}");
+    // Warm is filled again from where the log begins, and the log loses some more.
+    fs::remove_dir_all(data.join("warm")).expect("removed");
+    weigh_down(1);
+    weigh_down(9);
+    let of_first_day = |rows: &str| -> Vec<String> {
+        rows.lines().filter(|line| line.contains(DAY)).map(str::to_owned).collect()
+    };
+    let left = of_first_day(&rows(&home, &data));
+    assert_eq!(left, of_first_day(&sound));
+    assert_eq!(sources(), BTreeSet::from(["rebuilt from the archive and the log"]));
+    assert_eq!(of_first_day(&rows(&home, &data)), left);
+    let audited = home.run(&["audit", "--data", &text]);
+    assert!(audited.starts_with("exit: 0\n") && audited.contains("the chain holds: 1 day"), "{audited}");
 }
 
 #[test]

@@ -15,7 +15,6 @@ use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::str::Lines;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 
 use futures_util::TryStreamExt;
@@ -26,7 +25,7 @@ use stk::client::rest::RestClient;
 use stk::feed::iex::make;
 
 use super::crash::weigh_down;
-use super::support::{Home, PATIENCE, Server, number, serve};
+use super::support::{self, Home, PATIENCE, Server, number, serve};
 
 /// Half of the damage is in so many bytes at the end of a file.
 const END_BYTES: u64 = 1024;
@@ -37,6 +36,8 @@ const TOLD_EVERY: u64 = 500;
 const KINDS: [(&str, &str); 3] = [("trades", "trade"), ("quotes", "quote"), ("bars", "bar")];
 /// Blocks are cut late, so that the rows that a server takes in stay in the log alone.
 const ENV: [(&str, &str); 1] = [("STK_PROCESSOR_BLOCK_AGE_MS_MAX", "3600000")];
+/// Days of which only the log has rows.
+const LOG_DAYS: [&str; 3] = ["2025-03-10", "2025-03-11", "2025-03-12"];
 const SYMBOLS: [&str; 4] = ["AAPL", "MSFT", "NVDA", "TSLA"];
 
 pub(crate) fn capture(home: &Home, name: &str, day: &str, seconds: i64, symbols: &[&str]) -> String {
@@ -76,14 +77,14 @@ fn stored(home: &Home) -> PathBuf {
     let second = capture(home, "second.pcap", "2025-03-07", 300, &["AAPL", "NVDA", "TSLA"]);
     run(&["replay", &second, "--speed", "max", "--data", &data_text]);
     let server = Server::start_with(home, &data, "127.0.0.1:0", &[], &ENV);
-    for (name, day) in [("third.pcap", "2025-03-10"), ("fourth.pcap", "2025-03-11")] {
-        let capture = capture(home, name, day, 20, &["AAPL", "MSFT"]);
+    for (number, day) in LOG_DAYS.into_iter().enumerate() {
+        if number > 0 {
+            // So that what came before goes into a table.
+            runtime.block_on(weigh_down(&server.ingest, 1)).expect("a server");
+        }
+        let capture = capture(home, &format!("{day}.pcap"), day, 20, &["AAPL", "MSFT"]);
         run(&["replay", &capture, "--speed", "max", "--ingest", &server.ingest]);
-        // So that what came before goes into a table.
-        runtime.block_on(weigh_down(&server.ingest, 1)).expect("a server");
     }
-    let last = capture(home, "fifth.pcap", "2025-03-12", 20, &["AAPL", "MSFT"]);
-    run(&["replay", &last, "--speed", "max", "--ingest", &server.ingest]);
     server.kill();
     data
 }
@@ -264,7 +265,7 @@ async fn asked(address: &str) -> Result<Vec<String>, String> {
 
 /// What somebody does who follows a message.
 enum Way {
-    /// `stk audit --repair`, and where that has nothing to build it from, what the message says else.
+    /// `stk audit --repair`, or the sound copy that the message names too where no tier has the rows.
     Repair,
     /// A command that the message spells out. It gives up what is damaged.
     Run(String),
@@ -460,7 +461,7 @@ impl Trial {
             }
             Way::Remove => fs::remove_file(dir.join(&self.path)).expect("removed"),
         }
-        // A new log is begun by a server, and so are the rows looked through that a log has left.
+        // The server first: it begins a new log where the old one is gone.
         for (reader, found) in [("server", served(home, dir)), ("--data", offline(home, dir))] {
             let rows = match found {
                 Found::Rows(rows) => rows,
@@ -478,7 +479,7 @@ impl Trial {
 
 /// Whether `rows` are `sound` ones without some that only the log held.
 fn is_left(rows: &[String], sound: &[String]) -> bool {
-    let in_log = |line: &str| ["2025-03-10", "2025-03-11", "2025-03-12"].iter().any(|day| line.contains(day));
+    let in_log = |line: &str| LOG_DAYS.iter().any(|day| line.contains(day));
     rows.iter().zip(sound).all(|(rows, sound)| {
         let mut rows = rows.lines().peekable();
         let is_there =
@@ -512,48 +513,39 @@ fn a_damaged_file_never_reads_as_other_rows() {
     by_kind.retain(|kind, _| kind.contains(&only));
     let (seed, trials) = (number("STK_TEST_ROT_SEED", 1), number("STK_TEST_ROTS", by_kind.len() as u64));
     let follow_every = number("STK_TEST_ROT_FOLLOW", 1);
-    let (next, table) = (AtomicU64::new(0), Mutex::new(Table::default()));
-    let work = |job: u64| {
+    let table = Mutex::new(Table::default());
+    let begin = |job| {
         let dir = home.path(&format!("damaged-{job}"));
         copy(&data, &dir);
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= trials {
-                break;
-            }
-            let trial = Trial::new(number, seed, &data, &by_kind);
-            let found = trial.read(&home, &dir);
-            let said: Vec<_> = found.iter().filter_map(Found::said).collect();
-            // Of each kind one in so many, whichever has its turn.
-            let is_followed =
-                !said.is_empty() && (number / by_kind.len() as u64).is_multiple_of(follow_every);
-            let stuck = is_followed.then(|| trial.follow(&home, (&data, &sound), &dir, &said.concat()).err());
-            let _ = fs::remove_dir_all(&dir);
-            copy(&data, &dir);
-            let mut table = table.lock().expect("no job has failed");
-            for (found, reader) in found.iter().zip(["--data", "server"]) {
-                let what = format!("{}, by {reader}", trial.what);
-                let outcomes = table.rows.entry((trial.kind, reader)).or_default();
-                outcomes.followed += u64::from(is_followed);
-                outcomes.stuck += u64::from(stuck.as_ref().is_some_and(Option::is_some));
-                if let Some(wrong) = outcomes.count(found, &sound, &trial.path, &what) {
-                    eprintln!("silent: {wrong}");
-                    table.silent.push(wrong);
-                }
-            }
-            if let Some(reason) = stuck.flatten() {
-                eprintln!("stuck: {}: {reason}\n  after: {}", trial.what, said.concat());
-                table.stuck.push(format!("{}: {reason}", trial.what));
-            }
-            table.trials += 1;
-            if table.trials.is_multiple_of(TOLD_EVERY) {
-                table.tell();
+        dir
+    };
+    support::share_out(0..trials, support::jobs(), begin, |dir, number| {
+        let trial = Trial::new(number, seed, &data, &by_kind);
+        let found = trial.read(&home, dir);
+        let said: Vec<_> = found.iter().filter_map(Found::said).collect();
+        // Of each kind one in so many, whichever has its turn.
+        let is_followed = !said.is_empty() && (number / by_kind.len() as u64).is_multiple_of(follow_every);
+        let stuck = is_followed.then(|| trial.follow(&home, (&data, &sound), dir, &said.concat()).err());
+        let _ = fs::remove_dir_all(&*dir);
+        copy(&data, dir);
+        let mut table = table.lock().expect("no job has failed");
+        for (found, reader) in found.iter().zip(["--data", "server"]) {
+            let what = format!("{}, by {reader}", trial.what);
+            let outcomes = table.rows.entry((trial.kind, reader)).or_default();
+            outcomes.followed += u64::from(is_followed);
+            outcomes.stuck += u64::from(stuck.as_ref().is_some_and(Option::is_some));
+            if let Some(wrong) = outcomes.count(found, &sound, &trial.path, &what) {
+                eprintln!("silent: {wrong}");
+                table.silent.push(wrong);
             }
         }
-    };
-    std::thread::scope(|scope| {
-        for job in 0..number("STK_TEST_JOBS", 2) {
-            scope.spawn(move || work(job));
+        if let Some(reason) = stuck.flatten() {
+            eprintln!("stuck: {}: {reason}\n  after: {}", trial.what, said.concat());
+            table.stuck.push(format!("{}: {reason}", trial.what));
+        }
+        table.trials += 1;
+        if table.trials.is_multiple_of(TOLD_EVERY) {
+            table.tell();
         }
     });
     let table = table.into_inner().expect("no job has failed");

@@ -465,62 +465,71 @@ impl Drop for OwnServices {
     }
 }
 
-/// Does `job` for each number below `count`, several side by side (`STK_TEST_JOBS`), each of these with a home and
-/// a runtime that its next number finds as the last one left them. For a test with a runtime of several threads.
-pub(crate) fn side_by_side(count: u64, job: impl Fn(u64, &Home, &tokio::runtime::Runtime) + Sync) {
-    let next = AtomicU64::new(0);
-    let work = || {
-        let home = Home::new();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.expect("a runtime");
+/// Does `work` for each of `numbers`, in `jobs` threads. Each thread begins with a state of its own (`begin`, by the
+/// thread's number), which its next number finds as the last one left it.
+pub(crate) fn share_out<S>(
+    numbers: std::ops::Range<u64>,
+    jobs: u64,
+    begin: impl Fn(u64) -> S + Sync,
+    work: impl Fn(&mut S, u64) + Sync,
+) {
+    let next = AtomicU64::new(numbers.start);
+    let thread = |job: u64| {
+        let mut state = begin(job);
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= count {
+            if number >= numbers.end {
                 break;
             }
-            job(number, &home, &runtime);
+            work(&mut state, number);
         }
     };
-    tokio::task::block_in_place(|| {
-        std::thread::scope(|scope| {
-            for _ in 0..number("STK_TEST_JOBS", 2) {
-                scope.spawn(work);
-            }
-        });
+    std::thread::scope(|scope| {
+        for job in 0..jobs {
+            let thread = &thread;
+            scope.spawn(move || thread(job));
+        }
     });
 }
 
-/// Lives the histories of `seeds`, `jobs` of them side by side, with a line of the table for each: what `live` tells of
-/// one, in `columns`. Fails with the seeds of those that failed.
+/// How many threads share out a test's trials.
+pub(crate) fn jobs() -> u64 {
+    number("STK_TEST_JOBS", 2)
+}
+
+/// Does `job` for each number below `count`, several side by side, each of these with a home and a runtime that
+/// its next number finds as the last one left them. For a test with a runtime of several threads.
+pub(crate) fn side_by_side(count: u64, job: impl Fn(u64, &Home, &tokio::runtime::Runtime) + Sync) {
+    let begin = |_| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        (Home::new(), runtime.expect("a runtime"))
+    };
+    tokio::task::block_in_place(|| {
+        share_out(0..count, jobs(), begin, |(home, runtime), number| job(number, home, runtime));
+    });
+}
+
+/// Lives the histories of `seeds` in `jobs` threads. Prints a line of the matrix for each: what `live` returns, or a
+/// dash in each of the `columns` where it failed. Fails with the seeds of those that failed.
 pub(crate) fn live_histories(
     seeds: std::ops::Range<u64>,
     jobs: u64,
     columns: usize,
     live: impl Fn(u64) -> String + std::panic::RefUnwindSafe + Sync,
 ) {
-    let (next, failed) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
-    let work = || {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end {
-                break;
-            }
-            let since = Instant::now();
-            let lived = std::panic::catch_unwind(|| live(seed));
-            let seconds = since.elapsed().as_secs();
-            let ended = if lived.is_ok() { "passed" } else { "failed" };
-            let tally = lived.unwrap_or_else(|_| vec!["-"; columns].join("\t"));
-            eprintln!("matrix\t{seed}\t{tally}\t{ended}\t{seconds} s");
-            if ended == "failed" {
-                failed.lock().expect("whoever holds it pushes").push(seed);
-            }
+    let failed = Mutex::new(Vec::new());
+    let live_one = |(): &mut (), seed| {
+        let since = Instant::now();
+        let lived = std::panic::catch_unwind(|| live(seed));
+        let seconds = since.elapsed().as_secs();
+        let ended = if lived.is_ok() { "passed" } else { "failed" };
+        let tally = lived.unwrap_or_else(|_| vec!["-"; columns].join("\t"));
+        eprintln!("matrix\t{seed}\t{tally}\t{ended}\t{seconds} s");
+        if ended == "failed" {
+            failed.lock().expect("whoever holds it pushes").push(seed);
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(work);
-        }
-    });
+    share_out(seeds, jobs, |_| (), live_one);
     let failed = failed.into_inner().expect("whoever held it pushed");
     assert!(failed.is_empty(), "seeds of histories that failed: {failed:?}");
 }

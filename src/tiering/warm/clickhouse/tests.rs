@@ -666,6 +666,7 @@ async fn an_archive_run_outlives(fault: fn() -> Fault) {
             break;
         }
     }
+    assert_eq!(offsets_of_tiers(&direct, &cold).await, (0..next).collect::<Vec<_>>());
     assert!(again < next / 4, "{:?}: {again} of {} runs had to be made again", fault(), next / 2);
 }
 
