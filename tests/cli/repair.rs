@@ -308,7 +308,7 @@ fn what_the_log_has_dropped_is_rebuilt_from_the_archive() {
     };
     let left = of_first_day(&rows(&home, &data));
     assert_eq!(left, of_first_day(&sound));
-    assert_eq!(sources(), BTreeSet::from(["rebuilt from the archive and the log"]));
+    assert!(sources().contains("rebuilt from the archive and the log"));
     assert_eq!(of_first_day(&rows(&home, &data)), left);
     let audited = home.run(&["audit", "--data", &text]);
     assert!(audited.starts_with("exit: 0\n") && audited.contains("the chain holds: 1 day"), "{audited}");
