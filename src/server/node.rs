@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -183,8 +183,19 @@ impl From<BusError> for NodeError {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+/// Connections that may wait to be accepted, as those of all clients that come back after a restart. The system has a limit
+/// of its own (`net.core.somaxconn`).
+const BACKLOG: u32 = 4_096;
+
+/// Listens at `address`; within a runtime.
+fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AddrInUse => NodeError::PortInUse { address },
         _ => NodeError::Listen { address, reason: error.to_string() },
     })
@@ -298,9 +309,9 @@ impl Node {
         let horizon = Horizon::ahead_of_clock(config.ahead_max);
         let openers: Vec<_> = sources.iter().map(|source| Opener::new(source.clone(), horizon)).collect();
         let feeds = openers.iter().map(Opener::open).collect::<Result<Vec<_>, _>>()?;
-        let listener = listen(config.listen).await?;
+        let listener = listen(config.listen)?;
         let ingest_listener = match config.ingest_listen.filter(|_| has(Role::Feed)) {
-            Some(address) => Some(listen(address).await?),
+            Some(address) => Some(listen(address)?),
             None => None,
         };
         let no_address = |error| NodeError::Listen { address: config.listen, reason: format!("{error}") };
@@ -648,5 +659,23 @@ fn gateway_config(config: &Config) -> GatewayConfig {
         trusted_proxies: config.trusted_proxies.clone(),
         horizon: Horizon::ahead_of_clock(config.ahead_max),
         ..GatewayConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As where a server has just come back: nobody has accepted one of them yet.
+    #[tokio::test]
+    async fn many_clients_connect_at_once() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for number in 0..400 {
+            let connecting = tokio::net::TcpStream::connect(address);
+            let connected = tokio::time::timeout(Duration::from_secs(30), connecting).await;
+            clients.push(connected.unwrap_or_else(|_| panic!("client {number} waits")).unwrap());
+        }
     }
 }
