@@ -484,9 +484,8 @@ impl Cold for S3Cold {
         let whole = format!("{}{prefix}", self.0.config.prefix);
         let text = lifecycle::replaced(&self.lifecycle_text().await?, &whole, transitions);
         let answer = if lifecycle::has_rules(&text) {
-            let mut crc = flate2::Crc::new();
-            crc.update(text.as_bytes());
-            let sum = base64::engine::general_purpose::STANDARD.encode(crc.sum().to_be_bytes());
+            let crc = crc32fast::hash(text.as_bytes());
+            let sum = base64::engine::general_purpose::STANDARD.encode(crc.to_be_bytes());
             let headers = [("x-amz-checksum-crc32", sum.as_str()), ("content-type", "application/xml")];
             self.retried("", "PUT", "?lifecycle=", &headers, text.into()).await?
         } else {

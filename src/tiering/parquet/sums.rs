@@ -135,7 +135,7 @@ impl Sums {
             let len = (block.end - block.start) as usize;
             let is_sound = at == block.start
                 && rest.len() >= len
-                && self.crcs.get(number as usize).is_some_and(|crc| *crc == crc32(&rest[..len]));
+                && self.crcs.get(number as usize).is_some_and(|crc| *crc == crc32fast::hash(&rest[..len]));
             if !is_sound {
                 let (start, end) = (block.start, block.end);
                 return Err(ParquetError::General(format!(
@@ -196,16 +196,10 @@ impl Sums {
     }
 }
 
-fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = flate2::Crc::new();
-    crc.update(bytes);
-    crc.sum()
-}
-
 /// Computes checksums of blocks out of bytes in order.
 pub(in crate::tiering) struct Summer {
     block_bytes: u64,
-    crc: flate2::Crc,
+    crc: crc32fast::Hasher,
     /// Bytes of the block at hand.
     in_block: u64,
     bytes: u64,
@@ -214,7 +208,7 @@ pub(in crate::tiering) struct Summer {
 
 impl Summer {
     pub(in crate::tiering) fn new(block_bytes: u64) -> Self {
-        Self { block_bytes, crc: flate2::Crc::new(), in_block: 0, bytes: 0, crcs: Vec::new() }
+        Self { block_bytes, crc: crc32fast::Hasher::new(), in_block: 0, bytes: 0, crcs: Vec::new() }
     }
 
     pub(in crate::tiering) fn update(&mut self, mut bytes: &[u8]) {
@@ -232,8 +226,7 @@ impl Summer {
     }
 
     fn end_block(&mut self) {
-        self.crcs.push(self.crc.sum());
-        self.crc.reset();
+        self.crcs.push(std::mem::take(&mut self.crc).finalize());
         self.in_block = 0;
     }
 
@@ -251,12 +244,12 @@ impl Summer {
 pub(super) struct Summed<W> {
     pub(super) inner: W,
     rows: Option<Summer>,
-    footer: flate2::Crc,
+    footer: crc32fast::Hasher,
 }
 
 impl<W> Summed<W> {
     pub(super) fn new(inner: W, block_bytes: u64) -> Self {
-        Self { inner, rows: Some(Summer::new(block_bytes)), footer: flate2::Crc::new() }
+        Self { inner, rows: Some(Summer::new(block_bytes)), footer: crc32fast::Hasher::new() }
     }
 
     /// The rows have ended: where, and what the footer's metadata has to say.
@@ -267,7 +260,7 @@ impl<W> Summed<W> {
 
     /// CRC-32 of what came after the rows.
     pub(super) fn footer_crc(&self) -> u32 {
-        self.footer.sum()
+        self.footer.clone().finalize()
     }
 }
 

@@ -531,16 +531,10 @@ impl Manifest {
 fn line(edit: &Edit) -> Vec<u8> {
     let json = serde_json::to_vec(edit).expect("an edit has only string keys");
     let mut line = Vec::with_capacity(json.len() + CHECKSUM_LEN + 2);
-    line.extend_from_slice(format!("{:08x} ", crc32(&json)).as_bytes());
+    line.extend_from_slice(format!("{:08x} ", crc32fast::hash(&json)).as_bytes());
     line.extend_from_slice(&json);
     line.push(b'\n');
     line
-}
-
-pub(super) fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = flate2::Crc::new();
-    crc.update(bytes);
-    crc.sum()
 }
 
 /// What a manifest's file adds up to.
@@ -627,7 +621,7 @@ fn whole_line(line: &[u8]) -> Option<&[u8]> {
     let (checksum, json) = line.split_at_checked(CHECKSUM_LEN)?;
     let json = json.strip_prefix(b" ")?;
     let checksum = u32::from_str_radix(std::str::from_utf8(checksum).ok()?, 16).ok()?;
-    (checksum == crc32(json)).then_some(json)
+    (checksum == crc32fast::hash(json)).then_some(json)
 }
 
 fn newest(dir: &Path) -> Result<Option<(u64, PathBuf)>, WarmError> {

@@ -39,9 +39,7 @@ use bytes::Bytes;
 
 use self::compact::Stopped;
 use self::files::{MEND_FILE, create_dir, damaged, io_error, sync_dir};
-use self::manifest::{
-    Archived, CHECKPOINT_DIR, CheckpointFile, Edit, LogOf, Manifest, MarkEdit, State, crc32,
-};
+use self::manifest::{Archived, CHECKPOINT_DIR, CheckpointFile, Edit, LogOf, Manifest, MarkEdit, State};
 pub use self::metrics::LocalWarmMetrics;
 use self::read::MetadataCache;
 pub use self::repair::segment_files;
@@ -105,7 +103,7 @@ impl Segment {
             _ => io_error(&self.path, &error),
         };
         let mut file = File::open(&self.path).map_err(failed)?;
-        let (mut crc, mut bytes, mut buffer) = (flate2::Crc::new(), 0, vec![0; 1 << 16]);
+        let (mut crc, mut bytes, mut buffer) = (crc32fast::Hasher::new(), 0, vec![0; 1 << 16]);
         let mut sums = Summer::new(LATE_BLOCK_BYTES);
         loop {
             let read = file.read(&mut buffer).map_err(failed)?;
@@ -116,7 +114,7 @@ impl Segment {
             sums.update(&buffer[..read]);
             bytes += read as u64;
         }
-        if (bytes, crc.sum()) == (self.info.bytes, self.info.crc) {
+        if (bytes, crc.finalize()) == (self.info.bytes, self.info.crc) {
             Ok(sums.finish())
         } else {
             Err(damaged(&self.path, format!("its checksum is not the one it was written with{MEND_FILE}")))
@@ -582,7 +580,7 @@ impl Shared {
             io_error(&path, &error)
         })?;
         sync_dir(&dir)?;
-        let (bytes, crc) = (block.checkpoint.len() as u64, crc32(&block.checkpoint));
+        let (bytes, crc) = (block.checkpoint.len() as u64, crc32fast::hash(&block.checkpoint));
         Ok(CheckpointFile { id, file, bytes, crc })
     }
 
@@ -625,7 +623,7 @@ impl Shared {
                 }
                 Err(error) => return Err(io_error(&path, &error)),
             };
-            if (bytes.len() as u64, crc32(&bytes)) != (checkpoint.bytes, checkpoint.crc) {
+            if (bytes.len() as u64, crc32fast::hash(&bytes)) != (checkpoint.bytes, checkpoint.crc) {
                 return Err(damaged(
                     &path,
                     format!("its checksum is not the one it was written with{MEND_FILE}"),

@@ -24,7 +24,6 @@ use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::files::{MEND_FILE, damaged, io_error};
-use super::manifest::crc32;
 use super::segment::is_before;
 use super::{Segment, SegmentInfo};
 use crate::market::{Kind, Symbol, TickBatch, TimeRange};
@@ -253,7 +252,7 @@ fn load(segment: &Segment, file: &SegmentFile) -> Result<(ArrowReaderMetadata, A
         return Ok((ArrowReaderMetadata::load(file, options()).map_err(named)?, sums));
     }
     let footer = file.unchecked(&(footer_at..file_bytes)).map_err(named)?;
-    if crc32(&footer) != footer_crc {
+    if crc32fast::hash(&footer) != footer_crc {
         return Err(damaged(&segment.path, format!("its footer does not match its checksum{MEND_FILE}")));
     }
     let window = Window { start: footer_at, bytes: footer.clone(), file_bytes };

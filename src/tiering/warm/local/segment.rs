@@ -172,7 +172,7 @@ static LAYOUTS: LazyLock<Vec<Layout>> = LazyLock::new(|| {
 /// Counts and checksums what goes through it.
 struct Checked<W> {
     inner: W,
-    crc: flate2::Crc,
+    crc: crc32fast::Hasher,
     bytes: u64,
 }
 
@@ -205,8 +205,11 @@ impl SegmentWriter {
         create_dir(path.parent().unwrap_or(root))?;
         let temporary = Temporary::of(&path);
         let file = File::create(temporary.path()).map_err(|error| io_error(temporary.path(), &error))?;
-        let sink =
-            Checked { inner: BufWriter::with_capacity(1 << 16, file), crc: flate2::Crc::new(), bytes: 0 };
+        let sink = Checked {
+            inner: BufWriter::with_capacity(1 << 16, file),
+            crc: crc32fast::Hasher::new(),
+            bytes: 0,
+        };
         let layout = LAYOUTS[info.kind as usize - 1].clone().with_row_group_rows(row_group_rows);
         let writer = TickWriter::new(layout, sink).map_err(|error| write_error(temporary.path(), &error))?;
         let info = SegmentInfo {
@@ -255,7 +258,7 @@ impl SegmentWriter {
         let Finished { sink: Checked { inner, crc, bytes }, footer_at, footer_crc } = finished;
         let file = inner.into_inner().map_err(|error| io_error(self.temporary.path(), error.error()))?;
         file.sync_all().map_err(|error| io_error(self.temporary.path(), &error))?;
-        let info = SegmentInfo { bytes, crc: crc.sum(), footer_at, footer_crc, ..self.info };
+        let info = SegmentInfo { bytes, crc: crc.finalize(), footer_at, footer_crc, ..self.info };
         self.temporary.rename(&self.root.join(info.path()))?;
         Ok(info)
     }

@@ -270,7 +270,7 @@ async fn a_manifest_cut_anywhere_in_its_last_line_is_the_state_before_it() {
     }
     // A last line that has its checksum was not cut off by a crash, whatever it says.
     let strange = br#"{"of":"another version"}"#;
-    let line = format!("{:08x} {}\n", crc32(strange), std::str::from_utf8(strange).unwrap());
+    let line = format!("{:08x} {}\n", crc32fast::hash(strange), std::str::from_utf8(strange).unwrap());
     fs::write(&manifest, [&whole[..], line.as_bytes()].concat()).unwrap();
     let error = LocalWarm::open(dir.path(), QUIET).err().unwrap().to_string();
     assert!(
@@ -751,7 +751,7 @@ async fn a_store_of_the_first_version_is_gone_on_with() {
     let text = fs::read_to_string(&path).unwrap();
     let (_, rest) = text.split_once('\n').unwrap();
     let begin = "{\"begin\":{\"version\":1,\"next_id\":0}}";
-    fs::write(&path, format!("{:08x} {begin}\n{rest}", crc32(begin.as_bytes()))).unwrap();
+    fs::write(&path, format!("{:08x} {begin}\n{rest}", crc32fast::hash(begin.as_bytes()))).unwrap();
     let warm = open(&dir);
     let unit = quote_unit(&warm);
     assert!(!path.exists(), "written anew, so that an earlier program says what it lacks");
