@@ -197,8 +197,13 @@ def map_classes(place):
             time.sleep(0.1)
     finally:
         broker.terminate()
-        broker.wait()
-    shutil.rmtree(place / "data")
+        try:
+            broker.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            broker.kill()
+            broker.wait()
+            (place / "classes.jsa").unlink(missing_ok=True)
+    shutil.rmtree(place / "data", ignore_errors=True)
 
 
 def redis(home, ports, container):
