@@ -89,7 +89,9 @@ def cached(name, make):
 KAFKA_USER, KAFKA_PASSWORD = "stk", "stk-secret"
 
 
-def kafka(home, ports, container):
+def kafka(home, ports, container, classes=None):
+    """`classes`: the JVM's options about the broker's classes. Mapped and not parsed, as they are unless told otherwise,
+    they leave little more than half of what a start takes of the processor."""
     port, controller, sasl, tls, mutual, sasl_tls = ports
     listeners = f"PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls}," \
                 f"MUTUAL://127.0.0.1:{mutual},SASLTLS://127.0.0.1:{sasl_tls}"
@@ -141,12 +143,10 @@ broker.session.timeout.ms=3000
     java = need("java", "Kafka 4 needs Java 17 or newer: apt-get install openjdk-17-jre-headless")
     jars = cached(f"kafka-{KAFKA}", fetch_kafka) / "lib/*"
     run(java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jars, "kafka.tools.StorageTool", *format_data)
-    command = [java, "-Xmx512m", "-XX:+UseSerialGC", "-cp", str(jars), "kafka.Kafka", str(config)]
-    if home.parent == CACHE:  # For `map_classes`.
-        return command
-    # Its classes are mapped and not parsed: a start takes little more than half of the processor's time.
-    classes = cached(f"kafka-{KAFKA}-classes", map_classes) / "classes.jsa"
-    return [java, f"-XX:SharedArchiveFile={classes}", *command[1:]] if classes.exists() else command
+    if classes is None:
+        mapped = cached(f"kafka-{KAFKA}-classes", map_classes) / "classes.jsa"
+        classes = [f"-XX:SharedArchiveFile={mapped}"] if mapped.exists() else []
+    return [java, *classes, "-Xmx512m", "-XX:+UseSerialGC", "-cp", str(jars), "kafka.Kafka", str(config)]
 
 
 def certificates(place):
@@ -185,10 +185,10 @@ def map_classes(place):
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         ports = [probe.getsockname()[1] for probe in probes]
-    java, *rest = kafka(place, ports, False)
+    command = kafka(place, ports, False, [f"-XX:ArchiveClassesAtExit={place / 'classes.jsa'}"])
     with open(place / "log", "w") as log:
-        broker = subprocess.Popen([java, f"-XX:ArchiveClassesAtExit={place / 'classes.jsa'}", *rest], cwd=place,
-                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        broker = subprocess.Popen(command, cwd=place, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                  start_new_session=True)
     try:
         until = time.monotonic() + FETCH_SECONDS_MAX
         while broker.poll() is None and time.monotonic() < until:
