@@ -187,15 +187,16 @@ impl From<BusError> for NodeError {
 /// of its own (`net.core.somaxconn`).
 const BACKLOG: u32 = 4_096;
 
-/// Listens at `address`; within a runtime.
+/// A listener at `address`; within a runtime.
+pub(super) fn bound(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
-    let bound = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    bound().map_err(|error: std::io::Error| match error.kind() {
+    bound(address).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => NodeError::PortInUse { address },
         _ => NodeError::Listen { address, reason: error.to_string() },
     })

@@ -13,7 +13,6 @@ use axum::{Json, Router};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tokio::net::TcpListener;
 
 use super::{metrics, operations};
 
@@ -55,7 +54,7 @@ pub async fn serve<T>(
     metrics: &ReopenMetrics,
     until: impl Future<Output = T>,
 ) -> T {
-    let listener = match TcpListener::bind(address).await {
+    let listener = match super::node::bound(address) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::warn!(%address, %error, "nothing answers until the stores are open again");
