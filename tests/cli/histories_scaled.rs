@@ -50,6 +50,11 @@ const FOREIGN_FIRST: u64 = 1_000_000;
 /// How long a store that was put back may take until answers are right again.
 const SETTLES_WITHIN: Duration = Duration::from_mins(1);
 
+/// Whether a running server says that it waits for somebody to do something.
+fn has_given_up(said: &str) -> bool {
+    said.contains(ABSENT) || said.contains(CHANGED)
+}
+
 /// A copy of the service's state, with what the oracle knew of it then.
 #[derive(Clone)]
 struct Copied {
@@ -283,7 +288,7 @@ impl<'a> History<'a> {
                     return Err(said.join("\n"));
                 }
                 Ok((200, _)) => at += 1,
-                Ok((_, said)) if [ABSENT, CHANGED].iter().any(|way| said.contains(way)) => {
+                Ok((_, said)) if has_given_up(&said) => {
                     plant.stop();
                     return Err(said);
                 }
@@ -319,10 +324,7 @@ impl<'a> History<'a> {
         loop {
             match self.ground.get(&url) {
                 Ok((200, text)) => return Ok(text),
-                Ok((429 | 503, said))
-                    if since.elapsed() > SETTLES_WITHIN
-                        || [ABSENT, CHANGED].iter().any(|way| said.contains(way)) =>
-                {
+                Ok((429 | 503, said)) if since.elapsed() > SETTLES_WITHIN || has_given_up(&said) => {
                     return Err(said);
                 }
                 Ok((429 | 503, _)) => self.ground.wait(Duration::from_millis(50)),
