@@ -140,7 +140,7 @@ impl Tiers {
         if query.symbols.as_ref().is_some_and(|symbols| symbols.len() <= SYMBOLS_ALONE_MAX) {
             return 0;
         }
-        let of_archive = self.archive.as_ref().map_or(0, |archive| archive.merge_bytes(query.kind));
+        let of_archive = self.archive.as_ref().map_or(0, |_| ArchiveReader::merge_bytes(query.kind));
         self.warm.merge_bytes(query) + of_archive
     }
 

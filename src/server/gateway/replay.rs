@@ -69,15 +69,12 @@ impl Past {
 
     /// The same for rows of history from `from` on that `want` wants, of all kinds at once.
     async fn enter_history(&self, want: &Subscription, from: Timestamp) -> Result<Place, JoinError> {
-        let symbols = (!want.any_all()).then(|| want.symbols().into_iter().collect());
-        let mut query = Query::new(Kind::Trade, symbols, TimeRange { from, to: Timestamp::MAX });
+        let symbols: Option<Vec<_>> = (!want.any_all()).then(|| want.symbols().into_iter().collect());
+        let range = TimeRange { from, to: Timestamp::MAX };
         let merge_bytes = self.history.as_ref().map_or(0, |history| {
             let kinds = REPLAYED.iter().filter(|(channel, _)| want.wants_any(*channel));
-            let of_kind = |(_, kind): &(Channel, Kind)| {
-                query.kind = *kind;
-                history.tiers().merge_bytes(&query)
-            };
-            kinds.map(of_kind).sum()
+            let queries = kinds.map(|(_, kind)| Query::new(*kind, symbols.clone(), range));
+            queries.map(|query| history.tiers().merge_bytes(&query)).sum()
         });
         Ok(self.queries.enter(&self.asker, Purpose::HistoryReplay, merge_bytes).await?)
     }

@@ -329,7 +329,7 @@ impl ArchiveReader {
 
     /// The most memory, in bytes, that a scan of many symbols takes since it reads objects of `kind` side by side.
     /// Those of rare kinds are small.
-    pub fn merge_bytes(&self, kind: Kind) -> usize {
+    pub fn merge_bytes(kind: Kind) -> usize {
         match kind {
             Kind::Trade | Kind::Quote | Kind::Bar => HELD_BYTES_MAX as usize,
             _ => 0,
