@@ -11,6 +11,8 @@ mod bounds;
 mod conversations;
 #[path = "gateway/ingest.rs"]
 mod ingest;
+#[path = "gateway/parked.rs"]
+mod parked;
 #[path = "gateway/rest.rs"]
 mod rest;
 #[path = "gateway/stream.rs"]

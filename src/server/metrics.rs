@@ -38,6 +38,8 @@ pub struct GatewayMetrics {
     pub answer_bytes: Gauge<i64, AtomicI64>,
     /// Clients closed as the slowest when all queues together had used up their budget.
     pub clients_evicted: Counter,
+    /// How often a client was parked: it took nothing, and is handed nothing before it has read on.
+    pub clients_parked: Counter,
     /// HTTP connections closed since their peer took nothing of an answer for too long.
     pub stalled_readers: Counter,
     /// Queries of history that run.
@@ -109,6 +111,7 @@ impl GatewayMetrics {
                 "Slowest clients closed for the budget of all",
                 &self.clients_evicted,
             ),
+            ("gateway_clients_parked", "Times a client that took nothing was parked", &self.clients_parked),
             ("gateway_stalled_readers", "Connections whose reader took nothing", &self.stalled_readers),
             ("history_refused", "Queries of history refused since too many ran", &self.history_refused),
             (

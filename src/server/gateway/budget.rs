@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use foldhash::HashMap;
+use tokio::time::Instant;
 
 use super::outbox::Outbox;
 use crate::server::metrics::GatewayMetrics;
@@ -92,6 +93,18 @@ impl Budget {
         self.outboxes.lock().unwrap_or_else(PoisonError::into_inner).open.remove(&number);
     }
 
+    fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        let outboxes = self.outboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        outboxes.open.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Clients for which much waits, and which take of it.
+    pub(super) fn behind(&self, now: Instant) -> Vec<Arc<Outbox>> {
+        let mut outboxes = self.outboxes();
+        outboxes.retain(|outbox| outbox.is_lagging() && !outbox.is_stalled(now));
+        outboxes
+    }
+
     /// Closes the slowest clients where more waits than the budget allows.
     pub(super) fn enforce(&self) {
         // Early, because what a closed client's task has taken comes free only when that runs.
@@ -100,10 +113,7 @@ impl Budget {
             return;
         }
         // Taken out of the lock first: the last holder of a queue takes it when it lets go.
-        let outboxes: Vec<Arc<Outbox>> = {
-            let outboxes = self.outboxes.lock().unwrap_or_else(PoisonError::into_inner);
-            outboxes.open.values().filter_map(Weak::upgrade).collect()
-        };
+        let outboxes = self.outboxes();
         let mut leaving = 0;
         let mut slowest = Vec::new();
         for outbox in &outboxes {
@@ -111,23 +121,22 @@ impl Budget {
                 0 => {}
                 // What these hold comes free as soon as their tasks run.
                 bytes if outbox.is_overflowed() => leaving += bytes,
-                bytes => slowest.push((bytes, outbox)),
+                bytes => slowest.push((Reverse(bytes), outbox.first_frame(), outbox)),
             }
         }
-        slowest.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
-        // Some room is made, so that not every round has to close one.
-        let staying = self.bytes().saturating_sub(leaving);
-        if staying <= bytes_high {
+        if self.bytes().saturating_sub(leaving) <= bytes_high {
             return;
         }
-        let mut excess = staying.saturating_sub(self.bytes_max / 2);
-        for (bytes, outbox) in slowest {
-            if excess == 0 {
+        // Those who wait for the same frames go one after the other: only the last of them frees these.
+        slowest.sort_unstable_by_key(|(bytes, first, _)| (*bytes, *first));
+        for (.., outbox) in slowest {
+            // Some room is made, so that not every round has to close one.
+            if self.bytes().saturating_sub(leaving) <= self.bytes_max / 2 {
                 break;
             }
             outbox.overflow();
             self.metrics.clients_evicted.inc();
-            excess = excess.saturating_sub(bytes);
+            leaving += outbox.waiting_bytes();
         }
     }
 }
@@ -173,6 +182,22 @@ mod tests {
         let closed: Vec<_> = outboxes.iter().map(|outbox| outbox.is_overflowed()).collect();
         assert_eq!(closed, [false, true, false, false]);
         assert_eq!((budget.bytes(), budget.metrics.clients_evicted.get()), (550, 1));
+    }
+
+    #[test]
+    fn those_who_share_frames_go_together() {
+        let budget = Budget::new(1_600, GatewayMetrics::default());
+        let outboxes: Vec<_> = (0..9).map(|_| outbox(&budget)).collect();
+        let shared: Vec<_> = (0..3).map(|_| budget.hold(Bytes::from(vec![0; 400]))).collect();
+        for (number, outbox) in outboxes.iter().enumerate() {
+            outbox.push_data(std::slice::from_ref(&shared[number % 3]));
+        }
+        drop(shared);
+        budget.enforce();
+        let is_closed: Vec<_> = outboxes.iter().map(|outbox| outbox.is_overflowed()).collect();
+        assert_eq!(budget.bytes(), 800);
+        assert_eq!(is_closed.iter().filter(|is_closed| **is_closed).count(), 3);
+        assert_eq!(is_closed[..3], is_closed[3..6]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ use crate::wire::token::Token;
 
 /// How often a group that gets no data is told a token.
 const TOKEN_PERIOD: Duration = Duration::from_millis(100);
+/// Members of a group that are parked together; what more of them cost they share.
+const PARKED_MEMBERS_MAX: usize = 8;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct GroupKey {
@@ -25,6 +27,14 @@ pub(super) struct GroupKey {
     pub(super) subscription: Subscription,
     /// Whether it is told tokens.
     pub(super) token: bool,
+}
+
+/// Where a connection that reads nothing was taken out of its group.
+pub(super) struct Parked {
+    /// It was handed all before this.
+    pub(super) token: Token,
+    /// The group that hands it what no log has, if it wants of that.
+    pub(super) group: Option<u32>,
 }
 
 struct Group {
@@ -52,6 +62,10 @@ pub(super) struct Fanout {
     /// Groups that are told of gaps of no single symbol.
     gap_groups: Vec<u32>,
     touched: Vec<u32>,
+    /// Groups nobody of which took anything when they were handed something last.
+    stalled: Vec<u32>,
+    /// Connections that were taken out of their groups, by the numbers of their outboxes.
+    parked: HashMap<u64, Parked>,
     /// The most that waits to be delivered to one group.
     bytes_max: usize,
     /// What waits to be delivered to all groups together.
@@ -144,6 +158,7 @@ impl Fanout {
     /// Hands the frames of `round` out, held by `budget`; returns how many messages and bytes that were,
     /// over all connections.
     pub(super) fn deliver(&mut self, round: u64, budget: &Budget, token: impl Fn() -> String) -> (u64, u64) {
+        let now = Instant::now();
         let (mut messages, mut bytes) = (0, 0);
         (self.bytes_max, self.bytes_total) = (0, 0);
         let mut shared_token = None;
@@ -165,6 +180,9 @@ impl Fanout {
                 member.push_data(&group.frames);
             }
             group.frames.clear();
+            if group.is_stalled(now) {
+                self.stalled.push(number);
+            }
         }
         budget.enforce();
         (messages, bytes)
@@ -237,6 +255,34 @@ impl Fanout {
         }
     }
 
+    /// Takes the connections that read nothing, and for which alone frames are built, out of their groups:
+    /// from now on they cost nothing. What all were handed before stands under `token`. Returns how many.
+    pub(super) fn park_stalled(&mut self, now: Instant, token: impl Fn() -> Token) -> u64 {
+        let mut count = 0;
+        for number in std::mem::take(&mut self.stalled) {
+            let group = self.groups[number as usize].as_ref().filter(|group| group.is_stalled(now));
+            let Some(group) = group else { continue };
+            let (framing, subscription) = (group.key.framing, group.key.subscription.bars());
+            // Its tokens would stand for what the connection has not been handed.
+            let bars = (!subscription.is_empty()).then_some(GroupKey { framing, subscription, token: false });
+            for member in group.members.clone() {
+                if member.park() {
+                    self.leave(number, &member);
+                    let group = bars.clone().map(|bars| self.join(bars, member.clone()));
+                    self.parked.insert(member.number(), Parked { token: token(), group });
+                    count += 1;
+                }
+            }
+        }
+        count
+    }
+
+    /// Where a connection was parked, if it was; it is not to be parked before [`Outbox::unpin`].
+    pub(super) fn pin(&mut self, outbox: &Outbox) -> Option<Parked> {
+        outbox.pin();
+        self.parked.remove(&outbox.number())
+    }
+
     /// Sends tokens to those who asked and got no data with one this round, at most ten a second, so
     /// that what they resume from does not grow old.
     pub(super) fn send_tokens(&mut self, round: u64, now: Instant, token: impl Fn() -> String) {
@@ -265,6 +311,14 @@ impl Fanout {
 }
 
 impl Group {
+    /// Whether its frames are built for a few that take nothing. Bars are in no log, so that who wants
+    /// nothing else has nowhere to go on from.
+    fn is_stalled(&self, now: Instant) -> bool {
+        self.members.len() <= PARKED_MEMBERS_MAX
+            && self.members.iter().all(|member| member.is_stalled(now))
+            && self.key.subscription != self.key.subscription.bars()
+    }
+
     fn tell(&self, frame: &Bytes) {
         self.members.iter().for_each(|member| member.push_data(std::slice::from_ref(frame)));
     }

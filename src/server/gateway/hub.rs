@@ -21,7 +21,7 @@ use tracing::{error, warn};
 use super::amend::Meanwhile;
 use super::bars::LiveBars;
 use super::budget::Budget;
-use super::fanout::{BySymbol, Fanout, GroupKey, Outgoing};
+use super::fanout::{BySymbol, Fanout, GroupKey, Outgoing, Parked};
 use super::outbox::Outbox;
 use super::protocol::Framing;
 use super::replay::Replay;
@@ -44,6 +44,9 @@ const READ_BYTES_MAX: usize = 64 * 1024;
 const JOIN_BYTES_MAX: usize = 64 * 1024;
 /// How often bars and tokens are looked after.
 const CLOCK_PERIOD: Duration = Duration::from_millis(100);
+/// How long a round that follows a full one waits at most for those who read, and how often it looks.
+const PACE_MAX: Duration = Duration::from_millis(50);
+const PACE_PERIOD: Duration = Duration::from_millis(1);
 /// The most repeats of records that are remembered per partition for replays.
 const REPEATS_MAX: usize = 65_536;
 
@@ -397,6 +400,13 @@ impl State {
         self.fanout.tell_gap(&gap, &after);
     }
 
+    /// Takes those who read nothing out of what is handed out, at the end of a round.
+    fn park_stalled(&mut self, now: Instant, metrics: &GatewayMetrics) {
+        let State { log, partitions, fanout, .. } = self;
+        let count = fanout.park_stalled(now, || token_of(*log, partitions, None));
+        metrics.clients_parked.inc_by(count);
+    }
+
     /// Hands out what was built, `at` standing for where it ends within a record.
     fn deliver(&mut self, at: Option<Seq>, round: u64, metrics: &GatewayMetrics) {
         let State { log, partitions, fanout, budget, .. } = self;
@@ -498,6 +508,7 @@ impl Hub {
                     }
                     let round = *self.rounds.borrow();
                     state.deliver(None, round, &self.metrics);
+                    state.park_stalled(now, &self.metrics);
                     state.send_tokens(round, now);
                     continue;
                 }
@@ -509,7 +520,7 @@ impl Hub {
             while let Some(Some(more)) = reads.next().now_or_never() {
                 waiting.push_back(more);
             }
-            {
+            let behind = {
                 let mut state = self.state();
                 let round = *self.rounds.borrow() + 1;
                 while !state.is_full()
@@ -538,12 +549,16 @@ impl Hub {
                         }
                     }
                 }
+                let (is_full, now) = (state.is_full(), Instant::now());
                 state.deliver(None, round, &self.metrics);
-                state.send_tokens(round, Instant::now());
+                state.park_stalled(now, &self.metrics);
+                state.send_tokens(round, now);
                 self.rounds.send_replace(round);
-            }
+                if is_full { state.budget.behind(now) } else { Vec::new() }
+            };
             // The connections write this round before the next one is made.
             tokio::task::yield_now().await;
+            pace(&behind).await;
         }
     }
 
@@ -714,6 +729,15 @@ impl Hub {
     }
 }
 
+/// Waits until those who were given much and read have taken it: who reads is not closed for what the log has
+/// at once.
+async fn pace(behind: &[Arc<Outbox>]) {
+    let until = Instant::now() + PACE_MAX;
+    while behind.iter().any(|outbox| outbox.is_lagging()) && Instant::now() < until {
+        tokio::time::sleep(PACE_PERIOD).await;
+    }
+}
+
 async fn read(
     number: u16,
     mut reader: Box<dyn BusReader>,
@@ -726,7 +750,7 @@ async fn read(
 pub(super) enum Ahead {
     /// It is live now: the hub goes on where the replay ended.
     Nothing,
-    /// These records, from the ring.
+    /// These records to begin with, from the ring.
     Records(Vec<(u16, Record)>),
     /// Records that are only in the log.
     Log,
@@ -753,7 +777,21 @@ impl Attachment {
         budget.enforce();
     }
 
-    /// From now on the connection gets what `subscription` says, with tokens or without.
+    /// Has the hub leave this place as it is until [`Attachment::set`] or [`Outbox::unpin`]. Where the hub had
+    /// parked the connection, returns the token of all that it was handed before.
+    pub(super) fn pin(&mut self) -> Option<Token> {
+        let hub = self.hub.clone();
+        self.pin_in(&mut hub.state())
+    }
+
+    fn pin_in(&mut self, state: &mut State) -> Option<Token> {
+        let Parked { token, group } = state.fanout.pin(&self.outbox)?;
+        self.group = group;
+        Some(token)
+    }
+
+    /// From now on the connection gets what `subscription` says, with tokens or without. It is not
+    /// parked: see [`Attachment::pin`].
     pub(super) fn set(&mut self, subscription: &Subscription, token: bool) {
         let hub = self.hub.clone();
         self.set_in(&mut hub.state(), subscription, token);
@@ -767,6 +805,7 @@ impl Attachment {
             let key = GroupKey { framing: self.framing, subscription: subscription.canonical(), token };
             self.group = Some(state.fanout.join(key, self.outbox.clone()));
         }
+        self.outbox.unpin();
     }
 
     /// Goes live with `subscription` if `replay` has come up to the hub, or up to so little that
@@ -788,10 +827,11 @@ impl Attachment {
             for record in partition.ring.range(at..) {
                 bytes += record.bytes.len();
                 records.push((number as u16, record.clone()));
+                // No more at a time: what is held for a slow client stays in memory beyond the ring.
+                if bytes > JOIN_BYTES_MAX {
+                    return Ahead::Records(records);
+                }
             }
-        }
-        if bytes > JOIN_BYTES_MAX {
-            return Ahead::Records(records);
         }
         for (partition, record) in &records {
             replay.record(*partition, record);
@@ -810,8 +850,11 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
+        let hub = self.hub.clone();
+        let mut state = hub.state();
+        self.pin_in(&mut state);
         if let Some(group) = self.group.take() {
-            self.hub.state().fanout.leave(group, &self.outbox);
+            state.fanout.leave(group, &self.outbox);
         }
     }
 }

@@ -3,15 +3,21 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::Budget;
 
 /// The most control messages that wait; a peer that makes more wait without reading is closed.
 const CONTROL_MAX: usize = 256;
+/// A client stalls that takes nothing for so long,
+const STALLED_AFTER: Duration = Duration::from_millis(100);
+/// though so much waits for it, or a quarter of what may wait.
+const STALLED_BYTES: usize = 128 * 1024;
 
 /// The queues of one connection. The hub puts in, the connection's task takes out; one wake-up
 /// for all that was put in since it last took.
@@ -39,7 +45,21 @@ struct Queues {
     data_bytes: usize,
     /// Bytes of data that have left for the socket so far.
     written_bytes: u64,
+    /// Since when nothing of the data that waits has left.
+    waits_since: Option<Instant>,
     overflowed: bool,
+    parking: Parking,
+}
+
+/// Whether the hub may park a connection that stalls; changed under its lock alone, but for what
+/// [`Outbox::unpin`] does.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Parking {
+    #[default]
+    Allowed,
+    /// Its place in the hub is about to change.
+    Pinned,
+    Parked,
 }
 
 impl Outbox {
@@ -54,6 +74,11 @@ impl Outbox {
             budget,
             overflow,
         })
+    }
+
+    /// Its number among the queues that share its budget.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// The budget that it shares.
@@ -105,6 +130,7 @@ impl Outbox {
         if queues.overflowed {
             return;
         }
+        queues.waits_since.get_or_insert_with(Instant::now);
         queues.data_bytes += frames.iter().map(Bytes::len).sum::<usize>();
         if queues.data_bytes > self.data_bytes_max {
             queues.data.extend(frames.iter().cloned());
@@ -157,6 +183,7 @@ impl Outbox {
         let mut queues = self.queues();
         queues.data_bytes -= data_bytes.min(queues.data_bytes);
         queues.written_bytes += data_bytes as u64;
+        queues.waits_since = (queues.data_bytes > 0).then(Instant::now);
         drop(queues);
         self.drained.notify_one();
     }
@@ -182,6 +209,11 @@ impl Outbox {
         queues.control_bytes + queues.data_bytes
     }
 
+    /// Where the first frame of data that waits is in memory: the same for all that share it.
+    pub(super) fn first_frame(&self) -> Option<*const u8> {
+        self.queues().data.front().map(|frame| frame.as_ptr())
+    }
+
     /// Whether more was put in than the bound allows.
     pub(super) fn is_overflowed(&self) -> bool {
         self.queues().overflowed
@@ -190,6 +222,42 @@ impl Outbox {
     /// Whether a quarter of the bound is used: time to tell the client.
     pub(super) fn is_lagging(&self) -> bool {
         self.data_bytes() > self.data_bytes_max / 4
+    }
+
+    /// Whether it has taken nothing of much that waits for it for a while.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        let queues = self.queues();
+        let is_still = |since| now.saturating_duration_since(since) >= STALLED_AFTER;
+        queues.data_bytes > STALLED_BYTES.min(self.data_bytes_max / 4)
+            && queues.waits_since.is_some_and(is_still)
+    }
+
+    /// Whether the hub may take it out of its group now; if so, it counts as parked from now on.
+    pub(super) fn park(&self) -> bool {
+        let mut queues = self.queues();
+        let may_park = queues.parking == Parking::Allowed && !queues.overflowed;
+        if may_park {
+            queues.parking = Parking::Parked;
+        }
+        may_park
+    }
+
+    /// Whether the hub has parked it.
+    pub(super) fn is_parked(&self) -> bool {
+        self.queues().parking == Parking::Parked
+    }
+
+    /// It is not parked, nor will be before [`Outbox::unpin`].
+    pub(super) fn pin(&self) {
+        self.queues().parking = Parking::Pinned;
+    }
+
+    /// It may be parked, unless it is already.
+    pub(super) fn unpin(&self) {
+        let mut queues = self.queues();
+        if queues.parking == Parking::Pinned {
+            queues.parking = Parking::Allowed;
+        }
     }
 
     /// Waits until less than half of the bound is used. Cancel-safe.

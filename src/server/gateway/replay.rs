@@ -47,6 +47,17 @@ pub(super) struct Join {
     pub(super) token: bool,
     pub(super) snapshot: bool,
     pub(super) since: Option<Since>,
+    /// Where the hub parked the connection, if it did: it goes on from there, as long as memory holds what came
+    /// since, and is not told.
+    pub(super) parked: Option<Token>,
+}
+
+impl Join {
+    /// Goes on with `full`, of which all before `parked` was sent.
+    pub(super) fn resume(full: Subscription, token: bool, parked: Token) -> Self {
+        let (want, exclude) = (full.clone(), Subscription::default());
+        Self { want, exclude, full, token, snapshot: false, since: None, parked: Some(parked) }
+    }
 }
 
 /// Where the past is.
@@ -93,7 +104,7 @@ pub(super) enum JoinError {
     #[error(transparent)]
     Busy(#[from] Busy),
     /// The client takes nothing, or next to nothing.
-    #[error("the client took too little of its replay for too long")]
+    #[error("the client took too little of what it was sent for too long")]
     Stalled,
 }
 
@@ -268,7 +279,7 @@ pub(super) fn join(mut attachment: Attachment, past: Past, join: Join) -> Joinin
 }
 
 async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(), JoinError> {
-    let Join { want, exclude, full, token, snapshot, since } = join;
+    let Join { want, exclude, full, token, snapshot, since, parked } = join;
     let hub = attachment.hub().clone();
     let tells_caught_up = since.is_some();
     let mut since = since;
@@ -283,7 +294,7 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
             Mismatch::OtherLog => None,
         };
     }
-    let mut start = None;
+    let (is_parked, mut start) = (parked.is_some(), parked);
     let mut snapshots = None;
     if snapshot {
         let mut entries = entries(attachment, past, &want).await?;
@@ -350,6 +361,8 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
                     send(attachment, past, &mut replay).await?;
                 }
             }
+            // A place in line for each that is slow would leave none to those who ask for the past.
+            Ahead::Log if is_parked => return Err(JoinError::Stalled),
             Ahead::Log => {
                 if place.is_none() {
                     place = Some(past.enter_log().await?);

@@ -23,6 +23,11 @@ const KEEPALIVE_PERIOD: Duration = Duration::from_secs(5);
 /// How often it asks before the peer counts as gone.
 const KEEPALIVE_TRIES: u32 = 2;
 
+/// Bytes that the system takes beyond what is on its way to the peer. Without a bound it takes some MiB for a
+/// peer that reads nothing.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
 /// What a connection and the streams on it tell each other.
 #[derive(Clone, Default)]
 pub(super) struct Ties {
@@ -114,6 +119,8 @@ fn prepare(stream: &TcpStream, stall_max: Duration) -> io::Result<()> {
     // What was written and is not acknowledged for so long never will be: the peer has vanished.
     #[cfg(target_os = "linux")]
     sockopt::set_tcp_user_timeout(stream, u32::try_from(stall_max.as_millis()).unwrap_or(u32::MAX))?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     Ok(())
 }
 

@@ -116,6 +116,9 @@ pub(super) fn refused(reason: &str) -> Response {
 
 struct EventStream {
     outbox: Arc<Outbox>,
+    asker: Asker,
+    feed: Feed,
+    subscription: Subscription,
     joining: Option<Joining>,
     /// Held for as long as the stream lives.
     attachment: Option<Attachment>,
@@ -165,18 +168,22 @@ pub(super) fn serve(
         let join = Join {
             want: asked.subscription.clone(),
             exclude: Subscription::default(),
-            full: asked.subscription,
+            full: asked.subscription.clone(),
             token: true,
             snapshot: asked.snapshot,
             since: asked.since,
+            parked: None,
         };
-        joining = Some(replay::join(attachment, shared.past(feed, asker), join));
+        joining = Some(replay::join(attachment, shared.past(feed, asker.clone()), join));
     } else {
         attachment.set(&asked.subscription, true);
         held = Some(attachment);
     }
     let events = EventStream {
         outbox,
+        asker,
+        feed,
+        subscription: asked.subscription,
         joining,
         attachment: held,
         stop: shared.stop.clone(),
@@ -216,6 +223,9 @@ impl EventStream {
                 self.comment_at = Instant::now() + COMMENT_PERIOD;
                 return Some(taken.frame);
             }
+            if self.outbox.is_parked() {
+                self.go_on();
+            }
             let joined = async {
                 match &mut self.joining {
                     Some(joining) => joining.await,
@@ -251,6 +261,20 @@ impl EventStream {
                 }
             }
         }
+    }
+}
+
+impl EventStream {
+    /// Begins to replay what has come since the hub parked the connection, if it did.
+    fn go_on(&mut self) {
+        let Some(mut attachment) = self.attachment.take() else { return };
+        let Some(parked) = attachment.pin() else {
+            self.attachment = Some(attachment);
+            return;
+        };
+        let join = Join::resume(self.subscription.clone(), true, parked);
+        let past = self.shared.past(self.feed, self.asker.clone());
+        self.joining = Some(replay::join(attachment, past, join));
     }
 }
 

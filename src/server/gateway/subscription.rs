@@ -131,6 +131,15 @@ impl Subscription {
         self.prev_closes &= !other.prev_closes;
     }
 
+    /// What it has of bars, which stand in no log.
+    pub(super) fn bars(&self) -> Self {
+        let mut bars = Self::default();
+        for channel in [Channel::Bars, Channel::UpdatedBars, Channel::DailyBars] {
+            *bars.set_mut(channel) = self.sets[channel as usize].clone();
+        }
+        bars
+    }
+
     /// Keeps of every set at most `only`: what the test feed serves.
     pub(super) fn restrict_to(&mut self, only: Symbol) {
         for set in &mut self.sets {

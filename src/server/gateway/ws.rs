@@ -75,6 +75,8 @@ struct Session {
     stream: TcpStream,
     reader: FrameReader,
     outbox: Arc<Outbox>,
+    /// Cancelled where the outbox overflows.
+    overflow: CancellationToken,
     /// Its place in the hub, unless a replay has it.
     attachment: Option<Attachment>,
     joining: Option<Joining>,
@@ -90,13 +92,15 @@ struct Session {
     heard_at: Instant,
     /// Since when data has been waiting.
     behind_since: Option<Instant>,
+    /// Since when the socket has taken nothing of what waits.
+    stalled_since: Option<Instant>,
     lag_told_at: Option<Instant>,
 }
 
 /// Serves one connection to its end.
 pub(super) async fn serve(shared: Arc<Shared>, opened: Opened, stream: TcpStream, read_ahead: &[u8]) {
     let (budget, overflow) = (shared.budget.clone(), CancellationToken::new());
-    let outbox = Outbox::open(shared.config.queue_bytes_max, budget, overflow);
+    let outbox = Outbox::open(shared.config.queue_bytes_max, budget, overflow.clone());
     let framing = Framing::WebSocket(opened.encoding);
     let attachment = shared.hub(opened.feed).attach(outbox.clone(), framing);
     let mut session = Session {
@@ -105,6 +109,7 @@ pub(super) async fn serve(shared: Arc<Shared>, opened: Opened, stream: TcpStream
         stream,
         reader: FrameReader::new(read_ahead, MESSAGE_BYTES_MAX),
         outbox,
+        overflow,
         attachment: Some(attachment),
         joining: None,
         pending: VecDeque::new(),
@@ -117,6 +122,7 @@ pub(super) async fn serve(shared: Arc<Shared>, opened: Opened, stream: TcpStream
         heartbeats: 0,
         heard_at: Instant::now(),
         behind_since: None,
+        stalled_since: None,
         lag_told_at: None,
     };
     let end = session.run().await;
@@ -145,20 +151,27 @@ impl Session {
         let opened_at = Instant::now();
         let mut ping_at = opened_at + PING_PERIOD;
         let mut heartbeat_at = opened_at + HEARTBEAT_PERIOD;
-        let outbox = self.outbox.clone();
-        let stop = self.shared.stop.clone();
+        let (outbox, overflow) = (self.outbox.clone(), self.overflow.clone());
+        let (stop, stall_max) = (self.shared.stop.clone(), self.shared.config.stall_max);
         loop {
             if outbox.is_overflowed() {
                 self.shared.metrics.slow_clients.inc();
-                self.refuse(ErrorCode::SlowClient, "more waits for this client than its queue holds");
+                self.refuse(ErrorCode::SlowClient, "this client takes too little of what is sent to it");
                 return End::Close(CloseCode::Policy, "slow client");
             }
             let has_more = outbox.take(&mut self.writing, TAKE_BYTES);
             if self.write().is_err() {
                 return End::Gone;
             }
-            let has_more = has_more && self.writing.is_empty();
+            let is_written = self.writing.is_empty();
+            let has_more = has_more && is_written;
+            if is_written && !has_more && outbox.is_parked() {
+                self.go_on();
+            }
             let mut wake_at = ping_at;
+            if let Some(since) = self.stalled_since {
+                wake_at = wake_at.min(since + stall_max);
+            }
             if !self.is_authenticated {
                 wake_at = wake_at.min(opened_at + AUTH_MAX);
             }
@@ -182,7 +195,8 @@ impl Session {
                         return end;
                     }
                 }
-                writable = self.stream.writable(), if !self.writing.is_empty() => {
+                () = overflow.cancelled() => {}
+                writable = self.stream.writable(), if !is_written => {
                     if writable.is_err() {
                         return End::Gone;
                     }
@@ -210,9 +224,14 @@ impl Session {
                     }
                 }
                 () = std::future::ready(()), if has_more => {}
-                () = outbox.filled() => {}
+                // Of what can't be written now it need not hear.
+                () = outbox.filled(), if is_written => {}
                 () = tokio::time::sleep_until(wake_at) => {
                     let now = Instant::now();
+                    if self.stalled_since.is_some_and(|since| now >= since + stall_max) {
+                        outbox.overflow();
+                        continue;
+                    }
                     if !self.is_authenticated && now >= opened_at + AUTH_MAX {
                         self.refuse(ErrorCode::AuthTimeout, "");
                         return End::Close(CloseCode::Policy, "auth timeout");
@@ -240,10 +259,10 @@ impl Session {
 
     /// Writes what waits, as much as the socket takes.
     fn write(&mut self) -> std::io::Result<()> {
-        let mut data_bytes = 0;
+        let (mut data_bytes, mut has_taken) = (0, false);
         let result = loop {
             if self.writing.is_empty() {
-                self.behind_since = None;
+                (self.behind_since, self.stalled_since) = (None, None);
                 break Ok(());
             }
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -253,9 +272,14 @@ impl Session {
                 count += 1;
             }
             match self.stream.try_write_vectored(&slices[..count]) {
-                Ok(written) => data_bytes += advance(&mut self.writing, written),
+                Ok(written) => {
+                    data_bytes += advance(&mut self.writing, written);
+                    has_taken = true;
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    self.behind_since.get_or_insert_with(Instant::now);
+                    let now = Instant::now();
+                    self.behind_since.get_or_insert(now);
+                    self.stalled_since = self.stalled_since.filter(|_| !has_taken).or(Some(now));
                     break Ok(());
                 }
                 Err(error) => break Err(error),
@@ -273,7 +297,7 @@ impl Session {
         let (true, Some(since)) = (self.wants_heartbeat, self.behind_since) else { return };
         let now = Instant::now();
         let is_due = self.lag_told_at.is_none_or(|at| now.duration_since(at) >= LAG_PERIOD);
-        if is_due && self.outbox.is_lagging() {
+        if is_due && (self.outbox.is_lagging() || self.outbox.is_parked()) {
             self.lag_told_at = Some(now);
             let ms = now.duration_since(since).as_millis() as u64;
             self.say(&json!({ "T": "lag", "ms": ms, "queued_bytes": self.outbox.data_bytes() }));
@@ -351,11 +375,36 @@ impl Session {
     }
 
     fn request(&mut self, message: ClientMessage) {
+        if self.go_on() {
+            self.pending.push_front(message);
+            return;
+        }
         match message {
             ClientMessage::Auth { .. } => {}
             ClientMessage::Subscribe(request) => self.subscribe(*request),
             ClientMessage::Unsubscribe(request) => self.unsubscribe(&request),
         }
+        if self.joining.is_none() {
+            self.outbox.unpin();
+        }
+    }
+
+    /// Begins to replay what has come since the hub parked the connection, if it did. Otherwise the place in
+    /// the hub is left as it is from now on, since it is about to change.
+    fn go_on(&mut self) -> bool {
+        let Some(mut attachment) = self.attachment.take() else { return false };
+        let Some(parked) = attachment.pin() else {
+            self.attachment = Some(attachment);
+            return false;
+        };
+        let join = Join::resume(self.subscription.clone(), self.wants_token, parked);
+        self.join(attachment, join);
+        true
+    }
+
+    fn join(&mut self, attachment: Attachment, join: Join) {
+        let asker = Asker { address: self.opened.address, key: self.key_id.clone() };
+        self.joining = Some(replay::join(attachment, self.shared.past(self.opened.feed, asker), join));
     }
 
     fn authenticate(&mut self, key: &ClientKey) -> Option<End> {
@@ -404,9 +453,9 @@ impl Session {
             token: self.wants_token,
             snapshot: request.snapshot,
             since: request.since,
+            parked: None,
         };
-        let asker = Asker { address: self.opened.address, key: self.key_id.clone() };
-        self.joining = Some(replay::join(attachment, self.shared.past(self.opened.feed, asker), join));
+        self.join(attachment, join);
     }
 
     fn unsubscribe(&mut self, request: &Request) {
