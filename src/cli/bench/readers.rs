@@ -7,13 +7,14 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::{CliError, Findings, machine, rounded};
 use crate::client::ingest::IngestClient;
@@ -34,7 +35,7 @@ pub(super) struct ReadersArgs {
     /// Quotes per second
     #[arg(long, value_name = "QUOTES", default_value_t = 10_000)]
     rate: u64,
-    /// How long each phase is measured
+    /// How long each phase is measured; figures called `later` leave its first second out
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     seconds: u64,
 }
@@ -47,6 +48,9 @@ const BATCH_MAX: u64 = 4_096;
 const PROBE_PERIOD: Duration = Duration::from_millis(100);
 /// How often a client that reads lets the server hear of it.
 const PONG_PERIOD: Duration = Duration::from_secs(5);
+/// How long clients that come and do not read may fill what is set aside for them, before their cost is what it
+/// stays at.
+const FIRST: Duration = Duration::from_secs(1);
 /// A history reader that was refused asks again after so long.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -54,6 +58,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 #[derive(Default)]
 struct Phase {
     quotes: Latencies,
+    /// The same without the first second.
+    later: Latencies,
     healthz: Latencies,
     healthz_max: Duration,
     queue_bytes_max: u64,
@@ -119,7 +125,7 @@ fn start(dir: &std::path::Path) -> std::io::Result<Server> {
 
 async fn measure(args: &ReadersArgs, server: &Server) -> Result<Findings, CliError> {
     let symbols = symbols();
-    let (over, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (over, received) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
     let mut tasks = JoinSet::new();
     let endpoint = server.ingest.to_string().parse().map_err(CliError::failed)?;
     let ingest = IngestClient::connect(endpoint, 1, 1, 3).await.map_err(CliError::failed)?;
@@ -151,7 +157,7 @@ async fn measure(args: &ReadersArgs, server: &Server) -> Result<Findings, CliErr
     let beside = phase(args, server, &latencies).await?;
     let rss_beside = machine::rss_peak_bytes_of(pid);
     let metrics = metrics(server.address).await.map_err(CliError::failed)?;
-    over.store(true, Ordering::Relaxed);
+    over.cancel();
     while let Some(ended) = tasks.join_next().await {
         ended.map_err(CliError::failed)?.map_err(CliError::failed)?;
     }
@@ -164,10 +170,13 @@ async fn measure(args: &ReadersArgs, server: &Server) -> Result<Findings, CliErr
     for (name, phase) in [("alone", &alone), ("beside", &beside)] {
         findings.figure(&format!("{name}_p50_us"), rounded(phase.quotes.quantile_us(0.5)));
         findings.figure(&format!("{name}_p99_us"), rounded(p99(phase)));
+        findings.figure(&format!("{name}_later_p99_us"), rounded(phase.later.quantile_us(0.99)));
         findings.figure(&format!("{name}_healthz_p99_us"), rounded(phase.healthz.quantile_us(0.99)));
         findings.figure(&format!("{name}_healthz_max_us"), phase.healthz_max.as_micros() as u64);
     }
     findings.figure("p99_ratio", rounded(p99(&beside) / p99(&alone).max(1.0)));
+    let later = |phase: &Phase| phase.later.quantile_us(0.99);
+    findings.figure("later_p99_ratio", rounded(later(&beside) / later(&alone).max(1.0)));
     findings.figure("rss_alone_bytes", rss_alone);
     findings.figure("rss_peak_bytes", rss_beside);
     findings.figure("queue_bytes_max", beside.queue_bytes_max);
@@ -194,11 +203,11 @@ async fn publish(
     mut ingest: IngestClient,
     symbols: Vec<Symbol>,
     rate: u64,
-    over: Arc<AtomicBool>,
+    over: CancellationToken,
 ) -> Result<(), String> {
     let (began, mut sent) = (Instant::now(), 0);
     let mut period = tokio::time::interval(BATCH_PERIOD);
-    while !over.load(Ordering::Relaxed) {
+    while !over.is_cancelled() {
         period.tick().await;
         let due = (began.elapsed().as_secs_f64() * rate as f64) as u64;
         let batch: Vec<Tick> = (sent..due.min(sent + BATCH_MAX))
@@ -238,11 +247,11 @@ async fn read(
     mut stream: TcpStream,
     latencies: Arc<std::sync::Mutex<Latencies>>,
     received: Arc<AtomicU64>,
-    over: Arc<AtomicBool>,
+    over: CancellationToken,
 ) -> Result<(), String> {
     let (mut buffer, mut frames) = (vec![0; 256 * 1024], FrameCounter::default());
     let mut heard_of_at = Instant::now();
-    while !over.load(Ordering::Relaxed) {
+    while !over.is_cancelled() {
         if heard_of_at.elapsed() >= PONG_PERIOD {
             heard_of_at = Instant::now();
             // A masked pong without a payload: a client that says nothing would count as gone.
@@ -267,17 +276,15 @@ async fn read(
 }
 
 /// Keeps a connection, and reads nothing.
-async fn hold(stream: TcpStream, over: Arc<AtomicBool>) {
-    while !over.load(Ordering::Relaxed) {
-        tokio::time::sleep(PROBE_PERIOD).await;
-    }
+async fn hold(stream: TcpStream, over: CancellationToken) {
+    over.cancelled().await;
     drop(stream);
 }
 
 /// Asks for all of history, again and again, and reads nothing.
-async fn ask_history(address: SocketAddr, over: Arc<AtomicBool>) -> Result<(), String> {
+async fn ask_history(address: SocketAddr, over: CancellationToken) -> Result<(), String> {
     const REQUEST: &[u8] = b"GET /v1/history?kind=quotes&format=json HTTP/1.1\r\nhost: stk\r\n\r\n";
-    while !over.load(Ordering::Relaxed) {
+    while !over.is_cancelled() {
         let asked = async {
             let mut stream = TcpStream::connect(address).await?;
             stream.write_all(REQUEST).await?;
@@ -285,10 +292,7 @@ async fn ask_history(address: SocketAddr, over: Arc<AtomicBool>) -> Result<(), S
         };
         let stream = asked.await.map_err(|error| error.to_string())?;
         // An answer that is not read holds its place until the server ends it.
-        let until = Instant::now() + ASK_AGAIN;
-        while Instant::now() < until && !over.load(Ordering::Relaxed) {
-            tokio::time::sleep(PROBE_PERIOD).await;
-        }
+        let _ = tokio::time::timeout(ASK_AGAIN, over.cancelled()).await;
         let mut status = [0; 12];
         let is_refused = stream.try_read(&mut status).is_ok() && status.ends_with(b"429");
         if !is_refused {
@@ -307,10 +311,16 @@ async fn phase(
     let taken = || latencies.lock().map(|mut latencies| std::mem::take(&mut *latencies)).unwrap_or_default();
     drop(taken());
     let mut phase = Phase::default();
-    let until = Instant::now() + Duration::from_secs(args.seconds);
+    let began = Instant::now();
+    let until = began + Duration::from_secs(args.seconds);
+    let mut is_first = true;
     let mut period = tokio::time::interval(PROBE_PERIOD);
     while Instant::now() < until {
         period.tick().await;
+        if is_first && began.elapsed() >= FIRST {
+            is_first = false;
+            phase.quotes = taken();
+        }
         let asked = Instant::now();
         get(server.address, "/healthz").await.map_err(CliError::failed)?;
         let took = asked.elapsed();
@@ -321,7 +331,9 @@ async fn phase(
         most(&mut phase.queue_bytes_max, "stk_gateway_queue_bytes");
         most(&mut phase.history_bytes_max, "stk_history_bytes");
     }
-    phase.quotes = taken();
+    let rest = taken();
+    phase.quotes.add(&rest);
+    phase.later = rest;
     Ok(phase)
 }
 

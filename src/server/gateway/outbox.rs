@@ -15,9 +15,9 @@ use super::budget::Budget;
 /// The most control messages that wait; a peer that makes more wait without reading is closed.
 const CONTROL_MAX: usize = 256;
 /// A client stalls that takes nothing for so long,
-const STALLED_AFTER: Duration = Duration::from_millis(100);
+const STALLED_AFTER: Duration = Duration::from_millis(50);
 /// though so much waits for it, or a quarter of what may wait.
-const STALLED_BYTES: usize = 128 * 1024;
+const STALLED_BYTES: usize = 64 * 1024;
 
 /// The queues of one connection. The hub puts in, the connection's task takes out; one wake-up
 /// for all that was put in since it last took.

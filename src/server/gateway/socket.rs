@@ -26,7 +26,7 @@ const KEEPALIVE_TRIES: u32 = 2;
 /// Bytes that the system takes beyond what is on its way to the peer. Without a bound it takes some MiB for a
 /// peer that reads nothing.
 #[cfg(target_os = "linux")]
-const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+const UNSENT_BYTES_MAX: u32 = 64 * 1024;
 
 /// What a connection and the streams on it tell each other.
 #[derive(Clone, Default)]
