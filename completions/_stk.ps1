@@ -423,7 +423,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('--streams', '--streams', [CompletionResultType]::ParameterName, 'WebSocket clients that do not read, each with a subscription of its own')
             [CompletionResult]::new('--history', '--history', [CompletionResultType]::ParameterName, 'Requests for all of history that are not read')
             [CompletionResult]::new('--rate', '--rate', [CompletionResultType]::ParameterName, 'Quotes per second')
-            [CompletionResult]::new('--seconds', '--seconds', [CompletionResultType]::ParameterName, 'How long each phase is measured; figures called `later` leave its first second out')
+            [CompletionResult]::new('--seconds', '--seconds', [CompletionResultType]::ParameterName, 'How long each phase is measured; `later` figures exclude the first second')
             [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print one JSON object')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')

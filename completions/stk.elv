@@ -392,7 +392,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --streams 'WebSocket clients that do not read, each with a subscription of its own'
             cand --history 'Requests for all of history that are not read'
             cand --rate 'Quotes per second'
-            cand --seconds 'How long each phase is measured; figures called `later` leave its first second out'
+            cand --seconds 'How long each phase is measured; `later` figures exclude the first second'
             cand --config 'Configuration file'
             cand --json 'Print one JSON object'
             cand -h 'Print help'

@@ -317,7 +317,7 @@ complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcomman
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l streams -d 'WebSocket clients that do not read, each with a subscription of its own' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l history -d 'Requests for all of history that are not read' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l rate -d 'Quotes per second' -r
-complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l seconds -d 'How long each phase is measured; figures called `later` leave its first second out' -r
+complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l seconds -d 'How long each phase is measured; `later` figures exclude the first second' -r
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l config -d 'Configuration file' -r -F
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -l json -d 'Print one JSON object'
 complete -c stk -n "__fish_stk_using_subcommand bench; and __fish_seen_subcommand_from readers" -s h -l help -d 'Print help'

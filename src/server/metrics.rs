@@ -38,7 +38,7 @@ pub struct GatewayMetrics {
     pub answer_bytes: Gauge<i64, AtomicI64>,
     /// Clients closed as the slowest when all queues together had used up their budget.
     pub clients_evicted: Counter,
-    /// How often a client was parked: it took nothing, and is handed nothing before it has read on.
+    /// How often a stalled client was parked: it gets nothing new before it has read what waits.
     pub clients_parked: Counter,
     /// HTTP connections closed since their peer took nothing of an answer for too long.
     pub stalled_readers: Counter,
@@ -111,7 +111,7 @@ impl GatewayMetrics {
                 "Slowest clients closed for the budget of all",
                 &self.clients_evicted,
             ),
-            ("gateway_clients_parked", "Times a client that took nothing was parked", &self.clients_parked),
+            ("gateway_clients_parked", "Stalled clients that were parked", &self.clients_parked),
             ("gateway_stalled_readers", "Connections whose reader took nothing", &self.stalled_readers),
             ("history_refused", "Queries of history refused since too many ran", &self.history_refused),
             (

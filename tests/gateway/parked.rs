@@ -1,32 +1,47 @@
-//! Clients that stop reading for a while: they cost nothing meanwhile, and miss nothing.
+//! Clients that stop reading for a while: nothing new is built for them meanwhile, and they miss nothing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::Value;
-use stk::market::Timestamp;
+use serde_json::{Value, json};
+use stk::market::{Tick, Timestamp};
 use stk::wire::token::Token;
 
 use super::bounds::{narrow, until};
-use super::support::{Client, Server, config, trade, trade_at, ts};
+use super::support::{Client, PARTITIONS, Server, config, symbol, trade, trade_at, ts};
 
-/// What may wait for a client that is parked, with what its socket holds.
-const PARKED_BYTES_MAX: i64 = 1 << 20;
+/// What may wait for two clients that are parked: what was published while they were found to stall.
+const PARKED_BYTES_MAX: i64 = 4 << 20;
 
-/// Publishes trades of AAPL until so many clients are parked, and then several times what may wait for one.
-/// Returns the id of the next trade.
+/// AAPL, and a symbol of the other partition.
+fn names() -> [&'static str; 2] {
+    let partition = |name| symbol(name).partition(PARTITIONS);
+    let other =
+        ["TSLA", "IBM", "F", "GE", "T", "C"].into_iter().find(|name| partition(name) != partition("AAPL"));
+    ["AAPL", other.unwrap()]
+}
+
+/// Publishes trades of both symbols until so many clients are parked, and then several times what waits for them.
+/// Returns the id of the next trade of each.
 async fn publish_past(server: &Server, parked: u64) -> u64 {
     let (mut id, mut beyond) = (0, 0);
-    while beyond < 100 {
-        server.publish(&(id..id + 400).map(|id| trade("AAPL", id)).collect::<Vec<_>>()).await;
-        id += 400;
+    while beyond < 200 {
+        let trades = names().into_iter().flat_map(|name| (id..id + 200).map(move |id| trade(name, id)));
+        server.publish(&trades.collect::<Vec<Tick>>()).await;
+        id += 200;
         assert!(id < 1_000_000, "nobody is parked");
         beyond += u64::from(server.metrics.clients_parked.get() >= parked);
     }
-    assert_eq!(server.metrics.clients_parked.get(), parked, "once each");
     assert!(server.metrics.queue_bytes.get() < PARKED_BYTES_MAX, "{}", server.metrics.queue_bytes.get());
     id
 }
 
+fn subscription(more: &str) -> String {
+    let [first, second] = names();
+    format!(r#"{{"action":"subscribe","trades":["{first}","{second}"]{more}}}"#)
+}
+
+/// A client that has read nothing since the answer to `request`.
 async fn paused(server: &Server, request: &str) -> Client {
     let stream = narrow(server.address).await;
     let mut client = Client::over(stream, server.address, "/v2/stk", &[]).await.unwrap();
@@ -38,91 +53,128 @@ async fn paused(server: &Server, request: &str) -> Client {
     client
 }
 
-fn is(message: &Value, kind: &str) -> bool {
-    message["T"] == kind
+/// The trades heard so far, by symbol: each has all ids from 0 on, in order.
+#[derive(Default)]
+struct Heard(BTreeMap<String, u64>);
+
+impl Heard {
+    fn trade(&mut self, trade: &Value) {
+        let next = self.0.entry(trade["S"].as_str().unwrap().to_owned()).or_default();
+        assert_eq!(trade["i"], *next, "none is missing and none comes twice");
+        *next += 1;
+    }
+
+    fn trades(&mut self, messages: &[Value]) {
+        messages.iter().filter(|message| message["T"] == "t").for_each(|trade| self.trade(trade));
+    }
+
+    fn has_all(&self, count: u64) -> bool {
+        names().iter().all(|name| self.0.get(*name) == Some(&count))
+    }
 }
 
 #[tokio::test]
-async fn a_client_that_pauses_goes_on_where_it_was() {
+async fn a_client_that_pauses_resumes_where_it_stopped() {
     let server = Server::start(config()).await;
-    let request = r#"{"action":"subscribe","trades":["AAPL"],"bars":["AAPL"],"token":true}"#;
-    let mut client = paused(&server, request).await;
-    let id = publish_past(&server, 1).await;
-    // What it asks for while it is parked holds from where it goes on live.
+    let mut client = paused(&server, &subscription(r#","bars":["AAPL"],"token":true"#)).await;
+    let count = publish_past(&server, 1).await;
+    // What it asks for while it is parked holds from where it is live again.
     client.say(r#"{"action":"subscribe","trades":["MSFT"]}"#).await;
     let minute_later = Timestamp::from_nanos(ts().nanos() + 60_000_000_000);
-    server.publish(&[trade_at("AAPL", id, minute_later)]).await;
+    server.publish(&names().map(|name| trade_at(name, count, minute_later))).await;
 
-    let (mut trades, mut bars, mut last_token, mut is_subscribed) = (0, 0, None, false);
-    while trades <= id || bars == 0 || !is_subscribed {
+    let (mut heard, mut bars, mut is_subscribed) = (Heard::default(), 0, false);
+    let mut tokens: Vec<Token> = Vec::new();
+    while !heard.has_all(count + 1) || bars == 0 || !is_subscribed {
         for message in client.messages().await {
             match message["T"].as_str().unwrap() {
-                "t" => {
-                    assert_eq!(message["i"], trades, "none is missing and none comes twice");
-                    trades += 1;
-                }
+                "t" => heard.trade(&message),
                 "b" => bars += 1,
-                "token" => {
-                    let token: Token = message["token"].as_str().unwrap().parse().unwrap();
-                    let positions = token.positions().to_vec();
-                    assert!(last_token.is_none_or(|last| last <= positions), "tokens go on");
-                    last_token = Some(positions);
+                "token" => tokens.push(message["token"].as_str().unwrap().parse().unwrap()),
+                "subscription" => {
+                    is_subscribed = message["trades"].as_array().unwrap().contains(&json!("MSFT"));
                 }
-                "subscription" => is_subscribed = message["trades"] == serde_json::json!(["AAPL", "MSFT"]),
                 _ => panic!("{message}"),
             }
         }
     }
-    server.publish(&[trade("MSFT", 1), trade("AAPL", id + 1)]).await;
-    let mut live = Vec::new();
-    while live.len() < 2 {
-        let messages = client.messages().await;
-        live.extend(messages.into_iter().filter(|message| is(message, "t")).map(|trade| trade["S"].clone()));
+    for pair in tokens.windows(2) {
+        let mut positions = pair[0].positions().iter().zip(pair[1].positions());
+        assert!(positions.all(|(before, after)| before <= after), "tokens go on: {pair:?}");
     }
-    live.sort_by_key(Value::to_string);
-    assert_eq!((live, bars), (vec!["AAPL".into(), "MSFT".into()], 1));
-    assert_eq!((server.metrics.slow_clients.get(), server.metrics.clients_parked.get()), (0, 1));
+    server.publish(&[trade("MSFT", 0), trade("AAPL", count + 1)]).await;
+    while heard.0.get("MSFT") != Some(&1) || heard.0["AAPL"] != count + 2 {
+        heard.trades(&client.messages().await);
+    }
+    assert_eq!((bars, server.metrics.slow_clients.get()), (1, 0));
+    assert!(server.metrics.clients_parked.get() >= 1);
 }
 
 #[tokio::test]
-async fn events_that_are_not_read_for_a_while_go_on_where_they_were() {
+async fn a_paused_event_stream_resumes_without_loss() {
     let server = Server::start(config()).await;
-    let mut events = server.get("/v2/stk/sse?trades=AAPL").await;
+    let [first, second] = names();
+    let mut events = server.get(&format!("/v2/stk/sse?trades={first},{second}")).await;
     until(|| server.metrics.event_streams.get() == 1).await;
-    let id = publish_past(&server, 1).await;
-    let mut text = Vec::new();
-    let last = format!(r#""i":{},"#, id - 1);
-    let mut is_last_read = false;
-    while !is_last_read || !text.ends_with(b"\n\n") {
-        let from = text.len().saturating_sub(last.len());
-        text.extend(events.chunk().await.unwrap().expect("the stream goes on"));
-        is_last_read |= text[from..].windows(last.len()).any(|part| part == last.as_bytes());
+    let count = publish_past(&server, 1).await;
+    let (mut heard, mut text, mut id) = (Heard::default(), String::new(), None);
+    while !heard.has_all(count) {
+        let chunk = events.chunk().await.unwrap().expect("the stream goes on");
+        text.push_str(std::str::from_utf8(&chunk).unwrap());
+        while let Some((event, rest)) = text.split_once("\n\n") {
+            for line in event.lines() {
+                if let Some(data) = line.strip_prefix("data: ") {
+                    assert!(!data.contains("caught_up"));
+                    heard.trades(&serde_json::from_str::<Vec<Value>>(data).unwrap());
+                }
+                id = line.strip_prefix("id: ").map(str::to_owned).or(id);
+            }
+            text = rest.to_owned();
+        }
     }
-    let text = String::from_utf8(text).unwrap();
-    let frames = text.lines().filter_map(|line| line.strip_prefix("data: "));
-    let messages = frames.flat_map(|frame| serde_json::from_str::<Vec<Value>>(frame).unwrap());
-    let ids: Vec<u64> =
-        messages.filter(|message| is(message, "t")).filter_map(|trade| trade["i"].as_u64()).collect();
-    assert!(ids.iter().copied().eq(0..id), "{} of {id}", ids.len());
-    assert!(!text.contains("caught_up"));
+    // The id that it has now is that of all it has heard.
+    let more = format!("/v2/stk/sse?trades={first}&since={}", id.unwrap());
+    server.publish(&[trade("AAPL", count)]).await;
+    let mut resumed = server.get(&more).await;
+    let mut text = String::new();
+    while !text.contains("caught_up") {
+        text.push_str(std::str::from_utf8(&resumed.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    assert_eq!(text.matches(r#""T":"t""#).count(), 1, "{text}");
 }
 
 #[tokio::test]
-async fn who_comes_back_when_memory_has_gone_on_is_told_so() {
+async fn several_clients_with_one_subscription_resume_each_where_it_stopped() {
+    let server = Server::start(config()).await;
+    let mut clients = [paused(&server, &subscription("")).await, paused(&server, &subscription("")).await];
+    let count = publish_past(&server, 2).await;
+    let [first, second] = &mut clients;
+    let read = async |client: &mut Client| {
+        let mut heard = Heard::default();
+        while !heard.has_all(count) {
+            heard.trades(&client.messages().await);
+        }
+    };
+    tokio::join!(read(first), read(second));
+    // One that leaves while it is parked leaves nothing behind.
+    let gone = paused(&server, &subscription(r#","bars":["AAPL"]"#)).await;
+    drop((gone, clients));
+    until(|| server.metrics.websockets.get() == 0 && server.metrics.queue_bytes.get() == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_returns_too_late_is_closed_as_slow() {
     let mut config = config();
     config.ring_bytes_max = 64 << 10;
     let server = Server::start(config).await;
-    let mut client = paused(&server, r#"{"action":"subscribe","trades":["AAPL"]}"#).await;
+    let mut client = paused(&server, &subscription("")).await;
     publish_past(&server, 1).await;
-    let mut next = 0;
+    let mut heard = Heard::default();
     let error = loop {
         let messages = client.messages().await;
-        let ids: Vec<&Value> =
-            messages.iter().filter(|message| is(message, "t")).map(|trade| &trade["i"]).collect();
-        assert!(ids.iter().zip(next..).all(|(id, next)| **id == next), "none is missing before that");
-        next += ids.len() as u64;
-        if let Some(error) = messages.iter().find(|message| is(message, "error")) {
-            break error.clone();
+        heard.trades(&messages);
+        if let Some(error) = messages.into_iter().find(|message| message["T"] == "error") {
+            break error;
         }
     };
     assert_eq!((error["code"].as_u64(), client.closed().await), (Some(407), 1008), "{error}");
@@ -130,26 +182,41 @@ async fn who_comes_back_when_memory_has_gone_on_is_told_so() {
 }
 
 #[tokio::test]
-async fn who_is_parked_and_never_reads_is_closed() {
+async fn a_parked_client_that_never_reads_is_closed_as_slow() {
     let mut config = config();
     config.stall_max = Duration::from_secs(1);
     let server = Server::start(config).await;
-    let trades = r#"{"action":"subscribe","trades":["AAPL"]}"#;
-    let clients = [paused(&server, trades).await, paused(&server, trades).await];
+    let clients = [paused(&server, &subscription("")).await, paused(&server, &subscription("")).await];
     publish_past(&server, 2).await;
     until(|| server.metrics.slow_clients.get() == 2).await;
-    until(|| server.metrics.websockets.get() == 0).await;
-    until(|| server.metrics.queue_bytes.get() == 0).await;
+    until(|| server.metrics.websockets.get() == 0 && server.metrics.queue_bytes.get() == 0).await;
     drop(clients);
     // Those who share what others read are not parked.
-    let mut quick = Client::subscribed(server.address, trades).await;
-    let _slow = paused(&server, trades).await;
-    for id in 0..100 {
-        server.publish(&(0..400).map(|at| trade("AAPL", id * 400 + at)).collect::<Vec<_>>()).await;
-        let mut heard = 0;
-        while heard < 400 {
-            heard += quick.messages().await.iter().filter(|message| is(message, "t")).count();
+    let mut quick = Client::subscribed(server.address, &subscription("")).await;
+    let _slow = paused(&server, &subscription("")).await;
+    let parked = server.metrics.clients_parked.get();
+    let mut heard = Heard::default();
+    for id in (0..20_000).step_by(200) {
+        server.publish(&(id..id + 200).map(|id| trade("AAPL", id)).collect::<Vec<_>>()).await;
+        while heard.0.get("AAPL") != Some(&(id + 200)) {
+            heard.trades(&quick.messages().await);
         }
     }
-    assert_eq!(server.metrics.clients_parked.get(), 2);
+    assert_eq!(server.metrics.clients_parked.get(), parked);
+}
+
+/// It can't answer pings, because it does not read them.
+#[tokio::test]
+async fn a_pause_is_not_taken_for_a_peer_that_is_gone() {
+    let mut config = config();
+    config.stall_max = Duration::from_hours(1);
+    let server = Server::start(config).await;
+    let mut client = paused(&server, &subscription("")).await;
+    let count = publish_past(&server, 1).await;
+    let is_gone = until(|| server.metrics.mute_clients.get() > 0 || server.metrics.websockets.get() == 0);
+    assert!(tokio::time::timeout(Duration::from_secs(32), is_gone).await.is_err());
+    let mut heard = Heard::default();
+    while !heard.has_all(count) {
+        heard.trades(&client.messages().await);
+    }
 }

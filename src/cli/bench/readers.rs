@@ -35,7 +35,7 @@ pub(super) struct ReadersArgs {
     /// Quotes per second
     #[arg(long, value_name = "QUOTES", default_value_t = 10_000)]
     rate: u64,
-    /// How long each phase is measured; figures called `later` leave its first second out
+    /// How long each phase is measured; `later` figures exclude the first second
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     seconds: u64,
 }

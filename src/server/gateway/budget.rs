@@ -98,10 +98,10 @@ impl Budget {
         outboxes.open.values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Clients for which much waits, and which take of it.
-    pub(super) fn behind(&self, now: Instant) -> Vec<Arc<Outbox>> {
-        let mut outboxes = self.outboxes();
-        outboxes.retain(|outbox| outbox.is_lagging() && !outbox.is_stalled(now));
+    /// Clients of live data for which much waits, and which take of it.
+    pub(super) fn behind(&self) -> Vec<Arc<Outbox>> {
+        let (mut outboxes, now) = (self.outboxes(), Instant::now());
+        outboxes.retain(|outbox| outbox.is_live() && outbox.is_lagging() && !outbox.is_stalled(now));
         outboxes
     }
 
@@ -114,30 +114,49 @@ impl Budget {
         }
         // Taken out of the lock first: the last holder of a queue takes it when it lets go.
         let outboxes = self.outboxes();
-        let mut leaving = 0;
+        let mut leaving = Leaving::default();
         let mut slowest = Vec::new();
         for outbox in &outboxes {
             match outbox.waiting_bytes() {
                 0 => {}
-                // What these hold comes free as soon as their tasks run.
-                bytes if outbox.is_overflowed() => leaving += bytes,
+                bytes if outbox.is_overflowed() => leaving.add(outbox, bytes),
                 bytes => slowest.push((Reverse(bytes), outbox.first_frame(), outbox)),
             }
         }
-        if self.bytes().saturating_sub(leaving) <= bytes_high {
+        if self.bytes().saturating_sub(leaving.bytes) <= bytes_high {
             return;
         }
         // Those who wait for the same frames go one after the other: only the last of them frees these.
         slowest.sort_unstable_by_key(|(bytes, first, _)| (*bytes, *first));
         for (.., outbox) in slowest {
             // Some room is made, so that not every round has to close one.
-            if self.bytes().saturating_sub(leaving) <= self.bytes_max / 2 {
+            if self.bytes().saturating_sub(leaving.bytes) <= self.bytes_max / 2 {
                 break;
             }
             outbox.overflow();
             self.metrics.clients_evicted.inc();
-            leaving += outbox.waiting_bytes();
+            leaving.add(outbox, outbox.waiting_bytes());
         }
+    }
+}
+
+/// What clients that are being closed still hold: it comes free as soon as their tasks run.
+#[derive(Default)]
+struct Leaving {
+    /// By the first of the frames that some share.
+    shared: HashMap<usize, usize>,
+    bytes: usize,
+}
+
+impl Leaving {
+    fn add(&mut self, outbox: &Outbox, bytes: usize) {
+        let Some(first) = outbox.first_frame() else {
+            self.bytes += bytes;
+            return;
+        };
+        let shared = self.shared.entry(first).or_default();
+        self.bytes += bytes.saturating_sub(*shared);
+        *shared = bytes.max(*shared);
     }
 }
 
@@ -148,7 +167,7 @@ mod tests {
     use super::*;
 
     fn outbox(budget: &Arc<Budget>) -> Arc<Outbox> {
-        Outbox::open(usize::MAX, budget.clone(), CancellationToken::new())
+        Outbox::open(usize::MAX, budget.clone(), CancellationToken::new(), Arc::default())
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::wire::token::Token;
 
 /// How often a group that gets no data is told a token.
 const TOKEN_PERIOD: Duration = Duration::from_millis(100);
-/// Members of a group that are parked together; what more of them cost they share.
+/// The largest group that is parked: the frames of a larger one are built for so many that they cost little.
 const PARKED_MEMBERS_MAX: usize = 8;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -29,16 +29,18 @@ pub(super) struct GroupKey {
     pub(super) token: bool,
 }
 
-/// Where a connection that reads nothing was taken out of its group.
+/// A parked connection's position.
 pub(super) struct Parked {
-    /// It was handed all before this.
+    /// Everything before it was delivered.
     pub(super) token: Token,
-    /// The group that hands it what no log has, if it wants of that.
+    /// The group that still delivers its bars, if it subscribed to any.
     pub(super) group: Option<u32>,
 }
 
 struct Group {
     key: GroupKey,
+    /// Bars are not in the log: a connection without anything else has nowhere to resume from.
+    has_bars_only: bool,
     members: Vec<Arc<Outbox>>,
     builder: FrameBuilder,
     frames: Vec<Bytes>,
@@ -62,7 +64,7 @@ pub(super) struct Fanout {
     /// Groups that are told of gaps of no single symbol.
     gap_groups: Vec<u32>,
     touched: Vec<u32>,
-    /// Groups nobody of which took anything when they were handed something last.
+    /// Groups all members of which were stalled at a delivery since the last [`Fanout::park_stalled`].
     stalled: Vec<u32>,
     /// Connections that were taken out of their groups, by the numbers of their outboxes.
     parked: HashMap<u64, Parked>,
@@ -198,6 +200,7 @@ impl Fanout {
         let number = self.groups.iter().position(Option::is_none).unwrap_or(self.groups.len());
         let group = Group {
             key: key.clone(),
+            has_bars_only: key.subscription == key.subscription.bars(),
             members: vec![outbox],
             builder: FrameBuilder::default(),
             frames: Vec::new(),
@@ -255,8 +258,8 @@ impl Fanout {
         }
     }
 
-    /// Takes the connections that read nothing, and for which alone frames are built, out of their groups:
-    /// from now on they cost nothing. What all were handed before stands under `token`. Returns how many.
+    /// Takes stalled connections out of the groups that have no others: no frames are built for them any
+    /// more. `token` is the position up to which everything was delivered. Returns how many were parked.
     pub(super) fn park_stalled(&mut self, now: Instant, token: impl Fn() -> Token) -> u64 {
         let mut count = 0;
         for number in std::mem::take(&mut self.stalled) {
@@ -266,7 +269,7 @@ impl Fanout {
             // Its tokens would stand for what the connection has not been handed.
             let bars = (!subscription.is_empty()).then_some(GroupKey { framing, subscription, token: false });
             for member in group.members.clone() {
-                if member.park() {
+                if member.park(now) {
                     self.leave(number, &member);
                     let group = bars.clone().map(|bars| self.join(bars, member.clone()));
                     self.parked.insert(member.number(), Parked { token: token(), group });
@@ -277,7 +280,7 @@ impl Fanout {
         count
     }
 
-    /// Where a connection was parked, if it was; it is not to be parked before [`Outbox::unpin`].
+    /// Where a connection was parked, if it was; it will not be parked before [`Outbox::unpin`].
     pub(super) fn pin(&mut self, outbox: &Outbox) -> Option<Parked> {
         outbox.pin();
         self.parked.remove(&outbox.number())
@@ -311,12 +314,11 @@ impl Fanout {
 }
 
 impl Group {
-    /// Whether its frames are built for a few that take nothing. Bars are in no log, so that who wants
-    /// nothing else has nowhere to go on from.
+    /// Whether its frames are built for a few that take nothing.
     fn is_stalled(&self, now: Instant) -> bool {
         self.members.len() <= PARKED_MEMBERS_MAX
+            && !self.has_bars_only
             && self.members.iter().all(|member| member.is_stalled(now))
-            && self.key.subscription != self.key.subscription.bars()
     }
 
     fn tell(&self, frame: &Bytes) {

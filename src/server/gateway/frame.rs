@@ -200,6 +200,10 @@ impl FrameReader {
             (126, _) => return Ok(None),
             (length, _) => (u64::from(length), 0),
         };
+        // RFC 6455, 5.2: "the minimal number of bytes MUST be used".
+        if matches!((length_bytes, length), (2, ..126) | (8, ..0x1_0000)) {
+            return Err(FrameError::Protocol("a frame's length takes more bytes than it needs"));
+        }
         let is_control = first & 0x08 != 0;
         if is_control && (first & FIN == 0 || length > CONTROL_BYTES_MAX as u64) {
             return Err(FrameError::Protocol("a control frame is fragmented or too long"));
@@ -330,6 +334,19 @@ mod tests {
         let mut head = masked(0x82, &vec![0; 70_000]);
         head[2..10].copy_from_slice(&u64::MAX.to_be_bytes());
         assert_eq!(all(&head[..14]), Err(FrameError::TooBig(1 << 20)));
+    }
+
+    #[test]
+    fn a_length_in_more_bytes_than_it_needs_is_refused() {
+        let head = |length: &[u8]| [&[FIN | BINARY][..], length, &[0; 4], &[0; 0x1_0000]].concat();
+        let refused = |length: &[u8]| all(&head(length)).map_err(|error| error.close_code());
+        for length in [&[0xfe, 0, 0][..], &[0xfe, 0, 125], &[0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff]] {
+            assert_eq!(refused(length), Err(CloseCode::Protocol), "{length:?}");
+        }
+        let message = |bytes: usize| Ok(vec![Incoming::Message(Opcode::Binary, vec![0; bytes].into())]);
+        assert_eq!(all(&head(&[0xfe, 0, 126])[..8 + 126]), message(126));
+        let length = [0xff, 0, 0, 0, 0, 0, 1, 0, 0];
+        assert_eq!(all(&head(&length)[..14 + 0x1_0000]), message(0x1_0000));
     }
 
     #[test]

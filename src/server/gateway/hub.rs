@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use serde_json::json;
 use tokio::time::Instant;
@@ -40,12 +40,14 @@ use crate::wire::token::{LogId, Position, Token};
 
 /// How much of one partition is read at a time: bounds how long a round holds the lock.
 const READ_BYTES_MAX: usize = 64 * 1024;
-/// What a replay may still have before it when it is finished under the lock.
+/// What a replay may still have before it when it is finished under the lock: about so much over all partitions,
+/// and at least so much of each.
 const JOIN_BYTES_MAX: usize = 64 * 1024;
+const JOIN_SHARE_MIN: usize = 8 * 1024;
 /// How often bars and tokens are looked after.
 const CLOCK_PERIOD: Duration = Duration::from_millis(100);
-/// How long a round that follows a full one waits at most for those who read, and how often it looks.
-const PACE_MAX: Duration = Duration::from_millis(50);
+/// How long a round that follows a full one waits at most for clients to take that, and how often it looks.
+const PACE_MAX: Duration = Duration::from_millis(100);
 const PACE_PERIOD: Duration = Duration::from_millis(1);
 /// The most repeats of records that are remembered per partition for replays.
 const REPEATS_MAX: usize = 65_536;
@@ -400,7 +402,7 @@ impl State {
         self.fanout.tell_gap(&gap, &after);
     }
 
-    /// Takes those who read nothing out of what is handed out, at the end of a round.
+    /// Parks clients that stall, at the end of a round.
     fn park_stalled(&mut self, now: Instant, metrics: &GatewayMetrics) {
         let State { log, partitions, fanout, .. } = self;
         let count = fanout.park_stalled(now, || token_of(*log, partitions, None));
@@ -495,6 +497,7 @@ impl Hub {
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Read and not yet taken in: at most one batch of each partition.
         let mut waiting = VecDeque::new();
+        let (budget, mut late) = (self.state().budget.clone(), HashSet::new());
         loop {
             let first = tokio::select! {
                 biased;
@@ -520,7 +523,7 @@ impl Hub {
             while let Some(Some(more)) = reads.next().now_or_never() {
                 waiting.push_back(more);
             }
-            let behind = {
+            let is_full = {
                 let mut state = self.state();
                 let round = *self.rounds.borrow() + 1;
                 while !state.is_full()
@@ -554,11 +557,11 @@ impl Hub {
                 state.park_stalled(now, &self.metrics);
                 state.send_tokens(round, now);
                 self.rounds.send_replace(round);
-                if is_full { state.budget.behind(now) } else { Vec::new() }
+                is_full
             };
             // The connections write this round before the next one is made.
             tokio::task::yield_now().await;
-            pace(&behind).await;
+            late = if is_full { pace(budget.behind(), &late).await } else { HashSet::new() };
         }
     }
 
@@ -729,13 +732,16 @@ impl Hub {
     }
 }
 
-/// Waits until those who were given much and read have taken it: who reads is not closed for what the log has
-/// at once.
-async fn pace(behind: &[Arc<Outbox>]) {
+/// Waits until clients that are `behind` have caught up, so that none that reads is closed for what the log has at
+/// once. Those that were `late` after the round before are not waited for again. Returns those that are late now, by
+/// the numbers of their outboxes.
+async fn pace(behind: Vec<Arc<Outbox>>, late: &HashSet<u64>) -> HashSet<u64> {
     let until = Instant::now() + PACE_MAX;
-    while behind.iter().any(|outbox| outbox.is_lagging()) && Instant::now() < until {
+    let is_awaited = |outbox: &Arc<Outbox>| outbox.is_lagging() && !late.contains(&outbox.number());
+    while behind.iter().any(is_awaited) && Instant::now() < until {
         tokio::time::sleep(PACE_PERIOD).await;
     }
+    behind.iter().filter(|outbox| outbox.is_lagging()).map(|outbox| outbox.number()).collect()
 }
 
 async fn read(
@@ -813,25 +819,33 @@ impl Attachment {
     pub(super) fn go_live(&mut self, subscription: &Subscription, token: bool, replay: &mut Replay) -> Ahead {
         let hub = self.hub.clone();
         let mut state = hub.state();
+        let mut partitions = state.partitions.iter().enumerate();
+        if partitions.any(|(number, partition)| {
+            let from = replay.position(number).offset;
+            from < partition.next && from < partition.ring_first
+        }) {
+            return Ahead::Log;
+        }
         let mut records = Vec::new();
-        let mut bytes = 0;
+        let mut is_all = true;
+        // No more at a time, and of every partition: what is held for a slow client stays in memory beyond the
+        // ring, and what waits longest leaves that first.
+        let share = (JOIN_BYTES_MAX / state.partitions.len()).max(JOIN_SHARE_MIN);
         for (number, partition) in state.partitions.iter().enumerate() {
             let from = replay.position(number).offset;
-            if from >= partition.next {
-                continue;
-            }
-            if from < partition.ring_first {
-                return Ahead::Log;
-            }
+            let mut bytes = 0;
             let at = partition.ring.partition_point(|record| record.offset < from);
             for record in partition.ring.range(at..) {
+                if bytes > share {
+                    is_all = false;
+                    break;
+                }
                 bytes += record.bytes.len();
                 records.push((number as u16, record.clone()));
-                // No more at a time: what is held for a slow client stays in memory beyond the ring.
-                if bytes > JOIN_BYTES_MAX {
-                    return Ahead::Records(records);
-                }
             }
+        }
+        if !is_all {
+            return Ahead::Records(records);
         }
         for (partition, record) in &records {
             replay.record(*partition, record);

@@ -2,6 +2,7 @@
 //! data, bounded in bytes.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use super::budget::Budget;
 
 /// The most control messages that wait; a peer that makes more wait without reading is closed.
 const CONTROL_MAX: usize = 256;
-/// A client stalls that takes nothing for so long,
+/// How long a full socket may take nothing before its client counts as stalled.
 const STALLED_AFTER: Duration = Duration::from_millis(50);
-/// though so much waits for it, or a quarter of what may wait.
+/// How much has to wait for a client, or a quarter of what may wait, before it counts as stalled.
 const STALLED_BYTES: usize = 64 * 1024;
 
 /// The queues of one connection. The hub puts in, the connection's task takes out; one wake-up
@@ -34,6 +35,8 @@ pub(super) struct Outbox {
     number: u64,
     /// Cancelled when the connection has fallen too far behind.
     overflow: CancellationToken,
+    /// The socket takes no more now: what waits does so for the client.
+    is_full: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -48,23 +51,30 @@ struct Queues {
     /// Since when nothing of the data that waits has left.
     waits_since: Option<Instant>,
     overflowed: bool,
+    /// Of the data that was dropped when it overflowed.
+    first_frame: Option<usize>,
     parking: Parking,
 }
 
-/// Whether the hub may park a connection that stalls; changed under its lock alone, but for what
-/// [`Outbox::unpin`] does.
+/// Whether the hub may park a connection that stalls.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Parking {
+    /// It has no place in the hub, or one that is about to change.
     #[default]
-    Allowed,
-    /// Its place in the hub is about to change.
     Pinned,
+    Allowed,
     Parked,
 }
 
 impl Outbox {
-    /// Queues that share `budget`; `overflow` is cancelled where they hold too much.
-    pub(super) fn open(data_bytes_max: usize, budget: Arc<Budget>, overflow: CancellationToken) -> Arc<Self> {
+    /// Queues that share `budget`; `overflow` is cancelled where they hold too much, and `is_full` says when
+    /// the socket takes no more.
+    pub(super) fn open(
+        data_bytes_max: usize,
+        budget: Arc<Budget>,
+        overflow: CancellationToken,
+        is_full: Arc<AtomicBool>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|outbox| Self {
             queues: Mutex::default(),
             filled: Notify::new(),
@@ -73,6 +83,7 @@ impl Outbox {
             number: budget.register(outbox.clone()),
             budget,
             overflow,
+            is_full,
         })
     }
 
@@ -110,6 +121,7 @@ impl Outbox {
     /// Drops what waits: the connection is closed as too slow.
     fn give_up(&self, queues: &mut Queues) {
         queues.overflowed = true;
+        queues.first_frame = queues.data.front().map(|frame| frame.as_ptr() as usize);
         let waiting: usize = std::mem::take(&mut queues.data).iter().map(Bytes::len).sum();
         queues.data_bytes -= waiting.min(queues.data_bytes);
         self.overflow.cancel();
@@ -209,9 +221,11 @@ impl Outbox {
         queues.control_bytes + queues.data_bytes
     }
 
-    /// Where the first frame of data that waits is in memory: the same for all that share it.
-    pub(super) fn first_frame(&self) -> Option<*const u8> {
-        self.queues().data.front().map(|frame| frame.as_ptr())
+    /// Where the first frame of data that waits, or did before it overflowed, is in memory: the same for all
+    /// that share it.
+    pub(super) fn first_frame(&self) -> Option<usize> {
+        let queues = self.queues();
+        queues.data.front().map(|frame| frame.as_ptr() as usize).or(queues.first_frame)
     }
 
     /// Whether more was put in than the bound allows.
@@ -224,22 +238,32 @@ impl Outbox {
         self.data_bytes() > self.data_bytes_max / 4
     }
 
-    /// Whether it has taken nothing of much that waits for it for a while.
-    pub(super) fn is_stalled(&self, now: Instant) -> bool {
-        let queues = self.queues();
+    fn stalls(&self, queues: &Queues, now: Instant) -> bool {
         let is_still = |since| now.saturating_duration_since(since) >= STALLED_AFTER;
-        queues.data_bytes > STALLED_BYTES.min(self.data_bytes_max / 4)
+        self.is_full.load(Ordering::Relaxed)
+            && queues.data_bytes > STALLED_BYTES.min(self.data_bytes_max / 4)
             && queues.waits_since.is_some_and(is_still)
     }
 
-    /// Whether the hub may take it out of its group now; if so, it counts as parked from now on.
-    pub(super) fn park(&self) -> bool {
+    /// Whether its socket is full and has taken nothing of much that waits for a while.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        self.stalls(&self.queues(), now)
+    }
+
+    /// Parks a connection that stalls, if it may be parked. Its task then finds that out once it has written
+    /// what waits, because that is after this.
+    pub(super) fn park(&self, now: Instant) -> bool {
         let mut queues = self.queues();
-        let may_park = queues.parking == Parking::Allowed && !queues.overflowed;
+        let may_park = queues.parking == Parking::Allowed && !queues.overflowed && self.stalls(&queues, now);
         if may_park {
             queues.parking = Parking::Parked;
         }
         may_park
+    }
+
+    /// Whether it has a place in the hub, which hands it what it subscribed to.
+    pub(super) fn is_live(&self) -> bool {
+        self.queues().parking == Parking::Allowed
     }
 
     /// Whether the hub has parked it.
@@ -260,9 +284,9 @@ impl Outbox {
         }
     }
 
-    /// Waits until less than half of the bound is used. Cancel-safe.
-    pub(super) async fn room(&self) {
-        while self.data_bytes() > self.data_bytes_max / 2 {
+    /// Waits until at most so much data waits. Cancel-safe.
+    pub(super) async fn room(&self, data_bytes: usize) {
+        while self.data_bytes() > data_bytes {
             self.drained.notified().await;
         }
     }
@@ -290,7 +314,7 @@ mod tests {
 
     fn outbox(data_bytes_max: usize) -> Arc<Outbox> {
         let budget = Budget::new(usize::MAX >> 1, GatewayMetrics::default());
-        Outbox::open(data_bytes_max, budget, CancellationToken::new())
+        Outbox::open(data_bytes_max, budget, CancellationToken::new(), Arc::default())
     }
 
     fn frame(text: &'static str) -> Bytes {
@@ -371,7 +395,7 @@ mod tests {
         outbox.push_data(&[frame("abcd")]);
         let waiting = tokio::spawn({
             let outbox = outbox.clone();
-            async move { outbox.room().await }
+            async move { outbox.room(2).await }
         });
         outbox.written(2);
         waiting.await.unwrap();

@@ -32,6 +32,8 @@ use crate::wire::token::{LogId, Position, Token};
 
 /// How much of the log is read at a time.
 const READ_BYTES_MAX: usize = 256 * 1024;
+/// How much may wait for a client that was parked: it may stop reading again.
+const RESUME_BYTES_MAX: usize = 256 * 1024;
 /// Symbols asked of hot at a time.
 const HOT_SYMBOLS: usize = 512;
 
@@ -128,6 +130,8 @@ pub(super) struct Replay {
     frames: Vec<Bytes>,
     scratch: Vec<u8>,
     behind: Behind,
+    /// How much may wait for the client before it goes on.
+    waiting_bytes_max: usize,
 }
 
 impl Replay {
@@ -273,8 +277,10 @@ pub(super) type Joining = BoxFuture<'static, (Attachment, Result<(), JoinError>)
 pub(super) fn join(mut attachment: Attachment, past: Past, join: Join) -> Joining {
     let queries = past.queries.clone();
     queries.run(async move {
-        let result = run(&mut attachment, &past, join).await;
-        (attachment, result)
+        // A client that was parked, and is too slow to catch up, is slow.
+        let run_max = if join.parked.is_some() { past.stall_max } else { Duration::MAX };
+        let result = tokio::time::timeout(run_max, run(&mut attachment, &past, join)).await;
+        (attachment, result.unwrap_or(Err(JoinError::Stalled)))
     })
 }
 
@@ -324,6 +330,10 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
         frames: Vec::new(),
         scratch: Vec::new(),
         behind: None,
+        waiting_bytes_max: {
+            let half = attachment.outbox.data_bytes_max() / 2;
+            if is_parked { half.min(RESUME_BYTES_MAX) } else { half }
+        },
     };
     if let Some((first, mismatch)) = lost {
         let told = reset(framing, &first.to_string(), &replay.token(), &mismatch.to_string());
@@ -331,7 +341,7 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
     }
     if let Some(entries) = snapshots {
         for (symbol, entry) in &entries {
-            room(attachment, past, &mut replay.behind).await?;
+            room(attachment, past, &mut replay).await?;
             attachment.push(vec![snapshot::frame(framing, *symbol, entry)]);
         }
         let mut end = json!({ "T": "snapshot_end", "count": entries.len() });
@@ -361,7 +371,7 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
                     send(attachment, past, &mut replay).await?;
                 }
             }
-            // A place in line for each that is slow would leave none to those who ask for the past.
+            // Slow clients must not take the places of those who ask for the past.
             Ahead::Log if is_parked => return Err(JoinError::Stalled),
             Ahead::Log => {
                 if place.is_none() {
@@ -385,7 +395,7 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
 async fn send(attachment: &Attachment, past: &Past, replay: &mut Replay) -> Result<(), JoinError> {
     let frames = replay.take_frames();
     if !frames.is_empty() {
-        room(attachment, past, &mut replay.behind).await?;
+        room(attachment, past, replay).await?;
         attachment.push(frames);
     }
     // Others have their turn after every record.
@@ -398,16 +408,17 @@ type Behind = Option<(Instant, u64)>;
 
 /// Waits until the client has taken enough of what it was sent. While much waits for it, it has to take some
 /// of that in each time in which it may not take nothing.
-async fn room(attachment: &Attachment, past: &Past, behind: &mut Behind) -> Result<(), JoinError> {
-    let outbox = &attachment.outbox;
-    if !outbox.is_lagging() {
+async fn room(attachment: &Attachment, past: &Past, replay: &mut Replay) -> Result<(), JoinError> {
+    let (outbox, behind, waiting_bytes_max) =
+        (&attachment.outbox, &mut replay.behind, replay.waiting_bytes_max);
+    if outbox.data_bytes() <= waiting_bytes_max / 2 {
         *behind = None;
         return Ok(());
     }
-    let progress_bytes_min = PROGRESS_BYTES_MIN.min(outbox.data_bytes_max() / 4) as u64;
+    let progress_bytes_min = PROGRESS_BYTES_MIN.min(waiting_bytes_max / 2) as u64;
     loop {
         let (since, written) = *behind.get_or_insert_with(|| (Instant::now(), outbox.written_bytes()));
-        let room = tokio::time::timeout_at(since + past.stall_max, outbox.room()).await;
+        let room = tokio::time::timeout_at(since + past.stall_max, outbox.room(waiting_bytes_max)).await;
         if since.elapsed() >= past.stall_max {
             if outbox.written_bytes() - written < progress_bytes_min {
                 return Err(JoinError::Stalled);

@@ -23,6 +23,9 @@ const KEEPALIVE_PERIOD: Duration = Duration::from_secs(5);
 /// How often it asks before the peer counts as gone.
 const KEEPALIVE_TRIES: u32 = 2;
 
+/// How much longer than a peer may take nothing it may acknowledge nothing.
+#[cfg(target_os = "linux")]
+const VANISHED_AFTER_STALL: Duration = Duration::from_secs(5);
 /// Bytes that the system takes beyond what is on its way to the peer. Without a bound it takes some MiB for a
 /// peer that reads nothing.
 #[cfg(target_os = "linux")]
@@ -37,6 +40,8 @@ pub(super) struct Ties {
     stalled: Arc<AtomicBool>,
     /// A stream is on this connection, which counts its own end.
     streams: Arc<AtomicBool>,
+    /// The socket takes no more now.
+    pub(super) is_full: Arc<AtomicBool>,
 }
 
 impl Ties {
@@ -94,6 +99,7 @@ impl Socket {
         written: Poll<io::Result<usize>>,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        self.ties.is_full.store(written.is_pending(), Ordering::Relaxed);
         if let Poll::Ready(written) = written {
             self.stall = None;
             return Poll::Ready(written.inspect_err(|error| self.note(error)));
@@ -116,9 +122,13 @@ fn prepare(stream: &TcpStream, stall_max: Duration) -> io::Result<()> {
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_PERIOD)?;
     sockopt::set_tcp_keepcnt(stream, KEEPALIVE_TRIES)?;
-    // What was written and is not acknowledged for so long never will be: the peer has vanished.
+    // What was written and is not acknowledged for so long never will be: the peer has vanished. One that is there
+    // and reads nothing is found before that, and told.
     #[cfg(target_os = "linux")]
-    sockopt::set_tcp_user_timeout(stream, u32::try_from(stall_max.as_millis()).unwrap_or(u32::MAX))?;
+    {
+        let vanished_after = stall_max + VANISHED_AFTER_STALL;
+        sockopt::set_tcp_user_timeout(stream, u32::try_from(vanished_after.as_millis()).unwrap_or(u32::MAX))?;
+    }
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     Ok(())

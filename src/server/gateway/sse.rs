@@ -155,7 +155,10 @@ pub(super) fn serve(
         return response(Body::from(farewell(&gap)));
     }
     ties.set_streams();
-    let outbox = Outbox::open(shared.config.queue_bytes_max, shared.budget.clone(), ties.cut.clone());
+    let outbox = {
+        let (budget, cut, is_full) = (shared.budget.clone(), ties.cut.clone(), ties.is_full.clone());
+        Outbox::open(shared.config.queue_bytes_max, budget, cut, is_full)
+    };
     let head = format!("retry: {}\n\n", retry_ms());
     outbox.push_control(head.into());
     outbox.push_control(control_frame(Framing::Sse, &success("connected"), None));

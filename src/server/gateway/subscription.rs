@@ -131,7 +131,7 @@ impl Subscription {
         self.prev_closes &= !other.prev_closes;
     }
 
-    /// What it has of bars, which stand in no log.
+    /// The bar channels alone.
     pub(super) fn bars(&self) -> Self {
         let mut bars = Self::default();
         for channel in [Channel::Bars, Channel::UpdatedBars, Channel::DailyBars] {

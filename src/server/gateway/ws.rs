@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Buf;
@@ -77,6 +78,8 @@ struct Session {
     outbox: Arc<Outbox>,
     /// Cancelled where the outbox overflows.
     overflow: CancellationToken,
+    /// The socket takes no more now.
+    is_full: Arc<AtomicBool>,
     /// Its place in the hub, unless a replay has it.
     attachment: Option<Attachment>,
     joining: Option<Joining>,
@@ -99,8 +102,9 @@ struct Session {
 
 /// Serves one connection to its end.
 pub(super) async fn serve(shared: Arc<Shared>, opened: Opened, stream: TcpStream, read_ahead: &[u8]) {
-    let (budget, overflow) = (shared.budget.clone(), CancellationToken::new());
-    let outbox = Outbox::open(shared.config.queue_bytes_max, budget, overflow.clone());
+    let (budget, overflow, is_full) =
+        (shared.budget.clone(), CancellationToken::new(), Arc::<AtomicBool>::default());
+    let outbox = Outbox::open(shared.config.queue_bytes_max, budget, overflow.clone(), is_full.clone());
     let framing = Framing::WebSocket(opened.encoding);
     let attachment = shared.hub(opened.feed).attach(outbox.clone(), framing);
     let mut session = Session {
@@ -110,6 +114,7 @@ pub(super) async fn serve(shared: Arc<Shared>, opened: Opened, stream: TcpStream
         reader: FrameReader::new(read_ahead, MESSAGE_BYTES_MAX),
         outbox,
         overflow,
+        is_full,
         attachment: Some(attachment),
         joining: None,
         pending: VecDeque::new(),
@@ -224,7 +229,7 @@ impl Session {
                     }
                 }
                 () = std::future::ready(()), if has_more => {}
-                // Of what can't be written now it need not hear.
+                // While the socket is full, new data needs no wake-up.
                 () = outbox.filled(), if is_written => {}
                 () = tokio::time::sleep_until(wake_at) => {
                     let now = Instant::now();
@@ -237,7 +242,8 @@ impl Session {
                         return End::Close(CloseCode::Policy, "auth timeout");
                     }
                     if now >= ping_at {
-                        if now.duration_since(self.heard_at) > MUTE_MAX {
+                        // One that reads nothing can't answer; it has a bound of its own.
+                        if self.stalled_since.is_none() && now.duration_since(self.heard_at) > MUTE_MAX {
                             self.shared.metrics.mute_clients.inc();
                             return End::Gone;
                         }
@@ -273,6 +279,10 @@ impl Session {
             }
             match self.stream.try_write_vectored(&slices[..count]) {
                 Ok(written) => {
+                    if self.stalled_since.is_some() {
+                        // It is there, and answers what it finds once it has read so far.
+                        self.heard_at = Instant::now();
+                    }
                     data_bytes += advance(&mut self.writing, written);
                     has_taken = true;
                 }
@@ -285,6 +295,7 @@ impl Session {
                 Err(error) => break Err(error),
             }
         };
+        self.is_full.store(!self.writing.is_empty(), Ordering::Relaxed);
         if data_bytes > 0 {
             self.outbox.written(data_bytes);
         }
