@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_length_in_more_bytes_than_it_needs_is_refused() {
-        let head = |length: &[u8]| [&[FIN | BINARY][..], length, &[0; 4], &[0; 0x1_0000]].concat();
+        let head = |length: &[u8]| [&[FIN | BINARY][..], length, &[0; 4], &vec![0; 0x1_0000]].concat();
         let refused = |length: &[u8]| all(&head(length)).map_err(|error| error.close_code());
         for length in [&[0xfe, 0, 0][..], &[0xfe, 0, 125], &[0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff]] {
             assert_eq!(refused(length), Err(CloseCode::Protocol), "{length:?}");
