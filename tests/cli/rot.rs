@@ -552,4 +552,6 @@ fn a_damaged_file_never_reads_as_other_rows() {
     table.tell();
     assert!(table.silent.is_empty(), "seed {seed}: {:#?}", table.silent);
     assert!(table.stuck.is_empty(), "seed {seed}: {:#?}", table.stuck);
+    let died: u64 = table.rows.values().map(|outcomes| outcomes.died).sum();
+    assert_eq!(died, 0, "seed {seed}: refused by dying, see above");
 }

@@ -88,7 +88,11 @@ async fn queries_beyond_the_bound_are_told_to_come_back() {
     assert_eq!((error[0]["code"].as_u64(), replay.closed().await), (Some(429), 1013), "{error:?}");
     // What is not of the past goes on.
     assert_eq!(server.get("/v2/stocks/AAPL/snapshot").await.status(), 200);
-    Client::subscribed(server.address, r#"{"action":"subscribe","trades":["AAPL"]}"#).await;
+    let mut live = Client::subscribed(server.address, r#"{"action":"subscribe","trades":["AAPL"]}"#).await;
+    let partition = super::support::symbol("AAPL").partition(2);
+    server.bus.push(partition, record(&[trade("AAPL", 1)], 41)).unwrap();
+    assert_eq!(live.messages().await[0]["T"], "t");
+    assert_eq!(server.get("/healthz").await.status(), 200);
     assert_eq!(server.metrics.history_refused.get(), 3);
     assert!(server.metrics.history_bytes.get() > 0);
 
