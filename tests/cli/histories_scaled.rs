@@ -604,7 +604,8 @@ impl<'a> History<'a> {
                 self.fail(&format!("the server does not end: {said:#?}"));
             }
         }
-        let there = self.log().there.clone();
+        // What warm has dropped it does not take in again, though the log still has it.
+        let there = &self.log().there.clone() - self.moved();
         self.warm().sure.extend(there);
         self.said("the server is stopped");
     }
