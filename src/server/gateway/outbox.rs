@@ -56,6 +56,12 @@ struct Queues {
     parking: Parking,
 }
 
+impl Queues {
+    fn first_frame(&self) -> Option<usize> {
+        self.data.front().map(|frame| frame.as_ptr() as usize).or(self.first_frame)
+    }
+}
+
 /// Whether the hub may park a connection that stalls.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Parking {
@@ -121,7 +127,7 @@ impl Outbox {
     /// Drops what waits: the connection is closed as too slow.
     fn give_up(&self, queues: &mut Queues) {
         queues.overflowed = true;
-        queues.first_frame = queues.data.front().map(|frame| frame.as_ptr() as usize);
+        queues.first_frame = queues.first_frame();
         let waiting: usize = std::mem::take(&mut queues.data).iter().map(Bytes::len).sum();
         queues.data_bytes -= waiting.min(queues.data_bytes);
         self.overflow.cancel();
@@ -224,8 +230,7 @@ impl Outbox {
     /// Where the first frame of data that waits, or did before it overflowed, is in memory: the same for all
     /// that share it.
     pub(super) fn first_frame(&self) -> Option<usize> {
-        let queues = self.queues();
-        queues.data.front().map(|frame| frame.as_ptr() as usize).or(queues.first_frame)
+        self.queues().first_frame()
     }
 
     /// Whether more was put in than the bound allows.
@@ -247,7 +252,8 @@ impl Outbox {
 
     /// Whether its socket is full and has taken nothing of much that waits for a while.
     pub(super) fn is_stalled(&self, now: Instant) -> bool {
-        self.stalls(&self.queues(), now)
+        // Most are not full, and are asked in every round: that takes no lock.
+        self.is_full.load(Ordering::Relaxed) && self.stalls(&self.queues(), now)
     }
 
     /// Parks a connection that stalls, if it may be parked. Its task then finds that out once it has written

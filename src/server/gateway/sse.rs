@@ -265,9 +265,7 @@ impl EventStream {
             }
         }
     }
-}
 
-impl EventStream {
     /// Begins to replay what has come since the hub parked the connection, if it did.
     fn go_on(&mut self) {
         let Some(mut attachment) = self.attachment.take() else { return };
