@@ -284,6 +284,19 @@ pub(super) fn join(mut attachment: Attachment, past: Past, join: Join) -> Joinin
     })
 }
 
+/// Begins to replay what has come since the hub parked the connection in `place`, if it did. Otherwise the place is
+/// left as it is from now on ([`Attachment::pin`]).
+pub(super) fn resume(
+    place: &mut Option<Attachment>,
+    past: Past,
+    full: &Subscription,
+    token: bool,
+) -> Option<Joining> {
+    let parked = place.as_mut()?.pin()?;
+    let join_from = Join::resume(full.clone(), token, parked);
+    Some(join(place.take()?, past, join_from))
+}
+
 async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(), JoinError> {
     let Join { want, exclude, full, token, snapshot, since, parked } = join;
     let hub = attachment.hub().clone();

@@ -268,14 +268,9 @@ impl EventStream {
 
     /// Begins to replay what has come since the hub parked the connection, if it did.
     fn go_on(&mut self) {
-        let Some(mut attachment) = self.attachment.take() else { return };
-        let Some(parked) = attachment.pin() else {
-            self.attachment = Some(attachment);
-            return;
-        };
-        let join = Join::resume(self.subscription.clone(), true, parked);
         let past = self.shared.past(self.feed, self.asker.clone());
-        self.joining = Some(replay::join(attachment, past, join));
+        let resumed = replay::resume(&mut self.attachment, past, &self.subscription, true);
+        self.joining = resumed.or(self.joining.take());
     }
 }
 

@@ -24,7 +24,7 @@ use super::limits::{ClientKey, Refusal, UnprovenPlace, is_allowed};
 use super::outbox::{Outbox, Taken};
 use super::protocol::{ClientMessage, Encoding, ErrorCode, Framing, Request, success};
 use super::queries::Asker;
-use super::replay::{self, Join, JoinError, Joining};
+use super::replay::{self, Join, JoinError, Joining, Past};
 use super::subscription::Subscription;
 use super::test_feed::fakepaca;
 use super::{Feed, LINGER_MAX, Shared, TAKE_BYTES};
@@ -403,19 +403,16 @@ impl Session {
     /// Begins to replay what has come since the hub parked the connection, if it did. Otherwise the place in
     /// the hub is left as it is from now on, since it is about to change.
     fn go_on(&mut self) -> bool {
-        let Some(mut attachment) = self.attachment.take() else { return false };
-        let Some(parked) = attachment.pin() else {
-            self.attachment = Some(attachment);
-            return false;
-        };
-        let join = Join::resume(self.subscription.clone(), self.wants_token, parked);
-        self.join(attachment, join);
-        true
+        let past = self.past();
+        let resumed = replay::resume(&mut self.attachment, past, &self.subscription, self.wants_token);
+        let is_resumed = resumed.is_some();
+        self.joining = resumed.or(self.joining.take());
+        is_resumed
     }
 
-    fn join(&mut self, attachment: Attachment, join: Join) {
+    fn past(&self) -> Past {
         let asker = Asker { address: self.opened.address, key: self.key_id.clone() };
-        self.joining = Some(replay::join(attachment, self.shared.past(self.opened.feed, asker), join));
+        self.shared.past(self.opened.feed, asker)
     }
 
     fn authenticate(&mut self, key: &ClientKey) -> Option<End> {
@@ -466,7 +463,7 @@ impl Session {
             since: request.since,
             parked: None,
         };
-        self.join(attachment, join);
+        self.joining = Some(replay::join(attachment, self.past(), join));
     }
 
     fn unsubscribe(&mut self, request: &Request) {
