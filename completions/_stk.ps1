@@ -117,6 +117,7 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             [CompletionResult]::new('verify', 'verify', [CompletionResultType]::ParameterValue, 'Read archived objects again and compare them with their manifests')
             [CompletionResult]::new('restore', 'restore', [CompletionResultType]::ParameterValue, 'Bring archived days back to where they can be read, or into warm')
             [CompletionResult]::new('adopt', 'adopt', [CompletionResultType]::ParameterValue, 'Make this log the archive''s own after it was put back from a backup, or lost')
+            [CompletionResult]::new('give-up', 'give-up', [CompletionResultType]::ParameterValue, 'Give up days that warm has dropped and no archive holds any more')
             [CompletionResult]::new('copy', 'copy', [CompletionResultType]::ParameterValue, 'Copy the archive to another place, and verify the copy before archive.url is changed')
             [CompletionResult]::new('lifecycle', 'lifecycle', [CompletionResultType]::ParameterValue, 'Show or set at which age archived days go to Glacier and Deep Archive')
             break
@@ -206,6 +207,19 @@ Register-ArgumentCompleter -Native -CommandName 'stk' -ScriptBlock {
             break
         }
         'stk;archive;adopt' {
+            [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to open; refused while a server has it open')
+            [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Archive to open: a directory or `s3://bucket/prefix`')
+            [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Have the server at this address do it, instead of opening the stores')
+            [CompletionResult]::new('--key-id', '--key-id', [CompletionResultType]::ParameterName, 'Key to show to the server')
+            [CompletionResult]::new('--secret-key', '--secret-key', [CompletionResultType]::ParameterName, 'The key''s secret; better set in the environment than on the command line')
+            [CompletionResult]::new('--config', '--config', [CompletionResultType]::ParameterName, 'Configuration file')
+            [CompletionResult]::new('--yes', '--yes', [CompletionResultType]::ParameterName, 'Do it; without this only the plan is shown')
+            [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            break
+        }
+        'stk;archive;give-up' {
             [CompletionResult]::new('--data', '--data', [CompletionResultType]::ParameterName, 'Data directory to open; refused while a server has it open')
             [CompletionResult]::new('--url', '--url', [CompletionResultType]::ParameterName, 'Archive to open: a directory or `s3://bucket/prefix`')
             [CompletionResult]::new('--server', '--server', [CompletionResultType]::ParameterName, 'Have the server at this address do it, instead of opening the stores')

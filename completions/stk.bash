@@ -67,6 +67,9 @@ _stk() {
             stk__subcmd__archive,copy)
                 cmd="stk__subcmd__archive__subcmd__copy"
                 ;;
+            stk__subcmd__archive,give-up)
+                cmd="stk__subcmd__archive__subcmd__give__subcmd__up"
+                ;;
             stk__subcmd__archive,lifecycle)
                 cmd="stk__subcmd__archive__subcmd__lifecycle"
                 ;;
@@ -152,7 +155,7 @@ _stk() {
             return 0
             ;;
         stk__subcmd__archive)
-            opts="-h --data --url --server --key-id --secret-key --json --config --help run status list verify restore adopt copy lifecycle"
+            opts="-h --data --url --server --key-id --secret-key --json --config --help run status list verify restore adopt give-up copy lifecycle"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -254,6 +257,44 @@ _stk() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --server)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key-id)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --secret-key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        stk__subcmd__archive__subcmd__give__subcmd__up)
+            opts="-h --yes --data --url --server --key-id --secret-key --json --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --data)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -109,6 +109,7 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand verify 'Read archived objects again and compare them with their manifests'
             cand restore 'Bring archived days back to where they can be read, or into warm'
             cand adopt 'Make this log the archive''s own after it was put back from a backup, or lost'
+            cand give-up 'Give up days that warm has dropped and no archive holds any more'
             cand copy 'Copy the archive to another place, and verify the copy before archive.url is changed'
             cand lifecycle 'Show or set at which age archived days go to Glacier and Deep Archive'
         }
@@ -192,6 +193,18 @@ set edit:completion:arg-completer[stk] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'stk;archive;adopt'= {
+            cand --data 'Data directory to open; refused while a server has it open'
+            cand --url 'Archive to open: a directory or `s3://bucket/prefix`'
+            cand --server 'Have the server at this address do it, instead of opening the stores'
+            cand --key-id 'Key to show to the server'
+            cand --secret-key 'The key''s secret; better set in the environment than on the command line'
+            cand --config 'Configuration file'
+            cand --yes 'Do it; without this only the plan is shown'
+            cand --json 'Print JSON'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'stk;archive;give-up'= {
             cand --data 'Data directory to open; refused while a server has it open'
             cand --url 'Archive to open: a directory or `s3://bucket/prefix`'
             cand --server 'Have the server at this address do it, instead of opening the stores'

@@ -89,22 +89,23 @@ complete -c stk -n "__fish_stk_using_subcommand history" -l stats -d 'Say on std
 complete -c stk -n "__fish_stk_using_subcommand history" -l restore -d 'Bring back what of the answer is archived, after a word on cost and time, and wait for it'
 complete -c stk -n "__fish_stk_using_subcommand history" -l yes -d 'Do not ask before --restore'
 complete -c stk -n "__fish_stk_using_subcommand history" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -l data -d 'Data directory to open; refused while a server has it open' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -l server -d 'Have the server at this address do it, instead of opening the stores' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -l key-id -d 'Key to show to the server' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -l config -d 'Configuration file' -r -F
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -l json -d 'Print JSON'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -s h -l help -d 'Print help'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -f -a "run" -d 'Copy closed days into the archive, drop from warm what has been there long enough'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -f -a "status" -d 'Show where each day stands'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -f -a "list" -d 'List what the archive holds'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -f -a "verify" -d 'Read archived objects again and compare them with their manifests'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -f -a "restore" -d 'Bring archived days back to where they can be read, or into warm'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -f -a "adopt" -d 'Make this log the archive\'s own after it was put back from a backup, or lost'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -f -a "copy" -d 'Copy the archive to another place, and verify the copy before archive.url is changed'
-complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt copy lifecycle" -f -a "lifecycle" -d 'Show or set at which age archived days go to Glacier and Deep Archive'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -l data -d 'Data directory to open; refused while a server has it open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -l server -d 'Have the server at this address do it, instead of opening the stores' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -s h -l help -d 'Print help'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -f -a "run" -d 'Copy closed days into the archive, drop from warm what has been there long enough'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -f -a "status" -d 'Show where each day stands'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -f -a "list" -d 'List what the archive holds'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -f -a "verify" -d 'Read archived objects again and compare them with their manifests'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -f -a "restore" -d 'Bring archived days back to where they can be read, or into warm'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -f -a "adopt" -d 'Make this log the archive\'s own after it was put back from a backup, or lost'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -f -a "give-up" -d 'Give up days that warm has dropped and no archive holds any more'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -f -a "copy" -d 'Copy the archive to another place, and verify the copy before archive.url is changed'
+complete -c stk -n "__fish_stk_using_subcommand archive; and not __fish_seen_subcommand_from run status list verify restore adopt give-up copy lifecycle" -f -a "lifecycle" -d 'Show or set at which age archived days go to Glacier and Deep Archive'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l before -d 'Copy the days before this one, whatever their age' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l kind -d 'Copy and drop these kinds alone' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from run" -l limit-bandwidth -d 'Bytes of data objects a second to and from the archive, at most: 20MB' -r
@@ -179,6 +180,15 @@ complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcomm
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from adopt" -l yes -d 'Do it; without this only the plan is shown'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from adopt" -l json -d 'Print JSON'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from adopt" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from give-up" -l data -d 'Data directory to open; refused while a server has it open' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from give-up" -l url -d 'Archive to open: a directory or `s3://bucket/prefix`' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from give-up" -l server -d 'Have the server at this address do it, instead of opening the stores' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from give-up" -l key-id -d 'Key to show to the server' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from give-up" -l secret-key -d 'The key\'s secret; better set in the environment than on the command line' -r
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from give-up" -l config -d 'Configuration file' -r -F
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from give-up" -l yes -d 'Do it; without this only the plan is shown'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from give-up" -l json -d 'Print JSON'
+complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from give-up" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from copy" -l limit-bandwidth -d 'Bytes per second from and to each archive, at most: 20MB' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from copy" -l from-endpoint -d 'Endpoint of the bucket that FROM names, if not `archive.s3_endpoint`' -r
 complete -c stk -n "__fish_stk_using_subcommand archive; and __fish_seen_subcommand_from copy" -l to-endpoint -d 'Endpoint of the bucket that TO names, if not `archive.s3_endpoint`' -r

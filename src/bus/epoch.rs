@@ -132,6 +132,17 @@ impl Lost {
     }
 }
 
+/// The last record of each partition at one moment of a log: by them a timeline of a log is known that has no
+/// generations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seam {
+    /// By partition, the offset after the record.
+    pub next_offsets: Vec<u64>,
+    /// By partition, the record's checksum (see [`crate::tiering::seam`]); `None` where there was no record, or
+    /// it could not be read.
+    pub records: Vec<Option<u64>>,
+}
+
 /// How far another store has come with the log that its rows are of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
@@ -148,6 +159,30 @@ pub struct Held {
     pub next_offsets: Vec<u64>,
     /// Which rows before these offsets are gone where nothing but this store is left.
     pub gone: Gone,
+    /// By partition, an offset below which the store has every row that the log ever had; empty where none is
+    /// known.
+    pub whole_offsets: Vec<u64>,
+    /// Moments of the log that the store has come past, oldest first; none of a log with generations.
+    pub seams: Vec<Seam>,
+    /// By partition, where the log was found to be of another timeline than the store's rows, by its records.
+    pub parted_at: Option<Vec<u64>>,
+}
+
+impl Held {
+    /// A store that holds nothing yet, and names no log.
+    pub fn nothing(holder: Holder, name: impl Into<String>) -> Self {
+        Self {
+            holder,
+            name: name.into(),
+            log: None,
+            lineage: Vec::new(),
+            next_offsets: Vec::new(),
+            gone: Gone::Nothing,
+            whole_offsets: Vec::new(),
+            seams: Vec::new(),
+            parted_at: None,
+        }
+    }
 }
 
 /// Why a store can't be used beside a log.

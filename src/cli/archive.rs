@@ -5,6 +5,7 @@
 
 mod adopt;
 mod copy;
+mod give_up;
 mod lifecycle;
 mod progress;
 pub(super) mod restore;
@@ -22,6 +23,7 @@ use super::{CliError, Global};
 use crate::config::Config;
 use crate::market::{Kind, Timestamp, TradingDay};
 use crate::server::admin::{Answer, Heard, Order, RunAnswer, RunOrder, Tell, VerifyOrder};
+use crate::server::stores;
 use crate::telemetry::say;
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::archive::verify::Scrub;
@@ -66,6 +68,12 @@ enum ArchiveCommand {
     /// A log that is older than its archive continues after the archive's offsets, and archives nothing
     /// before the archive is adopted: another server may still be writing the newer timeline.
     Adopt(adopt::AdoptArgs),
+    /// Give up days that warm has dropped and no archive holds any more
+    ///
+    /// Where the archive that held them is gone for good, history refuses to answer about their days, and every
+    /// run of the archive fails for them. Once they are given up, history answers the rest and names what is
+    /// lost. It can't be taken back.
+    GiveUp(give_up::GiveUpArgs),
     /// Copy the archive to another place, and verify the copy before archive.url is changed
     ///
     /// FROM is not changed, and may be in use. Interrupt the copy at any time: no program takes an unfinished
@@ -158,6 +166,7 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
         Command::Run(_)
         | Command::Verify(_)
         | Command::Adopt(_)
+        | Command::GiveUp(_)
         | Command::Copy(_)
         | Command::Lifecycle(_) => {}
     }
@@ -169,6 +178,7 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
         Command::Verify(_) => (Needs::Archive, "archive verify"),
         Command::Restore(restore) => (restore.needs(), "archive restore"),
         Command::Adopt(_) => (Needs::ToMove, "archive adopt"),
+        Command::GiveUp(_) => (Needs::ToMove, "archive give-up"),
         Command::Copy(copy) => {
             args.desk
                 .refuse_server("`stk archive copy` opens both archives itself, beside a running server")?;
@@ -198,9 +208,10 @@ pub(super) fn run(args: ArchiveArgs, global: &Global) -> Result<(), CliError> {
                 Command::Run(run) => archive(run, &desk, json).await,
                 Command::Status(select) => status(select, &desk, json).await,
                 Command::List(select) => list(select, &desk, json).await,
-                Command::Verify(verify) => scrub(&verify, &desk, json).await,
+                Command::Verify(verify) => scrub(&verify, &desk, &args.desk.config(global)?, json).await,
                 Command::Restore(restore) => restore::run(&restore, &desk).await,
                 Command::Adopt(adopt) => adopt::run(&adopt, &desk, json).await,
+                Command::GiveUp(give_up) => give_up::run(&give_up, &desk, json).await,
                 Command::Lifecycle(_) | Command::Copy(_) => Ok(()),
             };
             desk.close().await;
@@ -495,7 +506,7 @@ async fn list(args: SelectArgs, desk: &Desk, json: bool) -> Result<(), CliError>
     print(&text)
 }
 
-async fn scrub(args: &VerifyArgs, desk: &Desk, json: bool) -> Result<(), CliError> {
+async fn scrub(args: &VerifyArgs, desk: &Desk, config: &Config, json: bool) -> Result<(), CliError> {
     let order = VerifyOrder {
         bytes: args.bytes,
         time_ms: args.time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
@@ -511,10 +522,26 @@ async fn scrub(args: &VerifyArgs, desk: &Desk, json: bool) -> Result<(), CliErro
     } else {
         print_scrub(&scrub);
     }
+    let standing = check_standing(desk, config).await;
     match scrub.faults_found + scrub.known.len() as u64 + scrub.known_more {
-        0 => Ok(()),
+        0 => standing,
         count => Err(CliError::failed(format!("{} damaged or missing", counted(count, "object")))
             .hint("put back from a copy what is named above, then run `stk archive verify --restart`")),
+    }
+}
+
+/// Refuses an archive whose rows are of another log than the one beside it, or of another timeline.
+async fn check_standing(desk: &Desk, config: &Config) -> Result<(), CliError> {
+    if let Desk::There(_) = desk {
+        return desk.ask_quietly(Order::ArchiveStanding).await.map(drop);
+    }
+    match stores::archive_standing(config, &*open_cold(config)?).await {
+        Ok(None) => Ok(()),
+        Ok(Some(error)) => Err(refusal(error.into())),
+        Err(error) => {
+            say(format_args!("the archive was not compared with the log: {error}"));
+            Ok(())
+        }
     }
 }
 

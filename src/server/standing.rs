@@ -124,13 +124,12 @@ fn parted(held: &Held, at: &[u64]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::epoch::{Gone, Holder};
+    use crate::bus::epoch::Holder;
 
     #[test]
     fn the_offsets_of_the_other_timeline_are_named() {
-        let (holder, name) = (Holder::Archive, "a".to_owned());
-        let (lineage, next_offsets, gone) = (Vec::new(), vec![60, 30, 9], Gone::Nothing);
-        let held = Held { holder, name, log: Some(1), lineage, next_offsets, gone };
+        let next_offsets = vec![60, 30, 9];
+        let held = Held { log: Some(1), next_offsets, ..Held::nothing(Holder::Archive, "a") };
         assert_eq!(
             parted(&held, &[40, 30]),
             "a holds rows of another timeline of this log, which are no part of its history: \

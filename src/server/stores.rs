@@ -17,13 +17,15 @@ use super::intake::{Intake, IntakeMetrics};
 use super::node::NodeError;
 use super::processor::{self, Processor, ProcessorConfig, ProcessorMetrics};
 use super::producers::Producers;
-use crate::bus::epoch::{Gone, Held, Holder, LogEpoch};
+use crate::bus::epoch::{Held, Holder, Relation};
 use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
 use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention};
 use crate::bus::{Bus, BusError};
 use crate::config::{Config, KafkaConfig};
 use crate::disk::{create_dir, lock_soon};
 use crate::market::{Horizon, Kind, TimeRange, Timestamp};
+use crate::tiering::archive::ArchiveError;
+use crate::tiering::archive::copy::Timeline;
 use crate::tiering::archive::origin::{self, Beside};
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::cold::{self, Cold, ColdError, ColdMetrics};
@@ -495,11 +497,11 @@ async fn wait_gone(warm: &std::sync::Weak<LocalWarm>) {
     }
 }
 
-/// The identity of the log that `config` names, and by partition where the log ends: `u64::MAX` while a
-/// server writes a local log. Changes nothing, and does not need the server to stop.
+/// The timeline of the log that `config` names, beside the archive in `cold`: it ends at `u64::MAX` while a server
+/// writes a local log. Changes nothing, and does not need the server to stop.
 ///
-/// Errors: as [`Stores::open_existing`].
-pub async fn timeline(config: &Config) -> Result<(LogEpoch, Vec<u64>), NodeError> {
+/// Errors: as [`Stores::open_existing`]; or the archive can't be read.
+pub async fn timeline(config: &Config, cold: &dyn Cold) -> Result<Timeline, NodeError> {
     let stores = match Stores::open_existing(config).await {
         Err(error @ NodeError::DataInUse { .. }) if config.kafka.is_none() => {
             // The generation that is being written has all that was ever read from it.
@@ -507,17 +509,42 @@ pub async fn timeline(config: &Config) -> Result<(LogEpoch, Vec<u64>), NodeError
             let epoch = blocking(move || Ok(LocalBus::stored_identity(&dir)?)).await?.ok_or(error)?;
             // The log keeps the number that it was made with, whatever is configured now.
             let partitions = epoch.partitions().unwrap_or(usize::from(config.partitions));
-            return Ok((epoch, vec![u64::MAX; partitions]));
+            return Ok(Timeline { epoch, nexts: vec![u64::MAX; partitions], parted_at: None });
         }
         opened => opened?,
     };
-    let mut nexts = Vec::new();
-    for partition in 0..stores.bus.partitions() {
-        nexts.push(stores.bus.bounds(partition).await?.next);
-    }
-    let epoch = stores.bus.epoch().clone();
+    let timeline = timeline_of(&stores.bus, cold).await;
     stores.close().await;
-    Ok((epoch, nexts))
+    timeline
+}
+
+/// Whether the archive's rows are of the log that `config` names, if there is one: otherwise why not. Changes
+/// nothing, and does not need the server to stop.
+///
+/// Errors: as [`timeline`].
+pub async fn archive_standing(config: &Config, cold: &dyn Cold) -> Result<Option<ArchiveError>, NodeError> {
+    let timeline = match timeline(config, cold).await {
+        Ok(timeline) => timeline,
+        Err(NodeError::NoStore { .. } | NodeError::Bus(BusError::Missing { .. })) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(held) = origin::held(cold).await? else { return Ok(None) };
+    Ok(origin::refuse(&held, &timeline.relation(&held), &timeline.epoch).err())
+}
+
+async fn timeline_of(bus: &Arc<dyn Bus>, cold: &dyn Cold) -> Result<Timeline, NodeError> {
+    let mut nexts = Vec::new();
+    for partition in 0..bus.partitions() {
+        nexts.push(bus.bounds(partition).await?.next);
+    }
+    let mut parted_at = None;
+    if !bus.epoch().may_skip()
+        && let Some(held) = origin::held(cold).await?
+        && let Relation::Parted { at } = Beside::new(bus.clone()).relation(&held).await?
+    {
+        parted_at = Some(at);
+    }
+    Ok(Timeline { epoch: bus.epoch().clone(), nexts, parted_at })
 }
 
 /// What a server says of its stores while they are open.
@@ -602,9 +629,7 @@ async fn held(days: &Days) -> Result<Vec<Held>, NodeError> {
     // partitions can't be used here: the log keeps the number it was made with.
     let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
     let next_offsets = warm.scan(&Query::new(Kind::Gap, Some(Vec::new()), nothing)).await?.next_offsets;
-    let (holder, name) = (Holder::Warm, "warm".to_owned());
-    let gone = Gone::Nothing;
-    Ok(vec![Held { holder, name, log: None, lineage: Vec::new(), next_offsets, gone }])
+    Ok(vec![Held { next_offsets, ..Held::nothing(Holder::Warm, "warm") }])
 }
 
 /// How far the archive has come with a local log; `None` where there is none, or it can't be asked.

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::warm::Mark;
@@ -89,22 +90,40 @@ pub async fn check_record(
         // Of a lost timeline: the log has no record there.
         return Ok(());
     }
+    match record_at(bus, partition, offset).await {
+        Ok(record) if record.as_deref().map(of) == Some(seam) => Ok(()),
+        Ok(_) => Err(SeamError::OtherRecord { partition, offset }),
+        // Retention was quicker.
+        Err(BusError::Trimmed { .. }) => Ok(()),
+        Err(source) => Err(SeamError::Bus { partition, source }),
+    }
+}
+
+/// The record before `next_offset` of `partition`; `None` where `bus` has none there, or none any more.
+pub async fn record_before(
+    bus: &dyn Bus,
+    partition: u16,
+    next_offset: u64,
+) -> Result<Option<Bytes>, BusError> {
+    let bounds = bus.bounds(partition).await?;
+    if next_offset <= bounds.first || next_offset > bounds.next {
+        return Ok(None);
+    }
+    match record_at(bus, partition, next_offset - 1).await {
+        Err(BusError::Trimmed { .. }) => Ok(None),
+        read => read,
+    }
+}
+
+/// `None` where there is no record at `offset`, though the log reaches further.
+async fn record_at(bus: &dyn Bus, partition: u16, offset: u64) -> Result<Option<Bytes>, BusError> {
     let read = tokio::time::timeout(READ_TIME_MAX, async {
         let mut reader = bus.reader(partition, offset).await?;
         Ok::<_, BusError>(reader.next(1).await?.into_iter().next())
     });
-    let record = match read.await {
-        Ok(Ok(record)) => record.filter(|record| record.offset == offset),
-        // Retention was quicker.
-        Ok(Err(BusError::Trimmed { .. })) => return Ok(()),
-        Ok(Err(source)) => return Err(SeamError::Bus { partition, source }),
-        // No record will come, though the log reaches further.
-        Err(_) => None,
-    };
-    if record.is_some_and(|record| of(&record.bytes) == seam) {
-        return Ok(());
-    }
-    Err(SeamError::OtherRecord { partition, offset })
+    // Where time is up, no record will come.
+    let record = read.await.unwrap_or(Ok(None))?;
+    Ok(record.filter(|record| record.offset == offset).map(|record| record.bytes))
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use crate::market::{
 use crate::tiering::archive::origin::Beside;
 use crate::tiering::archive::read::{Ahead, ArchiveReader, FrozenFile, ReadStats, SharedReadStats};
 use crate::tiering::archive::snapshot::{ReadError, Snapshot, reaches};
+use crate::tiering::history::LostRecords;
 use crate::tiering::warm::local::SYMBOLS_ALONE_MAX;
 use crate::tiering::warm::{Query, Scan, ScanStats, Warm, WarmError};
 
@@ -57,7 +58,8 @@ pub enum TiersError {
     },
     /// Warm has dropped rows of a day that the archive does not hold, however often it is asked.
     #[error(
-        "{kind} rows of {day} were dropped from warm, but {store} does not hold them: set archive.url to where they went"
+        "{kind} rows of {day} were dropped from warm, but {store} does not hold them: set archive.url to where they went; \
+         if they are gone for good, `stk archive give-up` has history answer the rest"
     )]
     NotArchived {
         /// The name of the kind.
@@ -95,6 +97,8 @@ pub struct ArchivedPart {
     /// Why nothing was read of the archive, which may hold more than warm: it could not be asked, or
     /// is of another log. Warm has dropped nothing of what was asked for.
     pub unasked: Option<String>,
+    /// Records whose rows the archive has given up.
+    pub given_up: Vec<LostRecords>,
 }
 
 /// A stream of ordered batches.
@@ -277,7 +281,10 @@ async fn merged(
     let mut files = Vec::new();
     let stats = SharedReadStats::default();
     let (mut total, mut bytes) = (0, 0);
+    let mut given_up = Vec::new();
     for day in &days {
+        let asked = snapshot.manifests(*day).filter(|held| reaches(&held.next_offsets, &query.first_offsets));
+        given_up.extend(asked.flat_map(|manifest| manifest.lost_records()));
         for file in snapshot.files_from(*day, &query.first_offsets)? {
             (total, bytes) = (total + 1, bytes + file.file.bytes);
             if file.may_hold_any(symbols.as_deref(), range) {
@@ -286,7 +293,7 @@ async fn merged(
         }
     }
     let (ready, frozen) = archive.availability(files, &stats).await?;
-    let archived = ArchivedPart { days, files: ready.len() as u64, frozen, unasked: None };
+    let archived = ArchivedPart { days, files: ready.len() as u64, frozen, unasked: None, given_up };
     let cold = archive.scan(kind, ready, symbols.as_deref(), range, stats.clone());
     {
         let mut stats = stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -347,6 +347,44 @@ fn a_copy_that_runs_beside_the_original_never_mixes_with_it() {
     assert_eq!(plant.history(), once([0..200, 1000..1300]));
 }
 
+/// The archive is gone for good, and warm has dropped the days that went there.
+#[test]
+fn days_of_an_archive_that_is_gone_are_given_up() {
+    let plant = Plant { keep_days: "1", ..Plant::new() };
+    let data = plant.data.display().to_string();
+    let ask = || plant.run(&["history", "SA", "SB", "--data", &data, "--format", "csv"]);
+    plant.take(&plant.data, 0..300);
+    plant.good(&["archive", "run"]);
+    plant.good(&["archive", "run"]);
+    std::fs::remove_dir_all(&plant.archive).expect("it was there");
+    plant.take(&plant.data, 300..400);
+    let told = plant.run(&["archive", "run"]);
+    assert!(told.starts_with("exit: 1\n"), "{told}");
+    let asked = ask();
+    assert!(asked.starts_with("exit: 1\n") && asked.contains("`stk archive give-up`"), "{asked}");
+    let shown = plant.good(&["archive", "give-up"]);
+    assert!(
+        shown.contains("trade of ") && shown.contains("offsets 0 to ") && shown.contains("--yes"),
+        "{shown}"
+    );
+    let asked = ask();
+    assert!(asked.starts_with("exit: 1\n"), "a plan changes nothing: {asked}");
+    let shown = plant.good(&["archive", "give-up", "--yes"]);
+    assert!(shown.contains("They are given up"), "{shown}");
+    let shown = plant.good(&["archive", "give-up"]);
+    assert!(shown.contains("there is nothing to give up"), "{shown}");
+
+    for _ in 0..2 {
+        let asked = ask();
+        assert!(asked.contains("were lost") && asked.contains(" of partition "), "{asked}");
+        assert_eq!(numbers(&asked), once([300..400]), "the rest is answered");
+        plant.good(&["archive", "run"]);
+    }
+    plant.good(&["archive", "verify"]);
+    let audited = plant.good(&["audit"]);
+    assert!(audited.contains("days of lost rows"), "{audited}");
+}
+
 /// The data directory is lost, and a new one begins beside the archive.
 #[test]
 fn a_new_log_beside_an_archive_continues_after_it() {

@@ -417,9 +417,8 @@ mod tests {
     }
 
     fn held(lineage: Vec<Ended>, next_offsets: [u64; 2]) -> Held {
-        let (holder, name) = (Holder::Archive, "the archive".to_owned());
         let next_offsets = next_offsets.to_vec();
-        Held { holder, name, log: Some(ID), lineage, next_offsets, gone: Gone::Nothing }
+        Held { log: Some(ID), lineage, next_offsets, ..Held::nothing(Holder::Archive, "the archive") }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::journal::Damage;
 use super::*;
 use crate::bus::conformance::{self, PARTITIONS};
-use crate::bus::epoch::{Gone, Held, Holder, Mismatch};
+use crate::bus::epoch::{Held, Holder, Mismatch};
 use crate::wire::token::{Position, Token};
 
 fn config(path: &Path) -> LocalBusConfig {
@@ -325,14 +325,8 @@ async fn a_log_put_back_from_a_copy_skips_what_others_hold() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let record = |number: u64| Bytes::from(format!("record {number}"));
-    let held = |next_offsets: Vec<u64>| Held {
-        holder: Holder::Archive,
-        name: "the archive".to_owned(),
-        log: None,
-        lineage: Vec::new(),
-        next_offsets,
-        gone: Gone::Nothing,
-    };
+    let held =
+        |next_offsets: Vec<u64>| Held { next_offsets, ..Held::nothing(Holder::Archive, "the archive") };
     let config = LocalBusConfig { partitions: 2, ..config(&path) };
     let bus = open(config.clone());
     for number in 0..4 {

@@ -13,7 +13,7 @@ use crate::cli::desk::{refusal, store_error};
 use crate::config::Config;
 use crate::server::stores;
 use crate::telemetry::say;
-use crate::tiering::archive::copy::{Copied, Copier, CopyError, Frozen, Plan, Timeline};
+use crate::tiering::archive::copy::{Copied, Copier, CopyError, Frozen, Plan};
 use crate::tiering::archive::verify::Fault;
 use crate::tiering::cold::{self, Cold, ColdMetrics};
 
@@ -59,9 +59,8 @@ pub(super) async fn run(args: &CopyArgs, config: &Config, json: bool) -> Result<
     let from = open(config, &args.from, args.from_endpoint.as_deref(), args.from_region.as_deref())?;
     let to = open(config, &args.to, args.to_endpoint.as_deref(), args.to_region.as_deref())?;
     let timeline = if args.own {
-        let (epoch, nexts) =
-            stores::timeline(config).await.map_err(|error| store_error(error, "archive copy"))?;
-        Some(Timeline { epoch, nexts })
+        let timeline = stores::timeline(config, &*from).await;
+        Some(timeline.map_err(|error| store_error(error, "archive copy"))?)
     } else {
         None
     };

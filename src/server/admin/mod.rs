@@ -22,6 +22,7 @@ use crate::bus::Bus;
 use crate::bus::epoch::{Holder, Lost, Relation};
 use crate::config::Config;
 use crate::market::{Kind, Timestamp, TradingDay};
+use crate::tiering::archive::give_up::GivenUp;
 use crate::tiering::archive::manifest::Manifest;
 use crate::tiering::archive::origin::Beside;
 use crate::tiering::archive::read::ArchiveReader;
@@ -50,6 +51,8 @@ pub enum Order {
     ArchiveList(Selection),
     /// Read archived objects again.
     ArchiveVerify(VerifyOrder),
+    /// Refuses an archive whose rows are not of this log and timeline.
+    ArchiveStanding,
     /// Report which objects can be read now, and what the others would cost.
     RestoreSurvey(RestoreOrder),
     /// Request copies of the objects that can't be read now.
@@ -62,6 +65,11 @@ pub enum Order {
     RepairPlan(Selection),
     /// Build damaged parts again from other tiers.
     Repair(Selection),
+    /// Give up the rows that warm has dropped and no archive holds, or only report which.
+    ArchiveGiveUp {
+        /// Do it.
+        write: bool,
+    },
     /// Make the log the archive's own, or only report what that means.
     ArchiveAdopt {
         /// Do it.
@@ -183,6 +191,8 @@ pub enum Answer {
     List(Vec<Manifest>),
     /// Of [`Order::ArchiveVerify`].
     Verify(Box<Scrub>),
+    /// Of [`Order::ArchiveStanding`]: they are.
+    Standing,
     /// Of [`Order::RestoreSurvey`].
     Survey(Surveyed),
     /// Of [`Order::RestoreRequest`]: the number of objects.
@@ -195,6 +205,8 @@ pub enum Answer {
     RepairPlan(Vec<repair::Step>),
     /// Of [`Order::Repair`].
     Repaired(Vec<repair::Done>),
+    /// Of [`Order::ArchiveGiveUp`].
+    GaveUp(Vec<GivenUp>),
     /// Of [`Order::ArchiveAdopt`].
     Adopt(AdoptAnswer),
 }
@@ -364,6 +376,11 @@ impl Admin {
                 let bounds = Bounds { bytes: order.bytes.unwrap_or(u64::MAX), time };
                 Ok(Answer::Verify(Box::new(scrubber.run(bounds, order.restart, &progress).await?)))
             }
+            Order::ArchiveStanding => {
+                let log = Beside::new(self.stores()?.bus.clone());
+                origin::check(&**self.reader.cold(), &log).await?;
+                Ok(Answer::Standing)
+            }
             Order::RestoreSurvey(order) => {
                 let survey = self.survey(&order).await?;
                 let estimate = restore::estimate(&survey.frozen, order.tier, order.copy_days)?;
@@ -404,6 +421,11 @@ impl Admin {
                 let cold = self.reader.cold().clone();
                 let auditor = Auditor::new(bus.clone(), warm.clone(), cold, selection, progress);
                 Ok(Answer::Audit(Box::new(auditor.run().await?)))
+            }
+            Order::ArchiveGiveUp { write } => {
+                let archiver = self.archiver(RunOrder::default())?;
+                let given_up = if write { archiver.give_up().await? } else { archiver.to_give_up().await? };
+                Ok(Answer::GaveUp(given_up))
             }
             Order::ArchiveAdopt { write } => self.adopt(write).await.map(Answer::Adopt),
         }

@@ -1,8 +1,9 @@
 //! Records that the log dropped before warm took them in: retention that Kafka does by itself, or a warm
 //! store that was lost, or put back to before them.
 //!
-//! A processor refuses to go on behind them, since nothing would say that they are missing. Told to skip
-//! them, it names them in a gap, has history read from the archive what went there, and goes on.
+//! Where the archive is known to hold every row of theirs, a processor has history read it from there and goes
+//! on behind them. Otherwise it refuses, since nothing would say that they are missing. Told to skip them, it
+//! names them in a gap, has history read from the archive what went there, and goes on.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +37,8 @@ pub(super) async fn skip(
     bounds: Bounds,
 ) -> Result<Mark, ProcessorError> {
     let (offset, first) = (mark.next_offset, bounds.first);
-    if !shared.config.skips_expired {
+    let are_archived = shared.config.expired_are_archived || is_whole(shared, partition, first).await?;
+    if !shared.config.skips_expired && !are_archived {
         return Err(ProcessorError::Expired { partition, offset, first });
     }
     let restored = PartitionState::restore(&mark.checkpoint);
@@ -68,7 +70,7 @@ pub(super) async fn skip(
         last: first - 1,
     };
     let mut builder = TickBatchBuilder::new(partition);
-    if !shared.config.expired_are_archived {
+    if !are_archived {
         builder.push(NO_SYMBOL, at, &Tick::Gap(Box::new(gap)));
     }
     let block = Block {
@@ -81,13 +83,27 @@ pub(super) async fn skip(
     };
     asked(shared, partition, || shared.stores.warm.commit(block.clone())).await?;
     shared.metrics.expired_records.inc_by(first - offset);
+    let what = if are_archived {
+        "the archive holds all of their rows, and history has them from there"
+    } else {
+        "a gap names them"
+    };
     tracing::warn!(
         partition,
         offset,
         log_first = first,
-        "records expired before they were processed: processing goes on behind them, and a gap names them"
+        "warm lacks records that the log no longer has: processing goes on behind them, and {what}"
     );
     Ok(Mark { next_offset: first, checkpoint: block.checkpoint, seam: None })
+}
+
+/// Whether the archive holds every row of `partition` below `offset`.
+async fn is_whole(shared: &Shared, partition: u16, offset: u64) -> Result<bool, ProcessorError> {
+    let Some(archive) = &shared.stores.archive else { return Ok(false) };
+    let whole_offsets = archive.whole_offsets().await;
+    let whole_offsets =
+        whole_offsets.map_err(|error| ProcessorError::Archive { partition, source: error.into() })?;
+    Ok(whole_offsets.get(usize::from(partition)).is_some_and(|whole| *whole >= offset))
 }
 
 /// Has history read from the archive what it holds of `partition` from `offset` on: all of the partition's

@@ -34,7 +34,7 @@ use super::run::fresh_id;
 use super::store::{Created, Store, mend};
 use super::verify::Fault;
 use super::{ArchiveError, ArchiveMetrics, Clock, Progress, first, sealed};
-use crate::bus::epoch::{Gone, Held, LogEpoch, Relation, is_within, later};
+use crate::bus::epoch::{Gone, Held, Holder, LogEpoch, Relation, is_within, later};
 use crate::fail;
 use crate::tiering::cold::{Availability, Cold, ColdError};
 use crate::tiering::warm::Unit;
@@ -95,6 +95,17 @@ pub struct Timeline {
     pub epoch: LogEpoch,
     /// By partition, the offset after the last record of the log; `u64::MAX` while a server writes it.
     pub nexts: Vec<u64>,
+    /// By partition, where the log's records tell that the archive's timeline parted from it; `None` where it
+    /// did not, or the log's generations tell.
+    pub parted_at: Option<Vec<u64>>,
+}
+
+impl Timeline {
+    /// How the rows that `held` names relate to it.
+    pub fn relation(&self, held: &Held) -> Relation {
+        let parted = self.parted_at.as_ref().map(|at| Relation::Parted { at: at.clone() });
+        parted.unwrap_or_else(|| self.epoch.relation(&self.nexts, held))
+    }
 }
 
 /// What a copy would take.
@@ -486,12 +497,18 @@ impl Copier {
         .try_collect::<Vec<_>>()
         .await?;
         chains.retain(|chain| !chain.taken.is_empty() || chain.left_out > 0 || !chain.faults.is_empty());
-        if let (Some(timeline), Some(_)) = (&self.timeline, &parted_at) {
+        if let (Some(timeline), Some(parted_at)) = (&self.timeline, &parted_at) {
             let taken = chains.iter().flat_map(|chain| &chain.taken);
             let reached = taken.fold(vec![0; timeline.nexts.len()], |reached, taken| {
                 later(&reached, &taken.manifest.next_offsets)
             });
-            log = Some(origin::place(&timeline.epoch, self.to.name(), reached, Gone::Unknown));
+            let mut own = Held::nothing(Holder::Archive, self.to.name());
+            own.seams = log.map_or_else(Vec::new, |held| held.seams);
+            own.seams.retain(|seam| is_within(&seam.next_offsets, parted_at));
+            log = Some(origin::place(
+                &timeline.epoch,
+                Held { next_offsets: reached, gone: Gone::Unknown, ..own },
+            ));
         }
         Ok(Source { chains, log, keys, faults })
     }
@@ -499,8 +516,9 @@ impl Copier {
     /// Where the archive's timeline and that of the log parted, if the copy is limited to the log's and
     /// they did.
     fn parted_at(&self, log: Option<&Held>) -> Result<Option<Vec<u64>>, CopyError> {
-        let (Some(Timeline { epoch, nexts }), Some(held)) = (&self.timeline, log) else { return Ok(None) };
-        match epoch.relation(nexts, held) {
+        let (Some(timeline), Some(held)) = (&self.timeline, log) else { return Ok(None) };
+        let epoch = &timeline.epoch;
+        match timeline.relation(held) {
             Relation::Parted { at } => Ok(Some(at)),
             Relation::OtherLog => {
                 let name = |log: u64| format!("{log:016x}");
@@ -509,7 +527,7 @@ impl Copier {
                 Err(ArchiveError::OtherLog { store, archived, log }.into())
             }
             // Such a log will give the offsets to records of its own.
-            Relation::Ahead if !epoch.may_skip() => Ok(Some(nexts.clone())),
+            Relation::Ahead if !epoch.may_skip() => Ok(Some(timeline.nexts.clone())),
             Relation::Own | Relation::Skipped | Relation::Ahead => Ok(None),
         }
     }
@@ -612,12 +630,8 @@ impl Copier {
 
     /// Whether the rows of a manifest are of the timeline to which the copy is limited.
     fn is_own(&self, manifest: &Manifest, parted_at: &[u64]) -> bool {
-        let Some(Timeline { epoch, nexts }) = &self.timeline else { return true };
-        let next_offsets = &manifest.next_offsets;
-        match manifest.generation.as_ref().and_then(|generation| generation.parse().ok()) {
-            Some(generation) => is_within(next_offsets, nexts) && epoch.has(generation, next_offsets),
-            None => is_within(next_offsets, parted_at),
-        }
+        let Some(Timeline { epoch, nexts, .. }) = &self.timeline else { return true };
+        is_within(&manifest.next_offsets, nexts) && manifest.is_of(epoch, parted_at)
     }
 
     async fn sizes(&self, store: &Store) -> Result<HashMap<String, u64>, CopyError> {
@@ -798,12 +812,13 @@ mod tests {
         let epoch = LogEpoch::new(7);
         let log_up_to = |nexts: &[u64]| Beside::new(Arc::new(Topic(epoch.clone(), nexts.to_vec())));
         let store = Store::new(from.clone(), None, ArchiveMetrics::default());
-        origin::put(&store, &origin::place(&epoch, from.name(), whole, Gone::Nothing)).await.unwrap();
+        let held = Held { next_offsets: whole, ..Held::nothing(Holder::Archive, from.name()) };
+        origin::put(&store, &origin::place(&epoch, held)).await.unwrap();
         let older = log_up_to(&half);
         let refused = origin::check(&*from, &older).await.unwrap_err();
         assert!(matches!(refused, ArchiveError::OtherTimeline { is_parted: true, .. }), "{refused}");
         // As the hint of this error says.
-        let timeline = Timeline { epoch: epoch.clone(), nexts: half };
+        let timeline = Timeline { epoch: epoch.clone(), nexts: half, parted_at: None };
         let copied = Copier::new(from.clone(), to.clone(), Some(timeline), None).run(&|_| {}).await.unwrap();
         assert!(copied.is_whole(), "{copied:?}");
         origin::check(&*to, &older).await.unwrap();

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::is_same;
 use super::sealed;
+use crate::bus::epoch::{LogEpoch, is_within};
 use crate::market::{Kind, RowDigest, TradingDay};
 use crate::tiering::warm::Unit;
 
@@ -25,14 +26,18 @@ pub const MANIFEST_PREFIX: &str = "manifest/";
 /// Where all data lies.
 pub const DATA_PREFIX: &str = "ticks/";
 
-/// The version of manifests that is written. Version 1 had no checksum, of itself or of footers; its
+/// The version of manifests of rows that is written. Version 1 had no checksum, of itself or of footers; its
 /// manifests can be read.
 pub const MANIFEST_VERSION: u32 = 2;
+
+/// The version of a manifest that gives rows up ([`Manifest::is_lost`]): programs that do not know such
+/// manifests would take the rows for ones that never were.
+pub(super) const LOST_VERSION: u32 = 3;
 
 /// What is archived of a unit by one archive run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`MANIFEST_VERSION`].
+    /// [`MANIFEST_VERSION`]; one more where its rows are lost.
     pub version: u32,
     /// The trading day of the rows.
     pub date: TradingDay,
@@ -56,6 +61,10 @@ pub struct Manifest {
     /// Of each partition, the offset after the last: rows below it that are in no manifest do not
     /// exist.
     pub next_offsets: Vec<u64>,
+    /// Whether its rows are lost: warm has dropped them, and the archive that held them is gone. It names no
+    /// objects.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_lost: bool,
     /// The digest of all rows: computed by the source, while writing, and from the stored objects,
     /// and found equal.
     pub digest: RowDigest,
@@ -94,11 +103,20 @@ impl Manifest {
         self.first_offsets.iter().zip(&self.next_offsets).map(|(first, next)| *first..*next).collect()
     }
 
+    /// Whether its rows are of the log of `epoch`, whose timeline parted from the archive's at `parted_at`.
+    pub(super) fn is_of(&self, epoch: &LogEpoch, parted_at: &[u64]) -> bool {
+        let generation = self.generation.as_ref().and_then(|generation| generation.parse().ok());
+        match generation.filter(|_| epoch.may_skip()) {
+            Some(generation) => epoch.has(generation, &self.next_offsets),
+            None => is_within(&self.next_offsets, parted_at),
+        }
+    }
+
     /// The manifest in `bytes`, or what is wrong with them.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let manifest: Self = sealed::open(bytes)?;
         match manifest.version {
-            1..=MANIFEST_VERSION => Ok(manifest),
+            1..=LOST_VERSION => Ok(manifest),
             version => Err(format!("it is of version {version}: use a newer stk")),
         }
     }

@@ -23,6 +23,7 @@ pub mod chain;
 pub mod copy;
 mod first;
 pub mod garbage;
+pub mod give_up;
 pub mod journal;
 pub mod lease;
 pub mod manifest;

@@ -27,7 +27,7 @@ use super::manifest::{Manifest, ManifestFile};
 use super::origin::{self, Beside};
 use super::snapshot::{self, DataFile, ReadError, Snapshot};
 use super::store::mend;
-use crate::bus::epoch::{Held, Relation, is_within};
+use crate::bus::epoch::{Gone, Held, Holder, Lost, Relation, is_within};
 use crate::market::{Kind, Merge, Merged, RowKey, Seq, Symbol, TickBatch, TimeRange, Timestamp};
 use crate::tiering::cold::{Availability, Cold, ColdError, StorageClass, ranges};
 use crate::tiering::parquet::{
@@ -209,11 +209,29 @@ impl ArchiveReader {
         Ok(relation)
     }
 
-    /// What the archive holds, where it is known to be ahead of the log beside it.
-    pub fn known_ahead(&self) -> Option<Held> {
+    /// By partition, an offset below which the archive holds every row of the log beside it; empty where none is
+    /// known.
+    pub async fn whole_offsets(&self) -> Result<Vec<u64>, ReadError> {
+        if self.standing().await? != Relation::Own {
+            return Ok(Vec::new());
+        }
         let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        let ahead = standing.as_ref().filter(|(relation, ..)| *relation == Relation::Ahead);
-        ahead.map(|(_, held, _)| held.clone())
+        Ok(standing.as_ref().map_or_else(Vec::new, |(_, held, _)| held.whole_offsets.clone()))
+    }
+
+    /// The offsets of lost records that the archive is known to hold rows of, where the log beside it ends
+    /// before `nexts`: of those that the log may yet skip the rows are answered, of the others no row is. A log
+    /// with generations that has used the offsets itself has lost nothing: the rows are those of a copy of it.
+    pub fn known_lost(&self, nexts: &[u64]) -> Option<Lost> {
+        let has_generations = self.log.as_ref().is_some_and(|log| log.epoch().may_skip());
+        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (relation, held, _) = standing.as_ref()?;
+        let (from, gone) = match relation {
+            Relation::Ahead => (nexts.to_vec(), held.gone),
+            Relation::Parted { at } if !has_generations => (at.clone(), Gone::Unknown),
+            _ => return None,
+        };
+        Some(Lost { holder: Holder::Archive, from, to: held.next_offsets.clone(), gone })
     }
 
     fn known_standing(&self) -> Option<Relation> {
@@ -231,7 +249,7 @@ impl ArchiveReader {
     pub async fn snapshot(&self, kind: Kind, range: TimeRange) -> Result<Snapshot, ReadError> {
         let snapshot = snapshot::take(&*self.cold, &self.manifests, kind, range).await?;
         match (&self.log, self.standing().await?) {
-            (Some(log), Relation::Parted { .. }) => Ok(snapshot.own(log.epoch())),
+            (Some(log), Relation::Parted { at }) => Ok(snapshot.own(log.epoch(), &at)),
             _ => Ok(snapshot),
         }
     }

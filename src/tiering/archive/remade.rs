@@ -101,6 +101,7 @@ impl Archiver {
                 generation: self.options.log.as_ref().map(|log| origin::generation(log, &next_offsets)),
                 first_offsets: first_offsets.clone(),
                 next_offsets: next_offsets.clone(),
+                is_lost: false,
                 digest,
                 files,
             });

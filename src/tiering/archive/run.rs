@@ -118,7 +118,7 @@ impl Archiver {
             log.check_source(&*self.warm).await?;
         }
         let mut summary = Summary::default();
-        for unit in self.dropped_elsewhere().await? {
+        for (unit, _) in self.dropped_elsewhere().await? {
             let error = self.not_here(unit);
             progress(Event::Failed { unit, reason: error.to_string() });
             summary.failures.push((unit, error));
@@ -156,8 +156,11 @@ impl Archiver {
             return Ok(());
         }
         match self.unarchived().await {
-            Ok(unarchived) => {
-                origin::settle(&self.store, lease, log, log.epoch().gone().and(unarchived)).await
+            Ok((unarchived, whole_offsets)) => {
+                let gone = log.epoch().gone();
+                // Rows that are gone are archived nowhere.
+                let whole_offsets = if gone == Gone::Nothing { whole_offsets } else { Vec::new() };
+                origin::settle(&self.store, lease, log, gone.and(unarchived), &whole_offsets).await
             }
             Err(error) if error.ends_run() => Err(error),
             Err(error) => {
@@ -167,34 +170,39 @@ impl Archiver {
         }
     }
 
-    /// The days of rows in warm that no manifest covers.
-    async fn unarchived(&self) -> Result<Gone, ArchiveError> {
+    /// The days of rows in warm that no manifest covers, and by partition an offset below which there are none.
+    async fn unarchived(&self) -> Result<(Gone, Vec<u64>), ArchiveError> {
         // Asked first: what comes later lies behind these offsets.
         let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
         let scan = self.warm.scan(&Query::new(Kind::Trade, Some(Vec::new()), nothing)).await?;
+        let is_known = self.options.kinds.is_empty() && self.dropped_elsewhere().await?.is_empty();
+        let mut whole_offsets = if is_known { scan.next_offsets.clone() } else { Vec::new() };
         let mut days = Vec::new();
         for info in self.warm.units().await? {
             let manifests = manifests(&self.store, info.unit).await?;
-            let late = manifests.last().map(|last| offsets(&last.next_offsets, &scan.next_offsets));
-            let rows = match late {
+            let archived = manifests.last().map(|last| &last.next_offsets);
+            let late = offsets(archived.map_or(&[], Vec::as_slice), &scan.next_offsets);
+            let rows = match archived {
                 None => info.rows,
-                Some(late) if late.iter().all(std::ops::Range::is_empty) => 0,
-                Some(late) => self.warm.digest(info.unit, &late).await?.rows,
+                Some(_) if late.iter().all(std::ops::Range::is_empty) => 0,
+                Some(_) => self.warm.digest(info.unit, &late).await?.rows,
             };
             if rows > 0 {
                 days.push(info.unit.day);
+                let first = self.warm.first_offsets(info.unit, &late).await?;
+                whole_offsets.iter_mut().zip(first).for_each(|(whole, first)| *whole = first.min(*whole));
             }
         }
-        Ok(Gone::of(days))
+        Ok((Gone::of(days), whole_offsets))
     }
 
     fn not_here(&self, unit: Unit) -> ArchiveError {
         ArchiveError::NotHere { store: self.store.name().to_owned(), unit }
     }
 
-    /// The units of which warm has dropped rows that this archive does not hold: another archive has
-    /// them, or its manifests are gone.
-    async fn dropped_elsewhere(&self) -> Result<Vec<Unit>, ArchiveError> {
+    /// The units of which warm has dropped rows that this archive does not hold, and by partition the offsets below
+    /// which it has: another archive has them, or its manifests are gone.
+    pub(super) async fn dropped_elsewhere(&self) -> Result<Vec<(Unit, Vec<u64>)>, ArchiveError> {
         let mut dropped = Vec::new();
         for kind in Kind::ALL.into_iter().filter(|kind| self.options.takes_kind(*kind)) {
             let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
@@ -209,7 +217,7 @@ impl Archiver {
         let found = stream::iter(dropped.into_iter().map(|(unit, offsets)| {
             let number = numbers.get(&unit).copied();
             async move {
-                let Some(number) = number else { return Ok(Some(unit)) };
+                let Some(number) = number else { return Ok(Some((unit, offsets))) };
                 let known = self.reached().get(&unit).filter(|(of, _)| *of == number).cloned();
                 let next_offsets = if let Some((_, next_offsets)) = known {
                     next_offsets
@@ -220,10 +228,11 @@ impl Archiver {
                     self.reached().insert(unit, (number, next_offsets.clone()));
                     next_offsets
                 };
-                Ok::<_, ArchiveError>((!covers(&next_offsets, &offsets)).then_some(unit))
+                let is_elsewhere = !covers(&next_offsets, &offsets);
+                Ok::<_, ArchiveError>(is_elsewhere.then_some((unit, offsets)))
             }
         }));
-        let found: Vec<Option<Unit>> = found.buffered(READS_MAX).try_collect().await?;
+        let found: Vec<Option<(Unit, Vec<u64>)>> = found.buffered(READS_MAX).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }
 
@@ -476,6 +485,7 @@ impl Archiver {
             generation: self.options.log.as_ref().map(|log| origin::generation(log, &journal.next_offsets)),
             first_offsets: journal.first_offsets.clone(),
             next_offsets: journal.next_offsets.clone(),
+            is_lost: false,
             digest,
             files,
         };

@@ -159,12 +159,10 @@ impl Snapshot {
         files.collect()
     }
 
-    /// The same without the manifests of other timelines than that of `epoch`, and what follows them.
-    pub(super) fn own(mut self, epoch: &LogEpoch) -> Self {
-        let is_own = |manifest: &Arc<Manifest>| {
-            let generation = manifest.generation.as_ref().and_then(|generation| generation.parse().ok());
-            generation.is_none_or(|generation| epoch.has(generation, &manifest.next_offsets))
-        };
+    /// The same without the manifests of other timelines than that of `epoch`, which parted from the archive's
+    /// at `parted_at`, and what follows them.
+    pub(super) fn own(mut self, epoch: &LogEpoch, parted_at: &[u64]) -> Self {
+        let is_own = |manifest: &Arc<Manifest>| manifest.is_of(epoch, parted_at);
         for chain in self.units.values_mut() {
             let own = chain.0.iter().take_while(|manifest| is_own(manifest)).count();
             chain.0.truncate(own);

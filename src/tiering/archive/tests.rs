@@ -598,6 +598,13 @@ impl ArchiveSource for Liar {
         digest.sum ^= u64::from(self.lies);
         Ok(digest)
     }
+    async fn first_offsets(
+        &self,
+        unit: Unit,
+        offsets: &[std::ops::Range<u64>],
+    ) -> Result<Vec<u64>, WarmError> {
+        self.warm.first_offsets(unit, offsets).await
+    }
     async fn export(
         &self,
         unit: Unit,

@@ -227,6 +227,8 @@ impl Auditor {
                 chains.entry(unit).or_default();
             }
         }
+        let given_up = chains.values().flat_map(|chain| &chain.manifests);
+        self.report.lost.extend(given_up.flat_map(Manifest::lost_records));
         let marks: Vec<u64> = marks.iter().map(|mark| mark.next_offset).collect();
         for (unit, chain) in &chains {
             (self.progress)(Event::Unit(*unit));
@@ -255,7 +257,7 @@ impl Auditor {
             from: from.map_or(Timestamp::MIN, TradingDay::start),
             to: to.map_or(Timestamp::MAX, TradingDay::end),
         };
-        (self.report.lost, self.report.lost_untold) = lost_records(self.bus.epoch(), &nexts, None, range);
+        (self.report.lost, self.report.lost_untold) = lost_records(self.bus.epoch(), None, Vec::new(), range);
         let Some(held) = self.warm.held() else { return Ok(()) };
         if let Err(misfit) = self.bus.epoch().fit(&nexts, &held) {
             self.report.find(Finding {
@@ -553,9 +555,12 @@ impl Auditor {
         }
     }
 
-    /// Whether a manifest has rows of a lost timeline at offsets that the log skipped. The log and warm have
-    /// only a part of its rows, so that there is nothing to compare it with.
+    /// Whether a manifest has rows of a lost timeline at offsets that the log skipped, or gives its rows up. The
+    /// log and warm have only a part of its rows, so that there is nothing to compare it with.
     fn is_of_lost(&self, manifest: &Manifest) -> bool {
+        if manifest.is_lost {
+            return true;
+        }
         let epoch = self.bus.epoch();
         let generation = manifest.generation.as_ref().and_then(|generation| generation.parse().ok());
         let is_own = generation.is_some_and(|generation| epoch.has(generation, &manifest.next_offsets));

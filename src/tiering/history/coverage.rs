@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bus::epoch::{Gone, Held, LogEpoch};
+use crate::bus::epoch::{Gone, LogEpoch, Lost};
 use crate::market::{Gap, Kind, TimeRange, TradingDay};
 use crate::tiering::cold::StorageClass;
 use crate::tiering::tiers::ArchivedPart;
@@ -106,7 +106,8 @@ pub struct Missing {
 }
 
 /// Records `first_offset..next_offset` of a partition that log and warm no longer have, since the data directory
-/// was lost or put back from an older copy. Those that had been archived are answered; no store has the others.
+/// or the topic was lost or put back from an older copy. Of those that had been archived the rows are answered, unless
+/// the log has given their offsets to other records; no store has the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostRecords {
     /// The partition.
@@ -120,18 +121,20 @@ pub struct LostRecords {
 }
 
 /// The records that `log`, which ends before `nexts`, is known to have lost for good and that may have rows in
-/// `range`; and how many ranges of them more than [`LOST_MAX`]. `ahead` is an archive whose rows the log has not
-/// skipped yet.
+/// `range`; and how many ranges of them more than [`LOST_MAX`]. `archived` are offsets of another timeline that the
+/// archive has rows of, which the log has not skipped; `given_up` those whose rows the archive has given up.
 pub fn lost_records(
     log: &LogEpoch,
-    nexts: &[u64],
-    ahead: Option<&Held>,
+    archived: Option<&Lost>,
+    given_up: Vec<LostRecords>,
     range: TimeRange,
 ) -> (Vec<LostRecords>, u64) {
-    let skipped = log.lost().iter().map(|lost| (&lost.from[..], &lost.to[..], lost.gone));
-    let unread = ahead.map(|held| (nexts, &held.next_offsets[..], held.gone));
-    let mut lost = Vec::new();
-    for (from, to, gone) in skipped.chain(unread).filter(|(.., gone)| gone.may_be_in(range)) {
+    let mut lost = given_up;
+    for Lost { from, to, gone, .. } in log.lost().iter().chain(archived) {
+        let gone = *gone;
+        if !gone.may_be_in(range) {
+            continue;
+        }
         for (partition, (&first_offset, &next_offset)) in (0_u16..).zip(from.iter().zip(to)) {
             if first_offset < next_offset {
                 lost.push(LostRecords { partition, first_offset, next_offset, gone });
@@ -158,6 +161,8 @@ pub struct ArchivedCoverage {
     /// Why nothing was read of the archive, which may hold more than warm: it could not be asked, or
     /// is of another log. Warm has dropped nothing of what was asked for.
     pub unasked: Option<String>,
+    /// Records whose rows the archive has given up; those of an answer are in [`Coverage::lost`].
+    pub given_up: Vec<LostRecords>,
 }
 
 /// An archived object that can't be read before it is restored.
@@ -194,6 +199,7 @@ impl ArchivedCoverage {
             frozen: frozen.collect(),
             frozen_not_listed,
             unasked: part.unasked,
+            given_up: part.given_up,
         }
     }
 
@@ -219,6 +225,7 @@ impl ArchivedCoverage {
             }
         }
         self.unasked = self.unasked.take().or(other.unasked);
+        self.given_up.extend(other.given_up);
     }
 
     /// The commands that bring back what can't be read: one for each kind of row.

@@ -324,13 +324,17 @@ impl History {
         let (gaps, gaps_not_listed, of_gaps) =
             self.gaps(&cut, tail.take_gaps(), symbols, query.range, first_offsets).await?;
         cut.archived.frozen.extend(of_gaps.frozen);
+        cut.archived.given_up.extend(of_gaps.given_up);
         if amended && query.kind == Kind::Trade {
             amendments.extend(Amendments::of_tail(tail.take_amendments()));
         }
         let nexts: Vec<u64> = cut.log.iter().map(|log| log.end).collect();
-        let ahead = self.tiers.archive.as_ref().and_then(|archive| archive.known_ahead());
+        let mut given_up = std::mem::take(&mut cut.archived.given_up);
+        given_up.sort_by_key(|lost| (lost.partition, lost.first_offset, lost.next_offset));
+        given_up.dedup();
+        let archived = self.tiers.archive.as_ref().and_then(|archive| archive.known_lost(&nexts));
         let (lost, lost_not_listed) =
-            coverage::lost_records(self.bus.epoch(), &nexts, ahead.as_ref(), query.range);
+            coverage::lost_records(self.bus.epoch(), archived.as_ref(), given_up, query.range);
         let coverage = Coverage {
             partitions: (0..)
                 .zip(&cut.log)

@@ -461,6 +461,13 @@ pub(crate) async fn units_are_what_was_stored(warm: &dyn ArchiveSource, rows: &[
                 (view.symbol(row), view.ts(row), view.seq(row), view.tick(row).unwrap())
             });
             assert_eq!(exported, expected(&wanted, &all(unit.kind)), "{unit} at {offsets:?}");
+            let first = warm.first_offsets(*unit, offsets).await.unwrap();
+            for (partition, (first, offsets)) in (0..).zip(first.iter().zip(offsets)) {
+                let offset = |(_, _, seq, _): &Row| (seq.partition == partition).then_some(seq.offset);
+                let expected = wanted.iter().filter_map(offset).min().unwrap_or(offsets.end);
+                assert!(offsets.start <= *first && *first <= expected, "{unit}: {first}, {expected}");
+            }
+            assert_eq!(first.len(), offsets.len());
         }
     }
 }

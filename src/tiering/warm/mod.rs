@@ -300,6 +300,10 @@ pub trait ArchiveSource: Warm {
     /// the store itself out of what it holds, not by way of [`ArchiveSource::export`].
     async fn digest(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<RowDigest, WarmError>;
 
+    /// By partition, an offset at or before that of the unit's first row at `offsets`; where there is none,
+    /// the end of the partition's range.
+    async fn first_offsets(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<Vec<u64>, WarmError>;
+
     /// The unit's rows at `offsets`, in batches ordered by symbol, ts, seq within and across, each
     /// row once. Memory does not grow with their number.
     async fn export(

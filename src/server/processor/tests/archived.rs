@@ -142,8 +142,9 @@ async fn rows_are_left_to_no_archive_that_is_damaged() {
     life.end().await;
 }
 
-/// Warm is lost and the log begins in the middle of an archived day that is not the newest: the bars of a symbol
-/// that has no trade after that day have all of its trades once.
+/// Warm is lost and the log begins in the middle of an archived day that is not the newest. The archive has all that
+/// the log no longer has, so that nobody has to allow anything and no gap is told; the bars of a symbol that has no
+/// trade after that day have all of its trades once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bars_of_a_day_that_the_log_has_the_end_of_are_whole() {
     let home = TempDir::new().unwrap();
@@ -165,6 +166,7 @@ async fn bars_of_a_day_that_the_log_has_the_end_of_are_whole() {
     let options = ArchiveOptions {
         before: Some("2025-04-01".parse().unwrap()),
         settle: Duration::ZERO,
+        log: Some(Beside::new(life.bus.clone())),
         ..ArchiveOptions::default()
     };
     let (clock, metrics) = (Clock::default(), ArchiveMetrics::default());
@@ -180,11 +182,10 @@ async fn bars_of_a_day_that_the_log_has_the_end_of_are_whole() {
     let (gained, told) = mpsc::unbounded_channel();
     let members = Mutex::new(vec![told]);
     let bus = SharedBus { bus: life.bus.clone(), lost: None, trimmed: 0, first, members };
-    let archive = Arc::new(ArchiveReader::new(cold.clone()));
+    let archive = Arc::new(ArchiveReader::new(cold.clone()).beside(Beside::new(life.bus.clone())));
     let (bus, archived): (Arc<dyn Bus>, _) = (Arc::new(bus), Some(archive.clone()));
     let stores = Stores { bus: bus.clone(), hot_files: None, archive: archived, ..life.stores.clone() };
-    let config = ProcessorConfig { skips_expired: true, ..small() };
-    let processor = Processor::start(stores, config, ProcessorMetrics::default());
+    let processor = Processor::start(stores, small(), ProcessorMetrics::default());
     gained.send((Assignment::Gained(vec![partition]), oneshot::channel().0)).unwrap();
     processor.restored().await;
     processor.stop().await.unwrap();
@@ -205,6 +206,7 @@ async fn bars_of_a_day_that_the_log_has_the_end_of_are_whole() {
         volume += (0..batch.len()).map(|row| rows.bar(row).unwrap().1.volume).sum::<u64>();
     }
     drop(history);
+    assert!(life.rows(Kind::Gap).await.is_empty(), "nothing is missing");
     let size = |tick: &Tick| if let Tick::Trade(trade) = tick { u64::from(trade.size) } else { 0 };
     assert_eq!(volume, trades.iter().map(size).sum::<u64>());
     life.end().await;

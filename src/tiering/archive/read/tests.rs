@@ -103,6 +103,7 @@ pub(in crate::tiering) async fn write(
         generation: None,
         first_offsets,
         next_offsets,
+        is_lost: false,
         digest,
         files,
     }
@@ -451,8 +452,8 @@ async fn a_chain_that_does_not_hold_is_named() {
     commit(&*cold, &first).await;
     assert!(failed().await.contains("0001.json is damaged: it does not begin where the one before it ends"));
     let key = manifest_key(unit, 1);
-    cold.put(&key, sealed::seal(&Manifest { version: 3, ..second.clone() })).await.unwrap();
-    assert!(failed().await.contains("0001.json is damaged: it is of version 3: use a newer stk"));
+    cold.put(&key, sealed::seal(&Manifest { version: 4, ..second.clone() })).await.unwrap();
+    assert!(failed().await.contains("0001.json is damaged: it is of version 4: use a newer stk"));
     cold.put(&key, "{".into()).await.unwrap();
     assert!(failed().await.contains("0001.json is damaged: EOF"));
     let copy = Manifest { first_offsets: vec![10, 20], kind: "quote".to_owned(), ..second.clone() };

@@ -68,6 +68,12 @@ impl DigestRow {
 }
 
 #[derive(Row, Deserialize)]
+struct FirstRow {
+    partition: u16,
+    first_offset: u64,
+}
+
+#[derive(Row, Deserialize)]
 struct UnitRow {
     kind: String,
     day: i32,
@@ -134,6 +140,27 @@ impl Inner {
     pub(super) async fn digest(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<RowDigest, WarmError> {
         let state = State::read(&self.nodes, unit.kind).await?;
         self.digest_of(unit.kind, &in_unit(&state, unit, offsets)).await
+    }
+
+    /// See [`ArchiveSource::first_offsets`](crate::tiering::warm::ArchiveSource::first_offsets).
+    pub(super) async fn first_offsets(
+        &self,
+        unit: Unit,
+        offsets: &[Range<u64>],
+    ) -> Result<Vec<u64>, WarmError> {
+        let state = State::read(&self.nodes, unit.kind).await?;
+        let sql = format!(
+            "SELECT `partition`, min(`offset`) AS first_offset FROM {} WHERE {} GROUP BY `partition`",
+            rows_table(unit.kind),
+            in_unit(&state, unit, offsets)
+        );
+        let mut first: Vec<u64> = offsets.iter().map(|range| range.end).collect();
+        for FirstRow { partition, first_offset } in self.nodes.rows(&sql).await? {
+            if let Some(first) = first.get_mut(usize::from(partition)) {
+                *first = first_offset;
+            }
+        }
+        Ok(first)
     }
 
     async fn digest_of(&self, kind: Kind, matching: &str) -> Result<RowDigest, WarmError> {

@@ -292,6 +292,10 @@ impl ArchiveSource for ClickHouseWarm {
         self.inner.digest(unit, offsets).await
     }
 
+    async fn first_offsets(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<Vec<u64>, WarmError> {
+        self.inner.first_offsets(unit, offsets).await
+    }
+
     async fn export(
         &self,
         unit: Unit,

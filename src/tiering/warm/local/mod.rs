@@ -793,7 +793,7 @@ impl Warm for LocalWarm {
             last.ends.clone_from(&next_offsets);
         }
         let name = self.shared.root.display().to_string();
-        Some(Held { holder: Holder::Warm, name, log, lineage, next_offsets, gone })
+        Some(Held { log, lineage, next_offsets, gone, ..Held::nothing(Holder::Warm, name) })
     }
 
     async fn claim(&self, partition: u16) -> Result<Mark, WarmError> {

@@ -112,6 +112,16 @@ impl Shared {
         Ok(digest)
     }
 
+    /// By the blocks of each segment.
+    fn first_offsets(&self, unit: Unit, offsets: &[Range<u64>]) -> Vec<u64> {
+        let mut first: Vec<u64> = offsets.iter().map(|range| range.end).collect();
+        for Part { segment, offsets } in self.parts(unit, offsets) {
+            let first = &mut first[usize::from(segment.info.partition)];
+            *first = segment.info.first_offset.max(offsets.start).min(*first);
+        }
+        first
+    }
+
     fn scanner_of(&self, unit: Unit, parts: Vec<Part>) -> Scanner {
         Scanner::new(unit.kind, TimeRange::ALL, None, parts, self.cache.clone(), Arc::default())
     }
@@ -360,6 +370,10 @@ impl ArchiveSource for LocalWarm {
     async fn digest(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<RowDigest, WarmError> {
         let (shared, offsets) = (self.shared.clone(), offsets.to_vec());
         blocking(self.shared.root.clone(), move || shared.digest(unit, &offsets)).await
+    }
+
+    async fn first_offsets(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<Vec<u64>, WarmError> {
+        Ok(self.shared.first_offsets(unit, offsets))
     }
 
     async fn export(
