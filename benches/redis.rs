@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use stk::bus::local::{LocalBus, LocalBusConfig};
 use stk::feed::sim::{Sim, SimConfig};
 use stk::market::{Bar, Seq, Tick, Timeframe};
 use stk::tiering::hot::redis::{RedisHot, RedisHotConfig};
@@ -45,7 +46,7 @@ fn batches() -> Vec<(u16, HotUpdates)> {
         batches.extend(mine.chunks(BATCH_TICKS).map(|chunk| {
             let ticks =
                 (0..).zip(chunk).map(|(index, tick)| (Seq { partition, offset: 0, index }, (*tick).clone()));
-            (partition, HotUpdates { ticks: ticks.collect(), bars: Vec::new() })
+            (partition, HotUpdates { ticks: ticks.collect(), ..HotUpdates::default() })
         }));
     }
     // Partitions take turns, as their processors do.
@@ -76,8 +77,10 @@ fn own_cpu() -> f64 {
 async fn run(url: &str, mut batches: Vec<(u16, HotUpdates)>, rate: f64, seconds: f64) {
     let client = redis::Client::open(url).expect("a URL");
     let prefix = format!("bench:{}:", std::process::id());
-    let config = RedisHotConfig::new(url.to_owned(), prefix.clone(), PARTITIONS, "bench".to_owned());
-    let hot = RedisHot::connect(config).await.expect("connected");
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = LocalBus::open(LocalBusConfig::new(dir.path(), PARTITIONS)).expect("a log");
+    let config = RedisHotConfig::new(url.to_owned(), prefix.clone());
+    let hot = RedisHot::connect(config, log).await.expect("connected");
     let memory_before = info(&client, "memory", "used_memory").await;
     let (cpu_before, own_before) = (redis_cpu(&client).await, own_cpu());
     let began = Instant::now();

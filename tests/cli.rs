@@ -22,6 +22,8 @@ mod audit;
 mod backup;
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/beside_clickhouse.rs"]
+mod beside_clickhouse;
 #[path = "cli/copying.rs"]
 mod copying;
 #[path = "cli/crash.rs"]

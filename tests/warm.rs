@@ -148,7 +148,7 @@ async fn shown(warm: &LocalWarm) -> String {
 
 async fn check(warm: &LocalWarm, version: &str) {
     let is_named = matches!(version, "v4" | "v5");
-    assert_eq!(warm.held().and_then(|held| held.log), is_named.then_some(LOG));
+    assert_eq!(warm.held().await.expect("a store").log, is_named.then_some(LOG));
     let seam = is_named.then_some(seam(RECORDS - 1));
     for partition in 0..2 {
         let checkpoint = format!("partition {partition} at {RECORDS}").into();

@@ -321,8 +321,9 @@ impl Node {
             ingest_listener.as_ref().map(TcpListener::local_addr).transpose().map_err(no_address)?;
         let stores = Stores::open(config).await?;
         stores.announce(address);
-        if (has(Role::Feed) || has(Role::Gateway)) && stores.is_shared() {
-            // Before anything is accepted or served. With stores on this machine it was done when they were opened.
+        if (has(Role::Feed) || has(Role::Gateway) || has(Role::Archiver)) && stores.is_shared() {
+            // Before anything is accepted, served, archived or dropped. With stores on this machine it was done
+            // when they were opened.
             stores.check_seams().await?;
         }
 

@@ -17,13 +17,13 @@ use super::intake::{Intake, IntakeMetrics};
 use super::node::NodeError;
 use super::processor::{self, Processor, ProcessorConfig, ProcessorMetrics};
 use super::producers::Producers;
-use crate::bus::epoch::{Held, Holder, Relation};
+use crate::bus::epoch::{Held, Relation};
 use crate::bus::kafka::{KafkaBus, KafkaBusConfig};
 use crate::bus::local::{Access, Durability, LocalBus, LocalBusConfig, Retention};
 use crate::bus::{Bus, BusError};
 use crate::config::{Config, KafkaConfig};
 use crate::disk::{create_dir, lock_soon};
-use crate::market::{Horizon, Kind, TimeRange, Timestamp};
+use crate::market::Horizon;
 use crate::tiering::archive::ArchiveError;
 use crate::tiering::archive::copy::Timeline;
 use crate::tiering::archive::origin::{self, Beside};
@@ -37,7 +37,7 @@ use crate::tiering::hot::redis::{RedisHot, RedisHotConfig};
 use crate::tiering::seam::{self, SeamError};
 use crate::tiering::warm::clickhouse::{ClickHouseOptions, ClickHouseWarm};
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
-use crate::tiering::warm::{ArchiveSource, Origin, Query, Warm, WarmError};
+use crate::tiering::warm::{ArchiveSource, Origin, WarmError};
 
 /// The file whose lock says that a process has the data directory.
 const LOCK_FILE: &str = "lock";
@@ -219,14 +219,20 @@ impl Stores {
         let (own, metrics) = (config.clone(), cold_metrics.clone());
         let cold = blocking(move || Ok(open_cold(&own, &metrics)?)).await?;
         let local_bus = if local_log {
-            let mut held = held(&days).await?;
+            let mut held = vec![warm.held().await?];
+            let is_new = LocalBus::stored_identity(&config.data_dir.join(LOG_DIR))?.is_none();
+            if is_new && matches!(days, Days::ClickHouse(_)) {
+                refuse_new_log(&held[0])?;
+            }
+            let mut own = config.clone();
+            if is_new && let Some(partitions) = partitions_of(&held[0]) {
+                own.partitions = partitions;
+            }
             if !use_.is_read_only() {
                 // Without an identity of its own, and none in warm, only the archive may know the log.
-                let is_known = held.iter().any(|held| held.log.is_some())
-                    || LocalBus::stored_identity(&config.data_dir.join(LOG_DIR))?.is_some();
+                let is_known = !is_new || held[0].log.is_some();
                 held.extend(held_by_archive(&*cold, is_known).await?);
             }
-            let own = config.clone();
             Some(blocking(move || open_local_bus(&own, use_, held)).await?)
         } else {
             None
@@ -237,29 +243,31 @@ impl Stores {
         };
         let bus = log.bus();
         warm.check_origin(&Origin::of(&*bus)).await?;
-        if (local_log || local_warm) && use_ != Use::Examine {
-            // Before anything is taken in or answered.
+        // Roles on servers compare by themselves: a processor before it claims a partition.
+        let by_roles = use_ == Use::Write && !local_log && !local_warm;
+        if !by_roles && use_ != Use::Examine {
+            // Before anything is taken in, answered, moved or dropped.
             check_fit(&*bus, &*warm).await?;
             check_seams(&*bus, &*warm, use_.is_read_only()).await?;
         }
-        if let Days::Local(warm) = &days
-            && !use_.is_read_only()
-        {
-            let (warm, bus) = (warm.clone(), bus.clone());
-            blocking(move || Ok(warm.name_log(bus.epoch(), bus.partitions())?)).await?;
+        match &days {
+            _ if use_.is_read_only() => {}
+            Days::Local(warm) => {
+                let (warm, bus) = (warm.clone(), bus.clone());
+                blocking(move || Ok(warm.name_log(bus.epoch(), bus.partitions())?)).await?;
+            }
+            // A topic has one generation for ever.
+            Days::ClickHouse(warm) if local_log => warm.name_log(bus.epoch(), bus.partitions()).await?,
+            Days::ClickHouse(_) => {}
         }
         let redis = match &config.redis {
             Some(redis) if use_ == Use::Write => {
                 let (url, prefix) = (redis.url.expose().to_owned(), redis.prefix.clone());
-                // Places in two logs mean different things.
-                let name = |log: u64| format!("{log:016x}");
-                let log = bus.epoch().name();
                 let settings = RedisHotConfig {
-                    former_log: log.former.map(name),
                     horizon: Horizon::ahead_of_clock(config.ahead_max),
-                    ..RedisHotConfig::new(url, prefix, bus.partitions(), name(log.id))
+                    ..RedisHotConfig::new(url, prefix)
                 };
-                Some(RedisHot::connect(settings).await?)
+                Some(RedisHot::connect(settings, bus.clone()).await?)
             }
             _ => None,
         };
@@ -593,7 +601,7 @@ impl Watched {
 
 /// Makes sure that warm holds rows of this log and timeline alone, as far as it names them.
 async fn check_fit(bus: &dyn Bus, warm: &dyn ArchiveSource) -> Result<(), NodeError> {
-    let Some(held) = warm.held() else { return Ok(()) };
+    let held = warm.held().await?;
     let mut nexts = Vec::new();
     for partition in 0..bus.partitions() {
         nexts.push(bus.bounds(partition).await?.next);
@@ -618,18 +626,19 @@ async fn check_seams(bus: &dyn Bus, warm: &dyn ArchiveSource, is_read_only: bool
     stream::iter(checks).buffer_unordered(SEAMS_AT_ONCE).try_collect().await
 }
 
-/// How far warm has come with a local log.
-async fn held(days: &Days) -> Result<Vec<Held>, NodeError> {
-    let warm = match days {
-        Days::Local(warm) => return Ok(warm.held().into_iter().collect()),
-        // Names its log in a table of its own, which is compared once the log is open.
-        Days::ClickHouse(warm) => warm,
-    };
-    // The scan returns no rows, but the marks of all partitions that have rows. The configured number of
-    // partitions can't be used here: the log keeps the number it was made with.
-    let nothing = TimeRange { from: Timestamp::MIN, to: Timestamp::MIN };
-    let next_offsets = warm.scan(&Query::new(Kind::Gap, Some(Vec::new()), nothing)).await?.next_offsets;
-    Ok(vec![Held { next_offsets, ..Held::nothing(Holder::Warm, "warm") }])
+/// Refuses to begin a log beside a database that names one: in another data directory, it may be processed now.
+fn refuse_new_log(held: &Held) -> Result<(), WarmError> {
+    let Some(log) = held.log else { return Ok(()) };
+    let reason = format!(
+        "holds rows of the log {log:016x}, and the data directory names no log: put back the data directory from \
+         a backup, or set warm.clickhouse_database to a new database"
+    );
+    Err(WarmError::OtherLog { path: held.name.clone(), reason })
+}
+
+/// The number of partitions of the log that warm names: a log that is made again beside it has as many.
+fn partitions_of(held: &Held) -> Option<u16> {
+    held.lineage.last().and_then(|last| u16::try_from(last.ends.len()).ok()).filter(|count| *count > 0)
 }
 
 /// How far the archive has come with a local log; `None` where there is none, or it can't be asked.

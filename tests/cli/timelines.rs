@@ -20,6 +20,8 @@ pub(crate) struct Plant {
     pub(crate) archive: PathBuf,
     pub(crate) keep_days: &'static str,
     pub(crate) runtime: tokio::runtime::Runtime,
+    /// More settings, for every command.
+    pub(crate) env: Vec<(&'static str, String)>,
 }
 
 impl Plant {
@@ -27,13 +29,14 @@ impl Plant {
         let home = Home::new();
         let (data, archive) = (home.path("data"), home.path("archive"));
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        Self { home, data, archive, keep_days: "36600", runtime }
+        Self { home, data, archive, keep_days: "36600", runtime, env: Vec::new() }
     }
 
     pub(crate) fn command(&self, args: &[&str], data: &Path) -> Command {
         let mut command = self.home.stk(args);
         command.env("STK_DATA_DIR", data).env("STK_ARCHIVE_URL", &self.archive);
         command.env("STK_ARCHIVE_SETTLE_MINUTES", "0").env("STK_WARM_KEEP_DAYS", self.keep_days);
+        command.envs(self.env.iter().map(|(name, value)| (*name, value)));
         command
     }
 
@@ -377,7 +380,7 @@ fn days_of_an_archive_that_is_gone_are_given_up() {
     for _ in 0..2 {
         let asked = ask();
         assert!(asked.contains("were lost") && asked.contains(" of partition "), "{asked}");
-        assert_eq!(numbers(&asked), once([300..400]), "the rest is answered");
+        assert_eq!(numbers(&asked), once(std::iter::once(300..400)), "the rest is answered");
         plant.good(&["archive", "run"]);
     }
     plant.good(&["archive", "verify"]);

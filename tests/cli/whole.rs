@@ -364,6 +364,89 @@ async fn a_topic_put_back_together_with_its_database_is_told_from_the_archive_of
     assert_eq!(sold(&scaled).await, left);
 }
 
+/// The topic is put back from an older copy, and others write into it until it reaches further than warm's
+/// marks: nothing is moved, dropped or answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_put_back_and_grown_past_the_mark_is_refused_by_whoever_moves_days() {
+    let Some(services) = OwnServices::up(&["kafka"]) else { return };
+    let own = |name: &str| services.address(name).or_else(|| service(name));
+    let Some(scaled) = Scaled::on(2, own) else { return };
+    let home = Home::new();
+    let life = async |numbers| {
+        let server = scaled.serve(&home, "feed,processor");
+        server.await_ready();
+        sell(&server, numbers).await;
+        let (code, said) = server.stop();
+        assert_eq!(code, Some(0), "{said:#?}");
+    };
+    life(0..100).await;
+    let (data, copy) = (services.path("kafka/data"), home.path("copy"));
+    services.kill("kafka");
+    copy_dir(&data, &copy);
+    services.start("kafka");
+    life(100..200).await;
+    services.kill("kafka");
+    copy_dir(&copy, &data);
+    services.start("kafka");
+    let brokers = services.address("KAFKA").expect("it was started");
+    let config = KafkaBusConfig::new(brokers, format!("stk-{}", scaled.name()), 2);
+    let bus = KafkaBus::open_existing(config).await.expect("it is there");
+    for number in 0..50_u8 {
+        let records = (0..2).map(|partition| (partition, vec![number; 10].into())).collect();
+        bus.append(records).await.expect("queued").await.expect("durable");
+    }
+    bus.close(std::time::Duration::from_secs(30)).await;
+    let other_record = "is not the one that warm took in there";
+    for args in [
+        &["archive", "run"][..],
+        &["archive", "run", "--dry-run"],
+        &["archive", "restore", "2025-03-07", "--into-warm", "--yes"],
+        &["audit", "--repair", "--yes"],
+        &["history", "AAPL", "--data", "unused"],
+    ] {
+        let shown = home.shown(&mut scaled.stk(&home, args));
+        assert!(shown.starts_with("exit: 1\n") && shown.contains(other_record), "{args:?}: {shown}");
+    }
+    let shown = refused(&scaled, &home, "archiver");
+    assert!(shown.contains(other_record), "{shown}");
+    let held = home.shown(&mut scaled.stk(&home, &["archive", "list"]));
+    assert!(!held.contains("2025-03-07"), "nothing was archived: {held}");
+}
+
+/// The admin of [`partitions_that_were_added_are_refused_whatever_number_is_set`], with warm on disk, which one process has for itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_were_added_are_refused_by_warm_on_disk() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let home = Home::new();
+    let topic = format!("stk-disk-{}-{}", std::process::id(), Timestamp::now().nanos());
+    let args = ["serve", "--data", "data", "--listen", "127.0.0.1:0", "--ingest-listen", "127.0.0.1:0"];
+    let stk = |args: &[&str], partitions: &str| {
+        let mut command = home.stk(args);
+        command.env("STK_LOG_KAFKA_BROKERS", &brokers).env("STK_LOG_KAFKA_TOPIC", &topic);
+        command.env("STK_LOG_KAFKA_GROUP", &topic).env("STK_LOG_PARTITIONS", partitions);
+        command
+    };
+    for numbers in [0..50, 50..80] {
+        let server = Server::run(stk(&args, "2"), true);
+        server.await_ready();
+        sell(&server, numbers).await;
+        let (code, said) = server.stop();
+        assert_eq!(code, Some(0), "{said:#?}");
+    }
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &brokers);
+    let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
+    let more = rdkafka::admin::NewPartitions::new(&topic, 4);
+    let added = admin.create_partitions(&[more], &AdminOptions::new()).await.expect("an answer");
+    assert!(added.iter().all(Result::is_ok), "{added:?}");
+    for args in [&args[..], &["archive", "run", "--data", "data"], &["audit", "--data", "data"]] {
+        let told = home.shown(stk(args, "4").stdout(Stdio::null()));
+        assert!(told.starts_with("exit: 1\n"), "{told}");
+        assert!(told.contains("was made with a log of 2 partitions, and the log has 4"), "{told}");
+        assert!(told.contains("make a new topic (log.kafka_topic)") && told.contains("data.dir"), "{told}");
+    }
+}
+
 /// A second cluster, or a second topic, whose configuration names the first one's database.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_log_in_one_database_is_refused_and_does_not_disturb_the_first() {

@@ -31,6 +31,10 @@ struct Gated {
 
 #[async_trait::async_trait]
 impl Warm for Gated {
+    async fn held(&self) -> Result<stk::bus::epoch::Held, WarmError> {
+        self.inner.held().await
+    }
+
     async fn claim(&self, partition: u16) -> Result<Mark, WarmError> {
         self.inner.claim(partition).await
     }

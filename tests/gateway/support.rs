@@ -109,7 +109,7 @@ impl Server {
             let offset = self.bus.push(partition, record(&mine, sequence)).unwrap();
             let place = |index: usize| Seq { partition, offset, index: index as u32 };
             let placed = mine.into_iter().enumerate().map(|(index, tick)| (place(index), tick)).collect();
-            self.hot.apply(partition, &HotUpdates { ticks: placed, bars: Vec::new() }).await.unwrap();
+            self.hot.apply(partition, &HotUpdates { ticks: placed, ..HotUpdates::default() }).await.unwrap();
         }
         self.seen().await;
     }

@@ -12,10 +12,10 @@ use crate::bus::{Bounds, Bus, BusError};
 use crate::fail;
 use crate::market::{Kind, Seq, Symbol, Tick, TimeRange, Timestamp};
 use crate::tiering::hot::memory::{HotCheckpoint, HotPlace, OLDER_TRADES};
+use crate::tiering::hot::timeline::{self, Place, Unfit};
 use crate::tiering::hot::{HotUpdates, RECENT_TICKS};
-use crate::tiering::seam::{self, SeamError};
 use crate::tiering::state::PartitionState;
-use crate::tiering::warm::{Mark, Query};
+use crate::tiering::warm::Query;
 use crate::wire::record::RecordView;
 
 /// Symbols that are read from warm at once.
@@ -30,7 +30,7 @@ pub(super) async fn hot(
     to: u64,
     state: &PartitionState,
 ) -> Result<(), ProcessorError> {
-    let begun = shared.stores.hot.begin(partition, bounds, to).await;
+    let begun = shared.stores.hot.begin(partition, to).await;
     let has_all = begun.map_err(|source| ProcessorError::Hot { partition, source })?;
     let (mut from, mut earlier) =
         if has_all { (to, PartitionState::new()) } else { checkpoint(shared, partition, bounds).await };
@@ -52,7 +52,7 @@ pub(super) async fn hot(
             Err(error) => return Err(error),
         }
     }
-    apply(shared, partition, &HotUpdates { ticks: Vec::new(), bars: state.bars().collect() }).await
+    apply(shared, partition, &HotUpdates { bars: state.bars().collect(), ..HotUpdates::default() }).await
 }
 
 /// Loads the checkpoint, where there is one: up to where hot then stands, and the state there.
@@ -64,7 +64,7 @@ async fn checkpoint(shared: &Arc<Shared>, partition: u16, bounds: Bounds) -> (u6
     let reason = match loaded {
         Ok(Ok(Some(checkpoint))) => {
             let state = PartitionState::restore(&checkpoint.state).map_err(|error| error.to_string());
-            match check_place(&*shared.stores.bus, partition, bounds, &checkpoint).await.and(state) {
+            match check_place(&*shared.stores.bus, partition, &checkpoint).await.and(state) {
                 Ok(state) => return (checkpoint.next_offset, state),
                 Err(reason) => match hot.clear(partition) {
                     Ok(()) => reason,
@@ -83,13 +83,7 @@ async fn checkpoint(shared: &Arc<Shared>, partition: u16, bounds: Bounds) -> (u6
 }
 
 /// Makes sure that `checkpoint` is of this timeline of the log; otherwise why not.
-async fn check_place(
-    bus: &dyn Bus,
-    partition: u16,
-    bounds: Bounds,
-    checkpoint: &HotCheckpoint,
-) -> Result<(), String> {
-    let next_offset = checkpoint.next_offset;
+async fn check_place(bus: &dyn Bus, partition: u16, checkpoint: &HotCheckpoint) -> Result<(), String> {
     let Some(HotPlace { log, seam }) = checkpoint.place else {
         tracing::info!(partition, "hot: the checkpoint does not name its log and is taken for this one's");
         return Ok(());
@@ -97,15 +91,11 @@ async fn check_place(
     if !bus.epoch().name().is(log.id) {
         return Err(format!("the checkpoint is of the log {:016x}", log.id));
     }
-    if !bus.epoch().has_in(partition, log.generation, next_offset) {
-        return Err("the checkpoint is of another timeline of the log".to_owned());
-    }
-    let mark = Mark { next_offset, seam, ..Mark::default() };
-    seam::check_record(bus, partition, bounds, &mark).await.map_err(|error| match error {
-        SeamError::OtherRecord { offset, .. } => {
-            format!("the checkpoint ends with another record than the log has at offset {offset}")
-        }
-        error => error.to_string(),
+    let (next_offset, generation) = (checkpoint.next_offset, Some(log.generation));
+    let checked = timeline::check(bus, partition, Place { next_offset, generation, seam }).await;
+    checked.map_err(|unfit| match unfit {
+        Unfit::OtherTimeline(reason) => format!("the checkpoint {reason}"),
+        Unfit::Unknown(error) => error.reason,
     })
 }
 
@@ -139,10 +129,14 @@ async fn replay(
                 let seq = Seq { partition, offset: record.offset, index };
                 updates.ticks.push((seq, row.map_err(damaged)?.1));
             }
+            if view.ticks > 0 {
+                updates.record = Some(record);
+            }
         }
         apply(shared, partition, &updates).await?;
         fail::point("processor.replayed");
         updates.ticks.clear();
+        updates.record = None;
     }
     Ok(())
 }
@@ -183,7 +177,7 @@ async fn fill_from_warm(
         }
         let mut ticks: Vec<(Seq, Tick)> = rows.into_values().flatten().collect();
         ticks.sort_unstable_by_key(|(seq, _)| *seq);
-        apply(shared, partition, &HotUpdates { ticks, bars: Vec::new() }).await?;
+        apply(shared, partition, &HotUpdates { ticks, ..HotUpdates::default() }).await?;
     }
     Ok(())
 }

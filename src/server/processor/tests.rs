@@ -209,10 +209,11 @@ async fn a_shared_hot_store_is_taken_over_or_filled_again() {
     let Some(url) = service("REDIS") else { return };
     let dir = TempDir::new().unwrap();
     let prefix = format!("test:{}:", dir.path().display());
-    let open = || {
-        let config = RedisHotConfig::new(url.clone(), prefix.clone(), PARTITIONS, "log".into());
+    let open = |bus: &Arc<LocalBus>| {
+        let config = RedisHotConfig::new(url.clone(), prefix.clone());
         // A busy machine is no Redis that is away.
-        RedisHot::connect(RedisHotConfig { read_wait_max: Duration::from_secs(30), ..config })
+        let config = RedisHotConfig { read_wait_max: Duration::from_secs(30), ..config };
+        RedisHot::connect(config, bus.clone())
     };
     let ticks = market(20_000);
     let life = Life::begin(dir.path());
@@ -222,7 +223,7 @@ async fn a_shared_hot_store_is_taken_over_or_filled_again() {
     life.end().await;
     for (is_new, is_lost) in [(true, false), (false, false), (false, true)] {
         let mut life = Life::begin(dir.path());
-        let redis = open().await.unwrap();
+        let redis = open(&life.bus).await.unwrap();
         if is_lost {
             redis.erase().await;
         }
@@ -290,6 +291,10 @@ fn took_one(count: &AtomicU32) -> bool {
 
 #[async_trait::async_trait]
 impl Warm for FailingWarm {
+    async fn held(&self) -> Result<crate::bus::epoch::Held, WarmError> {
+        self.warm.held().await
+    }
+
     async fn check_origin(&self, _: &crate::tiering::warm::Origin) -> Result<bool, WarmError> {
         Ok(self.is_named.load(Ordering::Relaxed))
     }

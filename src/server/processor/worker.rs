@@ -458,6 +458,9 @@ impl Worker {
             self.builder.push(number, seq, &tick);
             self.updates.ticks.push((seq, tick));
         }
+        if view.ticks > 0 {
+            self.updates.record = Some(record.clone());
+        }
         metrics.ticks.inc_by(u64::from(view.ticks));
         self.held.add(view.ticks as usize);
         Ok(())
@@ -484,6 +487,7 @@ impl Worker {
         }
         self.updates.ticks.clear();
         self.updates.bars.clear();
+        self.updates.record = None;
         Ok(())
     }
 

@@ -564,6 +564,10 @@ struct Liar {
 
 #[async_trait::async_trait]
 impl Warm for Liar {
+    async fn held(&self) -> Result<crate::bus::epoch::Held, WarmError> {
+        self.warm.held().await
+    }
+
     async fn check_origin(&self, _: &crate::tiering::warm::Origin) -> Result<bool, WarmError> {
         let looks_left = &self.looks_left;
         let own = looks_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));

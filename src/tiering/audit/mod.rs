@@ -258,7 +258,7 @@ impl Auditor {
             to: to.map_or(Timestamp::MAX, TradingDay::end),
         };
         (self.report.lost, self.report.lost_untold) = lost_records(self.bus.epoch(), None, Vec::new(), range);
-        let Some(held) = self.warm.held() else { return Ok(()) };
+        let held = self.warm.held().await?;
         if let Err(misfit) = self.bus.epoch().fit(&nexts, &held) {
             self.report.find(Finding {
                 severity: Severity::Broken,

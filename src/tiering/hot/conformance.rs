@@ -180,7 +180,7 @@ pub(crate) fn symbols() -> Vec<Symbol> {
 async fn tell(hot: &dyn Hot, ticks: &[(Seq, Tick)]) {
     for partition in 0..PARTITIONS {
         let mine = ticks.iter().filter(|(seq, _)| seq.partition == partition).cloned().collect();
-        hot.apply(partition, &HotUpdates { ticks: mine, bars: Vec::new() }).await.expect("applied");
+        hot.apply(partition, &HotUpdates { ticks: mine, ..HotUpdates::default() }).await.expect("applied");
     }
 }
 
@@ -290,7 +290,7 @@ async fn keeps_the_newest_bars_as_last_revised(hot: &dyn Hot) {
         (5, unpriced(day, Timeframe::Day, 7)),
     ];
     let bars = told.map(|(offset, bar)| (Seq { partition, offset, index: 0 }, bar)).to_vec();
-    hot.apply(partition, &HotUpdates { ticks: Vec::new(), bars }).await.expect("applied");
+    hot.apply(partition, &HotUpdates { bars, ..HotUpdates::default() }).await.expect("applied");
     let entry = hot.get(&[symbol]).await.expect("an answer").remove(0).expect("known");
     let volumes =
         [entry.minute_bar, entry.daily_bar, entry.prev_daily_bar].map(|bar| bar.map(|bar| bar.volume));

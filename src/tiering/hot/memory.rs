@@ -799,7 +799,7 @@ mod tests {
     fn told(ticks: &[(Seq, Tick)]) -> MemoryHot {
         let hot = MemoryHot::new(PARTITIONS);
         for (seq, tick) in ticks {
-            let updates = HotUpdates { ticks: vec![(*seq, tick.clone())], bars: Vec::new() };
+            let updates = HotUpdates { ticks: vec![(*seq, tick.clone())], ..HotUpdates::default() };
             futures_util::FutureExt::now_or_never(hot.apply(seq.partition, &updates)).unwrap().unwrap();
         }
         hot
@@ -875,7 +875,7 @@ mod tests {
         let hot = MemoryHot::new(PARTITIONS)
             .with_horizon(Horizon::ahead_of_clock(std::time::Duration::from_mins(1)));
         let bars = vec![(ticks[2].0, bar), (ticks[2].0, daily)];
-        hot.take_in(partition, &HotUpdates { ticks: ticks.clone(), bars }).unwrap();
+        hot.take_in(partition, &HotUpdates { ticks: ticks.clone(), bars, record: None }).unwrap();
         let shown = |hot: &MemoryHot| hot.shard(partition).unwrap().get(symbol).unwrap().shown();
         let entry = shown(&hot);
         let latest = (entry.trade.map(Tick::Trade), entry.quote.map(Tick::Quote));

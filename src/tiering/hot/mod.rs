@@ -8,8 +8,9 @@ pub(crate) mod conformance;
 pub mod fallback;
 pub mod memory;
 pub mod redis;
+pub(crate) mod timeline;
 
-use crate::bus::Bounds;
+use crate::bus::Record;
 use crate::market::{Bar, PrevClose, Quote, Seq, Status, Symbol, Tick, Timestamp, Trade};
 
 /// How many ticks of each symbol are kept.
@@ -68,6 +69,8 @@ pub struct HotUpdates {
     /// Bars as they stand after these ticks (a minute's or a day's), with the place of the last
     /// tick in them.
     pub bars: Vec<(Seq, Bar)>,
+    /// The log's record that the last tick came in; `None` where it is not known.
+    pub record: Option<Record>,
 }
 
 /// The last of every symbol.
@@ -86,11 +89,10 @@ pub trait Hot: Send + Sync + 'static {
     /// Every symbol seen, in byte order.
     async fn symbols(&self) -> Result<Vec<Symbol>, HotError>;
 
-    /// Begins to write a partition whose log holds `log` and whose warm ends at `to`. True when the
-    /// store has all before `to`, from another processor or an earlier run; otherwise it is to be
-    /// told again.
-    async fn begin(&self, partition: u16, log: Bounds, to: u64) -> Result<bool, HotError> {
-        let _ = (partition, log, to);
+    /// Begins to write a partition whose warm ends at `to`. True when the store has all before `to`,
+    /// from another processor or an earlier run; otherwise it is to be told again.
+    async fn begin(&self, partition: u16, to: u64) -> Result<bool, HotError> {
+        let _ = (partition, to);
         Ok(false)
     }
 

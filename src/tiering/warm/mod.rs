@@ -7,6 +7,7 @@ pub mod clickhouse;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod local;
+mod named;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -219,6 +220,15 @@ impl WarmError {
     }
 }
 
+/// A store of `partitions` beside a log of another number.
+fn other_partitions(path: String, partitions: usize, of_log: u16, way_on: &str) -> WarmError {
+    let reason = format!(
+        "was made with a log of {partitions} partitions, and the log has {of_log}: partitions that were added \
+         can't be taken away, and symbols have moved between them; {way_on}"
+    );
+    WarmError::OtherLog { path, reason }
+}
+
 /// A scan's rows: batches ordered by symbol, ts, seq within and across, each row once.
 pub struct Scan {
     /// The rows. Memory does not grow with the result.
@@ -240,11 +250,9 @@ pub struct Scan {
 /// Days of ticks in columns.
 #[async_trait::async_trait]
 pub trait Warm: Send + Sync + 'static {
-    /// The log and the generations of it that the rows are of, and how far they reach in it. `None` of a store
-    /// that compares them itself, in [`Warm::check_origin`].
-    fn held(&self) -> Option<Held> {
-        None
-    }
+    /// The log and the generations of it that the rows are of, as far as the store names them, and how far
+    /// they reach in it.
+    async fn held(&self) -> Result<Held, WarmError>;
 
     /// Refuses a log whose rows do not belong into this store. Whether the store names the log, by its
     /// present name; a store that keeps no name says that it does. Changes nothing.

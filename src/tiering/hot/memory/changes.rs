@@ -268,7 +268,7 @@ mod tests {
 
     fn tell(hot: &MemoryHot, ticks: &[(Seq, Tick)]) {
         for (seq, tick) in ticks {
-            let updates = HotUpdates { ticks: vec![(*seq, tick.clone())], bars: Vec::new() };
+            let updates = HotUpdates { ticks: vec![(*seq, tick.clone())], ..HotUpdates::default() };
             hot.take_in(seq.partition, &updates).unwrap();
         }
     }

@@ -8,6 +8,10 @@
 //! Nothing goes backwards: a symbol's state is a function of the log up to its last tick, and is
 //! written only over the one it continues. A processor that was replaced, one that replays, and a
 //! pipeline whose reply was lost all find another state there than they believed, and write nothing.
+//!
+//! What was written from another log, or from another timeline of this one, is no earlier state but a
+//! wrong one. A mark names the log, its generation and the last record. Who takes over, and each gateway,
+//! compares these with the log first.
 
 mod format;
 mod metrics;
@@ -30,8 +34,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::format::{FIELDS, Keys, Stored};
 pub use self::metrics::RedisHotMetrics;
 use super::memory::MemoryHot;
+use super::timeline::{self, Place, Unfit};
 use super::{Hot, HotEntry, HotError, HotUpdates, RECENT_TICKS};
-use crate::bus::Bounds;
+use crate::bus::epoch::LogName;
+use crate::bus::{Bus, Record};
 use crate::market::{Horizon, Seq, Symbol, Tick, Timestamp};
 use crate::secret::Secret;
 
@@ -48,22 +54,15 @@ const RECENT_PER_TRIP: usize = 32;
 /// How long a stop waits for what has not been written.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
-/// Where Redis is, and which log it is told of.
+/// Where Redis is, and how it is asked.
 #[derive(Clone, Debug)]
 pub struct RedisHotConfig {
     /// `redis://[user:password@]host:port/db`, or `rediss://` for TLS.
     pub url: Secret,
     /// What the names of all keys begin with.
     pub prefix: String,
-    /// Partitions of the log.
-    pub partitions: u16,
-    /// What tells this log from another one that had the same name: places in the two mean different
-    /// things. Keys left by another log are removed, once nobody writes them any more.
-    pub log: String,
-    /// The name that earlier versions of stk gave the same log, where that was another one.
-    pub former_log: Option<String>,
-    /// How long nobody must have written another log's keys before they are removed: 10 s by default.
-    /// A writer that is alive writes about once a second.
+    /// How long nobody must have written the keys of another log or timeline before they are removed: 10 s
+    /// by default. A writer that is alive writes about once a second.
     pub foreign_rest: Duration,
     /// The least time between two rounds of the writer. A round that took longer is followed by a
     /// rest as long, of a quarter of a second at most, so that Redis has time for others.
@@ -76,13 +75,10 @@ pub struct RedisHotConfig {
 
 impl RedisHotConfig {
     /// With the default interval and wait.
-    pub fn new(url: String, prefix: String, partitions: u16, log: String) -> Self {
+    pub fn new(url: String, prefix: String) -> Self {
         Self {
             url: Secret::url(url),
             prefix,
-            partitions,
-            log,
-            former_log: None,
             foreign_rest: Duration::from_secs(10),
             round_interval: Duration::from_millis(5),
             read_wait_max: Duration::from_millis(500),
@@ -101,6 +97,8 @@ pub(super) struct Away {
 /// What the store and its writer share.
 struct Shared {
     config: RedisHotConfig,
+    /// The log that Redis is told of: places in two logs mean different things.
+    bus: Arc<dyn Bus>,
     /// Host and port, without the password.
     address: String,
     keys: Keys,
@@ -109,6 +107,10 @@ struct Shared {
     metrics: RedisHotMetrics,
     /// The partitions that are written.
     written: Mutex<BTreeSet<u16>>,
+    /// By partition, the record that its last tick came in.
+    records: Mutex<BTreeMap<u16, Record>>,
+    /// By partition, the writer whose mark was compared with the log.
+    compared: tokio::sync::Mutex<BTreeMap<u16, String>>,
     /// Batches applied.
     applied: AtomicU64,
     /// Batches that are in Redis whole.
@@ -164,6 +166,18 @@ impl Shared {
         Ok(replies)
     }
 
+    fn partitions(&self) -> u16 {
+        self.bus.partitions()
+    }
+
+    fn log(&self) -> LogName {
+        self.bus.epoch().name()
+    }
+
+    fn records(&self) -> MutexGuard<'_, BTreeMap<u16, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What is stored of each of `symbols`, in their order.
     async fn stored(
         &self,
@@ -179,7 +193,7 @@ impl Shared {
                 pipeline.cmd("HMGET").arg(self.keys.hot(*symbol)).arg(&FIELDS);
             }
             let mut replies = self.query(connection, &pipeline, wait_max).await?;
-            self.check_marks(replies.drain(..marks))?;
+            self.check_marks(&marks, replies.drain(..marks.len()), wait_max).await?;
             for (symbol, reply) in symbols.iter().zip(replies) {
                 let values: Vec<Option<Vec<u8>>> = self.read(reply)?;
                 let read = format::read_fields(&values);
@@ -203,7 +217,7 @@ impl Shared {
             pipeline.cmd("LRANGE").arg(self.keys.ticks(*symbol)).arg(from).arg(-1);
         }
         let mut replies = self.query(connection, &pipeline, wait_max).await?;
-        self.check_marks(replies.drain(..marks))?;
+        self.check_marks(&marks, replies.drain(..marks.len()), wait_max).await?;
         let mut found = Vec::with_capacity(symbols.len());
         for (symbol, reply) in symbols.iter().zip(replies) {
             let values: Vec<Vec<u8>> = self.read(reply)?;
@@ -228,25 +242,68 @@ impl Shared {
         Ok(symbols)
     }
 
-    /// Adds the questions whose log the partitions of `symbols` are of: how many.
-    fn ask_marks(&self, pipeline: &mut Pipeline, symbols: &[Symbol]) -> usize {
-        let partition = |symbol: &Symbol| symbol.partition(self.config.partitions);
+    /// Adds the questions for the marks of the partitions of `symbols`: which partitions.
+    fn ask_marks(&self, pipeline: &mut Pipeline, symbols: &[Symbol]) -> BTreeSet<u16> {
+        let partition = |symbol: &Symbol| symbol.partition(self.partitions());
         let partitions: BTreeSet<u16> = symbols.iter().map(partition).collect();
         for partition in &partitions {
             pipeline.cmd("HMGET").arg(self.keys.mark(*partition)).arg(&writer::MARK_FIELDS);
         }
-        partitions.len()
+        partitions
     }
 
-    /// Refuses what is of another log; by the answers to [`Shared::ask_marks`].
-    fn check_marks(&self, replies: impl IntoIterator<Item = Value>) -> Result<(), HotError> {
-        for reply in replies {
-            let mark = writer::Mark::read(self, reply)?;
-            if mark.is_some_and(|mark| !mark.is_of(&self.config)) {
+    /// Refuses what is of another log or timeline; by the answers to [`Shared::ask_marks`].
+    async fn check_marks(
+        &self,
+        partitions: &BTreeSet<u16>,
+        replies: impl IntoIterator<Item = Value>,
+        wait_max: Duration,
+    ) -> Result<(), HotError> {
+        for (&partition, reply) in partitions.iter().zip(replies) {
+            let Some(mark) = writer::Mark::read(self, reply)? else { continue };
+            if !mark.is_of(self) {
                 return Err(self.foreign());
             }
+            let comparing = async {
+                let mut compared = self.compared.lock().await;
+                // A writer has compared what it found. That of one that came since is compared by whoever
+                // looks after the store.
+                if compared.contains_key(&partition) {
+                    return Ok(());
+                }
+                self.compare(partition, &mark, &mut compared).await
+            };
+            let comparing = tokio::time::timeout(wait_max, comparing).await;
+            comparing.map_err(|_| self.error(&"the log does not say whether it is the one in redis"))??;
         }
         Ok(())
+    }
+
+    /// Makes sure that `mark` is of this timeline of the log, unless its writer is known to be.
+    async fn compare(
+        &self,
+        partition: u16,
+        mark: &writer::Mark,
+        compared: &mut BTreeMap<u16, String>,
+    ) -> Result<(), HotError> {
+        let writer = mark.writer_name().to_owned();
+        if compared.get(&partition) == Some(&writer) {
+            return Ok(());
+        }
+        compared.remove(&partition);
+        self.check_timeline(partition, mark).await.map_err(|unfit| self.unfit(unfit))?;
+        compared.insert(partition, writer);
+        Ok(())
+    }
+
+    /// Makes sure that all that `mark` tells of was read from this timeline of the log.
+    async fn check_timeline(&self, partition: u16, mark: &writer::Mark) -> Result<(), Unfit> {
+        let end = Place { next_offset: mark.next_offset, generation: None, seam: None };
+        timeline::check(&*self.bus, partition, end).await?;
+        // An earlier version of stk moves the mark on without naming a record. What it continued is compared.
+        let Some((next_offset, seam)) = mark.seam else { return Ok(()) };
+        let last = Place { next_offset, generation: mark.generation, seam: Some(seam) };
+        timeline::check(&*self.bus, partition, last).await
     }
 
     /// Another installation uses the same keys.
@@ -256,6 +313,19 @@ impl Shared {
              installation has",
             self.config.prefix
         ))
+    }
+
+    /// The keys are of another timeline of the log: one that was put back, or that another installation
+    /// continues.
+    fn unfit(&self, unfit: Unfit) -> HotError {
+        match unfit {
+            Unfit::OtherTimeline(reason) => self.error(&format_args!(
+                "the keys that begin with \"{}\" are of another timeline of the log: what redis holds {reason}; \
+                 unless another installation writes them, a processor replaces them",
+                self.config.prefix
+            )),
+            Unfit::Unknown(error) => error,
+        }
     }
 
     fn read<T: redis::FromRedisValue>(&self, reply: Value) -> Result<T, HotError> {
@@ -311,11 +381,11 @@ pub struct RedisHot {
 }
 
 impl RedisHot {
-    /// Connects. To be called within a Tokio runtime, on which the writer runs.
+    /// Connects, to tell of `bus`. To be called within a Tokio runtime, on which the writer runs.
     ///
     /// A Redis that can't be reached is no error: it is waited for. Errors: a URL that is none, or a
     /// Redis that refuses this client.
-    pub async fn connect(config: RedisHotConfig) -> Result<Arc<Self>, HotError> {
+    pub async fn connect(config: RedisHotConfig, bus: Arc<dyn Bus>) -> Result<Arc<Self>, HotError> {
         let bad = |reason: &dyn std::fmt::Display| HotError {
             reason: format!("redis: the URL in hot.redis_url is not usable: {reason}"),
         };
@@ -334,14 +404,17 @@ impl RedisHot {
         let shared = Arc::new(Shared {
             address,
             keys: Keys { prefix: config.prefix.clone() },
-            mirror: Arc::new(MemoryHot::watched(config.partitions).with_horizon(config.horizon)),
+            mirror: Arc::new(MemoryHot::watched(bus.partitions()).with_horizon(config.horizon)),
             metrics: RedisHotMetrics::default(),
             written: Mutex::default(),
+            records: Mutex::default(),
+            compared: tokio::sync::Mutex::default(),
             applied: AtomicU64::new(0),
             settled: watch::Sender::new(0),
             marked: watch::Sender::default(),
             wake: Notify::new(),
             away: Mutex::default(),
+            bus,
             config,
         });
         match tokio::time::timeout(CONNECT_MAX, Cmd::ping().query_async::<()>(&mut writer.clone())).await {
@@ -409,7 +482,7 @@ impl RedisHot {
     /// Removes all keys, as a Redis does that starts anew.
     #[cfg(test)]
     pub(crate) async fn erase(&self) {
-        for partition in 0..self.shared.config.partitions {
+        for partition in 0..self.shared.partitions() {
             writer::purge(&self.shared, &self.writer, partition).await.expect("removed");
         }
     }
@@ -427,16 +500,20 @@ impl RedisHot {
     /// was written, which changes about once a second.
     pub(super) async fn writers(&self) -> Result<Vec<Option<String>>, HotError> {
         let shared = &self.shared;
-        let mut pipeline = Pipeline::with_capacity(usize::from(shared.config.partitions));
-        for partition in 0..shared.config.partitions {
+        let mut pipeline = Pipeline::with_capacity(usize::from(shared.partitions()));
+        for partition in 0..shared.partitions() {
             pipeline.cmd("HMGET").arg(shared.keys.mark(partition)).arg(&writer::MARK_FIELDS);
         }
         let replies = shared.query(&self.reader, &pipeline, shared.config.read_wait_max).await?;
         let mut writers = Vec::with_capacity(replies.len());
-        for reply in replies {
+        let mut compared = shared.compared.lock().await;
+        for (partition, reply) in (0..).zip(replies) {
             let mark = writer::Mark::read(shared, reply)?;
-            if mark.as_ref().is_some_and(|mark| !mark.is_of(&shared.config)) {
-                return Err(shared.foreign());
+            if let Some(mark) = &mark {
+                if !mark.is_of(shared) {
+                    return Err(shared.foreign());
+                }
+                shared.compare(partition, mark, &mut compared).await?;
             }
             writers.push(mark.and_then(|mark| mark.writer));
         }
@@ -451,19 +528,17 @@ impl RedisHot {
     }
 
     /// Whether Redis stands at `to` or further: its state is then in the mirror.
-    async fn take_over(&self, partition: u16, log: Bounds, to: u64) -> Result<bool, HotError> {
+    async fn take_over(&self, partition: u16, to: u64) -> Result<bool, HotError> {
         let shared = &self.shared;
         let mark = writer::read_mark(shared, &self.writer, partition).await?;
         let Some(mark) = mark else { return Ok(false) };
-        if !mark.is_of(&shared.config) {
-            // The writer removes it, if nobody writes it any more.
+        // The writer removes what does not fit, if nobody writes it any more.
+        if !mark.is_of(shared) {
             return Err(shared.foreign());
         }
-        if mark.next_offset > log.next {
-            let reason = "redis has more than this log: it is removed";
-            tracing::warn!(partition, redis_next = mark.next_offset, log_next = log.next, reason);
-            writer::purge(shared, &self.writer, partition).await?;
-            return Ok(false);
+        writer::check(shared, &self.writer, partition, &mark).await.map_err(|unfit| shared.unfit(unfit))?;
+        if mark.seam.is_none() {
+            tracing::info!(partition, "hot: redis does not name the last record and is taken for this log's");
         }
         if mark.next_offset < to {
             let (redis_next, warm_next) = (mark.next_offset, to);
@@ -476,7 +551,7 @@ impl RedisHot {
             return Ok(false);
         }
         let mut symbols = shared.symbols(&self.writer, WRITE_MAX).await?;
-        symbols.retain(|symbol| symbol.partition(shared.config.partitions) == partition);
+        symbols.retain(|symbol| symbol.partition(shared.partitions()) == partition);
         shared.copy_to(&self.writer, &symbols, &shared.mirror).await?;
         tracing::info!(
             partition,
@@ -507,6 +582,9 @@ impl Hot for RedisHot {
     /// Errors: there is no such partition.
     async fn apply(&self, partition: u16, updates: &HotUpdates) -> Result<(), HotError> {
         self.shared.mirror.take_in(partition, updates)?;
+        if let Some(record) = &updates.record {
+            self.shared.records().insert(partition, record.clone());
+        }
         self.shared.applied.fetch_add(1, Ordering::AcqRel);
         self.write(partition);
         Ok(())
@@ -529,8 +607,8 @@ impl Hot for RedisHot {
         self.shared.symbols(&self.reader, self.shared.config.read_wait_max).await
     }
 
-    async fn begin(&self, partition: u16, log: Bounds, to: u64) -> Result<bool, HotError> {
-        let taken = self.take_over(partition, log, to).await;
+    async fn begin(&self, partition: u16, to: u64) -> Result<bool, HotError> {
+        let taken = self.take_over(partition, to).await;
         self.write(partition);
         // Redis may come later than the processor: the log and warm have all of it.
         Ok(taken.unwrap_or_else(|error| {
@@ -544,6 +622,7 @@ impl Hot for RedisHot {
             let _ = tokio::time::timeout(CLOSE_MAX, self.marked(partition)).await;
         }
         self.shared.written().remove(&partition);
+        self.shared.records().remove(&partition);
         if let Err(error) = self.shared.mirror.clear(partition) {
             tracing::warn!(partition, %error, "hot: the partition is not forgotten");
         }

@@ -1,5 +1,6 @@
 //! Against a real Redis: `scripts/services up redis` starts one. Those that kill it start their own.
 
+use std::collections::VecDeque;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicU32;
 
@@ -10,11 +11,14 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 use super::*;
+use crate::bus::epoch::{Ended, LogEpoch};
+use crate::bus::{Bounds, BusError, BusReader, Durable};
 use crate::market::Bar;
 use crate::testing::address::OwnAddress;
 use crate::testing::service;
 use crate::tiering::hot::conformance::{self, PARTITIONS, is_as_told, steps, ticks};
 use crate::tiering::hot::fallback::FallbackHot;
+use crate::tiering::seam;
 
 /// A prefix that no other store of any test has.
 fn prefix() -> String {
@@ -30,12 +34,87 @@ fn config(url: &str, prefix: &str) -> RedisHotConfig {
         foreign_rest: Duration::ZERO,
         // A busy machine is no Redis that is away.
         read_wait_max: Duration::from_secs(30),
-        ..RedisHotConfig::new(url, prefix, PARTITIONS, "log-1".into())
+        ..RedisHotConfig::new(url, prefix)
     }
 }
 
 async fn open(url: &str, prefix: &str) -> Arc<RedisHot> {
-    RedisHot::connect(config(url, prefix)).await.unwrap()
+    open_beside(url, prefix, MadeUpLog::of(1)).await
+}
+
+async fn open_beside(url: &str, prefix: &str, log: MadeUpLog) -> Arc<RedisHot> {
+    RedisHot::connect(config(url, prefix), Arc::new(log)).await.unwrap()
+}
+
+/// The offset at which logs end.
+const LOG_NEXT: u64 = 1_000;
+
+/// A log whose records are made up when they are read: those of one timeline up to an offset, and of
+/// another from there on.
+struct MadeUpLog {
+    epoch: LogEpoch,
+    next: u64,
+    parts_at: u64,
+    timeline: &'static str,
+}
+
+impl MadeUpLog {
+    fn of(id: u64) -> Self {
+        Self { epoch: LogEpoch::new(id), next: LOG_NEXT, parts_at: u64::MAX, timeline: "other" }
+    }
+
+    fn record(&self, partition: u16, offset: u64) -> Record {
+        let timeline = if offset < self.parts_at { "first" } else { self.timeline };
+        Record { offset, bytes: format!("{timeline} {partition} {offset}").into() }
+    }
+}
+
+#[async_trait::async_trait]
+impl Bus for MadeUpLog {
+    fn partitions(&self) -> u16 {
+        PARTITIONS
+    }
+
+    fn epoch(&self) -> &LogEpoch {
+        &self.epoch
+    }
+
+    async fn append(&self, _: Vec<(u16, bytes::Bytes)>) -> Result<Durable, BusError> {
+        Err(BusError::Closed)
+    }
+
+    async fn bounds(&self, _: u16) -> Result<Bounds, BusError> {
+        Ok(Bounds { first: 0, next: self.next })
+    }
+
+    async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError> {
+        let records = (from..self.next).map(|offset| self.record(partition, offset)).collect();
+        Ok(Box::new(MadeUpReader { offset: from, records }))
+    }
+
+    fn release(&self, _: u16, _: u64) {}
+}
+
+struct MadeUpReader {
+    offset: u64,
+    records: VecDeque<Record>,
+}
+
+#[async_trait::async_trait]
+impl BusReader for MadeUpReader {
+    async fn next(&mut self, _: usize) -> Result<Vec<Record>, BusError> {
+        match self.records.pop_front() {
+            Some(record) => {
+                self.offset = record.offset + 1;
+                Ok(vec![record])
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn offset(&self) -> u64 {
+        self.offset
+    }
 }
 
 /// Ticks of about `count` steps, always the same.
@@ -46,8 +125,17 @@ fn market(count: usize) -> Vec<(Seq, Tick)> {
 
 async fn tell(hot: &dyn Hot, ticks: &[(Seq, Tick)]) {
     for partition in 0..PARTITIONS {
-        let mine = ticks.iter().filter(|(seq, _)| seq.partition == partition).cloned().collect();
-        hot.apply(partition, &HotUpdates { ticks: mine, bars: Vec::new() }).await.unwrap();
+        let mine: Vec<_> = ticks.iter().filter(|(seq, _)| seq.partition == partition).cloned().collect();
+        hot.apply(partition, &HotUpdates { ticks: mine, ..HotUpdates::default() }).await.unwrap();
+    }
+}
+
+/// As [`tell`], of records of `log`.
+async fn tell_of(log: &MadeUpLog, hot: &dyn Hot, ticks: &[(Seq, Tick)]) {
+    for partition in 0..PARTITIONS {
+        let mine: Vec<_> = ticks.iter().filter(|(seq, _)| seq.partition == partition).cloned().collect();
+        let record = mine.last().map(|(seq, _)| log.record(partition, seq.offset));
+        hot.apply(partition, &HotUpdates { ticks: mine, bars: Vec::new(), record }).await.unwrap();
     }
 }
 
@@ -89,7 +177,11 @@ impl Settled {
 #[async_trait::async_trait]
 impl Hot for Settled {
     async fn apply(&self, partition: u16, updates: &HotUpdates) -> Result<(), HotError> {
-        let updates = HotUpdates { ticks: updates.ticks.clone(), bars: updates.bars.clone() };
+        let updates = HotUpdates {
+            ticks: updates.ticks.clone(),
+            bars: updates.bars.clone(),
+            record: updates.record.clone(),
+        };
         let hot = self.hot.clone();
         self.on(async move {
             hot.apply(partition, &updates).await?;
@@ -122,7 +214,9 @@ fn conforms() {
     conformance::run(|| {
         let (told, opened) = std::sync::mpsc::channel();
         let config = config(&url, &prefix());
-        runtime.spawn(async move { told.send(RedisHot::connect(config).await.unwrap()).unwrap() });
+        runtime.spawn(async move {
+            told.send(RedisHot::connect(config, Arc::new(MadeUpLog::of(1))).await.unwrap()).unwrap()
+        });
         Arc::new(Settled { hot: opened.recv().unwrap(), runtime: runtime.handle().clone() })
     });
 }
@@ -194,9 +288,8 @@ async fn what_redis_has_is_taken_over_unless_it_is_of_another_log() {
     let Some(url) = service("REDIS") else { return };
     let (prefix, ticks) = (prefix(), market(300));
     let first = open(&url, &prefix).await;
-    let log = Bounds { first: 0, next: 1_000 };
     for partition in 0..PARTITIONS {
-        assert!(!first.begin(partition, log, 0).await.unwrap(), "there is nothing");
+        assert!(!first.begin(partition, 0).await.unwrap(), "there is nothing");
     }
     let bar = |seq: Seq, tick: &Tick| {
         let bar = Bar::empty(tick.symbol().unwrap(), crate::market::Timeframe::MINUTE, tick.ts());
@@ -204,7 +297,7 @@ async fn what_redis_has_is_taken_over_unless_it_is_of_another_log() {
     };
     tell(&*first, &ticks).await;
     let (seq, tick) = ticks.last().unwrap();
-    let bars = HotUpdates { ticks: Vec::new(), bars: vec![bar(*seq, tick)] };
+    let bars = HotUpdates { bars: vec![bar(*seq, tick)], ..HotUpdates::default() };
     first.apply(seq.partition, &bars).await.unwrap();
     first.close().await;
     let reached = |partition| {
@@ -213,8 +306,8 @@ async fn what_redis_has_is_taken_over_unless_it_is_of_another_log() {
     };
     let second = open(&url, &prefix).await;
     for partition in 0..PARTITIONS {
-        assert!(!second.begin(partition, log, reached(partition) + 1).await.unwrap(), "it is behind");
-        assert!(second.begin(partition, log, reached(partition)).await.unwrap(), "it has all");
+        assert!(!second.begin(partition, reached(partition) + 1).await.unwrap(), "it is behind");
+        assert!(second.begin(partition, reached(partition)).await.unwrap(), "it has all");
     }
     is_as_told(&RedisOnly(second.mirror()), &ticks).await.unwrap();
     let entry = second.mirror().get(&[tick.symbol().unwrap()]).await.unwrap().remove(0).unwrap();
@@ -222,16 +315,17 @@ async fn what_redis_has_is_taken_over_unless_it_is_of_another_log() {
     second.close().await;
     assert_eq!(second.metrics().puts.get(), 0, "and nothing was to be written");
     // A log that ends before what Redis has, and another log.
-    let shorter = Bounds { first: 0, next: 1 };
-    let third = open(&url, &prefix).await;
-    assert!(!third.begin(0, shorter, 0).await.unwrap());
-    let left = third.symbols().await.unwrap();
-    assert!(left.iter().all(|symbol| symbol.partition(PARTITIONS) == 1), "{left:?}");
+    let third = open_beside(&url, &prefix, MadeUpLog { next: 1, ..MadeUpLog::of(1) }).await;
+    assert!(!third.begin(0, 0).await.unwrap());
+    until("what the log does not have is removed", async || {
+        let left = third.shared.symbols(&third.reader, WRITE_MAX).await.unwrap();
+        left.iter().all(|symbol| symbol.partition(PARTITIONS) == 1)
+    })
+    .await;
     third.close().await;
-    let other = RedisHotConfig { log: "log-2".into(), ..config(&url, &prefix) };
-    let fourth = RedisHot::connect(other).await.unwrap();
+    let fourth = open_beside(&url, &prefix, MadeUpLog::of(2)).await;
     for partition in 0..PARTITIONS {
-        assert!(!fourth.begin(partition, log, 0).await.unwrap());
+        assert!(!fourth.begin(partition, 0).await.unwrap());
     }
     until("the other log's keys are removed", async || {
         fourth.symbols().await.is_ok_and(|symbols| symbols.is_empty())
@@ -246,22 +340,22 @@ async fn what_redis_has_is_taken_over_unless_it_is_of_another_log() {
 async fn what_another_log_is_being_written_to_is_left_alone_and_not_answered_from() {
     let Some(url) = service("REDIS") else { return };
     let (prefix, ticks) = (prefix(), market(100));
-    let log = Bounds { first: 0, next: 1_000 };
     let first = open(&url, &prefix).await;
     for partition in 0..PARTITIONS {
-        first.begin(partition, log, 0).await.unwrap();
+        first.begin(partition, 0).await.unwrap();
     }
     tell(&*first, &ticks).await;
     first.settled().await;
     let before = dump(&first).await;
     let config = |rest| {
         let base = config(&url, &prefix);
-        RedisHotConfig { log: "log-2".into(), foreign_rest: rest, ..base }
+        RedisHotConfig { foreign_rest: rest, ..base }
     };
-    let second = RedisHot::connect(config(Duration::from_hours(1))).await.unwrap();
+    let other_log = || Arc::new(MadeUpLog::of(2));
+    let second = RedisHot::connect(config(Duration::from_hours(1)), other_log()).await.unwrap();
     let gateway = FallbackHot::beside_processor(second.clone());
     for partition in 0..PARTITIONS {
-        assert!(!second.begin(partition, log, 0).await.unwrap(), "nothing of it is taken over");
+        assert!(!second.begin(partition, 0).await.unwrap(), "nothing of it is taken over");
     }
     let own = &ticks[..10];
     tell(&*second, own).await;
@@ -277,14 +371,181 @@ async fn what_another_log_is_being_written_to_is_left_alone_and_not_answered_fro
     second.close().await;
     // Once nobody writes it any more, it is removed.
     first.close().await;
-    let third = RedisHot::connect(config(Duration::from_millis(10))).await.unwrap();
+    let third = RedisHot::connect(config(Duration::from_millis(10)), other_log()).await.unwrap();
     for partition in 0..PARTITIONS {
-        third.begin(partition, log, 0).await.unwrap();
+        third.begin(partition, 0).await.unwrap();
     }
     tell(&*third, own).await;
     third.settled().await;
     is_as_told(&*third, own).await.unwrap();
     assert_eq!(third.metrics().purges.get(), u64::from(PARTITIONS));
+}
+
+fn mine(ticks: &[(Seq, Tick)], partition: u16) -> impl Iterator<Item = Seq> {
+    ticks.iter().map(|(seq, _)| *seq).filter(move |seq| seq.partition == partition)
+}
+
+/// The topic was put back from an older copy beside a Redis that was not, and has grown past what Redis
+/// has: the prices are those of the log that is left.
+#[tokio::test]
+async fn what_redis_has_of_another_timeline_is_replaced_though_the_log_has_grown_past_it() {
+    let Some(url) = service("REDIS") else { return };
+    let (prefix, ticks) = (prefix(), market(300));
+    let log = MadeUpLog::of(1);
+    let first = open(&url, &prefix).await;
+    for partition in 0..PARTITIONS {
+        first.begin(partition, 0).await.unwrap();
+    }
+    tell_of(&log, &*first, &ticks).await;
+    first.close().await;
+    let ends: Vec<u64> =
+        (0..PARTITIONS).map(|partition| mine(&ticks, partition).last().unwrap().offset + 1).collect();
+    // The log as it was: all of it is taken over, from any process.
+    let same = open(&url, &prefix).await;
+    for partition in 0..PARTITIONS {
+        assert!(same.begin(partition, ends[usize::from(partition)]).await.unwrap());
+    }
+    same.close().await;
+    assert_eq!((same.metrics().purges.get(), same.metrics().puts.get()), (0, 0));
+
+    let other = || MadeUpLog { parts_at: 10, ..MadeUpLog::of(1) };
+    assert!(ends.iter().all(|end| (11..LOG_NEXT).contains(end)), "{ends:?}");
+    let gateway = FallbackHot::alone(open_beside(&url, &prefix, other()).await, PARTITIONS);
+    let symbol = ticks[0].1.symbol().unwrap();
+    assert_eq!(gateway.get(&[symbol]).await.unwrap(), [None], "a gateway does not tell them either");
+    until("the gateway says so", async || {
+        gateway.degraded().is_some_and(|reason| reason.contains("ends with another record than the log has"))
+    })
+    .await;
+    // Other ticks at the same offsets: fewer of them, so that none is later than what redis has.
+    let second = open_beside(&url, &prefix, other()).await;
+    let own: Vec<_> = ticks.iter().step_by(2).cloned().collect();
+    for partition in 0..PARTITIONS {
+        assert!(
+            !second.begin(partition, ends[usize::from(partition)]).await.unwrap(),
+            "nothing is taken over"
+        );
+    }
+    tell_of(&other(), &*second, &own).await;
+    second.settled().await;
+    is_as_told(&*second, &own).await.unwrap();
+    assert_eq!(second.metrics().purges.get(), u64::from(PARTITIONS));
+    until("the gateway is back", async || gateway.degraded().is_none()).await;
+    is_as_told(&*gateway, &own).await.unwrap();
+    second.close().await;
+    // Whoever comes next with that log goes on.
+    let third = open_beside(&url, &prefix, other()).await;
+    for partition in 0..PARTITIONS {
+        assert!(third.begin(partition, mine(&own, partition).last().unwrap().offset + 1).await.unwrap());
+    }
+}
+
+/// A local log that was put back, or lost its end in a crash, begins a generation.
+#[tokio::test]
+async fn generations_tell_what_redis_has_of_a_lost_timeline() {
+    let Some(url) = service("REDIS") else { return };
+    let ticks = market(300);
+    let ends: Vec<u64> =
+        (0..PARTITIONS).map(|partition| mine(&ticks, partition).last().unwrap().offset + 1).collect();
+    let (first, second) = (1 << 40, 2 << 40);
+    let in_first = || LogEpoch::with_history(1, first, [], Vec::new());
+    let ended = |less: u64| {
+        let ends = ends.iter().map(|end| end - less).collect();
+        LogEpoch::with_history(1, second, [Ended { generation: first, ends }], Vec::new())
+    };
+    let unknown = LogEpoch::with_history(1, second, [], Vec::new());
+    for (epoch, is_kept) in [(ended(0), true), (ended(1), false), (unknown, false)] {
+        let prefix = prefix();
+        let before = MadeUpLog { epoch: in_first(), ..MadeUpLog::of(1) };
+        let hot = open_beside(&url, &prefix, MadeUpLog { epoch: in_first(), ..MadeUpLog::of(1) }).await;
+        for partition in 0..PARTITIONS {
+            hot.begin(partition, 0).await.unwrap();
+        }
+        tell_of(&before, &*hot, &ticks).await;
+        hot.close().await;
+        let hot = open_beside(&url, &prefix, MadeUpLog { epoch: epoch.clone(), ..MadeUpLog::of(1) }).await;
+        for partition in 0..PARTITIONS {
+            assert_eq!(hot.begin(partition, 0).await.unwrap(), is_kept, "{epoch:?}");
+        }
+        tell(&*hot, &ticks[..20]).await;
+        hot.settled().await;
+        is_as_told(&*hot, if is_kept { &ticks } else { &ticks[..20] }).await.unwrap();
+        assert_eq!(hot.metrics().purges.get(), if is_kept { 0 } else { u64::from(PARTITIONS) });
+    }
+}
+
+/// What the writer put beyond its last mark, of records that a crash took from the log.
+#[tokio::test]
+async fn ticks_beyond_the_mark_that_the_log_lost_are_noticed() {
+    let Some(url) = service("REDIS") else { return };
+    let (prefix, ticks) = (prefix(), market(300));
+    let (first, second) = (1 << 40, 2 << 40);
+    let epoch = LogEpoch::with_history(1, first, [], Vec::new());
+    let log = MadeUpLog { epoch: epoch.clone(), ..MadeUpLog::of(1) };
+    let hot = open_beside(&url, &prefix, MadeUpLog { epoch, ..MadeUpLog::of(1) }).await;
+    for partition in 0..PARTITIONS {
+        hot.begin(partition, 0).await.unwrap();
+    }
+    tell_of(&log, &*hot, &ticks).await;
+    hot.close().await;
+    // A mark of before the last ticks, as a crash between the two leaves it.
+    let marked = 10;
+    let mut pipeline = Pipeline::new();
+    for partition in 0..PARTITIONS {
+        let seam = format!("{marked}:{:016x}", seam::of(&log.record(partition, marked - 1).bytes));
+        let key = hot.shared.keys.mark(partition);
+        pipeline.cmd("HSET").arg(key).arg(&[("next_offset", marked.to_string()), ("seam", seam)]);
+    }
+    hot.shared.query(&hot.writer, &pipeline, WRITE_MAX).await.unwrap();
+    let ended = Ended { generation: first, ends: vec![marked + 1; usize::from(PARTITIONS)] };
+    let epoch = LogEpoch::with_history(1, second, [ended], Vec::new());
+    let hot = open_beside(&url, &prefix, MadeUpLog { epoch, ..MadeUpLog::of(1) }).await;
+    for partition in 0..PARTITIONS {
+        assert!(!hot.begin(partition, 0).await.unwrap());
+    }
+    tell(&*hot, &ticks[..20]).await;
+    hot.settled().await;
+    is_as_told(&*hot, &ticks[..20]).await.unwrap();
+}
+
+/// Marks of the version before this one name no record, and that version moves the offset of a mark on without
+/// naming one.
+#[tokio::test]
+async fn marks_that_name_no_record_are_adopted_and_named() {
+    let Some(url) = service("REDIS") else { return };
+    let (prefix, ticks) = (prefix(), market(300));
+    let log = MadeUpLog::of(1);
+    let begin = async |log: MadeUpLog| {
+        let hot = open_beside(&url, &prefix, log).await;
+        let mut taken = Vec::new();
+        for partition in 0..PARTITIONS {
+            taken.push(hot.begin(partition, 1).await.unwrap());
+        }
+        (hot, taken)
+    };
+    let edit = async |hot: &RedisHot, command: &str, rest: &[&str]| {
+        let mut pipeline = Pipeline::new();
+        for partition in 0..PARTITIONS {
+            pipeline.cmd(command).arg(hot.shared.keys.mark(partition)).arg(rest);
+        }
+        hot.shared.query(&hot.writer, &pipeline, WRITE_MAX).await.unwrap();
+    };
+    let (hot, taken) = begin(MadeUpLog::of(1)).await;
+    assert_eq!(taken, [false; PARTITIONS as usize]);
+    tell_of(&log, &*hot, &ticks[..200]).await;
+    hot.close().await;
+    edit(&hot, "HDEL", &["seam", "generation"]).await;
+    let (hot, taken) = begin(MadeUpLog::of(1)).await;
+    assert_eq!(taken, [true; PARTITIONS as usize], "adopted");
+    tell_of(&log, &*hot, &ticks).await;
+    hot.close().await;
+    // The earlier version goes on.
+    edit(&hot, "HSET", &["next_offset", &(LOG_NEXT - 1).to_string()]).await;
+    let (hot, taken) = begin(MadeUpLog::of(1)).await;
+    assert_eq!(taken, [true; PARTITIONS as usize], "the record that is named is in the log still");
+    hot.close().await;
+    let (_, taken) = begin(MadeUpLog { parts_at: 10, ..MadeUpLog::of(1) }).await;
+    assert_eq!(taken, [false; PARTITIONS as usize], "and is not in another one");
 }
 
 /// The mirror's entries without their bars.
@@ -316,10 +577,15 @@ impl Hot for RedisOnly {
 #[tokio::test]
 async fn a_wrong_password_or_url_is_told_at_once() {
     let Some(url) = service("REDIS") else { return };
-    let bad = RedisHot::connect(config("http://127.0.0.1", "x:")).await.err().unwrap().to_string();
+    let bad = RedisHot::connect(config("http://127.0.0.1", "x:"), Arc::new(MadeUpLog::of(1)))
+        .await
+        .err()
+        .unwrap()
+        .to_string();
     assert!(bad.contains("the URL in hot.redis_url is not usable"), "{bad}");
     let url = url.replacen("redis://", "redis://nobody:secret@", 1);
-    let refused = RedisHot::connect(config(&url, "x:")).await.err().unwrap().to_string();
+    let refused =
+        RedisHot::connect(config(&url, "x:"), Arc::new(MadeUpLog::of(1))).await.err().unwrap().to_string();
     assert!(refused.contains("check the user, the password") && !refused.contains("secret"), "{refused}");
 }
 
@@ -459,7 +725,7 @@ async fn a_processor_starts_before_its_redis() {
     let Some(mut redis) = OwnRedis::start().await else { return };
     redis.kill();
     let hot = open(&redis.url(), "x:").await;
-    assert!(!hot.begin(0, Bounds { first: 0, next: 9 }, 5).await.unwrap());
+    assert!(!hot.begin(0, 5).await.unwrap());
     let ticks = market(100);
     tell(&*hot, &ticks).await;
     until("it says so", async || hot.degraded().is_some()).await;

@@ -17,11 +17,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::memory::{Change, Version};
-use super::{Away, CLOSE_MAX, RedisHotConfig, SYMBOLS_PER_TRIP, Shared, WRITE_MAX, format};
+use super::{Away, CLOSE_MAX, SYMBOLS_PER_TRIP, Shared, WRITE_MAX, format};
 use crate::backoff::{Backoff, jitter_seed};
 use crate::fail;
 use crate::market::{Symbol, Timestamp};
+use crate::tiering::hot::timeline::Unfit;
 use crate::tiering::hot::{HotError, RECENT_TICKS};
+use crate::tiering::seam;
 
 /// Bytes of one pipeline, and what its last symbol adds.
 const TRIP_BYTES_MAX: usize = 1 << 20;
@@ -42,7 +44,8 @@ const PUT: &str = include_str!("put.lua");
 const MARK: &str = include_str!("mark.lua");
 
 /// The fields of a mark that are read, in this order.
-pub(super) const MARK_FIELDS: [&str; 4] = ["next_offset", "partitions", "log", "writer"];
+pub(super) const MARK_FIELDS: [&str; 6] =
+    ["next_offset", "partitions", "log", "writer", "generation", "seam"];
 
 /// How far a partition has come in Redis, and who said so.
 pub(super) struct Mark {
@@ -51,30 +54,60 @@ pub(super) struct Mark {
     log: Option<String>,
     /// Another one with each mark that is written.
     pub(super) writer: Option<String>,
+    /// The generation of the log that the writer read.
+    pub(super) generation: Option<u64>,
+    /// An offset and the checksum of the record before it, as a writer named them last. An earlier version of
+    /// stk moves `next_offset` on and leaves them.
+    pub(super) seam: Option<(u64, u64)>,
+}
+
+/// A log's name as it is written.
+fn name(log: u64) -> String {
+    format!("{log:016x}")
 }
 
 impl Mark {
-    /// Whether it tells of the configured log.
-    pub(super) fn is_of(&self, config: &RedisHotConfig) -> bool {
-        self.partitions == Some(config.partitions)
+    /// Whether it tells of the log that is told here.
+    pub(super) fn is_of(&self, shared: &Shared) -> bool {
+        let log = shared.log();
+        self.partitions == Some(shared.partitions())
             && self.log.is_some()
-            && (self.log.as_ref() == Some(&config.log) || self.log == config.former_log)
+            && (self.log == Some(name(log.id)) || self.log == log.former.map(name))
     }
 
     /// The answer to a question for [`MARK_FIELDS`]; `None` where there is no mark.
     pub(super) fn read(shared: &Shared, reply: Value) -> Result<Option<Self>, HotError> {
-        let values: [Option<String>; 4] = shared.read(reply)?;
+        let values: [Option<String>; 6] = shared.read(reply)?;
         if values.iter().all(Option::is_none) {
             return Ok(None);
         }
-        let [offset, partitions, log, writer] = values;
+        let [offset, partitions, log, writer, generation, seam] = values;
         Ok(Some(Self {
             next_offset: offset.and_then(|offset| offset.parse().ok()).unwrap_or(0),
             partitions: partitions.and_then(|count| count.parse().ok()),
             log,
             writer,
+            generation: generation.and_then(|generation| generation.parse().ok()),
+            seam: seam.and_then(|seam| read_seam(&seam)),
         }))
     }
+
+    /// The process that wrote the mark, whichever of its marks it is.
+    pub(super) fn writer_name(&self) -> &str {
+        let writer = self.writer.as_deref().unwrap_or_default();
+        writer.split_once(':').map_or(writer, |(nonce, _)| nonce)
+    }
+}
+
+/// The record before `next_offset`, as a mark names it: it may be of another offset than the mark's.
+fn seam_text(next_offset: u64, record: &[u8]) -> String {
+    format!("{next_offset}:{:016x}", seam::of(record))
+}
+
+/// What [`seam_text`] wrote.
+fn read_seam(text: &str) -> Option<(u64, u64)> {
+    let (next_offset, seam) = text.split_once(':')?;
+    Some((next_offset.parse().ok()?, u64::from_str_radix(seam, 16).ok()?))
 }
 
 pub(super) async fn read_mark(
@@ -88,14 +121,68 @@ pub(super) async fn read_mark(
     Mark::read(shared, replies.pop().unwrap_or(Value::Nil))
 }
 
-/// Removes all keys of a partition: they are of another log.
+/// Makes sure that all of a partition in Redis was read from this timeline of the log: what `mark` tells of,
+/// and what its writer had put there beyond it.
+pub(super) async fn check(
+    shared: &Shared,
+    connection: &ConnectionManager,
+    partition: u16,
+    mark: &Mark,
+) -> Result<(), Unfit> {
+    shared.check_timeline(partition, mark).await?;
+    let epoch = shared.bus.epoch();
+    let Some(generation) = mark.generation.filter(|generation| *generation != epoch.log().generation) else {
+        return Ok(());
+    };
+    let mut symbols = shared.symbols(connection, WRITE_MAX).await?;
+    symbols.retain(|symbol| symbol.partition(shared.partitions()) == partition);
+    for symbols in symbols.chunks(SYMBOLS_PER_TRIP) {
+        let replies = shared.query(connection, &ask_versions(shared, symbols), WRITE_MAX).await?;
+        for (_, version) in versions(shared, symbols, replies)? {
+            let places = [version.seq, version.bars];
+            let mut ends = places.into_iter().flatten().map(|seq| seq.offset + 1);
+            if !ends.all(|end| epoch.has_in(partition, generation, end)) {
+                return Err(Unfit::OtherTimeline("has ticks of records that the log has lost".to_owned()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Asks how far each of `symbols` has come.
+fn ask_versions(shared: &Shared, symbols: &[Symbol]) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(symbols.len() + 1);
+    for symbol in symbols {
+        pipeline.cmd("HMGET").arg(shared.keys.hot(*symbol)).arg(&["seq", "bars_seq"]);
+    }
+    pipeline
+}
+
+/// The answers to [`ask_versions`].
+fn versions(
+    shared: &Shared,
+    symbols: &[Symbol],
+    replies: Vec<Value>,
+) -> Result<Vec<(Symbol, Version)>, HotError> {
+    let found = symbols.iter().zip(replies);
+    found.map(|(symbol, reply)| Ok((*symbol, version(shared, *symbol, reply)?))).collect()
+}
+
+fn version(shared: &Shared, symbol: Symbol, reply: Value) -> Result<Version, HotError> {
+    let found: [Option<String>; 2] = shared.read(reply)?;
+    let place = |text: &Option<String>| format::read_place(text.as_deref().unwrap_or_default());
+    let version = place(&found[0]).and_then(|seq| Ok(Version { seq, bars: place(&found[1])? }));
+    version.map_err(|reason| shared.unreadable(&shared.keys.hot(symbol), &reason))
+}
+
+/// Removes all keys of a partition: they are of another log or timeline.
 pub(super) async fn purge(
     shared: &Shared,
     connection: &ConnectionManager,
     partition: u16,
 ) -> Result<(), HotError> {
     let mut symbols = shared.symbols(connection, WRITE_MAX).await?;
-    symbols.retain(|symbol| symbol.partition(shared.config.partitions) == partition);
+    symbols.retain(|symbol| symbol.partition(shared.partitions()) == partition);
     for symbols in symbols.chunks(SYMBOLS_PER_TRIP) {
         let mut pipeline = Pipeline::with_capacity(symbols.len() + 1);
         for symbol in symbols {
@@ -155,6 +242,8 @@ struct Written {
     marked_at: Option<Instant>,
     /// Everything before it is in Redis for certain.
     next_offset: u64,
+    /// The record before `next_offset`, as a mark names it; empty where it is not known.
+    seam: String,
     /// What the mark says.
     marked_offset: u64,
 }
@@ -176,7 +265,8 @@ struct Writer {
     /// Tells this writer's marks from those of others.
     nonce: String,
     partitions: BTreeMap<u16, Written>,
-    /// Of partitions whose keys are another log's, who wrote them last, and since when nobody has since.
+    /// Of partitions whose keys are of another log or timeline, who wrote them last, and since when nobody
+    /// has since.
     foreign: BTreeMap<u16, (Option<String>, Instant)>,
     /// The scripts' hashes, once Redis has been given them.
     scripts: Option<(String, String)>,
@@ -280,6 +370,7 @@ impl Writer {
                 token: String::new(),
                 marked_at: None,
                 next_offset: 0,
+                seam: String::new(),
                 marked_offset: 0,
             });
             written.is_left = false;
@@ -300,8 +391,10 @@ impl Writer {
             }
             // In this order: what is taken then has at least all before the offset.
             let next_offset = shared.mirror.next_offset(partition)?;
+            let record = shared.records().get(&partition).cloned();
+            let record = record.filter(|record| record.offset + 1 == next_offset);
             let mut left = shared.mirror.changes_len(partition)?;
-            reached.push((partition, next_offset));
+            reached.push((partition, next_offset, record));
             while left > 0 {
                 let count = left.min(SYMBOLS_AT_ONCE);
                 left -= count;
@@ -326,13 +419,15 @@ impl Writer {
             self.receive(sent).await?;
         }
         let (mut waiting, mut is_left, mut is_marked) = (0, false, true);
-        for (partition, next_offset) in reached {
+        for (partition, next_offset, record) in reached {
             waiting += shared.mirror.changes_len(partition)?;
             let Some(written) = self.partitions.get_mut(&partition) else { continue };
             // What came meanwhile is after the offset, but not what found another state in Redis.
             is_left |= written.is_left;
-            if written.is_compared && !written.is_left {
-                written.next_offset = written.next_offset.max(next_offset);
+            if written.is_compared && !written.is_left && next_offset >= written.next_offset {
+                written.next_offset = next_offset;
+                written.seam =
+                    record.map_or_else(String::new, |record| seam_text(next_offset, &record.bytes));
             }
             is_marked &= written.next_offset == written.marked_offset;
         }
@@ -364,7 +459,9 @@ impl Writer {
                 tracing::warn!(partition, address = shared.address, reason);
             }
         }
-        if let Some(mark) = mark.filter(|mark| !mark.is_of(&shared.config)) {
+        if let Some(mark) = mark
+            && let Some(refused) = self.refuse(partition, &mark).await?
+        {
             // Two writers of one prefix would each remove what the other wrote, for ever: a state that
             // somebody writes stays.
             let (writer, since) =
@@ -373,9 +470,13 @@ impl Writer {
                 (*writer, *since) = (mark.writer, Instant::now());
             }
             if since.elapsed() < shared.config.foreign_rest {
-                return Err(shared.foreign());
+                return Err(refused);
             }
-            tracing::warn!(partition, "redis has the state of another log that nobody writes: it is removed");
+            tracing::warn!(
+                partition,
+                reason = refused.reason,
+                "redis has a state that nobody writes: it is removed"
+            );
             purge(&shared, &self.connection, partition).await?;
         }
         self.foreign.remove(&partition);
@@ -386,28 +487,24 @@ impl Writer {
                 break;
             }
             from += symbols.len();
-            let mut pipeline = Pipeline::with_capacity(symbols.len() + 1);
-            for symbol in &symbols {
-                pipeline.cmd("HMGET").arg(shared.keys.hot(*symbol)).arg(&["seq", "bars_seq"]);
-            }
+            let mut pipeline = ask_versions(&shared, &symbols);
             let names: Vec<&str> = symbols.iter().map(Symbol::as_str).collect();
             pipeline.cmd("SADD").arg(shared.keys.symbols()).arg(names);
             let replies = shared.query(&self.connection, &pipeline, WRITE_MAX).await?;
-            let found = symbols.iter().zip(replies);
-            let found = found.map(|(symbol, reply)| Ok((*symbol, self.version(*symbol, reply)?)));
-            shared.mirror.settle(partition, found.collect::<Result<Vec<_>, HotError>>()?)?;
+            shared.mirror.settle(partition, versions(&shared, &symbols, replies)?)?;
             shared.metrics.trips.inc();
         }
         let Some(written) = self.partitions.get_mut(&partition) else { return Ok(()) };
         written.marks += 1;
         let token = format!("{}:{}", self.nonce, written.marks);
+        // What the mark names is of this generation too, as it was compared.
+        let generation = shared.bus.epoch().log().generation;
         let mut pipeline = Pipeline::with_capacity(1);
         pipeline
             .cmd("HSET")
             .arg(shared.keys.mark(partition))
-            .arg(&[("writer", &token), ("log", &shared.config.log)])
-            .arg("partitions")
-            .arg(shared.config.partitions);
+            .arg(&[("writer", &token), ("log", &name(shared.log().id))])
+            .arg(&[("partitions", u64::from(shared.partitions())), ("generation", generation)]);
         shared.query(&self.connection, &pipeline, WRITE_MAX).await?;
         written.token = token;
         fail::point("hot.redis.compared");
@@ -419,18 +516,30 @@ impl Writer {
         Ok(())
     }
 
+    /// Why the keys of a partition with `mark` are not to be continued, if they are not. Those that this
+    /// writer began are.
+    ///
+    /// Errors: the log can't be asked.
+    async fn refuse(&self, partition: u16, mark: &Mark) -> Result<Option<HotError>, HotError> {
+        let shared = &self.shared;
+        if !mark.is_of(shared) {
+            return Ok(Some(shared.foreign()));
+        }
+        if mark.writer_name() == self.nonce {
+            return Ok(None);
+        }
+        match check(shared, &self.connection, partition, mark).await {
+            Ok(()) => Ok(None),
+            Err(unfit @ Unfit::OtherTimeline(_)) => Ok(Some(shared.unfit(unfit))),
+            Err(Unfit::Unknown(error)) => Err(error),
+        }
+    }
+
     async fn load(&self, script: &str) -> Result<String, HotError> {
         let mut pipeline = Pipeline::with_capacity(1);
         pipeline.cmd("SCRIPT").arg("LOAD").arg(script);
         let mut replies = self.shared.query(&self.connection, &pipeline, WRITE_MAX).await?;
         self.shared.read(replies.pop().unwrap_or(Value::Nil))
-    }
-
-    fn version(&self, symbol: Symbol, reply: Value) -> Result<Version, HotError> {
-        let found: [Option<String>; 2] = self.shared.read(reply)?;
-        let place = |text: &Option<String>| format::read_place(text.as_deref().unwrap_or_default());
-        let version = place(&found[0]).and_then(|seq| Ok(Version { seq, bars: place(&found[1])? }));
-        version.map_err(|reason| self.shared.unreadable(&self.shared.keys.hot(symbol), &reason))
     }
 
     /// Adds the marks that are due: what the last round is known to have written, and a look at
@@ -447,6 +556,7 @@ impl Writer {
             let token = format!("{}:{}", self.nonce, written.marks);
             let mark = trip.pipeline.cmd("EVALSHA").arg(script).arg(1).arg(self.shared.keys.mark(partition));
             mark.arg(&[&written.token, &token]).arg(written.next_offset).arg(Timestamp::now().to_string());
+            mark.arg(&written.seam);
             trip.bytes += 200;
             trip.expected.push(Expected::Mark { partition, token, next_offset: written.next_offset });
         }
@@ -501,7 +611,7 @@ impl Writer {
                 }
                 (Expected::Put { partition, symbol }, found) => {
                     metrics.conflicts.inc();
-                    let version = self.version(symbol, found)?;
+                    let version = version(&shared, symbol, found)?;
                     let is_left = shared.mirror.settle(partition, [(symbol, version)])? > 0;
                     if let Some(written) = self.partitions.get_mut(&partition) {
                         written.is_left |= is_left;

@@ -581,7 +581,7 @@ pub(super) fn placed(batch: &TickBatch, day: TradingDay, epoch: u32, block: u64)
 
 impl ClickHouseWarm {
     /// The partition's owner, as far as this process knows; locked, since one block follows another.
-    async fn held(&self, partition: u16) -> tokio::sync::OwnedMutexGuard<Option<Held>> {
+    async fn owned(&self, partition: u16) -> tokio::sync::OwnedMutexGuard<Option<Held>> {
         let held = {
             let mut held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             held.entry(partition).or_default().clone()
@@ -590,7 +590,7 @@ impl ClickHouseWarm {
     }
 
     pub(super) async fn claim_partition(&self, partition: u16) -> Result<Mark, WarmError> {
-        let mut held = self.held(partition).await;
+        let mut held = self.owned(partition).await;
         // Whatever comes of it, the epoch before is over for this process.
         if let Some(owner) = held.as_mut() {
             owner.fenced = true;
@@ -602,7 +602,7 @@ impl ClickHouseWarm {
 
     pub(super) async fn commit_block(&self, block: Block) -> Result<(), WarmError> {
         let partition = block.partition;
-        let mut held = self.held(partition).await;
+        let mut held = self.owned(partition).await;
         let shape = Shape::of(&block);
         let is_other = |owner: &Held| owner.in_doubt.as_ref().is_some_and(|before| *before != shape);
         match &*held {

@@ -11,6 +11,7 @@
 //! tally    kind, day, partition, epoch, block,         the rows of every block
 //!          next_offset, stored
 //! origin   version, log, partitions                    the log that the rows come from
+//! lineage  version, log, generations, gone             its generations, where it is a machine's own
 //! units    kind, day, version, next_offsets, restored  what was dropped, what was restored
 //! stored   kind, day, at                               when rows of a day came last
 //! trades, quotes, …, bars_1m, bars_1d                  views of what counts, for people's own SQL
@@ -114,6 +115,7 @@ use self::commit::Held;
 pub use self::metrics::ClickHouseWarmMetrics;
 use self::schema::{Names, literal};
 use super::{ArchiveSource, Block, Mark, Origin, Query, Scan, Unit, UnitInfo, Warm, WarmError};
+use crate::bus::epoch::{Held as LogHeld, LogEpoch};
 use crate::market::{Kind, RowDigest, TickBatch};
 use crate::secret::Secret;
 
@@ -227,6 +229,12 @@ impl ClickHouseWarm {
         &self.inner.path
     }
 
+    /// Has the database name the generations of the log of `epoch`, with `partitions`, which it was found to
+    /// fit to: of a log on the disk of this machine, which can be put back from a copy.
+    pub async fn name_log(&self, epoch: &LogEpoch, partitions: u16) -> Result<(), WarmError> {
+        self.inner.name_log(epoch, partitions).await
+    }
+
     /// What the store counts.
     pub fn metrics(&self) -> ClickHouseWarmMetrics {
         self.inner.metrics.clone()
@@ -252,6 +260,10 @@ fn parts_of(names: &Names, kind: Option<Kind>) -> String {
 
 #[async_trait::async_trait]
 impl Warm for ClickHouseWarm {
+    async fn held(&self) -> Result<LogHeld, WarmError> {
+        self.inner.held().await
+    }
+
     async fn check_origin(&self, origin: &Origin) -> Result<bool, WarmError> {
         self.inner.check_origin(origin).await
     }

@@ -21,7 +21,7 @@ use crate::market::{Kind, TickBatch};
 use crate::tiering::warm::WarmError;
 
 /// What makes version `n + 1` out of version `n`, for each `n`.
-const MIGRATIONS: &[fn(&Names) -> Vec<String>] = &[first, second];
+const MIGRATIONS: &[fn(&Names) -> Vec<String>] = &[first, second, third];
 
 /// Blocks whose tokens a table remembers: hours of them, where a repeat comes within minutes.
 const DEDUPLICATION_BLOCKS: u32 = 10_000;
@@ -444,6 +444,18 @@ fn second(names: &Names) -> Vec<String> {
         names.local("blocks")
     ));
     statements
+}
+
+/// Version 3: the generations of the log, where it is on the disk of a machine.
+fn third(names: &Names) -> Vec<String> {
+    names.table(
+        "lineage",
+        "version UInt64, log String, generations Array(Tuple(UInt64, Array(UInt64))) CODEC(ZSTD(1)), gone String, \
+         nonce String, `at` DateTime64(3, 'UTC') DEFAULT now64(3)",
+        &names.engine("Replacing", "version"),
+        "ORDER BY log",
+        "0",
+    )
 }
 
 /// The view of the rows of `kind` that count: the rule of [`super::sql::counts`], on what stands at

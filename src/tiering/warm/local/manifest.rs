@@ -20,9 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{Temporary, damaged, io_error};
 use super::segment::SegmentInfo;
-use crate::bus::epoch::{Ended, Gone, LogEpoch};
+use crate::bus::epoch::{Ended, Gone};
 use crate::fail;
 use crate::market::{Kind, TradingDay};
+use crate::tiering::warm::named::LogOf;
 use crate::tiering::warm::{Unit, WarmError};
 
 /// The version that is written. Version 1 had no edits of the archive, version 2 no [`Edit::End`], version 3
@@ -60,41 +61,16 @@ pub(super) struct MarkEdit {
     pub(super) seam: Option<u64>,
 }
 
-/// The log that the rows are of, and its generations, oldest first. In the last one, the log is read now:
-/// rows of it reach up to the marks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LogOf {
-    pub(super) id: u64,
-    pub(super) lineage: Vec<Ended>,
-    /// Which of the log's rows below the marks no store holds.
-    pub(super) gone: Gone,
-}
-
-impl LogOf {
-    /// The name that a log of `epoch` and a store with marks at `next_offsets` has. Generations that added
-    /// nothing to the one before are left out.
-    pub(super) fn new(epoch: &LogEpoch, next_offsets: &[u64]) -> Self {
-        let mut lineage: Vec<Ended> = Vec::new();
-        for ended in epoch.ended() {
-            if lineage.last().is_none_or(|last| last.ends != ended.ends) {
-                lineage.push(ended.clone());
-            }
-        }
-        lineage.push(Ended { generation: epoch.log().generation, ends: next_offsets.to_vec() });
-        Self { id: epoch.log().id, lineage, gone: epoch.gone() }
-    }
-
-    /// The edit that makes this of what the store named `before`; `None` where it is the same.
-    pub(super) fn edit_after(&self, before: Option<&Self>) -> Option<Edit> {
-        let known = before.filter(|before| before.id == self.id).map_or(&[][..], |before| &before.lineage);
-        let keep = known.iter().zip(&self.lineage).take_while(|(known, ended)| known == ended).count();
-        (before != Some(self)).then(|| Edit::Log {
-            log: format!("{:016x}", self.id),
-            keep: keep as u64,
-            add: self.lineage[keep..].iter().cloned().map(GenerationEdit::from).collect(),
-            gone: self.gone.ends(),
-        })
-    }
+/// The edit that makes `log` of what the store named `before`; `None` where it is the same.
+pub(super) fn edit_after(log: &LogOf, before: Option<&LogOf>) -> Option<Edit> {
+    let known = before.filter(|before| before.id == log.id).map_or(&[][..], |before| &before.lineage);
+    let keep = known.iter().zip(&log.lineage).take_while(|(known, ended)| known == ended).count();
+    (before != Some(log)).then(|| Edit::Log {
+        log: format!("{:016x}", log.id),
+        keep: keep as u64,
+        add: log.lineage[keep..].iter().cloned().map(GenerationEdit::from).collect(),
+        gone: log.gone.ends(),
+    })
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -313,7 +289,7 @@ impl State {
 
     fn edits(&self) -> impl Iterator<Item = Edit> {
         let begin = Edit::Begin { version: VERSION, next_id: self.next_id };
-        let log = self.log.as_ref().and_then(|log| log.edit_after(None));
+        let log = self.log.as_ref().and_then(|log| edit_after(log, None));
         let marks = self.marks.values().map(|mark| Edit::Commit { mark: mark.clone(), segments: Vec::new() });
         let segments = self
             .segments

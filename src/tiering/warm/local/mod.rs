@@ -39,7 +39,7 @@ use bytes::Bytes;
 
 use self::compact::Stopped;
 use self::files::{MEND_FILE, create_dir, damaged, io_error, sync_dir};
-use self::manifest::{Archived, CHECKPOINT_DIR, CheckpointFile, Edit, LogOf, Manifest, MarkEdit, State};
+use self::manifest::{Archived, CHECKPOINT_DIR, CheckpointFile, Edit, Manifest, MarkEdit, State};
 pub use self::metrics::LocalWarmMetrics;
 use self::read::MetadataCache;
 pub use self::repair::segment_files;
@@ -48,8 +48,9 @@ use self::scan::{Part, Scanner};
 use self::segment::SegmentWriter;
 pub use self::segment::{SegmentGroup, SegmentInfo};
 use self::unnamed::Unnamed;
-use super::{ArchiveSource, Block, Mark, Query, Scan, ScanStats, Unit, Warm, WarmError};
-use crate::bus::epoch::{Gone, Held, Holder, LogEpoch};
+use super::named::{self, LogOf};
+use super::{ArchiveSource, Block, Mark, Origin, Query, Scan, ScanStats, Unit, Warm, WarmError};
+use crate::bus::epoch::{Held, LogEpoch};
 use crate::fail;
 use crate::market::{Kind, TickBatch, TimeRange, Timestamp, TradingDay};
 use crate::tiering::parquet::{LATE_BLOCK_BYTES, Summer, Sums};
@@ -318,10 +319,8 @@ impl LocalWarm {
     pub fn name_log(&self, epoch: &LogEpoch, partitions: u16) -> Result<(), WarmError> {
         let mut writer = self.shared.writer()?;
         let Writer { manifest, state } = &mut *writer;
-        let mut next_offsets = self.shared.live().next_offsets();
-        next_offsets.resize(usize::from(partitions), 0);
-        let log = LogOf::new(epoch, &next_offsets);
-        let Some(edit) = log.edit_after(state.log.as_ref()) else { return Ok(()) };
+        let log = LogOf::new(epoch, partitions, self.shared.live().next_offsets());
+        let Some(edit) = manifest::edit_after(&log, state.log.as_ref()) else { return Ok(()) };
         if state.log.is_none() && !state.marks.is_empty() {
             tracing::info!(
                 store = %self.shared.root.display(),
@@ -781,19 +780,25 @@ impl Warm for LocalWarm {
         scan::merge_bytes(read.flat_map(|(_, segments)| segments).map(|segment| segment.info.bytes))
     }
 
-    fn held(&self) -> Option<Held> {
+    async fn held(&self) -> Result<Held, WarmError> {
         let live = self.shared.live();
-        // What names no log is of a version whose logs skipped nothing.
-        let unnamed = (None, Vec::new(), Gone::Nothing);
-        let named = live.log.as_ref().map(|log| (Some(log.id), log.lineage.clone(), log.gone));
-        let (log, mut lineage, gone) = named.unwrap_or(unnamed);
-        let mut next_offsets = live.next_offsets();
-        if let Some(last) = lineage.last_mut() {
-            next_offsets.resize(next_offsets.len().max(last.ends.len()), 0);
-            last.ends.clone_from(&next_offsets);
+        Ok(named::held(self.shared.root.display().to_string(), live.log.clone(), live.next_offsets()))
+    }
+
+    async fn check_origin(&self, origin: &Origin) -> Result<bool, WarmError> {
+        // Another log, or another timeline of this one, is what `held` tells.
+        let named = self.shared.live().log.as_ref().map(|log| (log.id, log.partitions()));
+        let Some((id, partitions)) = named else { return Ok(false) };
+        let other = partitions.filter(|count| *count != usize::from(origin.partitions));
+        match other.filter(|_| origin.log.is(id)) {
+            Some(partitions) => {
+                let path = format!("the store {}", self.shared.root.display());
+                let way_on = "make a new topic (log.kafka_topic) and name a new data directory (data.dir), and keep the \
+                              old one to read its days";
+                Err(super::other_partitions(path, partitions, origin.partitions, way_on))
+            }
+            None => Ok(true),
         }
-        let name = self.shared.root.display().to_string();
-        Some(Held { log, lineage, next_offsets, gone, ..Held::nothing(Holder::Warm, name) })
     }
 
     async fn claim(&self, partition: u16) -> Result<Mark, WarmError> {

@@ -82,6 +82,28 @@ async fn conforms() {
     assert_eq!((warm.stats()[0].rows, warm.stats()[0].segments), (4 + 4 + 8 * 4, 10));
 }
 
+/// Partitions were added to the topic: symbols have moved between them.
+#[test]
+fn a_log_with_another_number_of_partitions_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let warm = open(&dir);
+    let epoch = LogEpoch::new(7);
+    let origin = |log: u64, partitions| Origin { log: log.into(), partitions };
+    let check = |warm: &LocalWarm, origin| runtime().block_on(warm.check_origin(&origin));
+    assert!(!check(&warm, origin(7, 4)).unwrap(), "it names no log yet");
+    warm.name_log(&epoch, 2).unwrap();
+    drop(warm);
+    for is_read_only in [false, true] {
+        let warm = if is_read_only { LocalWarm::open_read_only(dir.path()).unwrap() } else { open(&dir) };
+        assert!(check(&warm, origin(7, 2)).unwrap());
+        let more = check(&warm, origin(7, 4)).unwrap_err();
+        assert!(matches!(more, WarmError::OtherLog { .. }) && !more.is_passing(), "{more}");
+        let more = more.to_string();
+        assert!(more.contains("made with a log of 2 partitions, and the log has 4"), "{more}");
+        assert!(more.contains("make a new topic") && more.contains("data.dir"), "{more}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -1,7 +1,7 @@
 //! A database that is put back, emptied, shared, older, or short of rows: each is noticed.
 
 use super::*;
-use crate::bus::epoch::LogName;
+use crate::bus::epoch::{Ended, LogName, Misfit, Relation};
 use crate::tiering::archive::ArchiveError;
 
 const TABLES: [&str; 5] = ["claims", "marks", "blocks", "prev_close_rows", "gap_rows"];
@@ -117,11 +117,40 @@ async fn a_database_belongs_to_one_log() {
     assert!(warm.check_origin(&origin).await.is_err(), "the older one is refused");
 }
 
+#[tokio::test]
+async fn a_database_names_the_generations_of_a_log_on_a_disk() {
+    let Some(database) = one() else { return };
+    let warm = database.open().await;
+    let held = warm.held().await.unwrap();
+    assert_eq!((held.log, held.lineage, held.next_offsets), (None, Vec::new(), Vec::new()));
+    let mut epoch = LogEpoch::begin();
+    warm.name_log(&epoch, 2).await.unwrap();
+    warm.commit(block(0, 0, 3)).await.unwrap();
+    let held = database.open().await.held().await.unwrap();
+    assert_eq!(held.log, Some(epoch.log().id));
+    assert_eq!(held.lineage, [Ended { generation: epoch.log().generation, ends: vec![3, 0] }]);
+    assert_eq!(epoch.fit(&[3, 0], &held), Ok(Relation::Own));
+    epoch.advance(&[3, 0]);
+    for _ in 0..2 {
+        warm.name_log(&epoch, 2).await.unwrap();
+    }
+    let rows: u64 = warm.inner.nodes.one("SELECT max(version) FROM lineage").await.unwrap();
+    assert_eq!(rows, 2, "the same is named once");
+    // A copy of the log of before, with other records.
+    let mut copy = LogEpoch::with_history(epoch.log().id, 1 << 40, [], Vec::new());
+    copy.advance(&[2, 0]);
+    let parted = copy.fit(&[9, 0], &warm.held().await.unwrap());
+    assert!(matches!(parted, Err(Misfit::Parted { partition: 0, .. })), "{parted:?}");
+    let other = LogEpoch::begin().fit(&[9, 0], &warm.held().await.unwrap());
+    assert!(matches!(other, Err(Misfit::OtherLog { .. })), "{other:?}");
+}
+
 /// Makes a database of version 1 of the schema, with three records of a partition.
 async fn as_version_1(database: &Database) {
     let warm = database.open().await;
     warm.commit(block(0, 0, 3)).await.unwrap();
     for sql in [
+        "DROP TABLE lineage",
         "DROP TABLE origin",
         "DROP TABLE tally_by_blocks",
         "DROP TABLE tally",
@@ -185,7 +214,7 @@ async fn a_database_of_the_version_before_is_migrated_and_adopted() {
     }
     let versions: Vec<u32> =
         warm.inner.nodes.rows("SELECT version FROM stk_schema ORDER BY version").await.unwrap();
-    assert_eq!(versions, [1, 2]);
+    assert_eq!(versions, [1, 2, 3]);
 }
 
 #[tokio::test]
