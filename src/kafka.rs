@@ -6,12 +6,25 @@
 mod health;
 mod settings;
 
+use rdkafka::admin::{NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 pub use self::health::{
     Aside, Health, Kept, MeetError, Orphaned, Trouble, Watch, drop_aside, keep_brokers, meet, take_in,
 };
 pub use self::settings::{SettingsError, client_config, features};
+
+/// A topic to create, with `copies` replicas of each partition, from which Kafka drops nothing by itself.
+pub fn lasting_topic(name: &str, partitions: u16, copies: u16) -> NewTopic<'_> {
+    // With three copies, one broker may be away and every record is still on two.
+    let in_sync_min = if copies >= 3 { "2" } else { "1" };
+    NewTopic::new(name, i32::from(partitions), TopicReplication::Fixed(i32::from(copies)))
+        .set("cleanup.policy", "delete")
+        .set("retention.ms", "-1")
+        .set("retention.bytes", "-1")
+        .set("min.insync.replicas", in_sync_min)
+        .set("unclean.leader.election.enable", "false")
+}
 
 /// The code of an error, where it has one.
 pub fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {

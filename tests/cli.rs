@@ -68,6 +68,8 @@ mod reading;
 mod repair;
 #[path = "cli/restore.rs"]
 mod restore;
+#[path = "cli/resume.rs"]
+mod resume;
 #[path = "cli/rot.rs"]
 mod rot;
 #[path = "cli/scaled.rs"]

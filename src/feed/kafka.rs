@@ -45,7 +45,7 @@ use self::dead::DeadLetters;
 use self::line::{Line, Note};
 use self::map::{Envelope, Mapped, Numbered};
 pub use self::metrics::KafkaFeedMetrics;
-use self::source::{Found, Look, LookError, Reading, make_topic};
+use self::source::{Found, Look, LookError, Reading, make_dead_topic};
 use super::gaps::{Event, SequenceTracker, Verdict};
 use super::{AHEAD_LOG_PERIOD, Ahead, BATCH_TICKS_MAX, Feed, FeedError, Pulled};
 use crate::backoff::{Backoff, jitter_seed};
@@ -127,7 +127,7 @@ pub struct KafkaFeed {
     /// The first contact, until a broker has answered.
     meeting: Option<JoinHandle<Result<(), MeetError>>>,
     /// The making of the dead-letter topic, until it is there.
-    making: Option<JoinHandle<Result<(), KafkaError>>>,
+    making: Option<JoinHandle<Result<(), LookError>>>,
     is_met: bool,
     is_dead_topic_made: bool,
     looking: Option<JoinHandle<Result<Look, LookError>>>,
@@ -254,14 +254,16 @@ impl KafkaFeed {
             }
             if !self.is_dead_topic_made {
                 let making = self.making.get_or_insert_with(|| {
-                    let (client, topic) = (self.client.clone(), self.config.file.dead_letter_topic.clone());
-                    tokio::spawn(async move { make_topic(&client, &topic).await })
+                    let (client, consumer) = (self.client.clone(), self.reading.consumer().clone());
+                    let (topics, dead) =
+                        (self.config.file.topics.clone(), self.config.file.dead_letter_topic.clone());
+                    tokio::spawn(async move { make_dead_topic(&client, consumer, topics, &dead).await })
                 });
                 let made = making.await;
                 self.making = None;
                 match made {
                     Ok(Ok(())) => self.is_dead_topic_made = true,
-                    Ok(Err(error)) if code_of(&error).is_none_or(is_final) => return Err(self.failed(error)),
+                    Ok(Err(error)) if error.is_final() => return Err(self.failed(error)),
                     Ok(Err(error)) => {
                         self.pause("making the dead-letter topic", &error).await;
                         continue;

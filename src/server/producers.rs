@@ -147,7 +147,9 @@ impl Producers {
                 match self.read(partition).await {
                     Ok(read) => break read,
                     Err(error) if error.is_passing() && backoff.tries() < TRIES_MAX => {
-                        tracing::warn!(partition, %error, "the last numbers of producers: trying again");
+                        if backoff.tries() == 0 {
+                            tracing::warn!(partition, %error, "cannot read the last numbers of producers yet; trying again");
+                        }
                         tokio::time::sleep(backoff.next()).await;
                     }
                     Err(error) => return Err(IntakeError::Producers { reason: error.to_string() }),
@@ -329,6 +331,13 @@ async fn follow(
 ) {
     let partition = &partitions[usize::from(number)];
     let mut backoff = Backoff::new(jitter_seed());
+    // Logged once when the log can't be followed any more, and once when it is followed again.
+    let is_stopped = AtomicBool::new(false);
+    let stopped = |error: &BusError| {
+        if !is_stopped.swap(true, Ordering::Relaxed) {
+            tracing::warn!(partition = number, %error, "the numbers of producers can't be followed; trying again");
+        }
+    };
     loop {
         let offset = reader.offset();
         let from = match reader.next(READ_BYTES_MAX).await {
@@ -336,11 +345,14 @@ async fn follow(
                 take_in(&mut partition.memory(), &records);
                 partition.followed.send_replace(reader.offset());
                 backoff.reset();
+                if is_stopped.swap(false, Ordering::Relaxed) {
+                    tracing::info!(partition = number, "the numbers of producers are followed again");
+                }
                 continue;
             }
             Err(BusError::Trimmed { first, .. }) => first,
             Err(error) => {
-                tracing::warn!(partition = number, %error, "the numbers of producers can't be followed");
+                stopped(&error);
                 offset
             }
         };
@@ -348,9 +360,7 @@ async fn follow(
             tokio::time::sleep(backoff.next()).await;
             match bus.reader(number, from).await {
                 Ok(opened) => break reader = opened,
-                Err(error) => {
-                    tracing::warn!(partition = number, %error, "the numbers of producers can't be followed");
-                }
+                Err(error) => stopped(&error),
             }
         }
     }
@@ -358,7 +368,11 @@ async fn follow(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU32;
+
     use super::*;
+    use crate::bus::epoch::LogEpoch;
+    use crate::bus::{Bounds, Durable};
     use crate::market::{PrevClose, Price, Tick, Timestamp};
     use crate::server::gateway::MemoryBus;
     use crate::server::intake::{Intake, IntakeMetrics};
@@ -413,6 +427,103 @@ mod tests {
         }
         assert_eq!(kept(&bus).await, [1, 2, 10, 11]);
         assert_eq!(bus.bounds(0).await.unwrap().next, 4, "what is stored is not appended again");
+    }
+
+    /// A log whose readers fail, and can't be opened, a number of times.
+    struct Away {
+        bus: Arc<MemoryBus>,
+        failures_left: Arc<AtomicU32>,
+    }
+
+    fn fails(left: &AtomicU32) -> Result<(), BusError> {
+        let left = left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let away = || BusError::Unavailable { path: "here".to_owned(), reason: "it is away".to_owned() };
+        left.map_or(Ok(()), |_| Err(away()))
+    }
+
+    #[async_trait::async_trait]
+    impl Bus for Away {
+        fn partitions(&self) -> u16 {
+            self.bus.partitions()
+        }
+
+        fn epoch(&self) -> &LogEpoch {
+            self.bus.epoch()
+        }
+
+        async fn append(&self, records: Vec<(u16, Bytes)>) -> Result<Durable, BusError> {
+            self.bus.append(records).await
+        }
+
+        async fn bounds(&self, partition: u16) -> Result<Bounds, BusError> {
+            self.bus.bounds(partition).await
+        }
+
+        async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError> {
+            fails(&self.failures_left)?;
+            let reader = self.bus.reader(partition, from).await?;
+            Ok(Box::new(AwayReader { reader, failures_left: self.failures_left.clone() }))
+        }
+
+        fn release(&self, partition: u16, offset: u64) {
+            self.bus.release(partition, offset);
+        }
+    }
+
+    struct AwayReader {
+        reader: Box<dyn BusReader>,
+        failures_left: Arc<AtomicU32>,
+    }
+
+    #[async_trait::async_trait]
+    impl BusReader for AwayReader {
+        async fn next(&mut self, bytes_max: usize) -> Result<Vec<Record>, BusError> {
+            let records = self.reader.next(bytes_max).await?;
+            // What it can't hand out is read again.
+            fails(&self.failures_left).map(|()| records)
+        }
+
+        fn offset(&self) -> u64 {
+            self.reader.offset()
+        }
+    }
+
+    /// Collects what is logged.
+    #[derive(Clone, Default)]
+    struct Logged(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Logged {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_is_away_is_logged_once_and_again_when_it_is_back() {
+        let logged = Logged::default();
+        let writer = logged.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        let _guard = tracing::subscriber::set_default(subscriber.finish());
+        let failures_left = Arc::new(AtomicU32::new(0));
+        let memory = Arc::new(MemoryBus::new(1, 1_000));
+        let bus: Arc<dyn Bus> = Arc::new(Away { bus: memory, failures_left: failures_left.clone() });
+        let producers = Producers::new(bus.clone(), None, true);
+        let mut intake =
+            Intake::new(bus.clone(), IntakeMetrics::default()).with_producers(Arc::new(producers));
+        for round in 1..=2 {
+            send(&mut intake, 2 * round, 2 * round).await.unwrap();
+            failures_left.store(5, Ordering::Relaxed);
+            send(&mut intake, 2 * round + 1, 2 * round + 1).await.unwrap();
+            assert_eq!(failures_left.load(Ordering::Relaxed), 0);
+            let said = String::from_utf8(logged.0.lock().unwrap().clone()).unwrap();
+            let lines = |text: &str| said.lines().filter(|line| line.contains(text)).count() as u64;
+            assert_eq!(lines("can't be followed; trying again"), round, "{said}");
+            assert_eq!(lines("are followed again"), round, "{said}");
+        }
     }
 
     #[tokio::test]

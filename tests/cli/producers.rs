@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use stk::client::ingest::IngestClient;
 use stk::market::{Conditions, Exchange, Price, Tape, Tick, Timestamp, Trade};
 
+use super::scaled::Scaled;
 use super::serve::{write_capture, write_capture_of};
 use super::support::{Home, Server, metric};
 
@@ -76,6 +77,56 @@ async fn what_is_acknowledged_is_kept_and_what_readers_would_drop_is_refused() {
     let data = data.display().to_string();
     assert_eq!(history(&home, &["--data", &data]), expected);
     assert!(home.run(&["audit", "--data", &data]).starts_with("exit: 0\n"));
+}
+
+/// Several feed processes write one topic, and a producer's batches come through any of them: none of them
+/// acknowledges a batch that readers drop, whichever took the batches before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_is_known_to_every_feed_process_of_a_topic() {
+    let Some(scaled) = Scaled::new(2) else { return };
+    let home = Home::new();
+    let none = BTreeSet::new();
+    let first = scaled.serve(&home, "feed");
+    let second = scaled.serve(&home, "feed");
+    assert_eq!(send(&second, &[(1, 1)]).await, BTreeSet::from([1]));
+    let mut kept = send(&first, &[2, 10, 11].map(|number| (number, number))).await;
+    assert_eq!(kept, BTreeSet::from([2, 10, 11]));
+    kept.insert(1);
+    assert_eq!(send(&first, &[(5, 105)]).await, none);
+    assert_eq!(send(&second, &[(5, 205), (1, 201)]).await, none);
+    assert_eq!(send(&second, &[(10, 10), (11, 11)]).await, BTreeSet::from([10, 11]), "stored already");
+    // A process that is started later learns the numbers from the log,
+    assert_eq!(second.stop().0, Some(0));
+    let second = scaled.serve(&home, "feed");
+    assert_eq!(send(&second, &[(6, 306), (1, 301)]).await, none);
+    kept.extend(send(&second, &[(12, 12)]).await);
+    assert_eq!(send(&first, &[(12, 412)]).await, none, "the first one has heard of it");
+    // and from what processors have stored.
+    let (code, said) = scaled.serve(&home, "processor").drained();
+    assert_eq!(code, Some(0), "{said:#?}");
+    assert_eq!(first.stop().0, Some(0));
+    let first = scaled.serve(&home, "feed");
+    assert_eq!(send(&first, &[(7, 507), (12, 512)]).await, none);
+    // The same batches over both at once are stored once.
+    let both: Vec<(u64, u64)> = (13..53).map(|number| (number, number)).collect();
+    let (one, other) = tokio::join!(send(&first, &both), send(&second, &both));
+    let acknowledged = &one | &other;
+    assert_eq!(acknowledged, (13..53).collect());
+    kept.extend(acknowledged);
+    assert_eq!(kept, [1, 2].into_iter().chain(10..53).collect());
+
+    let (code, said) = scaled.serve(&home, "processor").drained();
+    assert_eq!(code, Some(0), "{said:#?}");
+    let gateway = scaled.serve(&home, "gateway");
+    gateway.await_ready();
+    let mut stored = history(&home, &["--server", &gateway.address]);
+    stored.sort_unstable();
+    assert_eq!(stored, kept.into_iter().collect::<Vec<_>>());
+    let audited = home.shown(&mut scaled.stk(&home, &["audit"]));
+    assert!(audited.starts_with("exit: 0\n"), "{audited}");
+    for server in [first, second, gateway] {
+        assert_eq!(server.stop().0, Some(0));
+    }
 }
 
 /// Plays the capture into the store in `data` (without a server), or into the one at an address.

@@ -12,7 +12,7 @@ use stk::server::gateway::MemoryBus;
 use stk::tiering::history::History;
 use stk::tiering::warm::local::{LocalWarm, LocalWarmOptions};
 use stk::tiering::warm::{Block, Warm};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::support::{Client, LOG_ID, PARTITIONS, Server, config, quote, symbol, trade, trade_at};
 
@@ -180,13 +180,20 @@ async fn too_many_connections_are_refused_and_places_come_free() {
     let server = Server::start(config).await;
     let first = Client::authenticated(server.address).await;
     let second = Client::authenticated(server.address).await;
-    let refused = Client::open(server.address, "/v2/stk", &[]).await;
-    assert!(
-        refused.is_err()
-            || refused
-                .is_ok_and(|mut client| futures_util::FutureExt::now_or_never(client.closed()).is_none())
-    );
-    assert!(server.metrics.connections_refused.get() >= 1);
+    // After this status clients come back.
+    match Client::open(server.address, "/v2/stk", &[]).await {
+        Err(Error::Http(refused)) => {
+            let retry_after = refused.headers()["retry-after"].to_str().unwrap();
+            assert_eq!((refused.status().as_u16(), retry_after), (503, "5"));
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it was let in"),
+    }
+    let events = server.get("/v2/stk/sse?trades=AAPL").await;
+    assert_eq!(events.status(), 200);
+    let events = events.text().await.unwrap();
+    assert!(events.starts_with("retry: ") && events.contains("too many connections"), "{events}");
+    assert_eq!(server.metrics.connections_refused.get(), 2);
     drop(first);
     while server.metrics.websockets.get() > 1 {
         tokio::task::yield_now().await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{KafkaBusConfig, RECORD_BYTES_MAX, Shared};
 use crate::bus::{Bounds, BusError};
-use crate::kafka::{Aside, Trouble, code_of, drop_aside, take_in};
+use crate::kafka::{Aside, Trouble, code_of, drop_aside, lasting_topic, take_in};
 
 /// How long one question may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -178,16 +178,8 @@ impl Admin {
 
     async fn make(&self, config: &KafkaBusConfig) -> Result<(), KafkaError> {
         let bytes_max = (RECORD_BYTES_MAX + BATCH_OVERHEAD_BYTES).to_string();
-        // With three copies one broker may be away and every record is still on two.
-        let in_sync_min = if config.replication >= 3 { "2" } else { "1" };
-        let replication = TopicReplication::Fixed(i32::from(config.replication));
-        let topic = NewTopic::new(&config.topic, i32::from(config.partitions), replication)
-            .set("cleanup.policy", "delete")
-            .set("retention.ms", "-1")
-            .set("retention.bytes", "-1")
+        let topic = lasting_topic(&config.topic, config.partitions, config.replication)
             .set("max.message.bytes", &bytes_max)
-            .set("min.insync.replicas", in_sync_min)
-            .set("unclean.leader.election.enable", "false")
             // The brokers' clock judges ages, and no producer's can get a record refused.
             .set("message.timestamp.type", "LogAppendTime");
         let admin = self.admin()?;

@@ -246,14 +246,19 @@ async fn follow(config: ClientConfig, tail: Weak<Tail>, shared: Weak<Shared>, cl
     let mut consumer: Option<StreamConsumer<Aside>> = None;
     // By partition, the generation that is followed.
     let mut assigned: Vec<Option<u64>> = Vec::new();
+    // Logged once, not at each try.
+    let mut is_stopped = false;
     loop {
         let Some((tail, shared)) = tail.upgrade().zip(shared.upgrade()) else { break };
         assigned.resize(tail.rings.len(), None);
         let outcome = assign(&config, &tail, &shared, &mut consumer, &mut assigned);
         if let Err(error) = &outcome {
-            tracing::warn!(log = shared.name, %error, "the log's tail can't be followed; trying again");
+            if !is_stopped {
+                tracing::warn!(log = shared.name, %error, "the log's tail can't be followed; trying again");
+            }
             shared.metrics.retries.inc();
         }
+        is_stopped = outcome.is_err();
         let received = async {
             match &consumer {
                 Some(consumer) => consumer.recv().await,

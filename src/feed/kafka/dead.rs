@@ -34,6 +34,8 @@ impl DeadLetters {
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
+            // The broker would make a missing topic with settings of its own.
+            .set("allow.auto.create.topics", "false")
             .set("message.timeout.ms", "0")
             .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
             .set("statistics.interval.ms", "1000");

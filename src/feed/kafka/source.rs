@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::Key;
 use super::dead::MAKE_MAX;
 use super::line::Note;
-use crate::kafka::{Aside, SettingsError, Watch, code_of, drop_aside, is_final};
+use crate::kafka::{Aside, SettingsError, Watch, code_of, drop_aside, is_final, lasting_topic};
 
 /// How long one question may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -118,6 +118,29 @@ impl Reading {
         self.consumer.as_ref().expect("it is taken out only at the end")
     }
 
+    /// The number of each partition of `topic`, and how many copies it has. Blocks.
+    fn partitions(consumer: &StreamConsumer<Watch>, topic: &str) -> Result<Vec<(i32, u16)>, LookError> {
+        let metadata = consumer.fetch_metadata(Some(topic), REQUEST_MAX)?;
+        let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
+            return Err(LookError::NoTopic(topic.to_owned()));
+        };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None => {}
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                return Err(LookError::NoTopic(topic.to_owned()));
+            }
+            Some(code) => return Err(KafkaError::MetadataFetch(code).into()),
+        }
+        let partitions = found.partitions().iter();
+        Ok(partitions.map(|partition| (partition.id(), partition.replicas().len() as u16)).collect())
+    }
+
+    /// How many copies the partitions of `topic` have, at most. Blocks.
+    fn copies(consumer: &StreamConsumer<Watch>, topic: &str) -> Result<u16, LookError> {
+        let partitions = Self::partitions(consumer, topic)?;
+        Ok(partitions.into_iter().map(|(_, copies)| copies).max().unwrap_or(1))
+    }
+
     /// Looks at the partitions that are wanted. Blocks.
     pub(super) fn look(
         consumer: &StreamConsumer<Watch>,
@@ -128,21 +151,10 @@ impl Reading {
         let mut list = TopicPartitionList::new();
         let mut keys = Vec::new();
         for (index, topic) in topics.iter().enumerate() {
-            let metadata = consumer.fetch_metadata(Some(topic), REQUEST_MAX)?;
-            let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
-                return Err(LookError::NoTopic(topic.clone()));
-            };
-            match found.error().map(RDKafkaErrorCode::from) {
-                None => {}
-                Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                    return Err(LookError::NoTopic(topic.clone()));
-                }
-                Some(code) => return Err(KafkaError::MetadataFetch(code).into()),
-            }
-            for partition in found.partitions() {
-                let number = partition.id() as u16;
+            for (partition, _) in Self::partitions(consumer, topic)? {
+                let number = partition as u16;
                 if wanted.is_none_or(|wanted| wanted.contains(&number)) {
-                    list.add_partition(topic, partition.id());
+                    list.add_partition(topic, partition);
                     keys.push(Key { topic: index as u16, partition: number });
                 }
             }
@@ -262,24 +274,34 @@ impl Reading {
     }
 }
 
-/// Makes the dead-letter topic where it is missing.
-pub(super) async fn make_topic(client: &ClientConfig, topic: &str) -> Result<(), KafkaError> {
+/// Makes the dead-letter topic where it is missing, with as many copies as the `topics` have that are read
+/// by `consumer`.
+pub(super) async fn make_dead_topic(
+    client: &ClientConfig,
+    consumer: Arc<StreamConsumer<Watch>>,
+    topics: Vec<String>,
+    dead: &str,
+) -> Result<(), LookError> {
+    let asked = tokio::task::spawn_blocking(move || {
+        let copies = topics.iter().map(|topic| Reading::copies(&consumer, topic));
+        copies.collect::<Result<Vec<_>, _>>()
+    });
+    let copies = asked.await.unwrap_or(Err(KafkaError::Canceled.into()))?.into_iter().max();
     let admin: AdminClient<Aside> = client.create_with_context(Aside)?;
-    // As many copies as the brokers give a topic by themselves.
-    let wanted = NewTopic::new(topic, 1, TopicReplication::Fixed(-1));
+    let wanted = lasting_topic(dead, 1, copies.unwrap_or(1));
     let options = AdminOptions::new().request_timeout(Some(MAKE_MAX)).operation_timeout(Some(MAKE_MAX));
     let made = admin.create_topics(&[wanted], &options).await;
     drop_aside(admin);
     match made?.into_iter().next() {
         Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) | None => Ok(()),
-        // It may be there all the same; if it is not, the first dead letter says so.
+        // The topic may exist already. If it does not, the first dead letter fails and says so.
         Some(Err((
             _,
             RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed,
         ))) => {
-            tracing::warn!(topic, "the dead-letter topic may not be made; it has to be there");
+            tracing::warn!(topic = dead, "the dead-letter topic may not be made; it has to be there");
             Ok(())
         }
-        Some(Err((_, code))) => Err(KafkaError::AdminOp(code)),
+        Some(Err((_, code))) => Err(KafkaError::AdminOp(code).into()),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use apache_avro::writer::datum::GenericDatumWriter;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Headers;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -62,6 +62,26 @@ impl Place {
         );
         std::fs::write(&path, text).unwrap();
         KafkaFeed::open(&path).unwrap()
+    }
+
+    fn admin(&self) -> AdminClient<rdkafka::client::DefaultClientContext> {
+        self.client.create().unwrap()
+    }
+
+    /// The settings of the dead-letter topic that Kafka's own would differ from; `None` without such a topic.
+    async fn dead_settings(&self) -> Option<[String; 4]> {
+        let dead = self.dead_topic();
+        let asked =
+            self.admin().describe_configs(&[ResourceSpecifier::Topic(&dead)], &AdminOptions::new()).await;
+        let found = asked.unwrap().remove(0).ok()?;
+        // Of a topic that is being deleted nothing is said.
+        let setting = |name| found.get(name)?.value.clone();
+        Some([
+            setting("cleanup.policy")?,
+            setting("retention.ms")?,
+            setting("retention.bytes")?,
+            setting("unclean.leader.election.enable")?,
+        ])
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -273,6 +293,49 @@ async fn poison_is_buried_with_its_reason() {
     })
     .await;
     assert_eq!(ticks, []);
+    let settings = place.dead_settings().await.unwrap();
+    assert_eq!(settings, ["delete", "-1", "-1", "false"], "Kafka drops no dead letter by itself");
+}
+
+/// The brokers of the tests let clients make topics, as Kafka does by default. The feed makes its dead-letter
+/// topic by itself, and never has the brokers make one with settings of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_was_deleted_is_not_made_by_a_broker() {
+    let Some(brokers) = service("KAFKA") else { return };
+    let place = Place::new(brokers, 1).await;
+    place.send(0, json(1).as_bytes()).await;
+    // A topic that is missing is told after this time: 30 s by default.
+    let quick = format!("properties = {{ 'topic.metadata.propagation.max.ms' = '1000' }}\n{JSON}");
+    let mut feed = place.feed(&quick);
+    assert_eq!(ids(&pull(&mut feed, 1).await), [1]);
+    let dead = place.dead_topic();
+    place.admin().delete_topics(&[&dead], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+    within("the deletion", async { while place.dead_settings().await.is_some() {} }).await;
+    place.send(0, b"poison").await;
+    place.send(0, json(2).as_bytes()).await;
+    let mut ticks = Vec::new();
+    let error = within("the error", async {
+        loop {
+            if let Err(error) = feed.next(&mut ticks).await {
+                break error.to_string();
+            }
+        }
+    })
+    .await;
+    assert!(error.contains(&format!("topic {dead}: ")) && error.contains("Unknown"), "{error}");
+    assert_eq!(place.dead_settings().await, None, "nobody made it again");
+    // The feed is started again, as a server does, and makes it as at first.
+    drop(feed);
+    let mut feed = place.feed(&quick);
+    while feed.metrics().dead_letters.get() == 0 {
+        within("the feed", feed.next(&mut ticks)).await.unwrap();
+    }
+    let asker = place.asker(&dead);
+    let letter = tokio::task::spawn_blocking(move || {
+        asker.poll(PATIENCE).unwrap().unwrap().payload().unwrap().to_vec()
+    });
+    assert_eq!(within("the dead letter", letter).await.unwrap(), b"poison");
+    assert_eq!(place.dead_settings().await.unwrap(), ["delete", "-1", "-1", "false"]);
 }
 
 /// Numbers that never came are told as a gap, those that came before are dropped.

@@ -39,6 +39,9 @@ use crate::tiering::{archive, audit};
 /// Orders that are carried out at once. Each may read a whole log or archive.
 const ORDERS_MAX: usize = 4;
 
+/// When a client whose order is refused is asked to try again, in seconds.
+const RETRY_AFTER_S: u32 = 5;
+
 /// Threads on which orders read and write files.
 const BLOCKING_THREADS_MAX: usize = 4;
 
@@ -169,10 +172,10 @@ async fn take(State(door): State<Arc<Door>>, request: Request) -> Response {
         let Json(order) = Json::<Order>::from_request(request, &()).await.map_err(unreadable)?;
         let place = door.places.clone().try_acquire_owned().map_err(|_| {
             let message = format!("{ORDERS_MAX} operator commands are running already: try again later");
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
+            ApiError::unavailable(message, RETRY_AFTER_S)
         })?;
         if door.stop.is_cancelled() {
-            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"));
+            return Err(ApiError::unavailable("the server is stopping", RETRY_AFTER_S));
         }
         Ok(start(&door, order, place))
     };

@@ -249,6 +249,8 @@ pub(in crate::server) struct Peer(pub(in crate::server) IpAddr);
 struct Proven(String);
 
 const TOO_MANY_ATTEMPTS: &str = "too many attempts from this address";
+/// When a client that finds no place is asked to try again, in seconds.
+const CONNECTIONS_RETRY_S: u32 = 5;
 const TEST_RING_BYTES: usize = 1 << 20;
 /// How long a client may take over the head of a request.
 const HEAD_MAX: Duration = Duration::from_secs(10);
@@ -449,6 +451,21 @@ fn router(shared: Arc<Shared>) -> Router {
         .layer(middleware::from_fn_with_state(shared, name_client))
 }
 
+/// The answer to a request that can't be served for `reason`, for as long as the server is closed: each kind of
+/// client gets the one after which it tries again.
+pub(in crate::server) fn closed(request: &Request, reason: &str, retry_after_s: u32) -> Response {
+    let path = request.uri().path();
+    let is_rest =
+        path.starts_with("/v2/stocks/") || ["/v1/history", "/v1/coverage", "/v1/symbols"].contains(&path);
+    if path.starts_with("/v2/") && path.ends_with("/sse") {
+        sse::refused(reason)
+    } else if is_rest {
+        ApiError::busy(reason, retry_after_s).into_response()
+    } else {
+        ApiError::unavailable(reason, retry_after_s).into_response()
+    }
+}
+
 /// Finds the client's address, where trusted proxies name it.
 async fn name_client(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     if let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() {
@@ -603,8 +620,7 @@ async fn websocket(
         return Err(too_many().into_response());
     }
     let Some(streaming) = shared.streaming(&shared.metrics.websockets) else {
-        let message = "connection limit exceeded";
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).into_response());
+        return Err(ApiError::unavailable("connection limit exceeded", CONNECTIONS_RETRY_S).into_response());
     };
     let chosen = subprotocol(&parts.headers);
     let encoding = chosen.map_or_else(|| content_encoding(&parts.headers), |(_, encoding)| encoding);

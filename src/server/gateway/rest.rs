@@ -45,6 +45,12 @@ impl ApiError {
         Self { retry_after_s: Some(retry_after_s), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }
     }
 
+    /// The same for WebSocket handshakes and operator commands. WebSocket clients that reconnect by themselves
+    /// do so after 503 and give up after 429; and a balancer tries another server.
+    pub(in crate::server) fn unavailable(message: impl Into<String>, retry_after_s: u32) -> Self {
+        Self { retry_after_s: Some(retry_after_s), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
     /// What was asked for can't be.
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)

@@ -215,7 +215,7 @@ fn conforms() {
         let (told, opened) = std::sync::mpsc::channel();
         let config = config(&url, &prefix());
         runtime.spawn(async move {
-            told.send(RedisHot::connect(config, Arc::new(MadeUpLog::of(1))).await.unwrap()).unwrap()
+            told.send(RedisHot::connect(config, Arc::new(MadeUpLog::of(1))).await.unwrap()).unwrap();
         });
         Arc::new(Settled { hot: opened.recv().unwrap(), runtime: runtime.handle().clone() })
     });
