@@ -76,6 +76,7 @@ pub const FAIL_POINTS: &[&str] = &[
     "backup.file",
     "backup.copied",
     "backup.restoring",
+    "give_up.manifest",
     "copy.begun",
     "copy.object",
     "copy.manifest",

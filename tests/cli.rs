@@ -48,6 +48,8 @@ mod histories;
 mod histories_ground;
 #[path = "cli/histories_scaled.rs"]
 mod histories_scaled;
+#[path = "cli/histories_stages.rs"]
+mod histories_stages;
 #[path = "cli/injected.rs"]
 mod injected;
 #[path = "cli/kill.rs"]

@@ -313,7 +313,7 @@ impl LogEpoch {
     }
 
     /// Generation `generation` of the log `id`, with its history, oldest first.
-    pub(crate) fn with_history(
+    pub fn with_history(
         id: u64,
         generation: u64,
         ended: impl IntoIterator<Item = Ended>,

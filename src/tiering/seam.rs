@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::warm::Mark;
 use crate::bus::{Bounds, Bus, BusError};
 
-/// How long the record may take. The log has said that it has it.
+/// How long a reader is waited for. The log has said that it reaches further.
 const READ_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// Warm ends behind the log: one of the two was replaced, or the log lost its end.
@@ -115,22 +115,30 @@ pub async fn record_before(
     }
 }
 
-/// `None` where there is no record at `offset`, though the log reaches further.
-async fn record_at(bus: &dyn Bus, partition: u16, offset: u64) -> Result<Option<Bytes>, BusError> {
-    let read = tokio::time::timeout(READ_TIME_MAX, async {
-        let mut reader = bus.reader(partition, offset).await?;
-        Ok::<_, BusError>(reader.next(1).await?.into_iter().next())
-    });
-    // Where time is up, no record will come.
-    let record = read.await.unwrap_or(Ok(None))?;
-    Ok(record.filter(|record| record.offset == offset).map(|record| record.bytes))
+/// The record at `offset` of `partition`, which is below the log's end; `None` where that offset has no record.
+pub(crate) async fn record_at(bus: &dyn Bus, partition: u16, offset: u64) -> Result<Option<Bytes>, BusError> {
+    for _ in 0..2 {
+        let read = tokio::time::timeout(READ_TIME_MAX, async {
+            let mut reader = bus.reader(partition, offset).await?;
+            Ok::<_, BusError>(reader.next(1).await?.into_iter().next())
+        });
+        if let Ok(record) = read.await {
+            return Ok(record?.filter(|record| record.offset == offset).map(|record| record.bytes));
+        }
+        // Of a log that hangs this is the error. Of one that answers, a second reader has to wait in vain too
+        // before it counts as having no record there.
+        bus.bounds(partition).await?;
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
     use crate::bus::local::{LocalBus, LocalBusConfig};
-    use bytes::Bytes;
+    use crate::tiering::history::tests::FakeBus;
 
     async fn append(bus: &LocalBus, records: &[&'static str]) {
         let records = records.iter().map(|record| (0, Bytes::from_static(record.as_bytes()))).collect();
@@ -158,5 +166,24 @@ mod tests {
         let ahead = checked(&bus, 4, seam).await.unwrap_err();
         assert!(matches!(ahead, SeamError::Ahead(Ahead { warm_offset: 4, log_offset: 3, .. })), "{ahead}");
         bus.close().await;
+    }
+
+    /// Else an outage of a minute would part a log from its archive.
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_hangs_is_not_taken_for_another_one() {
+        let bus = FakeBus::new();
+        bus.push(0, Bytes::from_static(b"a"));
+        let mark = Mark { next_offset: 1, seam: Some(of(b"a")), ..Mark::default() };
+        let bounds = bus.bounds(0).await.unwrap();
+        let check = async || check_record(&*bus, 0, bounds, &mark).await;
+        check().await.unwrap();
+        bus.hangs.store(true, Ordering::Relaxed);
+        bus.is_away.store(true, Ordering::Relaxed);
+        let away = check().await.unwrap_err();
+        assert!(matches!(away, SeamError::Bus { partition: 0, .. }), "{away}");
+        // It answers, and has nothing there.
+        bus.is_away.store(false, Ordering::Relaxed);
+        let none = check().await.unwrap_err();
+        assert!(matches!(none, SeamError::OtherRecord { partition: 0, offset: 0 }), "{none}");
     }
 }

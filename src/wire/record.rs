@@ -344,6 +344,11 @@ impl<'a> RecordView<'a> {
         &self.symbols
     }
 
+    /// When the first tick was received; [`Timestamp::MIN`] where none can be read.
+    pub fn received(&self) -> Timestamp {
+        self.ticks().next().and_then(Result::ok).map_or(Timestamp::MIN, |(_, tick)| tick.recv_ts())
+    }
+
     /// Reads the rows.
     pub fn ticks(&self) -> Ticks<'_> {
         let last = Last { ts: self.base, prices: vec![0; self.symbols.len() + 1], ..Last::default() };

@@ -2,6 +2,7 @@
 //! is finished by running it again, and every row is in warm or in the archive.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -91,23 +92,6 @@ impl Days {
         (digests, cost.archive.files_read)
     }
 
-    /// Two objects that no manifest names, written long ago, the first of them condemned long ago.
-    fn leave_garbage(&self) {
-        let Place::Machine(machine) = &self.place else { panic!("S3 says itself when an object came") };
-        let dir = machine.data.join("cold/ticks/kind=trade/date=2025-01-03");
-        std::fs::create_dir_all(&dir).expect("a directory");
-        for name in ["part-0000-A.parquet", "part-0000-B.parquet"] {
-            let file = std::fs::File::create(dir.join(name)).expect("a file");
-            file.set_modified(std::time::UNIX_EPOCH).expect("set");
-        }
-        // The other one is not condemned yet: the list has to be written anew.
-        let condemned = serde_json::json!({
-            "version": 1,
-            "since": { "ticks/kind=trade/date=2025-01-03/part-0000-A.parquet": "2025-01-04T00:00:00Z" },
-        });
-        std::fs::write(machine.data.join("cold/garbage.json"), condemned.to_string()).expect("written");
-    }
-
     /// On the next day, kills at the `times`th `point`, and runs what was killed again.
     async fn kill(&mut self, point: &str, moves: Moves, times: u64, row: &mut Row) {
         let number = self.next;
@@ -118,7 +102,10 @@ impl Days {
         let args = match moves {
             Moves::Run => run.to_vec(),
             Moves::Collect => {
-                self.leave_garbage();
+                let Place::Machine(machine) = &self.place else {
+                    panic!("S3 says itself when an object came")
+                };
+                leave_garbage(&machine.data.join("cold"));
                 run.to_vec()
             }
             Moves::Verify => {
@@ -149,6 +136,22 @@ impl Days {
         let scrub: Value = serde_json::from_str(&self.done(&args)).expect("JSON");
         assert_eq!((&scrub["is_finished"], &scrub["faults_found"]), (&true.into(), &0.into()), "{scrub}");
     }
+}
+
+/// Leaves two objects in `archive` that no manifest names, written long ago, the first of them condemned long ago.
+pub(crate) fn leave_garbage(archive: &Path) {
+    let dir = archive.join("ticks/kind=trade/date=2025-01-03");
+    std::fs::create_dir_all(&dir).expect("a directory");
+    for name in ["part-0000-A.parquet", "part-0000-B.parquet"] {
+        let file = std::fs::File::create(dir.join(name)).expect("a file");
+        file.set_modified(std::time::UNIX_EPOCH).expect("set");
+    }
+    // The other one is not condemned yet: the list has to be written anew.
+    let condemned = serde_json::json!({
+        "version": 1,
+        "since": { "ticks/kind=trade/date=2025-01-03/part-0000-A.parquet": "2025-01-04T00:00:00Z" },
+    });
+    std::fs::write(archive.join("garbage.json"), condemned.to_string()).expect("written");
 }
 
 async fn kill_at_all(at_scale: bool) {

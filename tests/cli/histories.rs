@@ -73,7 +73,7 @@ struct Held {
 
 /// What the oracle knows of an archive.
 #[derive(Clone, Default)]
-struct Archive {
+pub(crate) struct Archive {
     /// The path of the log as far as `log.json` says that rows may be archived.
     path: Vec<Place>,
     /// The offsets below which rows may be archived.
@@ -116,7 +116,7 @@ struct Answer {
     is_complete: bool,
 }
 
-struct History {
+pub(crate) struct History {
     home: Home,
     random: SplitMix64,
     runtime: tokio::runtime::Runtime,
@@ -132,19 +132,19 @@ struct History {
     skips: u64,
     /// What was done, for whoever reads about a failure.
     steps: Vec<String>,
-    tally: Tally,
+    pub(crate) tally: Tally,
 }
 
 /// A line of the table.
 #[derive(Default)]
-struct Tally {
+pub(crate) struct Tally {
     steps: u64,
     starts: u64,
     acknowledged: u64,
     put_back: u64,
     clones: u64,
     lost_parts: u64,
-    killed_runs: u64,
+    pub(crate) killed_runs: u64,
     refusals: u64,
     /// Answers that lacked rows and said so.
     named: u64,
@@ -160,7 +160,7 @@ impl std::fmt::Display for Tally {
 }
 
 impl History {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let home = Home::new();
         let dir = Dir { data: home.path("data"), held: Held::default(), archive: 0 };
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -197,6 +197,11 @@ impl History {
         panic!("{what}\nafter these steps: {:#?}", self.steps);
     }
 
+    /// The directory of the archive in use.
+    pub(crate) fn archive(&self) -> PathBuf {
+        self.archive_path(self.dir.archive)
+    }
+
     fn archive_path(&self, number: usize) -> PathBuf {
         self.home.path(&format!("archive-{number}"))
     }
@@ -204,7 +209,7 @@ impl History {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = self.home.stk(args);
         command.env("STK_DATA_DIR", &self.dir.data);
-        command.env("STK_ARCHIVE_URL", self.archive_path(self.dir.archive));
+        command.env("STK_ARCHIVE_URL", self.archive());
         command.env("STK_ARCHIVE_SETTLE_MINUTES", "0").env("STK_ARCHIVE_EVERY_MINUTES", "0");
         command.env("STK_LOG_PARTITIONS", PARTITIONS.to_string()).env("STK_WARM_KEEP_DAYS", "36600");
         if self.is_skipping_expired {
@@ -422,19 +427,30 @@ impl History {
             server.kill();
             self.said("the server is killed".to_owned());
         } else {
-            let (code, said) = server.stop();
-            if code != Some(0) {
-                self.fail(&format!("the server does not end: {said:#?}"));
-            }
-            let held = &mut self.dir.held;
-            held.warm.extend(held.log.iter().copied());
-            self.said("the server is stopped".to_owned());
+            self.stop(server);
         }
+    }
+
+    fn stop(&mut self, server: Server) {
+        let (code, said) = server.stop();
+        if code != Some(0) {
+            self.fail(&format!("the server does not end: {said:#?}"));
+        }
+        let held = &mut self.dir.held;
+        held.warm.extend(held.log.iter().copied());
+        self.said("the server is stopped".to_owned());
+    }
+
+    /// Has a server take in rows, and warm have them.
+    pub(crate) fn take_in(&mut self) {
+        let server = self.serve();
+        self.write(&server);
+        self.stop(server);
     }
 
     /// The offsets below which rows may be archived, as the archive says.
     fn reached(&self) -> Offsets {
-        let path = self.archive_path(self.dir.archive).join("log.json");
+        let path = self.archive().join("log.json");
         let text = std::fs::read(path).unwrap_or_default();
         let origin: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
         std::array::from_fn(|at| origin["next_offsets"][at].as_u64().unwrap_or(0))
@@ -456,18 +472,24 @@ impl History {
     }
 
     fn run_archive(&mut self) {
-        let mut command = self.command(&["archive", "run"]);
-        if self.below(2) == 0 {
-            command.env("STK_WARM_KEEP_DAYS", "1");
-        }
+        let drops = self.below(2) == 0;
         let points: Vec<_> = FAIL_POINTS
             .iter()
             .filter(|point| point.starts_with("archive.") || point.starts_with("warm.local."))
             .collect();
+        let point = (self.below(2) == 0)
+            .then(|| format!("{}:{}", points[self.below(points.len())], 1 + self.below(3)));
+        self.run_archive_to(point, drops);
+    }
+
+    /// Runs the archive up to `point`, if one is given.
+    pub(crate) fn run_archive_to(&mut self, point: Option<String>, drops: bool) {
+        let mut command = self.command(&["archive", "run"]);
+        if drops {
+            command.env("STK_WARM_KEEP_DAYS", "1");
+        }
         let mut what = "archive run".to_owned();
-        let is_killed = self.below(2) == 0;
-        if is_killed {
-            let point = format!("{}:{}", points[self.below(points.len())], 1 + self.below(3));
+        if let Some(point) = point {
             what = format!("archive run, killed at {point}");
             command.env("STK_FAIL_POINT", point);
         }
@@ -506,7 +528,7 @@ impl History {
         }
     }
 
-    fn copy(&mut self) {
+    pub(crate) fn copy(&mut self) {
         if !self.dir.data.is_dir() {
             return;
         }
@@ -522,10 +544,14 @@ impl History {
     }
 
     fn put_back(&mut self) {
-        if self.copies.is_empty() {
-            return;
+        if !self.copies.is_empty() {
+            let from = self.below(self.copies.len());
+            self.put_back_from(from);
         }
-        let from = self.below(self.copies.len());
+    }
+
+    /// Puts back copy `from`.
+    pub(crate) fn put_back_from(&mut self, from: usize) {
         let copied = self.copies[from].clone();
         std::fs::remove_dir_all(&self.dir.data).expect("it is there");
         copy_dir(&copied.data, &self.dir.data);
@@ -602,11 +628,33 @@ impl History {
         }
     }
 
+    /// A copy of the archive in use.
+    pub(crate) fn copy_archive(&mut self) -> (PathBuf, Archive) {
+        self.dirs_made += 1;
+        let to = self.home.path(&format!("archive-copy-{}", self.dirs_made));
+        copy_dir(&self.archive(), &to);
+        self.said(format!("copy {} of the archive", self.dirs_made));
+        (to, self.archives[self.dir.archive].clone())
+    }
+
+    pub(crate) fn put_archive_back(&mut self, (copied, held): (PathBuf, Archive)) {
+        let number = self.dir.archive;
+        let archive = self.archive_path(number);
+        std::fs::remove_dir_all(&archive).expect("it is there");
+        copy_dir(&copied, &archive);
+        self.archives[number] = held;
+        self.said(format!("{} is put back", copied.display()));
+    }
+
     fn live(mut self) -> Tally {
         for _ in 0..10 + self.below(16) {
             self.step();
         }
-        // And on: it takes rows, archives them and answers with all there is.
+        self.go_on()
+    }
+
+    pub(crate) fn go_on(mut self) -> Tally {
+        // It takes rows, archives them and answers with all there is.
         for _ in 0..2 {
             let server = self.serve();
             self.write(&server);

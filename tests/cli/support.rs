@@ -320,6 +320,29 @@ impl Drop for Server {
     }
 }
 
+/// The trades that `server` streams as events since `last`, up to a line in which `end` is, and the id of the last
+/// event.
+pub(crate) fn events(server: &Server, last: &str, end: &str) -> (String, String) {
+    let url = format!("http://{}/v2/stk/sse?trades=*", server.address);
+    let mut command = Command::new("curl");
+    command.args(["-sN", "--max-time", "20", "-H", &format!("last-event-id: {last}"), &url]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("curl is there");
+    let (mut text, mut id) = (String::new(), None);
+    for line in BufReader::new(child.stdout.take().expect("stdout is piped")).lines() {
+        let line = line.expect("text");
+        // It comes before the data of an event.
+        id = line.strip_prefix("id: ").map(str::to_owned).or(id);
+        text.push_str(&line);
+        text.push('\n');
+        if line.contains(end) {
+            break;
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    (text, id.expect("an event has an id"))
+}
+
 /// Where the service `name` (`S3`, `KAFKA`, …) is: what `STK_TEST_<NAME>` says. Where it is not set
 /// the test says so and is skipped; under CI that takes `STK_TEST_<NAME>_SKIP`, the reason.
 pub(crate) fn service(name: &str) -> Option<String> {

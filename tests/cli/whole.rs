@@ -324,10 +324,18 @@ async fn a_topic_put_back_together_with_its_database_is_told_from_the_archive_of
     let archived = run(&scaled, &["archive", "run"]);
     assert!(archived.starts_with("exit: 0\n"), "{archived}");
     assert_eq!(sold(&scaled).await, numbers(0..400));
+    let gateway = scaled.serve(&home, "gateway");
+    gateway.await_ready();
+    let (_, token) = support::events(&gateway, "2025-03-01T00:00:00Z", "caught_up");
+    drop(gateway);
     each(&|data, copy| copy_dir(copy, data));
 
     let left: Vec<u64> = (0..250).chain(1_000..1_300).collect();
     life(&scaled, 1_000..1_300).await;
+    let gateway = scaled.serve(&home, "gateway");
+    let (told, _) = support::events(&gateway, &token, "caught_up");
+    assert!(told.contains(r#""kind":"reset""#) && told.contains("no longer has the records"), "{told}");
+    drop(gateway);
     for _ in 0..2 {
         assert_eq!(sold(&scaled).await, left);
         assert_eq!(lost(&scaled).await, [(20, 40)], "from the last run before the copy on");

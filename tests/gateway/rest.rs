@@ -74,7 +74,7 @@ async fn what_can_not_be_answered_says_why() {
         ),
         ("/v2/stocks/ZZZ/trades/latest", 404, "no trade found for ZZZ"),
         ("/v2/stocks/AAPL/dances", 404, "endpoint not found"),
-        ("/v2/stocks/trades?symbols=AAPL", 503, "this server has no history"),
+        ("/v2/stocks/trades?symbols=AAPL", 501, "this server has no history"),
         ("/v2/stocks/bars?symbols=AAPL", 400, "timeframe is required"),
         ("/v2/stocks/trades?symbols=AAPL&limit=0", 400, "limit=0 is not within 1 to 10000"),
         ("/v2/stocks/trades?symbols=AAPL&sort=desc", 400, "sort=\"desc\" is not served; rows are sorted asc"),
@@ -143,7 +143,7 @@ async fn what_can_not_be_answered_says_why() {
         (
             "/v2/stocks/trades?symbols=AAPL&adjustment=raw&currency=USD&sort=asc&asof=-&feed=iex&limit=5\
              &page_limit=3",
-            503,
+            501,
             "this server has no history",
         ),
         (

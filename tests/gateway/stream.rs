@@ -14,7 +14,12 @@ use stk::tiering::warm::local::{LocalWarm, LocalWarmOptions};
 use stk::tiering::warm::{Block, Warm};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::support::{Client, LOG_ID, PARTITIONS, Server, config, quote, symbol, trade, trade_at};
+use super::support::{Client, LOG_ID, PARTITIONS, Server, config, epoch, quote, symbol, trade, trade_at};
+
+/// The identity of a log without generations, as one in Kafka is.
+fn unnamed() -> LogEpoch {
+    LogEpoch::new(LOG_ID)
+}
 
 fn ids(messages: &[Value]) -> Vec<u64> {
     messages
@@ -32,10 +37,15 @@ fn token(messages: &[Value]) -> Option<String> {
 /// once: from the ring, and from the log where the ring is too short.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_cut_off_at_any_frame_misses_nothing_and_gets_nothing_twice() {
-    for ring_bytes_max in [0, 1 << 10, 1 << 20] {
+    // A log without generations has tokens that name a record.
+    for (ring_bytes_max, epoch) in
+        [(0, epoch()), (1 << 10, epoch()), (1 << 20, epoch()), (0, unnamed()), (1 << 20, unnamed())]
+    {
         let mut config = config();
         config.ring_bytes_max = ring_bytes_max;
-        let server = std::sync::Arc::new(Server::start(config).await);
+        let generation = epoch.log().generation;
+        let bus = Arc::new(MemoryBus::new(PARTITIONS, 100_000).with_epoch(epoch));
+        let server = Arc::new(Server::start_on(config, bus, |_| {}).await);
         let trades = 600_u64;
         let publisher = {
             let server = server.clone();
@@ -50,7 +60,7 @@ async fn a_client_cut_off_at_any_frame_misses_nothing_and_gets_nothing_twice() {
             })
         };
         let mut got: Vec<u64> = Vec::new();
-        let mut since = r#""2.a.0.0_0""#.to_owned();
+        let mut since = format!("\"2.a.{generation}.0_0\"");
         for life in 0_usize.. {
             let request = format!(r#"{{"action":"subscribe","trades":["*"],"token":true,"since":{since}}}"#);
             let mut client = Client::subscribed(server.address, &request).await;
@@ -58,6 +68,7 @@ async fn a_client_cut_off_at_any_frame_misses_nothing_and_gets_nothing_twice() {
                 let messages = client.messages().await;
                 got.extend(ids(&messages));
                 if let Some(token) = token(&messages) {
+                    assert_eq!(token.starts_with("3."), generation == 0, "{token}");
                     since = format!("\"{token}\"");
                 }
                 if got.len() as u64 >= trades {
@@ -75,6 +86,52 @@ async fn a_client_cut_off_at_any_frame_misses_nothing_and_gets_nothing_twice() {
             let mine: Vec<u64> = got.iter().copied().filter(|id| id % 3 == symbol).collect();
             assert!(mine.is_sorted(), "the order within a symbol is the log's");
         }
+    }
+}
+
+/// Such a log may be put back from a copy. Once it has grown past a token, its records alone tell.
+#[tokio::test]
+async fn a_token_names_a_record_by_which_a_log_that_was_put_back_is_known() {
+    for ring_bytes_max in [0, 1 << 20] {
+        let start = async |ids: &[u64]| {
+            let mut config = config();
+            config.ring_bytes_max = ring_bytes_max;
+            let bus = Arc::new(MemoryBus::new(PARTITIONS, 100_000).with_epoch(unnamed()));
+            let server = Server::start_on(config, bus, |_| {}).await;
+            for id in ids {
+                server.publish(&[trade("AAPL", *id)]).await;
+            }
+            server
+        };
+        // The trades and gaps since `token`, and the token behind them.
+        let since = async |server: &Server, token: &str| {
+            let subscription = r#""action":"subscribe","trades":["*"],"gaps":true,"token":true"#;
+            let request = format!(r#"{{{subscription},"since":"{token}"}}"#);
+            let mut client = Client::subscribed(server.address, &request).await;
+            let (mut got, mut gaps) = (Vec::new(), Vec::new());
+            loop {
+                let messages = client.messages().await;
+                got.extend(ids(&messages));
+                gaps.extend(messages.iter().filter(|message| message["T"] == "gap").cloned());
+                if let Some(end) = messages.iter().find(|message| message["T"] == "caught_up") {
+                    return (got, gaps, end["token"].as_str().unwrap().to_owned());
+                }
+            }
+        };
+        let lost = start(&[1, 2, 3, 4, 5]).await;
+        let common = start(&[1, 2]).await;
+        let put_back = start(&[1, 2, 13, 14, 15, 16, 17]).await;
+        let (got, gaps, of_common) = since(&common, "2.a.0.0_0").await;
+        assert_eq!((got, gaps), (vec![1, 2], vec![]));
+        let (got, gaps, of_lost) = since(&lost, &of_common).await;
+        assert_eq!((got, gaps), (vec![3, 4, 5], vec![]));
+        let (got, gaps, _) = since(&lost, &of_lost).await;
+        assert_eq!((got, gaps), (vec![], vec![]));
+        let (got, gaps, _) = since(&put_back, &of_common).await;
+        assert_eq!((got, gaps), (vec![13, 14, 15, 16, 17], vec![]));
+        let (got, gaps, _) = since(&put_back, &of_lost).await;
+        assert_eq!((got, gaps.len()), (vec![16, 17], 1));
+        assert_eq!((&gaps[0]["kind"], &gaps[0]["first_token"]), (&"reset".into(), &of_lost.into()));
     }
 }
 
@@ -224,7 +281,7 @@ async fn events_bear_ids_and_resume_where_the_last_one_was() {
         let request = client.get(server.url("/v2/stk/sse?trades=AAPL")).header("last-event-id", last);
         async move { request.send().await.unwrap() }
     };
-    let mut response = events("2.a.0.1_0").await;
+    let mut response = events("2.a.1.1_0").await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let mut text = String::new();
     while !text.contains("caught_up") {
@@ -234,9 +291,9 @@ async fn events_bear_ids_and_resume_where_the_last_one_was() {
         !text.contains(r#""i":1,"#) && text.contains(r#""i":2,"#) && text.contains(r#""i":3,"#),
         "{text}"
     );
-    assert!(text.contains("id: 2.a.0.3_0\ndata: ["), "{text}");
+    assert!(text.contains("id: 2.a.1.3_0\ndata: ["), "{text}");
     server.publish(&[trade("AAPL", 4)]).await;
-    while !text.contains("id: 2.a.0.4_0\n") {
+    while !text.contains("id: 2.a.1.4_0\n") {
         text.push_str(std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
     }
     assert_eq!(text.matches(r#""i":4,"#).count(), 1);
@@ -263,7 +320,7 @@ async fn events_of_another_log_begin_anew_with_a_gap() {
     while !text.contains("caught_up") {
         text.push_str(std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
     }
-    assert!(text.contains(&gap("2.b.7.5_5", "2.a.0.1_0")) && !text.contains(r#""i":1,"#), "{text}");
+    assert!(text.contains(&gap("2.b.7.5_5", "2.a.1.1_0")) && !text.contains(r#""i":1,"#), "{text}");
     server.publish(&[trade("AAPL", 2)]).await;
     while !text.contains(r#""i":2,"#) {
         text.push_str(std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
@@ -271,7 +328,7 @@ async fn events_of_another_log_begin_anew_with_a_gap() {
     let response = events("1.0_0").await;
     assert_eq!(response.status(), 200);
     let text = response.text().await.unwrap();
-    assert!(text.starts_with("retry: ") && text.contains(&gap("1.0_0", "2.a.0.2_0")), "{text}");
+    assert!(text.starts_with("retry: ") && text.contains(&gap("1.0_0", "2.a.1.2_0")), "{text}");
 }
 
 /// What the log has dropped since comes from history, however long ago it was traded.
@@ -279,7 +336,7 @@ async fn events_of_another_log_begin_anew_with_a_gap() {
 async fn a_token_that_the_log_has_dropped_is_resumed_from_out_of_history() {
     let dir = tempfile::tempdir().unwrap();
     let warm = LocalWarm::open(dir.path(), LocalWarmOptions { compaction: false }).unwrap();
-    let bus = Arc::new(MemoryBus::new(PARTITIONS, 4).with_epoch(LogEpoch::new(LOG_ID)));
+    let bus = Arc::new(MemoryBus::new(PARTITIONS, 4).with_epoch(epoch()));
     let history = History::new(bus.clone(), warm.clone());
     let server = Server::start_on(config(), bus, |state| state.history = Some(history)).await;
     let traded = |id: u64| trade_at("AAPL", id, "2017-07-10T15:00:00Z".parse().unwrap());
@@ -297,7 +354,7 @@ async fn a_token_that_the_log_has_dropped_is_resumed_from_out_of_history() {
         .await
         .unwrap();
 
-    let request = r#"{"action":"subscribe","trades":["*"],"gaps":true,"token":true,"since":"2.a.0.2_0"}"#;
+    let request = r#"{"action":"subscribe","trades":["*"],"gaps":true,"token":true,"since":"2.a.1.2_0"}"#;
     let mut client = Client::subscribed(server.address, request).await;
     let mut got = Vec::new();
     while got.last() != Some(&9) {
@@ -313,7 +370,7 @@ async fn a_token_that_the_log_has_dropped_is_resumed_from_out_of_history() {
 #[tokio::test]
 async fn a_record_that_cannot_be_read_is_a_gap_with_its_places() {
     let server = Server::start(config()).await;
-    let request = r#"{"action":"subscribe","trades":["*"],"gaps":true,"token":true,"since":"2.a.0.0_0"}"#;
+    let request = r#"{"action":"subscribe","trades":["*"],"gaps":true,"token":true,"since":"2.a.1.0_0"}"#;
     let mut live = Client::subscribed(server.address, request).await;
     server.publish(&[trade("AAPL", 1)]).await;
     server.bus.push(0, bytes::Bytes::from_static(b"no record")).unwrap();
@@ -328,7 +385,7 @@ async fn a_record_that_cannot_be_read_is_a_gap_with_its_places() {
         }
         assert_eq!(got, [1, 2]);
         let gap = serde_json::json!({
-            "T": "gap", "kind": "unreadable", "first_token": "2.a.0.1_0", "last_token": "2.a.0.2_0",
+            "T": "gap", "kind": "unreadable", "first_token": "2.a.1.1_0", "last_token": "2.a.1.2_0",
         });
         assert_eq!(gaps, [gap]);
     }

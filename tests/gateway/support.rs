@@ -24,6 +24,11 @@ pub(crate) const PARTITIONS: u16 = 2;
 /// Its identity, `a` in tokens.
 pub(crate) const LOG_ID: u64 = 0xa;
 
+/// The same with a generation, as a log on disk has: its tokens begin with `2.a.1.`.
+pub(crate) fn epoch() -> LogEpoch {
+    LogEpoch::with_history(LOG_ID, 1, [], Vec::new())
+}
+
 pub(crate) fn config() -> GatewayConfig {
     GatewayConfig::default()
 }
@@ -42,7 +47,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(config: GatewayConfig) -> Self {
-        let bus = MemoryBus::new(PARTITIONS, 100_000).with_epoch(LogEpoch::new(LOG_ID));
+        let bus = MemoryBus::new(PARTITIONS, 100_000).with_epoch(epoch());
         Self::start_on(config, Arc::new(bus), |_| {}).await
     }
 

@@ -32,11 +32,12 @@ use crate::market::{Bar, Exchange, Horizon, Quote, Seq, Status, Symbol, Tick, Ti
 use crate::server::metrics::GatewayMetrics;
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::hot::{HotEntry, HotUpdates};
+use crate::tiering::seam;
 use crate::tiering::state::PartitionState;
 use crate::tiering::warm::Warm;
 use crate::wire::BarChannel;
-use crate::wire::record::{RecordError, RecordView};
-use crate::wire::token::{LogId, Position, Token};
+use crate::wire::record::{RecordError, RecordView, checksum};
+use crate::wire::token::{LogId, Newest, Position, Token};
 
 /// How much of one partition is read at a time: bounds how long a round holds the lock.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -88,8 +89,17 @@ pub(super) struct HubLimits {
     pub(super) horizon: Horizon,
 }
 
-struct State {
+/// What the tokens of a hub say beside its positions.
+#[derive(Clone, Copy)]
+struct Head {
     log: LogId,
+    /// Whether they name the newest record: of a log without generations.
+    names_newest: bool,
+    newest: Option<Newest>,
+}
+
+struct State {
+    head: Head,
     partitions: Vec<Partition>,
     slot_numbers: HashMap<Symbol, u32>,
     slots: Vec<Slot>,
@@ -192,15 +202,15 @@ fn later<T>(first: Option<T>, second: Option<T>, ts: impl Fn(&T) -> Timestamp) -
     }
 }
 
-/// A token of `log` for a hub's positions, `at` in place of its partition's.
-fn token_of(log: LogId, partitions: &[Partition], at: Option<Seq>) -> Token {
+/// A token for a hub's positions, `at` in place of its partition's.
+fn token_of(head: Head, partitions: &[Partition], at: Option<Seq>) -> Token {
     let positions = partitions.iter().enumerate().map(|(number, partition)| match at {
         Some(seq) if usize::from(seq.partition) == number => {
             Position { offset: seq.offset, index: seq.index }
         }
         _ => Position { offset: partition.next, index: 0 },
     });
-    Token::new(log, positions.collect())
+    Token::new(head.log, positions.collect()).naming(head.newest)
 }
 
 /// A record from which nothing, or nothing from a tick on, can be read.
@@ -282,11 +292,15 @@ impl State {
         (now, until): (Instant, Timestamp),
         metrics: &GatewayMetrics,
     ) -> Result<(), Unreadable> {
-        let State { log, partitions, slot_numbers, slots, fanout, own, .. } = self;
-        let log = *log;
+        let State { head, partitions, slot_numbers, slots, fanout, own, .. } = self;
         let view = RecordView::parse(&record.bytes).map_err(|reason| Unreadable { from: None, reason })?;
         let partition = &mut partitions[usize::from(number)];
-        if !partition.derived.admit(view.origin, view.checksum()) {
+        let checksum = view.checksum();
+        if head.names_newest {
+            head.newest = Some(Newest { partition: number, offset: record.offset, checksum });
+        }
+        let head = *head;
+        if !partition.derived.admit(view.origin, checksum) {
             metrics.records_repeated.inc();
             if partition.repeats.len() == REPEATS_MAX {
                 partition.repeats.pop_first();
@@ -314,7 +328,7 @@ impl State {
             let Some(symbol) = symbol else {
                 // It stands in every partition, for whoever reads one alone.
                 if number == 0 {
-                    fanout.emit_to_all(&tick, || token_of(log, partitions, Some(seq)).to_string());
+                    fanout.emit_to_all(&tick, || token_of(head, partitions, Some(seq)).to_string());
                 }
                 continue;
             };
@@ -326,7 +340,7 @@ impl State {
             }
             slots[slot as usize].apply(seq, &tick, now, until);
             if !is_idle {
-                let token = || token_of(log, partitions, Some(seq)).to_string();
+                let token = || token_of(head, partitions, Some(seq)).to_string();
                 fanout.emit(channel, groups, &Outgoing::Tick(&tick), token);
             }
             if let Some((_, updates)) = own {
@@ -354,7 +368,7 @@ impl State {
                 self.tell_own(number as u16);
             }
         }
-        let State { log, partitions, slot_numbers, slots, fanout, bars, due_bars, limits, .. } = self;
+        let State { head, partitions, slot_numbers, slots, fanout, bars, due_bars, limits, .. } = self;
         let clock = |symbol: Symbol| {
             let slot = &slots[*slot_numbers.get(&symbol)? as usize];
             let (ts, at) = slot.last?;
@@ -372,15 +386,15 @@ impl State {
                 BarChannel::Daily => (Channel::DailyBars, BarChannel::Daily),
             };
             let named = by_symbol.get(&bar.symbol).map_or(&[][..], Vec::as_slice);
-            let token = || token_of(*log, partitions, None).to_string();
+            let token = || token_of(*head, partitions, None).to_string();
             fanout.emit(way, named, &Outgoing::Bar(name, &bar), token);
         }
         fanout.give_back(by_symbol);
     }
 
     fn send_tokens(&mut self, round: u64, now: Instant) {
-        let State { log, partitions, fanout, .. } = self;
-        fanout.send_tokens(round, now, || token_of(*log, partitions, None).to_string());
+        let State { head, partitions, fanout, .. } = self;
+        fanout.send_tokens(round, now, || token_of(*head, partitions, None).to_string());
     }
 
     /// Tells that what lies between here and `next` of a partition, or from `from` on where given, is
@@ -394,9 +408,9 @@ impl State {
         metrics: &GatewayMetrics,
     ) {
         self.deliver(from, round, metrics);
-        let before = token_of(self.log, &self.partitions, from);
+        let before = token_of(self.head, &self.partitions, from);
         self.partitions[usize::from(number)].next = next;
-        let after = token_of(self.log, &self.partitions, None);
+        let after = token_of(self.head, &self.partitions, None);
         let (first_token, last_token) = (before.to_string(), after.to_string());
         let gap = json!({ "T": "gap", "kind": kind, "first_token": first_token, "last_token": last_token });
         self.fanout.tell_gap(&gap, &after);
@@ -404,15 +418,15 @@ impl State {
 
     /// Parks clients that stall, at the end of a round.
     fn park_stalled(&mut self, now: Instant, metrics: &GatewayMetrics) {
-        let State { log, partitions, fanout, .. } = self;
-        let count = fanout.park_stalled(now, || token_of(*log, partitions, None));
+        let State { head, partitions, fanout, .. } = self;
+        let count = fanout.park_stalled(now, || token_of(*head, partitions, None));
         metrics.clients_parked.inc_by(count);
     }
 
     /// Hands out what was built, `at` standing for where it ends within a record.
     fn deliver(&mut self, at: Option<Seq>, round: u64, metrics: &GatewayMetrics) {
-        let State { log, partitions, fanout, budget, .. } = self;
-        let (messages, bytes) = fanout.deliver(round, budget, || token_of(*log, partitions, at).to_string());
+        let State { head, partitions, fanout, budget, .. } = self;
+        let (messages, bytes) = fanout.deliver(round, budget, || token_of(*head, partitions, at).to_string());
         metrics.messages.inc_by(messages);
         metrics.message_bytes.inc_by(bytes);
     }
@@ -457,7 +471,7 @@ impl Hub {
             });
         }
         let state = State {
-            log: bus.epoch().log(),
+            head: Head { log: bus.epoch().log(), names_newest: !bus.epoch().may_skip(), newest: None },
             partitions,
             slot_numbers: HashMap::new(),
             slots: Vec::new(),
@@ -480,9 +494,29 @@ impl Hub {
                 tokio::task::yield_now().await;
             }
         }
+        hub.name_newest().await?;
         // Bars of the past were sent by whoever ran then.
         hub.state().send_bars(Instant::now());
         Ok((hub, readers))
+    }
+
+    /// Finds the record that tokens name before the log has another: of those that end the partitions, the last
+    /// that was received.
+    async fn name_newest(&self) -> Result<(), BusError> {
+        if !self.state().head.names_newest {
+            return Ok(());
+        }
+        let mut found: Option<(Timestamp, Newest)> = None;
+        for (partition, next) in (0..).zip(self.positions()) {
+            let Some(bytes) = seam::record_before(&*self.bus, partition, next).await? else { continue };
+            let newest = Newest { partition, offset: next - 1, checksum: checksum(&bytes) };
+            let received = RecordView::parse(&bytes).ok().map_or(Timestamp::MIN, |view| view.received());
+            if found.is_none_or(|(latest, _)| received >= latest) {
+                found = Some((received, newest));
+            }
+        }
+        self.state().head.newest = found.map(|(_, newest)| newest);
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -617,6 +651,29 @@ impl Hub {
         Ok(Ok(()))
     }
 
+    /// Whether the record that a token names is the log's; `None` where memory no longer has it.
+    pub(super) fn remembers(&self, newest: Newest) -> Option<bool> {
+        let state = self.state();
+        let ring = &state.partitions.get(usize::from(newest.partition))?.ring;
+        let at = ring.binary_search_by_key(&newest.offset, |record| record.offset).ok()?;
+        Some(checksum(&ring[at].bytes) == newest.checksum)
+    }
+
+    /// Whether the record that a token names is the log's, or may have been.
+    pub(super) async fn has(&self, newest: Newest) -> Result<bool, BusError> {
+        let Newest { partition, offset, checksum: named } = newest;
+        let bounds = self.bus.bounds(partition).await?;
+        if offset < bounds.first || offset >= bounds.next {
+            // The client is told of records that were dropped.
+            return Ok(offset < bounds.first);
+        }
+        match seam::record_at(&*self.bus, partition, offset).await {
+            Ok(record) => Ok(record.is_some_and(|record| checksum(&record) == named)),
+            Err(BusError::Trimmed { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Where to resume for the holder of `token`, which stands for records that the log has lost: at the
     /// record where the log and the token's timeline parted.
     pub(super) async fn parted(&self, token: &Token) -> Result<Token, BusError> {
@@ -632,7 +689,7 @@ impl Hub {
     /// The token of now.
     pub(super) fn token(&self) -> Token {
         let state = self.state();
-        token_of(state.log, &state.partitions, None)
+        token_of(state.head, &state.partitions, None)
     }
 
     /// How many groups there are, each with a frame of its own.
@@ -681,7 +738,7 @@ impl Hub {
             }
             slot.add_to(entry);
         }
-        token_of(state.log, &state.partitions, None)
+        token_of(state.head, &state.partitions, None)
     }
 
     /// Waits until bars are marked to be rebuilt. Cancel-safe.
@@ -853,6 +910,7 @@ impl Attachment {
         for (number, partition) in state.partitions.iter().enumerate() {
             replay.advance(number, partition.next);
         }
+        replay.newest = state.head.newest;
         self.push(replay.take_frames());
         if let Some(caught_up) = replay.caught_up() {
             self.push(vec![caught_up]);

@@ -27,8 +27,8 @@ use crate::tiering::history::{ArchivedCoverage, History, HistoryError, HistoryQu
 use crate::tiering::hot::{Hot, HotEntry, HotError};
 use crate::tiering::state::PartitionState;
 use crate::tiering::warm::Query;
-use crate::wire::record::{RecordError, RecordView};
-use crate::wire::token::{LogId, Position, Token};
+use crate::wire::record::{RecordError, RecordView, checksum};
+use crate::wire::token::{LogId, Newest, Position, Token};
 
 /// How much of the log is read at a time.
 const READ_BYTES_MAX: usize = 256 * 1024;
@@ -117,6 +117,8 @@ pub(super) struct Replay {
     want: Subscription,
     exclude: Subscription,
     positions: Vec<Position>,
+    /// What tokens name; nothing in a log with generations.
+    pub(super) newest: Option<Newest>,
     /// Ticks before this time are passed over.
     from: Timestamp,
     tells_caught_up: bool,
@@ -140,7 +142,7 @@ impl Replay {
     }
 
     fn token(&self) -> Token {
-        Token::new(self.log, self.positions.clone())
+        Token::new(self.log, self.positions.clone()).naming(self.newest)
     }
 
     /// The next tick wanted of a partition.
@@ -177,6 +179,10 @@ impl Replay {
         let position = self.positions[number];
         if record.offset < position.offset {
             return;
+        }
+        if self.newest.is_some() {
+            let checksum = checksum(&record.bytes);
+            self.newest = Some(Newest { partition, offset: record.offset, checksum });
         }
         let first = if record.offset == position.offset { position.index } else { 0 };
         let unreadable = self.ticks(partition, record, first).is_err();
@@ -304,7 +310,7 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
     let mut since = since;
     let mut lost = None;
     if let Some(Since::Token(token)) = &since
-        && let Err(mismatch) = hub.check(token).await?
+        && let Err(mismatch) = check(attachment, past, token).await?
     {
         // The client has records that are gone. All that the log has had since is new to it.
         lost = Some((token.clone(), mismatch));
@@ -325,6 +331,10 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
         Some(Since::Time(time)) => (Vec::new(), *time),
         None => (start.unwrap_or_else(|| hub.token()).positions().to_vec(), Timestamp::MIN),
     };
+    let newest = match &since {
+        Some(Since::Token(token)) => token.newest(),
+        _ => None,
+    };
     let is_by_time = positions.is_empty();
     let positions = if is_by_time { hub.token().positions().to_vec() } else { positions };
     let framing = attachment.framing;
@@ -334,6 +344,7 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
         want,
         exclude,
         positions,
+        newest: newest.or_else(|| hub.token().newest()),
         from,
         tells_caught_up,
         token,
@@ -403,6 +414,26 @@ async fn run(attachment: &mut Attachment, past: &Past, join: Join) -> Result<(),
             }
         }
     }
+}
+
+/// Whether a replay from `token` can be, else why not.
+async fn check(
+    attachment: &Attachment,
+    past: &Past,
+    token: &Token,
+) -> Result<Result<(), Mismatch>, JoinError> {
+    let hub = attachment.hub();
+    if let Err(mismatch) = hub.check(token).await? {
+        return Ok(Err(mismatch));
+    }
+    let Some(newest) = token.newest() else { return Ok(Ok(())) };
+    let has = if let Some(has) = hub.remembers(newest) {
+        has
+    } else {
+        let _place = past.enter_log().await?;
+        hub.has(newest).await?
+    };
+    Ok(if has { Ok(()) } else { Err(Mismatch::Lost) })
 }
 
 async fn send(attachment: &Attachment, past: &Past, replay: &mut Replay) -> Result<(), JoinError> {
@@ -506,11 +537,9 @@ async fn from_log(attachment: &Attachment, past: &Past, replay: &mut Replay) -> 
                 // What the hub has not passed yet it will hand out itself.
                 let records = source.reader.next(READ_BYTES_MAX).await?.into_iter();
                 for record in records.take_while(|record| record.offset < source.end) {
-                    let first = RecordView::parse(&record.bytes)
-                        .ok()
-                        .and_then(|view| view.ticks().next().and_then(Result::ok))
-                        .map_or(Timestamp::MIN, |(_, tick)| tick.recv_ts());
-                    source.records.push_back((first, record));
+                    let received = RecordView::parse(&record.bytes);
+                    let received = received.map_or(Timestamp::MIN, |view| view.received());
+                    source.records.push_back((received, record));
                 }
             }
         }

@@ -244,7 +244,7 @@ async fn snapshots(shared: &Shared, symbols: &[Symbol]) -> Answer {
 }
 
 pub(super) fn history_of(shared: &Shared) -> Result<&History, ApiError> {
-    let missing = || ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "this server has no history");
+    let missing = || ApiError::new(StatusCode::NOT_IMPLEMENTED, "this server has no history");
     shared.history.as_ref().ok_or_else(missing)
 }
 

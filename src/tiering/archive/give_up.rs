@@ -1,8 +1,8 @@
 //! Rows that are lost for good: warm has dropped them, and the archive that held them is gone.
 //!
-//! Nothing answers about their days then, and no run can go on with them. A manifest that gives them up takes
-//! their place: it names no objects, history answers the rest and names what is lost, and late rows are
-//! archived behind it.
+//! History refuses to answer about their days, and no archive run can go on with them. Giving them up writes a
+//! manifest without objects in their place. History then answers the rest and names the lost rows, and late
+//! rows are archived behind that manifest.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use super::sealed::seal;
 use super::store::Created;
 use super::{ArchiveError, origin};
 use crate::bus::epoch::{Gone, later};
+use crate::fail;
 use crate::market::RowDigest;
 use crate::tiering::history::LostRecords;
 use crate::tiering::warm::Unit;
@@ -91,6 +92,7 @@ impl Archiver {
             if let Created::Other(_) = created {
                 return Err(ArchiveError::Taken { unit: *unit, number });
             }
+            fail::point("give_up.manifest");
         }
         Ok(found)
     }

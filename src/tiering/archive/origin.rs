@@ -476,7 +476,9 @@ pub(super) async fn claim(store: &Store, log: &Beside) -> Result<(), ArchiveErro
         let relation = log.relation(&held).await?;
         let parted_at = match &relation {
             Relation::Parted { at } if !log.epoch().may_skip() => Some(at.clone()),
-            _ => None,
+            Relation::Own => None,
+            // Another log says nothing about where this one parted.
+            _ => held.parted_at.clone(),
         };
         if held.log.is_some() && held.parted_at != parted_at {
             put(store, &Held { parted_at, ..held.clone() }).await?;

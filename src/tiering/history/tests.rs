@@ -5,6 +5,7 @@ mod archived;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -34,10 +35,14 @@ use crate::wire::record::{Origin, RecordEncoder, RecordView};
 
 pub(in crate::tiering) const LOG_ID: u64 = 7;
 
-/// A log in memory, of which the oldest records can be dropped.
+/// A log in memory, of which the oldest records can be dropped, and which can hang.
 pub(in crate::tiering) struct FakeBus {
     epoch: LogEpoch,
     partitions: Mutex<Vec<(u64, Vec<Bytes>)>>,
+    /// Readers wait for ever.
+    pub(in crate::tiering) hangs: AtomicBool,
+    /// It does not say where it ends.
+    pub(in crate::tiering) is_away: AtomicBool,
 }
 
 impl FakeBus {
@@ -49,6 +54,8 @@ impl FakeBus {
         Arc::new(Self {
             epoch: LogEpoch::new(id),
             partitions: Mutex::new(vec![(0, Vec::new()); usize::from(PARTITIONS)]),
+            hangs: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
         })
     }
 
@@ -92,12 +99,17 @@ impl Bus for FakeBus {
     }
 
     async fn bounds(&self, partition: u16) -> Result<Bounds, BusError> {
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(BusError::Unavailable { path: "here".to_owned(), reason: "it is away".to_owned() });
+        }
         let (first, records) = &self.partitions.lock().unwrap()[usize::from(partition)];
         Ok(Bounds { first: *first, next: *first + records.len() as u64 })
     }
 
     async fn reader(&self, partition: u16, from: u64) -> Result<Box<dyn BusReader>, BusError> {
-        Ok(Box::new(FakeReader { records: self.from(partition, from)?, at: from }))
+        let records = self.from(partition, from)?;
+        let records = if self.hangs.load(Ordering::Relaxed) { Vec::new() } else { records };
+        Ok(Box::new(FakeReader { records, at: from }))
     }
 
     fn release(&self, _partition: u16, _offset: u64) {}

@@ -190,6 +190,13 @@ async fn a_topic_that_was_put_back_is_known_by_its_records_however_far_it_has_gr
     let refused = world.run(&cold, beside_topic(&other)).await.unwrap_err();
     assert!(matches!(refused, ArchiveError::OtherTimeline { is_parted: true, .. }), "{refused}");
 
+    // An archiver of another log takes that back as little.
+    let noted = held().await;
+    assert_eq!(noted.parted_at, Some(vec![3, 3]));
+    let refused = world.run(&cold, beside(LOG_ID + 1)).await.unwrap_err();
+    assert!(matches!(refused, ArchiveError::OtherLog { .. }), "{refused}");
+    assert_eq!(held().await, noted);
+
     // The topic is put back as it was.
     world.trades(1).await;
     assert_eq!(world.run(&cold, beside_topic(&own)).await.unwrap().commits, 2);

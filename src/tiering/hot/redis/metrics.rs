@@ -22,7 +22,7 @@ pub struct RedisHotMetrics {
     pub losses: Counter,
     /// Times that all symbols of a partition were compared.
     pub reconciles: Counter,
-    /// Partitions whose keys were removed, as they were of another log.
+    /// Partitions whose keys were removed, as they were of another log or timeline.
     pub purges: Counter,
     /// Rounds of the writer that failed.
     pub write_errors: Counter,
@@ -53,7 +53,7 @@ impl RedisHotMetrics {
             ("conflicts", "States not written, since Redis had another than believed", &self.conflicts),
             ("losses", "Times Redis was found to have lost data or another writer", &self.losses),
             ("reconciles", "Times all symbols of a partition were compared", &self.reconciles),
-            ("purges", "Partitions removed, as they were of another log", &self.purges),
+            ("purges", "Partitions removed, as they were of another log or timeline", &self.purges),
             ("write_errors", "Rounds of the writer that failed", &self.write_errors),
             ("read_errors", "Questions that Redis did not answer", &self.read_errors),
             ("fallbacks", "Questions answered from the gateway's own memory", &self.fallbacks),

@@ -9,9 +9,9 @@
 //! written only over the one it continues. A processor that was replaced, one that replays, and a
 //! pipeline whose reply was lost all find another state there than they believed, and write nothing.
 //!
-//! What was written from another log, or from another timeline of this one, is no earlier state but a
-//! wrong one. A mark names the log, its generation and the last record. Who takes over, and each gateway,
-//! compares these with the log first.
+//! State that was written from another log, or from another timeline of this one, is wrong rather than old.
+//! So a mark names the log, its generation and the last record. A processor that takes a partition over, and
+//! each gateway, compare these with the log first.
 
 mod format;
 mod metrics;
@@ -97,7 +97,7 @@ pub(super) struct Away {
 /// What the store and its writer share.
 struct Shared {
     config: RedisHotConfig,
-    /// The log that Redis is told of: places in two logs mean different things.
+    /// The log whose state is in Redis. An offset of another log means another record.
     bus: Arc<dyn Bus>,
     /// Host and port, without the password.
     address: String,
@@ -296,7 +296,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes sure that all that `mark` tells of was read from this timeline of the log.
+    /// Checks that the state up to `mark` was read from this timeline of the log.
     async fn check_timeline(&self, partition: u16, mark: &writer::Mark) -> Result<(), Unfit> {
         let end = Place { next_offset: mark.next_offset, generation: None, seam: None };
         timeline::check(&*self.bus, partition, end).await?;

@@ -67,7 +67,7 @@ fn name(log: u64) -> String {
 }
 
 impl Mark {
-    /// Whether it tells of the log that is told here.
+    /// Whether it was written from this log, with as many partitions.
     pub(super) fn is_of(&self, shared: &Shared) -> bool {
         let log = shared.log();
         self.partitions == Some(shared.partitions())
