@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
-use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures_util::stream::{self, FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,8 @@ use crate::wire::token::{LogId, Newest, Position, Token};
 
 /// How much of one partition is read at a time: bounds how long a round holds the lock.
 const READ_BYTES_MAX: usize = 64 * 1024;
+/// Partitions whose last record is read at once, at the start.
+const READS_MAX: usize = 8;
 /// What a replay may still have before it when it is finished under the lock: about so much over all partitions,
 /// and at least so much of each.
 const JOIN_BYTES_MAX: usize = 64 * 1024;
@@ -506,16 +509,17 @@ impl Hub {
         if !self.state().head.names_newest {
             return Ok(());
         }
-        let mut found: Option<(Timestamp, Newest)> = None;
-        for (partition, next) in (0..).zip(self.positions()) {
-            let Some(bytes) = seam::record_before(&*self.bus, partition, next).await? else { continue };
+        let lasts = stream::iter((0_u16..).zip(self.positions()).map(|(partition, next)| async move {
+            let Some(bytes) = seam::record_before(&*self.bus, partition, next).await? else {
+                return Ok(None);
+            };
             let newest = Newest { partition, offset: next - 1, checksum: checksum(&bytes) };
-            let received = RecordView::parse(&bytes).ok().map_or(Timestamp::MIN, |view| view.received());
-            if found.is_none_or(|(latest, _)| received >= latest) {
-                found = Some((received, newest));
-            }
-        }
-        self.state().head.newest = found.map(|(_, newest)| newest);
+            let received = RecordView::parse(&bytes).map_or(Timestamp::MIN, |view| view.received());
+            Ok::<_, BusError>(Some((received, newest)))
+        }));
+        let lasts: Vec<_> = lasts.buffered(READS_MAX).try_collect().await?;
+        let newest = lasts.into_iter().flatten().max_by_key(|(received, _)| *received);
+        self.state().head.newest = newest.map(|(_, newest)| newest);
         Ok(())
     }
 
