@@ -526,7 +526,10 @@ async fn scrub(args: &VerifyArgs, desk: &Desk, config: &Config, json: bool) -> R
     match scrub.faults_found + scrub.known.len() as u64 + scrub.known_more {
         0 => standing,
         count => Err(CliError::failed(format!("{} damaged or missing", counted(count, "object")))
-            .hint("put back from a copy what is named above, then run `stk archive verify --restart`")),
+            .hint(
+                "`stk audit --repair` rebuilds objects and manifests whose rows another tier has; put the others back \
+                 from a copy, then run `stk archive verify --restart`",
+            )),
     }
 }
 

@@ -1,7 +1,9 @@
-//! Bit rot: stored files with a flipped bit or a lost end. An answer has exactly the right rows, or says
-//! what it lacks, or is an error that names the file; whether it is read by `stk history --data` or by a
-//! server. The real binary reads, so that a reader that dies ends no run. Then what the message advises is
-//! done, one of its ways after the other from trial to trial, and both have to answer again.
+//! Bit rot: stored files of every kind with a flipped bit or a lost end. An answer has exactly the right rows,
+//! or says what it lacks, or is an error that names the file; whether it is read by `stk history --data` or by
+//! a server. `stk archive run` and `stk archive verify` remove and replace nothing that they do not name, call
+//! nothing sound that is not, and history after them is right or says what is wrong. The real binary reads, so
+//! that a reader that dies ends no run. Then what the message advises is done, one of its ways after the other
+//! from trial to trial, and all readers have to answer again.
 //!
 //! `STK_TEST_ROTS` says how many files are damaged, of each kind in turn, `STK_TEST_ROT_SEED` repeats the
 //! damage, `STK_TEST_ROT_KIND` picks the kinds with that in their name, `STK_TEST_ROT_FOLLOW` has the advice of
@@ -12,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::iter::Peekable;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::str::Lines;
@@ -25,7 +28,7 @@ use stk::client::rest::RestClient;
 use stk::feed::iex::make;
 
 use super::crash::weigh_down;
-use super::support::{self, Home, PATIENCE, Server, number, serve};
+use super::support::{self, Home, PATIENCE, Server, bounded, number, serve};
 
 /// Half of the damage is in so many bytes at the end of a file.
 const END_BYTES: u64 = 1024;
@@ -56,8 +59,16 @@ pub(crate) fn capture(home: &Home, name: &str, day: &str, seconds: i64, symbols:
     path.display().to_string()
 }
 
+/// An object that no manifest names, as an attempt that died leaves it.
+const UNNAMED_OBJECT: &str = "ticks/kind=trade/date=2025-03-06/part-0000-01M8RQKQG08MSWNBBK1ZYH5QEE.parquet";
+
+/// `stk archive run` takes a day as soon as it is closed.
+const ARCHIVE_ENV: [(&str, &str); 2] =
+    [("STK_ARCHIVE_SETTLE_MINUTES", "0"), ("STK_ARCHIVE_GRACE_HOURS", "1")];
+
 /// A data directory of which one day is archived and dropped from warm, one has late rows in the
 /// archive, one is in warm alone, and some rows are in the log alone: in a table of it, and in its journal.
+/// Besides, it has every kind of file that crashes, scrubs and repairs leave.
 fn stored(home: &Home) -> PathBuf {
     let data = home.path("sound");
     let data_text = data.display().to_string();
@@ -65,17 +76,40 @@ fn stored(home: &Home) -> PathBuf {
     // With little memory, it keeps its rows in tables after 1 MiB.
     let log = LocalBusConfig { memory_bytes: 8 << 20, ..LocalBusConfig::new(data.join("log"), 2) };
     runtime.block_on(async { LocalBus::open(log).expect("a log").close().await });
-    let run = |args: &[&str]| {
+    let stk = |args: &[&str]| {
         let mut command = home.stk(args);
-        command.envs(ENV).env("STK_ARCHIVE_SETTLE_MINUTES", "0");
-        let shown = home.shown(&mut command);
+        command.envs(ENV).envs(ARCHIVE_ENV);
+        command
+    };
+    let run = |args: &[&str]| {
+        let shown = home.shown(&mut stk(args));
         assert!(shown.starts_with("exit: 0\n"), "{args:?}: {shown}");
     };
     let first = capture(home, "first.pcap", "2025-03-06", 300, &["AAPL", "MSFT"]);
     run(&["replay", &first, "--speed", "max", "--data", &data_text]);
     run(&["archive", "run", "--data", &data_text]);
     let second = capture(home, "second.pcap", "2025-03-07", 300, &["AAPL", "NVDA", "TSLA"]);
-    run(&["replay", &second, "--speed", "max", "--data", &data_text]);
+    let replay = ["replay", &second, "--speed", "max", "--data", &data_text];
+    // It leaves a segment that no manifest names.
+    let killed = home.shown(stk(&replay).env("STK_FAIL_POINT", "warm.local.segment"));
+    assert!(killed.starts_with("exit: signal\n"), "{killed}");
+    run(&replay);
+    let unnamed = data.join("cold").join(UNNAMED_OBJECT);
+    fs::write(&unnamed, "what an attempt wrote before it died").expect("written");
+    let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(24 * 366 * 50);
+    fs::File::options().write(true).open(&unnamed).and_then(|file| file.set_modified(long_ago)).expect("set");
+    run(&["archive", "run", "--kind", "gap", "--data", &data_text]);
+    // What a repair replaces is kept.
+    for kind in ["warm tick segment", "cold tick object"] {
+        let mut by_kind = BTreeMap::new();
+        files(&data, Path::new(""), &mut by_kind);
+        let path = data.join(&by_kind[kind][0]);
+        let mut bytes = fs::read(&path).expect("a file");
+        bytes[40] ^= 1;
+        replace(&path, &bytes);
+    }
+    run(&["audit", "--repair", "--yes", "--data", &data_text]);
+    run(&["archive", "verify", "--data", &data_text]);
     let server = Server::start_with(home, &data, "127.0.0.1:0", &[], &ENV);
     for (number, day) in LOG_DAYS.into_iter().enumerate() {
         if number > 0 {
@@ -86,43 +120,74 @@ fn stored(home: &Home) -> PathBuf {
         run(&["replay", &capture, "--speed", "max", "--ingest", &server.ingest]);
     }
     server.kill();
+    // A write that a power cut tore: the next start keeps it in a file of its own.
+    let journal = data.join("log/0.jnl");
+    let bytes = fs::read(&journal).expect("the journal");
+    let torn = fs::OpenOptions::new().write(true).open(&journal).expect("the journal");
+    torn.write_all_at(&[7; 200], written(&bytes)).expect("written");
+    Server::start_with(home, &data, "127.0.0.1:0", &[], &ENV).kill();
     data
 }
 
-/// The kind of a stored file, by its path in the data directory; `None` for one without content that
-/// counts.
+/// The kind of a stored file, by its path in the data directory; `None` for a lock, whose content does not
+/// count.
 fn kind_of(path: &Path) -> Option<&'static str> {
-    let text = path.to_str()?;
-    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    let kind = match text.split('/').next()? {
-        "log" if text == "log/epoch" => "epoch",
-        "log" if ending == "jnl" => "log journal",
-        "log" if text.contains("/tables/") => "log tables",
-        "log" if text.ends_with("lock") => return None,
-        "log" => "log files",
-        "hot" => "hot checkpoint",
-        "warm" => match (ending, text.contains("kind=bar")) {
-            ("jsonl", _) => "warm manifest",
-            ("bin", _) => "warm checkpoint",
-            ("parquet", true) => "warm bar segment",
-            ("parquet", false) => "warm tick segment",
-            _ => return None,
-        },
-        "cold" => match (text.split('/').nth(1)?, ending, text.contains("kind=bar")) {
-            ("log.json", ..) => "log.json",
-            ("lease", ..) => "lease",
-            ("journal", ..) => "cold journal",
-            ("manifest", "json", _) => "cold manifest",
-            ("manifest", ..) => "cold footer",
-            ("ticks", _, true) => "cold bar object",
-            ("ticks", ..) => "cold tick object",
-            _ => return None,
-        },
-        _ => return None,
+    let text = path.to_str().expect("names are text");
+    let parts: Vec<&str> = text.split('/').collect();
+    let (name, is_bar) = (parts[parts.len() - 1], text.contains("kind=bar"));
+    let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
+    let kind = match &parts[..] {
+        [.., "lock"] => return None,
+        ["log", "epoch"] => "log epoch",
+        ["log", "epoch.copy"] => "log epoch copy",
+        ["log", "synced"] => "log synced",
+        ["log", "version"] => "log version",
+        ["log", _] if ending == "jnl" => "log journal",
+        ["log", _] if name.starts_with("torn-") => "log torn",
+        ["log", "keyspaces", _, "current"] => "log current",
+        ["log", "keyspaces", _, "tables", _] => "log tables",
+        ["log", "keyspaces", _, _] if name[1..].parse::<u64>().is_ok() => "log tree",
+        ["hot", _] if ending == "hot" => "hot checkpoint",
+        ["warm", _] if stem.starts_with("manifest-") && ending == "jsonl" => "warm manifest",
+        ["warm", "checkpoint", _] if ending == "bin" => "warm checkpoint",
+        ["warm", "unnamed", ..] => "warm unnamed",
+        ["warm", _, _, _] if ending == "parquet" && is_bar => "warm bar segment",
+        ["warm", _, _, _] if ending == "parquet" => "warm tick segment",
+        ["kept", ..] => "kept",
+        ["cold", "log.json"] => "log.json",
+        ["cold", "log.copy.json"] => "log.copy.json",
+        ["cold", "garbage.json"] => "garbage.json",
+        ["cold", "scrub.json"] => "scrub.json",
+        ["cold", "lease", _] => "lease",
+        ["cold", "kept", ..] => "cold kept",
+        ["cold", "journal", _, _] => "cold journal",
+        ["cold", "manifest", ..] if ending == "json" => "cold manifest",
+        ["cold", "manifest", ..] if ending == "footer" => "cold footer",
+        ["cold", ..] if text.ends_with(UNNAMED_OBJECT) => "cold unnamed object",
+        ["cold", "ticks", _, _, _] if is_bar => "cold bar object",
+        ["cold", "ticks", _, _, _] => "cold tick object",
+        _ => panic!("{text}: a file of no known kind"),
     };
     Some(kind)
 }
 
+/// Every kind of file.
+const FILE_KINDS: usize = 28;
+
+/// What a message calls the file at `path` of the data directory, at least.
+fn called(path: &Path) -> String {
+    let below_cold = path.strip_prefix("cold").ok();
+    let parts: Vec<_> = below_cold.unwrap_or(path).iter().map(|part| part.to_string_lossy()).collect();
+    parts[parts.len().saturating_sub(2)..].join("/")
+}
+
+/// Whether `said` names what the manifest of warm at `path` named before its last edits, and what is to be brought
+/// back: one that lost whole edits is as it was before them, and its files that a repair replaced are missing.
+fn is_of_before(path: &Path, said: &str) -> bool {
+    kind_of(path) == Some("warm manifest") && said.contains(".parquet is damaged: the file is missing; ")
+}
+
+/// The files of `dir` below a path, which all have content, by kind.
 fn files(dir: &Path, below: &Path, found: &mut BTreeMap<&'static str, Vec<PathBuf>>) {
     for entry in fs::read_dir(dir.join(below)).expect("a directory") {
         let path = below.join(entry.expect("an entry").file_name());
@@ -161,12 +226,14 @@ enum Found {
     Said(String),
     /// It died of it, or did not end: all that it said.
     Died(String),
+    /// It did what it must not do without a word: what.
+    Wrong(String),
 }
 
 impl Found {
     fn said(&self) -> Option<&str> {
         match self {
-            Self::Rows(_) => None,
+            Self::Rows(_) | Self::Wrong(_) => None,
             Self::Said(said) | Self::Died(said) => Some(said),
         }
     }
@@ -263,6 +330,64 @@ async fn asked(address: &str) -> Result<Vec<String>, String> {
     Ok(all)
 }
 
+/// Every object of the archive in `dir`, by its path in the data directory.
+fn objects(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut by_kind = BTreeMap::new();
+    files(dir, Path::new(""), &mut by_kind);
+    let all = by_kind.into_values().flatten().filter(|path| path.starts_with("cold"));
+    all.map(|path| (path.clone(), fs::read(dir.join(path)).expect("an object"))).collect()
+}
+
+/// As `stk archive run` and `stk archive verify` take it, and `stk history --data` after them. The file that
+/// is `damaged` may be replaced with a word alone, and the others only where a run writes them anew.
+fn archived(home: &Home, dir: &Path, damaged: &Path) -> Found {
+    let before = objects(dir);
+    let data = dir.display().to_string();
+    let (mut said, mut refused, mut is_called_sound) = (String::new(), String::new(), false);
+    for command in ["run", "verify"] {
+        let mut command = home.stk(&["archive", command, "--data", &data]);
+        let output = bounded(command.envs(ARCHIVE_ENV)).output().expect("the binary runs");
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        if is_crash(output.status) {
+            return Found::Died(text.into_owned());
+        }
+        if !output.status.success() {
+            refused.push_str(&text);
+        }
+        is_called_sound = output.status.success();
+        said.push_str(&text);
+    }
+    let after = objects(dir);
+    let is_told = said.contains(&called(damaged));
+    let newest_lease = before.keys().rfind(|path| kind_of(path) == Some("lease")).cloned();
+    let is_lost = |(path, bytes): (&PathBuf, &Vec<u8>)| {
+        let is_state = matches!(
+            kind_of(path),
+            Some("log.json" | "log.copy.json" | "garbage.json" | "scrub.json" | "cold journal")
+        );
+        let is_spared = match kind_of(path) {
+            // All but the newest are of no use, and are removed.
+            Some("lease") => Some(path) != newest_lease.as_ref() || path != damaged || is_told,
+            _ if path == damaged => is_told,
+            _ => is_state,
+        };
+        (!is_spared && after.get(path) != Some(bytes)).then(|| path.display().to_string())
+    };
+    let lost: Vec<_> = before.iter().filter_map(is_lost).collect();
+    if !lost.is_empty() {
+        return Found::Wrong(format!("{} removed or replaced: {said}", lost.join(", ")));
+    }
+    match offline(home, dir) {
+        Found::Said(found) if is_called_sound && damaged.starts_with("cold") => {
+            Found::Wrong(format!("called sound: {said}\n  history: {found}"))
+        }
+        Found::Said(found) => Found::Said(refused + &found),
+        Found::Rows(_) if !refused.is_empty() => Found::Said(refused),
+        found => found,
+    }
+}
+
 /// What somebody does who follows a message.
 enum Way {
     /// `stk audit --repair`, or the sound copy that the message names too where no tier has the rows.
@@ -275,6 +400,8 @@ enum Way {
     MoveLog,
     /// The damaged file is removed.
     Remove,
+    /// The archive's other object with the log's name is copied over the damaged one.
+    CopyOther,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -282,7 +409,7 @@ struct Outcomes {
     trials: u64,
     right: u64,
     refused: u64,
-    /// Refused, and what it said names another file than the damaged one.
+    /// Refused, and what it said does not name the damaged file.
     unnamed: u64,
     /// Refused by dying.
     died: u64,
@@ -308,15 +435,18 @@ impl Outcomes {
                     |rows: &[String]| rows.iter().map(|rows| rows.lines().count()).collect::<Vec<_>>();
                 return Some(format!("{what}: {:?} rows, not {:?}", lines(rows), lines(sound)));
             }
+            Found::Wrong(wrong) => {
+                self.silent += 1;
+                return Some(format!("{what}: {wrong}"));
+            }
             Found::Said(said) => (said, false),
             Found::Died(said) => (said, true),
         };
         self.refused += 1;
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if has_died {
             self.died += 1;
             eprintln!("died: {what}: {said}");
-        } else if !said.contains(name) {
+        } else if !said.contains(&called(path)) && !is_of_before(path, said) {
             self.unnamed += 1;
             eprintln!("unnamed: {what}: {said}");
         }
@@ -344,7 +474,7 @@ impl Table {
     }
 }
 
-/// One damaged file, read by both.
+/// One damaged file, read by all.
 struct Trial {
     number: u64,
     kind: &'static str,
@@ -375,12 +505,18 @@ impl Trial {
         Self { number, kind, path, bytes, what: format!("trial {number}: {what}") }
     }
 
-    /// As `stk history --data` and a server read the store in `dir`.
-    fn read(&self, home: &Home, dir: &Path) -> [Found; 2] {
-        replace(&dir.join(&self.path), &self.bytes);
-        // The server has its files changed by then.
-        let by_offline = offline(home, dir);
-        [by_offline, served(home, dir)]
+    /// As the readers find the copy in `dir` of the store in `sound`: by their names. The last one changes
+    /// what it can, so that its advice can be followed there.
+    fn read(&self, home: &Home, sound: &Path, dir: &Path) -> [Found; 3] {
+        let damage = || {
+            let _ = fs::remove_dir_all(dir);
+            copy(sound, dir);
+            replace(&dir.join(&self.path), &self.bytes);
+        };
+        damage();
+        let by_archive = archived(home, dir, &self.path);
+        damage();
+        [offline(home, dir), served(home, dir), by_archive]
     }
 
     /// The ways on that a message names.
@@ -401,6 +537,9 @@ impl Trial {
         if is_advised(&["or move it away with all that is in it"]) {
             ways.push(Way::MoveLog);
         }
+        if is_advised(&["; copy log.json over it", "; copy log.copy.json over it"]) {
+            ways.push(Way::CopyOther);
+        }
         if is_advised(&["; remove it", ", remove it"]) {
             ways.push(Way::Remove);
         }
@@ -410,7 +549,7 @@ impl Trial {
     /// What has to come back from a copy as a whole.
     fn copied(&self) -> PathBuf {
         match self.kind {
-            kind if kind.starts_with("log ") => PathBuf::from("log"),
+            _ if self.path.starts_with("log") => PathBuf::from("log"),
             "warm manifest" | "warm checkpoint" => PathBuf::from("warm"),
             _ => self.path.clone(),
         }
@@ -460,12 +599,21 @@ impl Trial {
                 let _ = fs::remove_dir_all(dir.join("log"));
             }
             Way::Remove => fs::remove_file(dir.join(&self.path)).expect("removed"),
+            Way::CopyOther => {
+                let other = if self.kind == "log.json" { "cold/log.copy.json" } else { "cold/log.json" };
+                fs::copy(dir.join(other), dir.join(&self.path)).map(drop).expect("copied");
+            }
         }
-        // The server first: it begins a new log where the old one is gone.
-        for (reader, found) in [("server", served(home, dir)), ("--data", offline(home, dir))] {
+        // The server first: it begins a new log where the old one is gone. The archive waits for a decision then.
+        let mut all = vec![("server", served(home, dir)), ("--data", offline(home, dir))];
+        if !gives_up {
+            all.push(("archive", archived(home, dir, &self.path)));
+        }
+        for (reader, found) in all {
             let rows = match found {
                 Found::Rows(rows) => rows,
                 Found::Said(said) | Found::Died(said) => return Err(format!("then {reader} says {said}")),
+                Found::Wrong(wrong) => return Err(format!("then {reader} did wrong: {wrong}")),
             };
             let is_good = if gives_up { is_left(&rows, sound) } else { rows == sound };
             if !is_good {
@@ -508,28 +656,23 @@ fn a_damaged_file_never_reads_as_other_rows() {
     assert_eq!(lines[..2], [661, 661], "every trade and quote, and a head");
     let mut by_kind = BTreeMap::new();
     files(&data, Path::new(""), &mut by_kind);
+    assert_eq!(by_kind.len(), FILE_KINDS, "{by_kind:?}");
     assert!(by_kind["log tables"].len() > 2, "{by_kind:?}");
     let only = std::env::var("STK_TEST_ROT_KIND").unwrap_or_default();
     by_kind.retain(|kind, _| kind.contains(&only));
     let (seed, trials) = (number("STK_TEST_ROT_SEED", 1), number("STK_TEST_ROTS", by_kind.len() as u64));
     let follow_every = number("STK_TEST_ROT_FOLLOW", 1);
     let table = Mutex::new(Table::default());
-    let begin = |job| {
-        let dir = home.path(&format!("damaged-{job}"));
-        copy(&data, &dir);
-        dir
-    };
+    let begin = |job| home.path(&format!("damaged-{job}"));
     support::share_out(0..trials, support::jobs(), begin, |dir, number| {
         let trial = Trial::new(number, seed, &data, &by_kind);
-        let found = trial.read(&home, dir);
+        let found = trial.read(&home, &data, dir);
         let said: Vec<_> = found.iter().filter_map(Found::said).collect();
         // Of each kind one in so many, whichever has its turn.
         let is_followed = !said.is_empty() && (number / by_kind.len() as u64).is_multiple_of(follow_every);
         let stuck = is_followed.then(|| trial.follow(&home, (&data, &sound), dir, &said.concat()).err());
-        let _ = fs::remove_dir_all(&*dir);
-        copy(&data, dir);
         let mut table = table.lock().expect("no job has failed");
-        for (found, reader) in found.iter().zip(["--data", "server"]) {
+        for (found, reader) in found.iter().zip(["--data", "server", "archive"]) {
             let what = format!("{}, by {reader}", trial.what);
             let outcomes = table.rows.entry((trial.kind, reader)).or_default();
             outcomes.followed += u64::from(is_followed);
@@ -552,6 +695,11 @@ fn a_damaged_file_never_reads_as_other_rows() {
     table.tell();
     assert!(table.silent.is_empty(), "seed {seed}: {:#?}", table.silent);
     assert!(table.stuck.is_empty(), "seed {seed}: {:#?}", table.stuck);
-    let died: u64 = table.rows.values().map(|outcomes| outcomes.died).sum();
-    assert_eq!(died, 0, "seed {seed}: refused by dying, see above");
+    for (outcome, counted) in [
+        ("refused by dying", (|outcomes| outcomes.died) as fn(&Outcomes) -> u64),
+        ("refused without the name of the file", |outcomes| outcomes.unnamed),
+    ] {
+        let count: u64 = table.rows.values().map(counted).sum();
+        assert_eq!(count, 0, "seed {seed}: {outcome}, see above");
+    }
 }

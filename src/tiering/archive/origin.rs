@@ -458,7 +458,10 @@ pub fn refuse(held: &Held, relation: &Relation, epoch: &LogEpoch) -> Result<(), 
     match relation {
         Relation::Own => Ok(()),
         Relation::OtherLog => {
-            let archived = name(held.log.unwrap_or_default());
+            let mut archived = name(held.log.unwrap_or_default());
+            if held.log.is_some_and(|log| epoch.name().is(log)) {
+                archived = format!("{archived} with {} partitions", held.next_offsets.len());
+            }
             Err(ArchiveError::OtherLog { store, archived, log: name(epoch.log().id) })
         }
         // A log that can't skip the offsets will use them itself.
@@ -520,6 +523,14 @@ pub(super) async fn declare(
         return Ok(());
     }
     let held = held.unwrap_or_else(|| Held::nothing(Holder::Archive, store.name()));
+    if held.log.is_some() && held.lineage.is_empty() {
+        tracing::warn!(
+            store = held.name,
+            log = name(log.epoch().log().id),
+            "the archive is of an earlier version of stk and did not say how far its rows go: it does now, and earlier \
+             versions refuse it"
+        );
+    }
     let next_offsets = later(&held.next_offsets, next_offsets);
     let mut declared = Held { next_offsets, gone: Gone::Unknown, ..held };
     if !log.epoch().may_skip() {
@@ -581,18 +592,37 @@ pub async fn adopt(store: Arc<dyn Cold>, log: &Beside) -> Result<(), ArchiveErro
     }
 }
 
-async fn write(store: &Store, log: &Beside, held: Held) -> Result<(), ArchiveError> {
+async fn write(store: &Store, log: &Beside, mut held: Held) -> Result<(), ArchiveError> {
+    // Manifests leave out partitions at the end that had no records.
+    held.next_offsets.resize(held.next_offsets.len().max(log.0.partitions().into()), 0);
     put(store, &place(log.epoch(), held)).await
 }
 
 /// Writes down that the archive in `store` holds the rows of `held`. Replaces the marker of an unfinished
 /// copy last.
 pub(super) async fn put(store: &Store, held: &Held) -> Result<(), ArchiveError> {
+    for (key, reason) in damaged_names(store).await? {
+        tracing::warn!(store = store.name(), key, reason, "damaged; it is written again");
+    }
     let origin = json(&Origin::new(held));
     for key in [COPY_KEY, LOG_KEY] {
         store.put(key, origin.clone()).await?;
     }
     Ok(())
+}
+
+/// Which of the two objects that name the log are damaged, and how.
+pub(super) async fn damaged_names(store: &Store) -> Result<Vec<(&'static str, String)>, ColdError> {
+    let mut damaged = Vec::new();
+    for (key, other) in [(LOG_KEY, COPY_KEY), (COPY_KEY, LOG_KEY)] {
+        let Some(found) = store.get(key).await?.filter(|found| Unfinished::read(found).is_none()) else {
+            continue;
+        };
+        if let Err(reason) = Origin::read(&found).and_then(|origin| origin.held(store.name())) {
+            damaged.push((key, format!("{reason}; copy {other} over it")));
+        }
+    }
+    Ok(damaged)
 }
 
 /// What the archive holds, as rows of the log of `epoch`, with its generations up to the one that reached there.
@@ -638,12 +668,16 @@ mod tests {
     use super::*;
 
     /// Every version that was ever written is read for ever.
+    const VERSION_1_JSON: &[u8] = include_bytes!("../../../tests/golden/archive/log/v1.json");
     const VERSION_2_JSON: &[u8] = include_bytes!("../../../tests/golden/archive/log/v2.json");
     const VERSION_4_JSON: &[u8] = include_bytes!("../../../tests/golden/archive/log/v4.json");
     const VERSION_5_JSON: &[u8] = include_bytes!("../../../tests/golden/archive/log/v5.json");
 
     #[test]
     fn names_of_every_version_are_read_and_no_damaged_one_is() {
+        let first = Origin::read(VERSION_1_JSON).unwrap().held("a").unwrap();
+        let nothing = Held { gone: Gone::Unknown, ..Held::nothing(Holder::Archive, "a") };
+        assert_eq!(first, Held { log: Some(0xfe32_aea1_ddf6_3f86), ..nothing });
         let before = Origin::read(VERSION_2_JSON).unwrap().held("a").unwrap();
         assert_eq!((before.log, &before.next_offsets[..]), (Some(0xed03_574b_688d_482b), &[5, 5][..]));
         assert_eq!(before.gone, Gone::Unknown);

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::manifest::{
     MANIFEST_PREFIX, Manifest, data_prefix, manifest_key, manifest_prefix, parse_manifest_key,
 };
-use super::origin::Unfinished;
+use super::origin::{self, Unfinished};
 use super::read::{ArchiveReader, SharedReadStats};
 use super::read_back::read_back;
 use super::sealed;
@@ -166,7 +166,13 @@ impl Scrubber {
         let is_first = progress_before.is_none();
         let mut scrub = match progress_before {
             Some(known) if !known.is_finished && !anew => known,
-            before => Scrub::anew(before, self.clock.now().to_string()),
+            before => {
+                let mut scrub = Scrub::anew(before, self.clock.now().to_string());
+                for (key, reason) in origin::damaged_names(&self.store).await? {
+                    self.fault(&mut scrub, self.store.damaged(key, reason))?;
+                }
+                scrub
+            }
         };
         let from_bytes = scrub.bytes;
         let is_spent =
