@@ -8,6 +8,8 @@ mod proxy;
 #[path = "cli/support.rs"]
 mod support;
 
+#[path = "cli/adopt.rs"]
+mod adopt;
 #[path = "cli/alpaca.rs"]
 mod alpaca;
 #[path = "cli/answers.rs"]

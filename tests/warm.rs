@@ -213,6 +213,33 @@ async fn stores_of_every_version_are_read_and_gone_on_with() {
     }
 }
 
+/// A store of version 2, with a day that went into the archive: that of the first version of `stk` which a machine
+/// may still have (`tests/cli/adopt.rs` says how it was made).
+#[tokio::test]
+async fn a_store_of_version_2_with_an_archived_day_is_read_and_gone_on_with() {
+    let copy = tempfile::tempdir().expect("a directory");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/store/v1/data/warm");
+    copy_dir(&golden, copy.path());
+    let check = async |warm: &LocalWarm, is_named: bool| {
+        let held = warm.held().await.expect("a store");
+        assert_eq!((held.log.is_some(), held.next_offsets), (is_named, vec![3, 1]));
+        warm.verify().expect("sound");
+        let scan = warm.scan(&Query::new(Kind::Trade, None, TimeRange::ALL)).await.expect("a scan");
+        assert_eq!(scan.dropped.into_iter().collect::<Vec<_>>(), [("2025-03-06".parse().unwrap(), vec![1])]);
+        let rows: Vec<_> = scan.rows.try_collect().await.expect("rows");
+        assert_eq!(rows.iter().map(|batch| batch.len()).sum::<usize>(), 24 + 20);
+    };
+    let warm = LocalWarm::open_read_only(copy.path()).expect("a store");
+    check(&warm, false).await;
+    drop(warm);
+    let warm = LocalWarm::open(copy.path(), QUIET).expect("a store");
+    warm.name_log(&LogEpoch::new(LOG), 2).expect("named");
+    check(&warm, true).await;
+    drop(warm);
+    let warm = LocalWarm::open_read_only(copy.path()).expect("a store");
+    check(&warm, true).await;
+}
+
 /// Segments of version 1 have no checksums of their blocks: they are read whole before a row is believed.
 #[tokio::test]
 async fn a_flipped_bit_in_a_store_of_any_version_is_an_error() {

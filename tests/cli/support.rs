@@ -91,6 +91,8 @@ impl Home {
 /// A running `stk serve`, killed when dropped.
 pub(crate) struct Server {
     child: Child,
+    /// What it said until it listened.
+    pub(crate) began: Vec<String>,
     /// Lines of stderr as they come.
     lines: mpsc::Receiver<String>,
     /// Where clients connect.
@@ -165,7 +167,8 @@ impl Server {
             }
             seen.push(line);
         }
-        Ok(Self { child, lines, address: address.expect("seen"), ingest: ingest.unwrap_or_default() })
+        let (address, ingest) = (address.expect("seen"), ingest.unwrap_or_default());
+        Ok(Self { child, began: seen, lines, address, ingest })
     }
 
     /// Asks it to end, and ends it if it does not soon.

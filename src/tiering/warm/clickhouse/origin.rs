@@ -120,7 +120,7 @@ impl Inner {
         }
         if found.marks > 0 {
             let database = &self.path;
-            tracing::info!(database, log, partitions, "the database did not name its log: it does now");
+            tracing::warn!(database, log, partitions, "the database did not name its log: it does now");
         }
         Ok(())
     }
@@ -159,7 +159,7 @@ impl Inner {
             return Ok(());
         }
         if before.is_none() && log.lineage.iter().any(|ended| ended.ends.iter().any(|end| *end > 0)) {
-            tracing::info!(
+            tracing::warn!(
                 database = self.path,
                 log = name(log.id),
                 "the database did not name the generations of its log: it does now"

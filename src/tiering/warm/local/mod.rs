@@ -322,7 +322,7 @@ impl LocalWarm {
         let log = LogOf::new(epoch, partitions, self.shared.live().next_offsets());
         let Some(edit) = manifest::edit_after(&log, state.log.as_ref()) else { return Ok(()) };
         if state.log.is_none() && !state.marks.is_empty() {
-            tracing::info!(
+            tracing::warn!(
                 store = %self.shared.root.display(),
                 log = format!("{:016x}", log.id),
                 "the store did not name the log it was filled from: from now on it names this one"
