@@ -420,7 +420,11 @@ impl LogEpoch {
     /// How the rows of another store relate to this log, which ends before `nexts`.
     pub fn relation(&self, nexts: &[u64], held: &Held) -> Relation {
         let is_wider = held.next_offsets.iter().skip(nexts.len()).any(|next| *next > 0);
-        if is_wider || held.log.is_some_and(|log| !self.name().is(log)) {
+        // Partitions can be added to a topic, and symbols then move between them. A store that names no generations may
+        // leave out partitions at the end that had no records.
+        let named = held.lineage.last().map(|last| last.ends.len());
+        let is_narrower = !self.may_skip() && named.is_some_and(|partitions| partitions < nexts.len());
+        if is_wider || is_narrower || held.log.is_some_and(|log| !self.name().is(log)) {
             return Relation::OtherLog;
         }
         let parted_at = if held.lineage.is_empty() {
@@ -661,6 +665,24 @@ mod tests {
         assert_eq!(parted(generation(200), 20), Position { offset: 20, index: 3 });
         // Nothing of it is known: all that the log has since its first end.
         assert_eq!(parted(generation(50), 65), at(10));
+    }
+
+    #[test]
+    fn a_store_of_fewer_partitions_than_the_topic_has_is_of_another_log() {
+        let epoch = LogEpoch::new(7);
+        let named = vec![Ended { generation: 0, ends: vec![5, 5] }];
+        let relation = |lineage: &[Ended], nexts: &[u64]| {
+            let nothing = Held::nothing(Holder::Archive, "a");
+            let lineage = lineage.to_vec();
+            epoch.relation(nexts, &Held { log: Some(7), lineage, next_offsets: vec![5, 5], ..nothing })
+        };
+        assert_eq!(relation(&named, &[9, 9]), Relation::Own);
+        assert_eq!(relation(&named, &[9, 9, 9]), Relation::OtherLog);
+        assert_eq!(
+            relation(&[], &[9, 9, 9]),
+            Relation::Own,
+            "the first version did not name empty partitions"
+        );
     }
 
     #[test]

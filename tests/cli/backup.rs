@@ -202,3 +202,19 @@ fn a_flipped_bit_in_any_kind_of_file_is_found_and_nothing_is_restored() {
     std::fs::remove_file(backup.join("data/warm/other")).expect("removed");
     plant.good(&["backup", "verify", &text(&backup)]);
 }
+
+#[test]
+fn a_backup_of_stores_on_servers_is_refused_with_where_to_look() {
+    let mut plant = Plant::new();
+    plant.take(&plant.data, 0..20);
+    for (variable, address) in
+        [("STK_LOG_KAFKA_BROKERS", "127.0.0.1:1"), ("STK_WARM_CLICKHOUSE_URL", "http://127.0.0.1:1")]
+    {
+        plant.env = vec![(variable, address.to_owned())];
+        let refused = plant.run(&["backup", "create", &text(&plant.home.path("backup"))]);
+        assert!(refused.starts_with("exit: 2\n"), "{variable}: {refused}");
+        assert!(refused.contains("their own servers' backups hold them"), "{variable}: {refused}");
+        assert!(refused.contains("hint: docs/backup.md says what to back up"), "{variable}: {refused}");
+        assert!(!plant.home.path("backup").exists(), "nothing was begun");
+    }
+}

@@ -8,6 +8,7 @@ use stk::market::{Conditions, Exchange, Price, Tape, Tick, Timestamp, Trade};
 use super::scaled::Scaled;
 use super::serve::{write_capture, write_capture_of};
 use super::support::{Home, Server, metric};
+use super::timelines::{copy, put_back};
 
 fn trade(id: u64) -> Tick {
     let ts: Timestamp = "2025-06-03T14:00:00Z".parse().expect("a time");
@@ -242,4 +243,30 @@ fn parts_of_a_session_are_played_in_any_order_and_another_capture_is_refused() {
         "another capture of session 7, channel 1 of 2025-03-07 is stored, whose first message differs";
     assert!(refused.contains(reason), "{refused}");
     assert_eq!(trades(&home, &["--data", &data]), 600);
+}
+
+/// A capture that was stored whole is played again once the data directory was put back from an older copy: the rest
+/// of it is stored, once, by the server that has the directory open, as the hint says.
+#[test]
+fn a_capture_is_played_into_the_server_that_has_an_older_copy_open() {
+    let home = Home::new();
+    let (data, copied) = (home.path("data"), home.path("copied"));
+    let data_text = data.display().to_string();
+    let capture = write_capture(&home, 40).display().to_string();
+    let play = |more: &[&str]| home.run(&[&["replay", &capture, "--speed", "max"], more].concat());
+    let part = play(&["--to", "2025-03-07T14:30:10Z", "--data", &data_text]);
+    assert!(part.contains("20 ticks durable"), "{part}");
+    copy(&data, &copied);
+    assert!(play(&["--data", &data_text]).contains("60 ticks durable"));
+    put_back(&copied, &data);
+    let server = Server::start(&home, &data, &[]);
+    let refused = play(&["--data", &data_text]);
+    assert!(refused.starts_with("exit: 4\n"), "{refused}");
+    let hint = "hint: play it into the server that has it open: `--ingest` instead of `--data`";
+    assert!(refused.contains(hint), "{refused}");
+    let played = play(&["--ingest", &server.ingest]);
+    assert!(played.contains("20 ticks already stored") && played.contains("60 ticks durable"), "{played}");
+    let asked = ["history", "AAPL", "MSFT", "--format", "csv", "--server", &server.address];
+    let trades = home.run(&asked);
+    assert_eq!(trades.lines().filter(|line| line.contains(",2025-03-07T14:30:")).count(), 40, "{trades}");
 }

@@ -725,3 +725,42 @@ fn a_token_of_a_lost_timeline_is_answered_with_a_reset_and_all_that_came_since()
     }
     assert!(!text.contains("\"i\":99,"), "what it had before the copy it has: {text}");
 }
+
+/// Log and warm are lost, and the setting of the partitions has changed: the new log can't continue that of the
+/// archive. It answers its own rows, names the archive, and archives nothing there. With the former number it
+/// continues.
+#[test]
+fn a_lost_log_that_begins_again_with_more_partitions_than_its_archive_is_another_log() {
+    let mut plant = Plant::new();
+    let partitions = |count: &str| vec![("STK_LOG_PARTITIONS", count.to_owned())];
+    plant.env = partitions("2");
+    plant.take(&plant.data, 0..100);
+    plant.good(&["archive", "run"]);
+    std::fs::remove_dir_all(&plant.data).expect("it is there");
+    plant.env = partitions("4");
+    plant.take(&plant.data, 1000..1050);
+    let data = plant.data.display().to_string();
+    let shown = plant.run(&["history", "SA", "SB", "--data", &data, "--format", "csv"]);
+    let named = "[HOME]/archive holds rows of another log";
+    assert!(shown.contains(&format!("warning: nothing was read of the archive: {named}")), "{shown}");
+    assert_eq!(numbers(&shown), once(std::iter::once(1000..1050)));
+    for args in [&["archive", "run"][..], &["archive", "adopt", "--yes"], &["audit"]] {
+        let refused = plant.run(args);
+        assert!(refused.starts_with("exit: 1\n") && refused.contains(named), "{args:?}: {refused}");
+        assert!(refused.contains("set archive.url to a place of its own"), "{args:?}: {refused}");
+    }
+    // As it says.
+    let archive = std::mem::replace(&mut plant.archive, plant.home.path("own"));
+    plant.good(&["archive", "run"]);
+    plant.good(&["audit"]);
+    assert_eq!(plant.history(), once(std::iter::once(1000..1050)));
+    // Or with the number of partitions that the lost log had.
+    plant.archive = archive;
+    std::fs::remove_dir_all(&plant.data).expect("it is there");
+    plant.env = partitions("2");
+    plant.take(&plant.data, 2000..2050);
+    assert_eq!(plant.history(), once([0..100, 2000..2050]));
+    plant.good(&["archive", "adopt", "--yes"]);
+    plant.good(&["archive", "run"]);
+    assert_eq!(plant.history(), once([0..100, 2000..2050]));
+}

@@ -488,6 +488,8 @@ async fn partitions_that_were_added_are_refused_whatever_number_is_set() {
     sell(&server, 0..50).await;
     let (code, said) = server.stop();
     assert_eq!(code, Some(0), "{said:#?}");
+    let archived = home.shown(&mut scaled.stk(&home, &["archive", "run"]));
+    assert!(archived.starts_with("exit: 0\n"), "{archived}");
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", service("KAFKA").expect("it is there"));
     let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
@@ -504,6 +506,34 @@ async fn partitions_that_were_added_are_refused_whatever_number_is_set() {
     let told = refused(&scaled, &home, "feed,processor");
     assert!(told.contains("was made with a log of 2 partitions, and the log has 4"), "{told}");
     assert!(told.contains("make a new topic (log.kafka_topic) and a new database"), "{told}");
+
+    // A new database alone has no such number, but the archive has.
+    let fresh = format!("stk_{}_again", scaled.name());
+    let scaled = scaled.with("STK_WARM_CLICKHOUSE_DATABASE", &fresh);
+    let server = scaled.serve(&home, "feed,processor");
+    server.await_ready();
+    sell(&server, 50..150).await;
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+    let archive = ["archive", "run"];
+    let told = home.shown(&mut scaled.stk(&home, &archive));
+    assert!(told.starts_with("exit: 1\n") && told.contains(" with 2 partitions) than this one ("), "{told}");
+    assert!(told.contains("set archive.url to a place of its own"), "{told}");
+    assert_eq!(sold(&scaled).await, numbers(0..150), "the log and warm have all");
+    // As they say: a new topic, a new database, a new archive.
+    let own = format!("s3://stk-{}/own", scaled.name());
+    let scaled = scaled
+        .with("STK_LOG_KAFKA_TOPIC", &format!("{topic}-again"))
+        .with("STK_WARM_CLICKHOUSE_DATABASE", &format!("{fresh}_2"))
+        .with("STK_ARCHIVE_URL", &own);
+    let server = scaled.serve(&home, "feed,processor");
+    server.await_ready();
+    sell(&server, 200..250).await;
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+    let told = home.shown(&mut scaled.stk(&home, &archive));
+    assert!(told.starts_with("exit: 0\n"), "{told}");
+    assert_eq!(sold(&scaled).await, numbers(200..250));
 }
 
 /// Two installations that were given one prefix of Redis: the second tells its own prices, and leaves the
