@@ -227,7 +227,7 @@ async fn a_store_of_version_2_with_an_archived_day_is_read_and_gone_on_with() {
         let scan = warm.scan(&Query::new(Kind::Trade, None, TimeRange::ALL)).await.expect("a scan");
         assert_eq!(scan.dropped.into_iter().collect::<Vec<_>>(), [("2025-03-06".parse().unwrap(), vec![1])]);
         let rows: Vec<_> = scan.rows.try_collect().await.expect("rows");
-        assert_eq!(rows.iter().map(|batch| batch.len()).sum::<usize>(), 24 + 20);
+        assert_eq!(rows.iter().map(stk::market::TickBatch::len).sum::<usize>(), 24 + 20);
     };
     let warm = LocalWarm::open_read_only(copy.path()).expect("a store");
     check(&warm, false).await;
