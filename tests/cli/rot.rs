@@ -129,15 +129,16 @@ fn stored(home: &Home) -> PathBuf {
     data
 }
 
-/// The kind of a stored file, by its path in the data directory; `None` for a lock, whose content does not
-/// count.
+/// The kind of a stored file, by its path in the data directory; `None` for one whose content does not count: a lock,
+/// and what is left of a write that a kill ended.
 fn kind_of(path: &Path) -> Option<&'static str> {
     let text = path.to_str().expect("names are text");
     let parts: Vec<&str> = text.split('/').collect();
     let (name, is_bar) = (parts[parts.len() - 1], text.contains("kind=bar"));
     let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
     let kind = match &parts[..] {
-        [.., "lock"] => return None,
+        [.., "lock"] | ["cold", ".tmp", _] => return None,
+        _ if ending == "tmp" => return None,
         ["log", "epoch"] => "log epoch",
         ["log", "epoch.copy"] => "log epoch copy",
         ["log", "synced"] => "log synced",

@@ -372,6 +372,43 @@ async fn a_topic_put_back_together_with_its_database_is_told_from_the_archive_of
     assert_eq!(sold(&scaled).await, left);
 }
 
+/// By then only the database's own books know of the rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_was_dropped_by_hand_is_told_though_the_log_has_dropped_its_records_too() {
+    let Some(scaled) = Scaled::on(1, service) else { return };
+    let scaled = scaled.with("STK_WARM_KEEP_DAYS", "36600");
+    let home = Home::new();
+    let server = scaled.serve(&home, "feed,processor");
+    server.await_ready();
+    sell(&server, 0..200).await;
+    let (code, said) = server.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+    let audited = home.shown(&mut scaled.stk(&home, &["audit"]));
+    assert!(audited.starts_with("exit: 0\n"), "{audited}");
+    let clickhouse = scaled.config().clickhouse.expect("it is configured");
+    let sql = |statement: &str| {
+        let url = format!("{}/?database={}&mutations_sync=2", clickhouse.url, clickhouse.database);
+        let done = Command::new("curl").args(["-sS", "--fail-with-body", &url, "-d", statement]).output();
+        assert!(done.as_ref().is_ok_and(|done| done.status.success()), "{statement}: {done:?}");
+    };
+    sql("ALTER TABLE trade_rows DROP PARTITION '2025-03-07'");
+    trim(&scaled, 1).await;
+    let mut forget = String::new();
+    for args in [&["archive", "run"][..], &["audit"]] {
+        let told = home.shown(&mut scaled.stk(&home, args));
+        assert!(told.starts_with("exit: 1\n"), "{args:?}: {told}");
+        assert!(told.contains("200 rows that were stored in warm are no longer there"), "{args:?}: {told}");
+        let (_, statement) = told.split_once("forget them: ").unwrap_or_else(|| panic!("{told}"));
+        forget = statement.lines().next().expect("a statement").to_owned();
+    }
+    // As it says.
+    sql(&forget);
+    for args in [&["archive", "run"][..], &["archive", "verify"], &["audit"]] {
+        let told = home.shown(&mut scaled.stk(&home, args));
+        assert!(told.starts_with("exit: 0\n"), "{args:?}: {told}");
+    }
+}
+
 /// The topic is put back from an older copy, and others write into it until it reaches further than warm's
 /// marks: nothing is moved, dropped or answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -183,6 +183,16 @@ pub enum Event {
 /// Hears what a run tells.
 pub type Progress = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// What to do where rows of `unit` are gone from a database, and not by the archive's doing.
+pub(super) fn refind(unit: Unit) -> String {
+    format!(
+        "attach the partition that was dropped or detached again, or restore the table from a backup; if the rows are \
+         gone for good, forget them: ALTER TABLE tally DELETE WHERE kind = '{}' AND day = '{}'",
+        unit.kind.name(),
+        unit.day
+    )
+}
+
 /// Why the archive could not go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArchiveError {
@@ -308,13 +318,7 @@ pub enum ArchiveError {
     },
     /// Rows that blocks had stored are no longer in warm, and not by the archive's doing. Nothing was
     /// committed, nothing dropped.
-    #[error(
-        "{unit}: {rows} rows that were stored in warm are no longer there; nothing was archived. Attach the \
-         partition that was dropped or detached again, or restore the table from a backup; if the rows are gone \
-         for good, forget them: ALTER TABLE tally DELETE WHERE kind = '{}' AND day = '{}'",
-        unit.kind.name(),
-        unit.day
-    )]
+    #[error("{unit}: {rows} rows that were stored in warm are no longer there; nothing was archived: {}", refind(*unit))]
     Lost {
         /// The unit.
         unit: Unit,

@@ -44,11 +44,11 @@ use self::report::{damaged, differs};
 use crate::bus::epoch::Lost;
 use crate::bus::{Bus, BusError};
 use crate::market::{Kind, RowDigest, TimeRange, Timestamp, TradingDay};
-use crate::tiering::archive::ArchiveError;
 use crate::tiering::archive::chain::{Chain, Chains};
 use crate::tiering::archive::manifest::Manifest;
 use crate::tiering::archive::manifest::manifest_key;
 use crate::tiering::archive::origin::{self, Beside};
+use crate::tiering::archive::{ArchiveError, refind};
 use crate::tiering::cold::Cold;
 use crate::tiering::history::lost_records;
 use crate::tiering::seam::{self, SeamError};
@@ -371,6 +371,7 @@ impl Auditor {
                 self.not_in_log(unit, logs).await?;
             }
         }
+        self.lost_from_warm(unit, marks).await?;
         self.chain_faults(unit, chain);
         let mut manifests = Vec::new();
         for manifest in &chain.manifests {
@@ -535,6 +536,31 @@ impl Auditor {
                 next: "name the log that warm was filled from".to_owned(),
             }),
             Err(reason) => self.report.find(damaged(unit, None, &reason)),
+        }
+        Ok(())
+    }
+
+    /// Rows that warm's own books list, and warm no longer has: the log may have dropped them long ago.
+    async fn lost_from_warm(&mut self, unit: Unit, marks: &[u64]) -> Result<(), AuditError> {
+        let offsets: Vec<_> = marks.iter().map(|next| 0..*next).collect();
+        let mut tries = 0;
+        let rows = loop {
+            let rows = self.warm.rows_lost(unit, &offsets).await?;
+            tries += 1;
+            if rows == 0 || tries == TRIES_MAX || !self.has_moved(unit).await? {
+                break rows;
+            }
+        };
+        if rows > 0 {
+            self.report.find(Finding {
+                severity: Severity::Broken,
+                link: Link::Warm,
+                unit: Some(unit),
+                partition: None,
+                offsets: None,
+                what: format!("{rows} rows that were stored in warm are no longer there"),
+                next: refind(unit),
+            });
         }
         Ok(())
     }
