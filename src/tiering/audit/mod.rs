@@ -371,7 +371,6 @@ impl Auditor {
                 self.not_in_log(unit, logs).await?;
             }
         }
-        self.lost_from_warm(unit, marks).await?;
         self.chain_faults(unit, chain);
         let mut manifests = Vec::new();
         for manifest in &chain.manifests {
@@ -384,6 +383,10 @@ impl Auditor {
             }
         }
         self.dropped(unit, chain).await?;
+        if self.report.findings.len() == known && self.report.findings_untold == untold {
+            // Otherwise the log or the archive has told more.
+            self.lost_from_warm(unit, marks).await?;
+        }
         let warm = self.all_of_warm(unit, chain, &partitions, &manifests, marks).await?;
         let facts = &self.facts[&unit.kind];
         let findings = self.report.findings[known..].iter().map(|finding| finding.severity.verdict());
