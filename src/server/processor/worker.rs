@@ -276,7 +276,11 @@ impl Worker {
                         }
                     }
                 }
-                () = tokio::time::sleep_until(cut_at.unwrap_or_else(Instant::now)), if cut_at.is_some() => {
+                // While the block before it is being stored it is filled on: hot is told of what comes, however long
+                // warm is away.
+                () = tokio::time::sleep_until(cut_at.unwrap_or_else(Instant::now)),
+                    if cut_at.is_some() && self.storing.is_none() =>
+                {
                     self.cut().await?;
                 }
                 () = tokio::time::sleep_until(rebuild_at.unwrap_or_else(Instant::now)), if rebuild_at.is_some() => {
