@@ -146,7 +146,7 @@ pub(crate) fn leave_garbage(archive: &Path) {
         let file = std::fs::File::create(dir.join(name)).expect("a file");
         file.set_modified(std::time::UNIX_EPOCH).expect("set");
     }
-    // The other one is not condemned yet: the list has to be written anew.
+    // The other one is not condemned yet, so that the run has to rewrite the list.
     let condemned = serde_json::json!({
         "version": 1,
         "since": { "ticks/kind=trade/date=2025-01-03/part-0000-A.parquet": "2025-01-04T00:00:00Z" },

@@ -340,7 +340,7 @@ fn objects(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// As `stk archive run` and `stk archive verify` take it, and `stk history --data` after them. The file that
-/// is `damaged` may be replaced with a word alone, and the others only where a run writes them anew.
+/// is `damaged` may be replaced only if the commands name it, and the others only where each run rewrites them.
 fn archived(home: &Home, dir: &Path, damaged: &Path) -> Found {
     let before = objects(dir);
     let data = dir.display().to_string();

@@ -667,9 +667,12 @@ impl Hub {
     pub(super) async fn has(&self, newest: Newest) -> Result<bool, BusError> {
         let Newest { partition, offset, checksum: named } = newest;
         let bounds = self.bus.bounds(partition).await?;
-        if offset < bounds.first || offset >= bounds.next {
-            // The client is told of records that were dropped.
-            return Ok(offset < bounds.first);
+        if offset >= bounds.next {
+            return Ok(false);
+        }
+        if offset < bounds.first {
+            // Retention has dropped it: nothing is left to compare.
+            return Ok(true);
         }
         match seam::record_at(&*self.bus, partition, offset).await {
             Ok(record) => Ok(record.is_some_and(|record| checksum(&record) == named)),

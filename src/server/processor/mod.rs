@@ -55,8 +55,9 @@ pub struct ProcessorConfig {
     pub rows_max: usize,
     /// Bytes of a block being filled.
     pub block_bytes_max: usize,
-    /// How long the first row of a block waits for the block to be cut. History reads the log's
-    /// tail, so nobody waits for it; longer means fewer, larger segments.
+    /// How long the first row of a block waits for the block to be cut, and longer while the block before it
+    /// is being stored. History reads the log's tail, so nobody waits for it; longer means fewer, larger
+    /// segments.
     pub block_age_max: Duration,
     /// Bytes of records taken from the log at once.
     pub read_bytes_max: usize,

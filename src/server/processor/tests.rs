@@ -24,6 +24,7 @@ use crate::tiering::archive::run::Archiver;
 use crate::tiering::archive::{ArchiveMetrics, ArchiveOptions, Clock};
 use crate::tiering::cold::{Cold, StorageClass};
 use crate::tiering::history::{History, HistoryQuery};
+use crate::tiering::hot::HotEntry;
 use crate::tiering::hot::redis::{RedisHot, RedisHotConfig};
 use crate::tiering::state::PartitionState;
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
@@ -388,6 +389,45 @@ async fn a_late_trade_corrects_a_minute_long_past() {
     let days = life.bars(symbol, Timeframe::Day).await;
     let total: u64 = bars.iter().map(|bar| bar.volume).sum();
     assert_eq!(days.iter().map(|day| day.volume).sum::<u64>(), total);
+    life.end().await;
+}
+
+/// However many blocks fall due meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hot_hears_of_new_ticks_while_warm_is_away() {
+    let dir = TempDir::new().unwrap();
+    let life = Life::begin(dir.path());
+    let away = Arc::new(FailingWarm { commits_left: AtomicU32::new(0), ..FailingWarm::new(&life.warm) });
+    let stores = Stores { warm: away.clone(), ..life.stores.clone() };
+    let config = ProcessorConfig {
+        block_age_max: Duration::from_millis(1),
+        retries_max: u32::MAX,
+        ..ProcessorConfig::default()
+    };
+    let metrics = ProcessorMetrics::default();
+    let processor = Processor::start(stores, config, metrics.clone());
+    let ticks = market(300);
+    for (sequence, part) in (1..).zip(ticks.chunks(100)) {
+        life.append(part, sequence).await;
+        let trades =
+            part.iter().filter_map(|tick| if let Tick::Trade(trade) = tick { Some(trade) } else { None });
+        let last = trades.last().unwrap();
+        let heard = async {
+            let is_last = |entry: &HotEntry| entry.trade.is_some_and(|trade| trade.ts >= last.ts);
+            while !life.hot.get(&[last.symbol]).await.unwrap()[0].as_ref().is_some_and(is_last) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), heard).await.expect("hot has the last trade");
+        // Longer than a block's age.
+        let retries = metrics.retries.get() + 2;
+        until(|| (metrics.retries.get() >= retries).then_some(())).await;
+    }
+    processor.ready().unwrap();
+    away.commits_left.store(u32::MAX, Ordering::Relaxed);
+    processor.stop().await.unwrap();
+    drop(processor);
+    check_ticks(&life, &ticks).await;
     life.end().await;
 }
 

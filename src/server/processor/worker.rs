@@ -276,8 +276,8 @@ impl Worker {
                         }
                     }
                 }
-                // While the block before it is being stored it is filled on: hot is told of what comes, however long
-                // warm is away.
+                // A block is cut only once the one before it is stored. Until then it grows, so that hot hears of new
+                // ticks while warm is away.
                 () = tokio::time::sleep_until(cut_at.unwrap_or_else(Instant::now)),
                     if cut_at.is_some() && self.storing.is_none() =>
                 {

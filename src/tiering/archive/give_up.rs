@@ -1,8 +1,8 @@
 //! Rows that are lost for good: warm has dropped them, and the archive that held them is gone.
 //!
-//! History refuses to answer about their days, and no archive run can go on with them. Giving them up writes a
-//! manifest without objects in their place. History then answers the rest and names the lost rows, and late
-//! rows are archived behind that manifest.
+//! History refuses to answer about their days, and archive runs fail for them. To give a day up is to write a
+//! manifest without objects. History then answers the rest and names the lost rows, and later runs archive late
+//! rows behind that manifest.
 
 use serde::{Deserialize, Serialize};
 
