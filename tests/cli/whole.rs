@@ -394,7 +394,7 @@ async fn a_partition_that_was_dropped_by_hand_is_told_though_the_log_has_dropped
     sql("ALTER TABLE trade_rows DROP PARTITION '2025-03-07'");
     trim(&scaled, 1).await;
     let mut forget = String::new();
-    for args in [&["archive", "run"][..], &["audit"]] {
+    for args in [&["history", "AAPL", "--data", "unused"][..], &["archive", "run"], &["audit"]] {
         let told = home.shown(&mut scaled.stk(&home, args));
         assert!(told.starts_with("exit: 1\n"), "{args:?}: {told}");
         assert!(told.contains("200 rows that were stored in warm are no longer there"), "{args:?}: {told}");

@@ -76,9 +76,9 @@ impl Worker {
                         self.frozen_days.insert(day, Instant::now() + FROZEN_PAUSE);
                         break;
                     }
-                    // What is stored goes on without the archive; the marks stay.
-                    Err(Failed::Archive(error)) => {
-                        tracing::warn!(%day, %error, "the bars of an archived day are to be rebuilt later");
+                    // What is stored goes on without them; the marks stay.
+                    Err(Failed::Unreadable(error)) => {
+                        tracing::warn!(%day, %error, "trades can't be read; the bars are to be rebuilt later");
                         self.shared.metrics.rebuilds_kept_back.inc_by(symbols.len() as u64);
                         symbols.iter().for_each(|symbol| self.state.postpone(*symbol, day));
                         break;
@@ -187,23 +187,26 @@ impl Worker {
 enum Failed {
     /// Warm refuses.
     Warm(WarmError),
-    /// The archive can't be read now.
-    Archive(TiersError),
+    /// The archive can't be read now, or warm has lost or damaged rows of the day: no reason to stop for the others.
+    Unreadable(TiersError),
     /// The trades are in objects that must be restored first.
     Frozen,
 }
 
 impl From<WarmError> for Failed {
     fn from(error: WarmError) -> Self {
-        Self::Warm(error)
+        match error {
+            WarmError::Damaged { .. } => Self::Unreadable(TiersError::Warm(error)),
+            error => Self::Warm(error),
+        }
     }
 }
 
 impl From<TiersError> for Failed {
     fn from(error: TiersError) -> Self {
         match error {
-            TiersError::Warm(error) => Self::Warm(error),
-            error => Self::Archive(error),
+            TiersError::Warm(error) => error.into(),
+            error => Self::Unreadable(error),
         }
     }
 }

@@ -409,9 +409,8 @@ async fn hot_hears_of_new_ticks_while_warm_is_away() {
     let ticks = market(300);
     for (sequence, part) in (1..).zip(ticks.chunks(100)) {
         life.append(part, sequence).await;
-        let trades =
-            part.iter().filter_map(|tick| if let Tick::Trade(trade) = tick { Some(trade) } else { None });
-        let last = trades.last().unwrap();
+        let trade_of = |tick| if let &Tick::Trade(trade) = tick { Some(trade) } else { None };
+        let last = part.iter().rev().find_map(trade_of).unwrap();
         let heard = async {
             let is_last = |entry: &HotEntry| entry.trade.is_some_and(|trade| trade.ts >= last.ts);
             while !life.hot.get(&[last.symbol]).await.unwrap()[0].as_ref().is_some_and(is_last) {

@@ -187,7 +187,7 @@ pub type Progress = Arc<dyn Fn(Event) + Send + Sync>;
 pub(super) fn refind(unit: Unit) -> String {
     format!(
         "attach the partition that was dropped or detached again, or restore the table from a backup; if the rows are \
-         gone for good, forget them: ALTER TABLE tally DELETE WHERE kind = '{}' AND day = '{}'",
+         gone for good, forget them: ALTER TABLE ledger DELETE WHERE kind = '{}' AND day = '{}'",
         unit.kind.name(),
         unit.day
     )

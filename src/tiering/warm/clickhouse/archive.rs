@@ -50,6 +50,18 @@ struct StoredRow {
     at: i64,
 }
 
+/// The rows of a restore, beside those of blocks.
+#[derive(Row, Serialize)]
+struct LedgerRow {
+    kind: String,
+    day: i32,
+    partition: u16,
+    epoch: u32,
+    block: u64,
+    first_offset: u64,
+    stored: u64,
+}
+
 #[derive(Row, Deserialize)]
 struct DigestRow {
     rows: u64,
@@ -77,13 +89,6 @@ struct FirstRow {
 struct UnitRow {
     kind: String,
     day: i32,
-}
-
-/// Rows that blocks have stored, and those of them that are there.
-#[derive(Row, Deserialize)]
-struct BookedRow {
-    booked: u64,
-    found: u64,
 }
 
 #[derive(Row, Deserialize)]
@@ -125,7 +130,7 @@ impl Inner {
             }
         }
         // A day of which all parts are gone without the archive's doing is still a unit: of no rows.
-        let sql = "SELECT DISTINCT kind, toInt32(`day`) AS day FROM tally \
+        let sql = "SELECT DISTINCT kind, toInt32(`day`) AS day FROM ledger \
                    WHERE (kind, `day`) GLOBAL NOT IN (SELECT kind, `day` FROM units)";
         for UnitRow { kind, day } in self.nodes.rows(sql).await? {
             let Some(kind) = Kind::from_name(&kind) else { continue };
@@ -175,39 +180,6 @@ impl Inner {
     ) -> Result<BoxStream<'static, Result<TickBatch, WarmError>>, WarmError> {
         let (_, rows) = self.open(unit.kind, |state| Some(in_unit(state, unit, offsets))).await?;
         Ok(rows.map_or_else(|| stream::empty().boxed(), |rows| super::scan::batches(unit.kind, rows, None)))
-    }
-
-    /// See [`ArchiveSource::rows_lost`](crate::tiering::warm::ArchiveSource::rows_lost).
-    ///
-    /// Blocks that an earlier version of the schema wrote are in no tally, and not looked at. What is
-    /// sealed ends with a block, so that a block lies in `offsets` whole or not at all. Nor are those below
-    /// what was dropped: their rows went to an archive, and a restore brings them back under a number of
-    /// its own.
-    pub(super) async fn rows_lost(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<u64, WarmError> {
-        let state = State::read(&self.nodes, unit.kind).await?;
-        let day = day_literal(unit.day);
-        let dropped = state.units.get(&unit.day).map_or(&[][..], |unit| &unit.next_offsets);
-        let kept = (0..).zip(offsets).map(|(at, range): (usize, _)| {
-            let first = dropped.get(at).copied().unwrap_or(0).max(range.start);
-            first..range.end.max(first)
-        });
-        let kept: Vec<Range<u64>> = kept.collect();
-        let blocks = format!(
-            "FROM (SELECT `partition`, epoch, block, max(tally.next_offset) AS next_offset, \
-             max(tally.stored) AS stored FROM tally WHERE kind = {} AND `day` = {day} \
-             GROUP BY `partition`, epoch, block) WHERE {} AND {}",
-            literal(unit.kind.name()),
-            sql::ends_within(&kept),
-            sql::committed(&state)
-        );
-        let table = rows_table(unit.kind);
-        let sql = format!(
-            "SELECT assumeNotNull((SELECT sum(stored) {blocks})) AS booked, \
-             assumeNotNull((SELECT count() FROM {table} WHERE `day` = {day} AND (`partition`, epoch, block) \
-             GLOBAL IN (SELECT `partition`, epoch, block {blocks}))) AS found"
-        );
-        let row: BookedRow = self.nodes.one(&sql).await?;
-        Ok(row.booked.saturating_sub(row.found))
     }
 
     /// See [`ArchiveSource::drop_rows`](crate::tiering::warm::ArchiveSource::drop_rows).
@@ -311,6 +283,16 @@ impl Inner {
             at: Timestamp::now().nanos() / 1_000_000,
         };
         self.nodes.insert_rows("stored", None, &[at]).await?;
+        let entry = LedgerRow {
+            kind: unit.kind.name().to_owned(),
+            day: unit.day.days_since_epoch(),
+            partition: 0,
+            epoch: generation,
+            block: 0,
+            first_offset: 0,
+            stored: sent.rows,
+        };
+        self.nodes.insert_rows("ledger", None, &[entry]).await?;
         // All at once: from here on the rows of this number count and those below the offsets don't.
         state.version += 1;
         state.restored = generation;

@@ -460,7 +460,7 @@ impl Inner {
                 }
             }
             // A block that never became whole would be missed once nothing says any more that it does not count.
-            self.delete_booked("tally", &hidden).await?;
+            self.delete_booked("ledger", &hidden).await?;
             let pruned = MarkRow { partition, epoch, entry: BEGIN, follows, block, next_offset, version: 1 };
             self.nodes.insert_rows("marks", None, &[pruned]).await?;
         }

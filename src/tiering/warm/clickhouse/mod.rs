@@ -8,8 +8,8 @@
 //!          block, next_offset
 //! blocks   partition, epoch, block, offsets,           what is under way, and the checkpoints
 //!          kinds, days, rows, checkpoint, seam
-//! tally    kind, day, partition, epoch, block,         the rows of every block
-//!          next_offset, stored
+//! ledger   kind, day, partition, epoch, block,         the rows of every block and restore
+//!          first_offset, stored
 //! origin   version, log, partitions                    the log that the rows come from
 //! lineage  version, log, generations, gone             its generations, where it is a machine's own
 //! units    kind, day, version, next_offsets, restored  what was dropped, what was restored
@@ -71,7 +71,8 @@
 //! by name: those of which every row lies below. A restore inserts rows under an epoch of its own
 //! (from 2^31 on), which counts from the moment the unit's state names it: one row again. A scan
 //! reads the books, begins its query, which has a snapshot of the parts from then on, and reads the
-//! books of dropped days again: if they are the same, nothing went in between.
+//! books of dropped days again: if they are the same, nothing went in between. A day whose parts have fewer
+//! rows than `ledger` says were stored and not dropped is refused: somebody else took them away.
 //!
 //! # Clusters
 //!
@@ -91,6 +92,7 @@
 
 mod archive;
 mod bench;
+mod booked;
 mod client;
 mod commit;
 mod metrics;
@@ -110,6 +112,7 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 
 pub use self::bench::{InsertFound, InsertRound, bench_insert};
+use self::booked::Remembered;
 use self::client::Nodes;
 use self::commit::Held;
 pub use self::metrics::ClickHouseWarmMetrics;
@@ -172,6 +175,8 @@ struct Inner {
     /// Whether `blocks` has the column `seam`, which takes a right to add in an older database.
     has_seam: bool,
     metrics: ClickHouseWarmMetrics,
+    /// What was last booked of each kind that was asked for.
+    booked: Mutex<HashMap<Kind, Remembered>>,
     /// The address and database, for messages.
     path: String,
     grace: Duration,
@@ -220,7 +225,8 @@ impl ClickHouseWarm {
     ) -> Result<Arc<Self>, WarmError> {
         let has_seam = schema::has_seam(&nodes, &names).await?;
         let path = format!("{}/{}", nodes.current().url().trim_end_matches('/'), options.database);
-        let inner = Arc::new(Inner { nodes, names, has_seam, metrics, path, grace: options.grace });
+        let booked = Mutex::default();
+        let inner = Arc::new(Inner { nodes, names, has_seam, metrics, booked, path, grace: options.grace });
         Ok(Arc::new(Self { inner, held: Mutex::default() }))
     }
 

@@ -30,13 +30,14 @@ const THREADS: &str = "2";
 /// How often a scan is begun anew when days are dropped or restored just then.
 const ATTEMPTS_MAX: u32 = 8;
 
-/// How many parts there are and their bytes, and the days of the kind's.
+/// How many parts there are and their bytes, and the rows of the kind's by day.
 #[derive(Row, Deserialize)]
 struct SizeRow {
     parts: u64,
     of_kind: u64,
     bytes: u64,
-    days: Vec<i32>,
+    /// Days, and the rows of each.
+    by_day: (Vec<i32>, Vec<u64>),
 }
 
 impl Inner {
@@ -69,7 +70,8 @@ impl Inner {
 
     pub(super) async fn scan(self: &Arc<Self>, query: &Query) -> Result<Scan, WarmError> {
         self.metrics.scans.inc();
-        let (size, days) = self.size(query.kind).await?;
+        let (size, there) = self.size(query.kind).await?;
+        let days = there.keys().copied().collect();
         let stats = Arc::new(Mutex::new(size));
         let (state, rows) = self
             .open(query.kind, |state| {
@@ -81,6 +83,9 @@ impl Inner {
                 Some(format!("{wanted} AND ({})", sql::counts(state, &query.archived, &days)))
             })
             .await?;
+        if rows.is_some() {
+            self.check_booked(query, &state, &there).await?;
+        }
         let mut dropped = BTreeMap::new();
         let mut restored = BTreeSet::new();
         for (day, unit) in &state.units {
@@ -97,26 +102,28 @@ impl Inner {
         Ok(Scan { rows, stats, next_offsets: state.next_offsets(), dropped, restored })
     }
 
-    /// What the store holds, and the days of the kind's rows: parts are its segments. Those of the kind can't be told apart by more
-    /// than their day before the query runs.
-    async fn size(&self, kind: Kind) -> Result<(ScanStats, BTreeSet<TradingDay>), WarmError> {
+    /// What the store holds, and the rows by day in the kind's parts, whether they count or not. Parts are the
+    /// store's segments; which of the kind's a query reads can't be told before it runs.
+    pub(super) async fn size(&self, kind: Kind) -> Result<(ScanStats, BTreeMap<TradingDay, u64>), WarmError> {
         let table = literal(&self.names.local(&rows_table(kind)));
-        let (mut stats, mut days) = (ScanStats::default(), BTreeSet::new());
+        let (mut stats, mut there) = (ScanStats::default(), BTreeMap::new());
         for node in self.nodes.all() {
             let sql = format!(
-                "SELECT count() AS parts, countIf(`table` = {table}) AS of_kind, \
-                 sum(bytes_on_disk) AS bytes, \
-                 groupUniqArrayIf(toInt32(toDate32(`partition`)), `table` = {table}) AS days {}",
+                "SELECT count() AS parts, countIf(`table` = {table}) AS of_kind, sum(bytes_on_disk) AS bytes, \
+                 sumMapIf([toInt32(toDate32(`partition`))], [system.parts.rows], `table` = {table}) AS by_day {}",
                 parts_of(&self.names, None)
             );
             for row in node.rows::<SizeRow>(&sql).await? {
                 stats.segments_total += row.parts;
                 stats.segments_read += row.of_kind;
                 stats.bytes_stored += row.bytes;
-                days.extend(row.days.into_iter().map(TradingDay::from_days_since_epoch));
+                let (days, rows) = row.by_day;
+                for (day, rows) in days.into_iter().zip(rows) {
+                    *there.entry(TradingDay::from_days_since_epoch(day)).or_default() += rows;
+                }
             }
         }
-        Ok((stats, days))
+        Ok((stats, there))
     }
 }
 

@@ -21,7 +21,7 @@ use crate::market::{Kind, TickBatch};
 use crate::tiering::warm::WarmError;
 
 /// What makes version `n + 1` out of version `n`, for each `n`.
-const MIGRATIONS: &[fn(&Names) -> Vec<String>] = &[first, second, third];
+const MIGRATIONS: &[fn(&Names) -> Vec<String>] = &[first, second, third, fourth];
 
 /// Blocks whose tokens a table remembers: hours of them, where a repeat comes within minutes.
 const DEDUPLICATION_BLOCKS: u32 = 10_000;
@@ -416,34 +416,16 @@ fn first(names: &Names) -> Vec<String> {
     statements
 }
 
-/// Version 2: the log that the rows come from, and the rows of every block for as long as its days are
-/// there. [`add_seam`] adds the seam of each block.
+/// Version 2: the log that the rows come from. [`add_seam`] adds the seam of each block.
 fn second(names: &Names) -> Vec<String> {
     let at = "`at` DateTime64(3, 'UTC') DEFAULT now64(3)";
-    let mut statements = names.table(
+    names.table(
         "origin",
         &format!("version UInt32, log String, partitions UInt16, nonce String, {at}"),
         &names.engine("", ""),
         "ORDER BY version",
         "0",
-    );
-    // Of an attempt that is repeated, and of a block whose row was written twice, one stays.
-    statements.extend(names.table(
-        "tally",
-        "kind LowCardinality(String), `day` Date32, `partition` UInt16, epoch UInt32, block UInt64, \
-         next_offset UInt64, stored UInt64",
-        &names.engine("Replacing", ""),
-        "ORDER BY (kind, `day`, `partition`, epoch, block)",
-        "0",
-    ));
-    statements.push(format!(
-        "CREATE MATERIALIZED VIEW IF NOT EXISTS tally_by_blocks TO {} AS \
-         SELECT kind, `day`, `partition`, epoch, block, next_offset, stored FROM {} \
-         ARRAY JOIN kinds AS kind, days AS `day`, rows AS stored",
-        names.local("tally"),
-        names.local("blocks")
-    ));
-    statements
+    )
 }
 
 /// Version 3: the generations of the log, where it is on the disk of a machine.
@@ -456,6 +438,28 @@ fn third(names: &Names) -> Vec<String> {
         "ORDER BY log",
         "0",
     )
+}
+
+/// Version 4: the rows of every block and restore, for good. Where a block begins says whether all of it lies after
+/// what was dropped; that was missing in the `tally` of versions 2 and 3, which nothing reads any more.
+fn fourth(names: &Names) -> Vec<String> {
+    // Of an attempt that is repeated, and of a block whose row was written twice, one stays.
+    let mut statements = names.table(
+        "ledger",
+        "kind LowCardinality(String), `day` Date32, `partition` UInt16, epoch UInt32, block UInt64, \
+         first_offset UInt64, stored UInt64",
+        &names.engine("Replacing", ""),
+        "ORDER BY (kind, `day`, `partition`, epoch, block)",
+        "0",
+    );
+    statements.push(format!(
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS ledger_by_blocks TO {} AS \
+         SELECT kind, `day`, `partition`, epoch, block, first_offset, stored FROM {} \
+         ARRAY JOIN kinds AS kind, days AS `day`, rows AS stored",
+        names.local("ledger"),
+        names.local("blocks")
+    ));
+    statements
 }
 
 /// The view of the rows of `kind` that count: the rule of [`super::sql::counts`], on what stands at

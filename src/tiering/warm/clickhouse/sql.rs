@@ -107,12 +107,6 @@ pub(super) fn within(offsets: &[Range<u64>]) -> String {
     format!("`offset` >= {} AND `offset` < {}", by_partition(&starts), by_partition(&ends))
 }
 
-/// Which blocks end in `offsets`, by partition: after the start and at the end at most.
-pub(super) fn ends_within(offsets: &[Range<u64>]) -> String {
-    let (starts, ends): (Vec<u64>, Vec<u64>) = offsets.iter().map(|range| (range.start, range.end)).unzip();
-    format!("next_offset > {} AND next_offset <= {}", by_partition(&starts), by_partition(&ends))
-}
-
 /// Which rows lie at `first_offsets`, by partition, or after.
 pub(super) fn from(first_offsets: &[u64]) -> String {
     // Against constants: an index can't use what is computed for each row.

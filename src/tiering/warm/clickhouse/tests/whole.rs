@@ -1,5 +1,9 @@
 //! A database that is put back, emptied, shared, older, or short of rows: each is noticed.
 
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt, TryStreamExt};
+
 use super::*;
 use crate::bus::epoch::{Ended, LogName, Misfit, Relation};
 use crate::tiering::archive::ArchiveError;
@@ -152,8 +156,8 @@ async fn as_version_1(database: &Database) {
     for sql in [
         "DROP TABLE lineage",
         "DROP TABLE origin",
-        "DROP TABLE tally_by_blocks",
-        "DROP TABLE tally",
+        "DROP TABLE ledger_by_blocks",
+        "DROP TABLE ledger",
         "ALTER TABLE blocks DROP COLUMN seam",
         "DROP TABLE stk_schema",
         "CREATE TABLE stk_schema (version UInt32, program String) ENGINE = MergeTree ORDER BY version",
@@ -208,13 +212,13 @@ async fn a_database_of_the_version_before_is_migrated_and_adopted() {
     warm.adopt_origin(&Origin { log: 7.into(), partitions: 1 }).await.unwrap();
     warm.commit(block(0, 3, 5)).await.unwrap();
     assert_eq!(offsets(&warm, 0).await, [0, 1, 2, 3, 4]);
-    // The tally begins with the migration.
+    // The ledger begins with the migration.
     for info in warm.units().await.unwrap() {
         assert_eq!(warm.rows_lost(info.unit, std::slice::from_ref(&(0..5))).await.unwrap(), 0);
     }
     let versions: Vec<u32> =
         warm.inner.nodes.rows("SELECT version FROM stk_schema ORDER BY version").await.unwrap();
-    assert_eq!(versions, [1, 2, 3]);
+    assert_eq!(versions, [1, 2, 3, 4]);
 }
 
 #[tokio::test]
@@ -224,7 +228,7 @@ async fn rows_that_were_removed_by_hand_are_not_archived_around() {
     for (first, next) in [(0, 3), (3, 5)] {
         warm.commit(block(0, first, next)).await.unwrap();
     }
-    // What did not become a whole block is in the tally, and is not missed.
+    // What did not become a whole block is in the ledger, and is not missed.
     let fence = database.open().await;
     fence.claim(0).await.unwrap();
     assert!(warm.commit(block(0, 5, 9)).await.is_err());
@@ -258,4 +262,107 @@ async fn rows_that_were_removed_by_hand_are_not_archived_around() {
     assert_eq!(again.failures, []);
     let left = warm.units().await.unwrap();
     assert!(left.iter().all(|info| info.unit != gone), "{left:?}");
+}
+
+/// A query that is refused since rows are gone: how many, and what the message says.
+async fn refused(warm: &ClickHouseWarm, query: &Query) -> (u64, String) {
+    let error = warm.scan(query).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, WarmError::Damaged { .. }), "{error}");
+    let text = error.to_string();
+    let (before, _) = text.split_once(" rows that were stored in warm are no longer there: ").unwrap();
+    (before.rsplit(' ').next().unwrap().parse().unwrap(), text)
+}
+
+#[tokio::test]
+async fn a_scan_of_a_day_whose_rows_were_removed_by_hand_is_refused() {
+    let Some(database) = one() else { return };
+    let warm = database.open().await;
+    for (first, next) in [(0, 3), (3, 5)] {
+        warm.commit(block(0, first, next)).await.unwrap();
+    }
+    let all = Query::new(Kind::PrevClose, None, TimeRange::ALL);
+    let rows = async |query: &Query| {
+        let scan = warm.scan(query).await.unwrap();
+        let batches: Vec<TickBatch> = scan.rows.try_collect().await.unwrap();
+        batches.iter().map(TickBatch::len).sum::<usize>()
+    };
+    // From here on what was booked is remembered.
+    assert_eq!(rows(&all).await, 10);
+    let units = warm.units().await.unwrap();
+    let mut closes = units.iter().map(|info| info.unit).filter(|unit| unit.kind == Kind::PrevClose);
+    let (gone, left) = (closes.next().unwrap(), closes.next().unwrap());
+    let exported = async |unit| {
+        let rows = warm.export(unit, std::slice::from_ref(&(0..5))).await.unwrap();
+        rows.try_collect::<Vec<TickBatch>>().await.unwrap()
+    };
+    let closes = exported(gone).await;
+    let drop_by_hand = format!("ALTER TABLE prev_close_rows DROP PARTITION '{}'", gone.day);
+    execute(&warm, &drop_by_hand).await;
+    // By who remembers, and by who only now comes.
+    for warm in [warm.clone(), database.open().await] {
+        let (missing, text) = refused(&warm, &all).await;
+        assert_eq!(missing, 5);
+        assert!(
+            text.contains(&format!("{gone}: 5 rows")) && text.contains("forget them: ALTER TABLE"),
+            "{text}"
+        );
+        let symbol = Query { symbols: Some(vec!["AAPL".parse().unwrap()]), ..all.clone() };
+        assert_eq!(refused(&warm, &symbol).await.0, 5);
+    }
+    // Of other days and kinds nothing is missing.
+    let day = |unit: Unit| TimeRange { from: unit.day.start(), to: unit.day.end() };
+    assert_eq!(rows(&Query { range: day(left), ..all.clone() }).await, 5);
+    assert_eq!(refused(&warm, &Query { range: day(gone), ..all.clone() }).await.0, 5);
+    assert_eq!(rows(&Query { kind: Kind::Gap, ..all.clone() }).await, 10);
+    // Nor of what the archive answers: the second block alone, and nothing.
+    let archived = |offset| Query { archived: BTreeMap::from([(gone.day, vec![offset])]), ..all.clone() };
+    assert_eq!(refused(&warm, &archived(3)).await.0, 2);
+    assert_eq!(rows(&archived(5)).await, 5);
+    // More that comes does not hide what is gone.
+    warm.commit(block(0, 5, 9)).await.unwrap();
+    assert_eq!(refused(&*database.open().await, &all).await.0, 5);
+
+    // What was restored is missed as well, and a restore brings it back.
+    let restore = async || {
+        let rows = closes.clone().into_iter().map(Ok);
+        warm.restore(gone, &[5], futures_util::stream::iter(rows).boxed()).await.unwrap();
+    };
+    restore().await;
+    assert_eq!(rows(&all).await, 18);
+    execute(&warm, &drop_by_hand).await;
+    for warm in [warm.clone(), database.open().await] {
+        let (missing, text) = refused(&warm, &all).await;
+        assert_eq!(missing, 9);
+        assert!(text.contains(&format!("`stk archive restore {} --into-warm`", gone.day)), "{text}");
+        assert_eq!(warm.rows_lost(gone, std::slice::from_ref(&(0..9))).await.unwrap(), 9);
+        assert_eq!(warm.rows_lost(gone, std::slice::from_ref(&(5..9))).await.unwrap(), 4, "of the log's");
+    }
+    restore().await;
+    assert_eq!(refused(&warm, &all).await.0, 4);
+    // The way out that the message names.
+    let (_, text) = refused(&warm, &all).await;
+    let forget = text.split_once("forget them: ").unwrap().1;
+    execute(&warm, &format!("{forget} SETTINGS mutations_sync = 2")).await;
+    assert_eq!(rows(&all).await, 14);
+}
+
+/// A store that was put back has other blocks than the archive's days end with: all of a block's rows of a day
+/// can lie below what is dropped, though the block goes on.
+#[tokio::test]
+async fn rows_of_a_block_that_is_dropped_in_part_are_not_missed() {
+    let Some(database) = one() else { return };
+    let warm = database.open().await;
+    warm.commit(Block { next_offset: 7, ..block(0, 0, 3) }).await.unwrap();
+    warm.commit(block(0, 7, 9)).await.unwrap();
+    let units = warm.units().await.unwrap();
+    for unit in units.iter().map(|info| info.unit) {
+        assert_eq!(warm.drop_rows(unit, &[5]).await.unwrap(), 0);
+        assert_eq!(warm.rows_lost(unit, std::slice::from_ref(&(5..9))).await.unwrap(), 0, "{unit}");
+    }
+    for warm in [warm.clone(), database.open().await] {
+        assert_eq!(offsets(&warm, 0).await, [7, 8]);
+    }
+    execute(&warm, "ALTER TABLE prev_close_rows DELETE WHERE `offset` = 8 SETTINGS mutations_sync = 2").await;
+    let all = Query::new(Kind::PrevClose, None, TimeRange::ALL);
+    assert_eq!(refused(&warm, &all).await.0, 1);
 }
