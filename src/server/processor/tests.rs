@@ -146,6 +146,16 @@ fn busy_symbol() -> (Symbol, Vec<Tick>, Tick) {
     (symbol, trades, late)
 }
 
+/// The shares of `late` and of all `trades` of its minute.
+fn volume(trades: &[Tick], late: &Tick) -> u64 {
+    let minute = late.ts().floor_minute();
+    let sizes = trades.iter().chain([late]).filter_map(|tick| match tick {
+        Tick::Trade(trade) if trade.ts.floor_minute() == minute => Some(u64::from(trade.size)),
+        _ => None,
+    });
+    sizes.sum()
+}
+
 /// As a text, so that a difference can be read and anything be ordered.
 fn texts<'a>(ticks: impl IntoIterator<Item = &'a Tick>) -> Vec<String> {
     let mut texts: Vec<String> = ticks.into_iter().map(|tick| format!("{tick:?}")).collect();
@@ -261,6 +271,7 @@ struct FailingWarm {
     warm: Arc<LocalWarm>,
     commits_left: AtomicU32,
     scans_refused: AtomicU32,
+    is_damaged: AtomicBool,
     reverts_left: AtomicU32,
     is_second: AtomicBool,
     /// Whether it names the log.
@@ -274,6 +285,7 @@ impl FailingWarm {
             warm: warm.clone(),
             commits_left: AtomicU32::new(u32::MAX),
             scans_refused: AtomicU32::new(0),
+            is_damaged: AtomicBool::new(false),
             reverts_left: AtomicU32::new(0),
             is_second: AtomicBool::new(false),
             is_named: AtomicBool::new(true),
@@ -327,6 +339,9 @@ impl Warm for FailingWarm {
     }
 
     async fn scan(&self, query: &Query) -> Result<Scan, WarmError> {
+        if self.is_damaged.load(Ordering::Relaxed) {
+            return Err(WarmError::Damaged { path: "warm".to_owned(), reason: "rows are gone".to_owned() });
+        }
         if took_one(&self.scans_refused) { Err(Self::refused()) } else { self.warm.scan(query).await }
     }
 }
@@ -376,16 +391,9 @@ async fn a_late_trade_corrects_a_minute_long_past() {
     let mut all = trades.clone();
     all.push(late.clone());
     let minute = late.ts().floor_minute();
-    let volume: u64 = all
-        .iter()
-        .filter_map(|tick| match tick {
-            Tick::Trade(trade) if trade.ts.floor_minute() == minute => Some(u64::from(trade.size)),
-            _ => None,
-        })
-        .sum();
     let bars = life.bars(symbol, Timeframe::MINUTE).await;
     let bar = bars.iter().find(|bar| bar.ts == minute).unwrap();
-    assert_eq!(bar.volume, volume);
+    assert_eq!(bar.volume, volume(&trades, &late));
     let days = life.bars(symbol, Timeframe::Day).await;
     let total: u64 = bars.iter().map(|bar| bar.volume).sum();
     assert_eq!(days.iter().map(|day| day.volume).sum::<u64>(), total);
@@ -545,6 +553,32 @@ async fn a_rebuild_that_warm_answers_again_says_that_warm_is_back() {
     assert_eq!(processor.degraded(), None, "it answers again");
     assert_eq!(warm.commits_left.load(Ordering::Relaxed), u32::MAX, "no block has told so");
     processor.stop().await.unwrap();
+    drop((processor, warm));
+    life.end().await;
+}
+
+/// A day that is damaged in warm keeps its bars as they are, and everything else goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bars_of_a_day_whose_rows_are_gone_wait_for_them() {
+    let dir = TempDir::new().unwrap();
+    let (symbol, trades, late) = busy_symbol();
+    let life = Life::begin(dir.path());
+    let warm = Arc::new(FailingWarm { is_damaged: AtomicBool::new(true), ..FailingWarm::new(&life.warm) });
+    let stores = Stores { warm: warm.clone(), ..life.stores.clone() };
+    let config = ProcessorConfig { rebuild_interval: Duration::ZERO, ..ProcessorConfig::default() };
+    let metrics = ProcessorMetrics::default();
+    let processor = Processor::start(stores, config, metrics.clone());
+    life.append(&trades, 1).await;
+    life.append(std::slice::from_ref(&late), 1_000).await;
+    until(|| (metrics.rebuilds_kept_back.get() > 0).then_some(())).await;
+    life.append(&trades[trades.len() - 1..], 2_000).await;
+    warm.is_damaged.store(false, Ordering::Relaxed);
+    until(|| (metrics.rebuilds.get() > 0).then_some(())).await;
+    processor.stop().await.unwrap();
+    assert_eq!(life.rows(Kind::Trade).await.len(), trades.len() + 2);
+    let minute = late.ts().floor_minute();
+    let bars = life.bars(symbol, Timeframe::MINUTE).await;
+    assert_eq!(bars.iter().find(|bar| bar.ts == minute).unwrap().volume, volume(&trades, &late));
     drop((processor, warm));
     life.end().await;
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use clickhouse::Row;
@@ -33,7 +33,7 @@ pub(super) struct Remembered {
     at: Instant,
     /// What was dropped and restored then.
     units: BTreeMap<TradingDay, UnitState>,
-    rows: RowsByDay,
+    rows: Arc<RowsByDay>,
 }
 
 #[derive(Row, Deserialize)]
@@ -60,24 +60,7 @@ impl Inner {
         there: &RowsByDay,
     ) -> Result<(), WarmError> {
         let kind = query.kind;
-        let remembered = {
-            let booked = self.booked.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = booked.get(&kind);
-            let known = known.filter(|known| known.at.elapsed() < REMEMBERED && known.units == state.units);
-            known.map(|known| first_short(query, &known.rows, there).is_none())
-        };
-        let is_whole = match remembered {
-            Some(is_whole) => is_whole,
-            None => {
-                let at = Instant::now();
-                let rows = self.booked_rows(kind, state, there, &BTreeMap::new()).await?;
-                let is_whole = first_short(query, &rows, there).is_none();
-                let known = Remembered { at, units: state.units.clone(), rows };
-                self.booked.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, known);
-                is_whole
-            }
-        };
-        if is_whole {
+        if first_short(query, &*self.remembered(kind, state, there).await?, there).is_none() {
             return Ok(());
         }
         // Rows may have come between the two questions, and those that the archive answers need not be here.
@@ -104,6 +87,24 @@ impl Inner {
         }
         let reason = format!("days of {} rows are dropped or restored again and again", kind.name());
         Err(WarmError::Io { path: self.path.clone(), reason })
+    }
+
+    /// The rows by day that count by the books, as they were a minute ago at most.
+    async fn remembered(
+        &self,
+        kind: Kind,
+        state: &State,
+        there: &RowsByDay,
+    ) -> Result<Arc<RowsByDay>, WarmError> {
+        let known = || self.booked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_of_now = |known: &&Remembered| known.at.elapsed() < REMEMBERED && known.units == state.units;
+        if let Some(known) = known().get(&kind).filter(is_of_now) {
+            return Ok(known.rows.clone());
+        }
+        let at = Instant::now();
+        let rows = Arc::new(self.booked_rows(kind, state, there, &BTreeMap::new()).await?);
+        known().insert(kind, Remembered { at, units: state.units.clone(), rows: rows.clone() });
+        Ok(rows)
     }
 
     /// The rows by day that count by the books, but for those below `archived`. Days that the archive has taken
