@@ -533,12 +533,13 @@ async fn scrub(args: &VerifyArgs, desk: &Desk, config: &Config, json: bool) -> R
     }
 }
 
-/// Refuses an archive whose rows are of another log than the one beside it, or of another timeline.
+/// Refuses an archive whose rows are of another log than the one beside it, or of another timeline, and one that lacks
+/// what warm has dropped.
 async fn check_standing(desk: &Desk, config: &Config) -> Result<(), CliError> {
     if let Desk::There(_) = desk {
         return desk.ask_quietly(Order::ArchiveStanding).await.map(drop);
     }
-    match stores::archive_standing(config, &*open_cold(config)?).await {
+    match stores::archive_standing(config, &open_cold(config)?).await {
         Ok(None) => Ok(()),
         Ok(Some(error)) => Err(refusal(error.into())),
         Err(error) => {

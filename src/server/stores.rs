@@ -24,10 +24,11 @@ use crate::bus::{Bus, BusError};
 use crate::config::{Config, KafkaConfig};
 use crate::disk::{create_dir, lock_soon};
 use crate::market::Horizon;
-use crate::tiering::archive::ArchiveError;
 use crate::tiering::archive::copy::Timeline;
 use crate::tiering::archive::origin::{self, Beside};
 use crate::tiering::archive::read::ArchiveReader;
+use crate::tiering::archive::run::Archiver;
+use crate::tiering::archive::{ArchiveError, ArchiveMetrics, ArchiveOptions, Clock};
 use crate::tiering::cold::{self, Cold, ColdError, ColdMetrics};
 use crate::tiering::history::History;
 use crate::tiering::hot::Hot;
@@ -511,33 +512,57 @@ async fn wait_gone(warm: &std::sync::Weak<LocalWarm>) {
 /// Errors: as [`Stores::open_existing`]; or the archive can't be read.
 pub async fn timeline(config: &Config, cold: &dyn Cold) -> Result<Timeline, NodeError> {
     let stores = match Stores::open_existing(config).await {
-        Err(error @ NodeError::DataInUse { .. }) if config.kafka.is_none() => {
-            // The generation that is being written has all that was ever read from it.
-            let dir = config.data_dir.join(LOG_DIR);
-            let epoch = blocking(move || Ok(LocalBus::stored_identity(&dir)?)).await?.ok_or(error)?;
-            // The log keeps the number that it was made with, whatever is configured now.
-            let partitions = epoch.partitions().unwrap_or(usize::from(config.partitions));
-            return Ok(Timeline { epoch, nexts: vec![u64::MAX; partitions], parted_at: None });
-        }
-        opened => opened?,
+        Err(error) => return timeline_of_served(config, error).await,
+        Ok(stores) => stores,
     };
     let timeline = timeline_of(&stores.bus, cold).await;
     stores.close().await;
     timeline
 }
 
-/// Whether the archive's rows are of the log that `config` names, if there is one: otherwise why not. Changes
-/// nothing, and does not need the server to stop.
+/// Whether the archive's rows are of the log that `config` names, if there is one, and it holds all that warm has
+/// dropped: otherwise why not. Changes nothing, and does not need the server to stop; what warm has dropped is not
+/// asked then.
 ///
 /// Errors: as [`timeline`].
-pub async fn archive_standing(config: &Config, cold: &dyn Cold) -> Result<Option<ArchiveError>, NodeError> {
-    let timeline = match timeline(config, cold).await {
-        Ok(timeline) => timeline,
-        Err(NodeError::NoStore { .. } | NodeError::Bus(BusError::Missing { .. })) => return Ok(None),
-        Err(error) => return Err(error),
+pub async fn archive_standing(
+    config: &Config,
+    cold: &Arc<dyn Cold>,
+) -> Result<Option<ArchiveError>, NodeError> {
+    let check = async |timeline: Timeline| match origin::held(&**cold).await? {
+        Some(held) => Ok(origin::refuse(&held, &timeline.relation(&held), &timeline.epoch).err()),
+        None => Ok::<_, NodeError>(None),
     };
-    let Some(held) = origin::held(cold).await? else { return Ok(None) };
-    Ok(origin::refuse(&held, &timeline.relation(&held), &timeline.epoch).err())
+    let stores = match Stores::open_existing(config).await {
+        Err(NodeError::NoStore { .. } | NodeError::Bus(BusError::Missing { .. })) => return Ok(None),
+        Err(error) => return check(timeline_of_served(config, error).await?).await,
+        Ok(stores) => stores,
+    };
+    let asked = async {
+        if let Some(error) = check(timeline_of(&stores.bus, &**cold).await?).await? {
+            return Ok(Some(error));
+        }
+        let (warm, metrics) = (stores.warm.clone(), ArchiveMetrics::default());
+        let archiver =
+            Archiver::new(cold.clone(), warm, ArchiveOptions::default(), Clock::default(), metrics);
+        Ok(archiver.check_dropped().await.err())
+    };
+    let standing = asked.await;
+    stores.close().await;
+    standing
+}
+
+/// The timeline of a local log that a server writes, by the `error` that the stores could not be opened with.
+async fn timeline_of_served(config: &Config, error: NodeError) -> Result<Timeline, NodeError> {
+    if !matches!(error, NodeError::DataInUse { .. }) || config.kafka.is_some() {
+        return Err(error);
+    }
+    // The generation that is being written has all that was ever read from it.
+    let dir = config.data_dir.join(LOG_DIR);
+    let epoch = blocking(move || Ok(LocalBus::stored_identity(&dir)?)).await?.ok_or(error)?;
+    // The log keeps the number that it was made with, whatever is configured now.
+    let partitions = epoch.partitions().unwrap_or(usize::from(config.partitions));
+    Ok(Timeline { epoch, nexts: vec![u64::MAX; partitions], parted_at: None })
 }
 
 async fn timeline_of(bus: &Arc<dyn Bus>, cold: &dyn Cold) -> Result<Timeline, NodeError> {

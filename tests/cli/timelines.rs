@@ -453,11 +453,11 @@ fn another_archive_is_refused_for_days_that_it_does_not_hold() {
     plant.good(&["archive", "run"]);
     plant.good(&["archive", "run"]);
     let plant = Plant { archive: plant.home.path("elsewhere"), ..plant };
-    for _ in 0..2 {
-        let refused = plant.run(&["archive", "run"]);
-        assert!(refused.starts_with("exit: 1\n"), "{refused}");
-        let named = "trade of 2025-03-03: warm has dropped rows that [HOME]/elsewhere does not hold";
-        assert!(refused.contains(named), "{refused}");
+    for order in ["verify", "run", "run", "verify"] {
+        let refused = plant.run(&["archive", order]);
+        assert!(refused.starts_with("exit: 1\n"), "{order}: {refused}");
+        let named = "warm has dropped rows that [HOME]/elsewhere does not hold";
+        assert!(refused.contains(named) && refused.contains(" of 2025-03-03: warm has"), "{order}: {refused}");
     }
     // With late rows of the days it is no other.
     plant.take(&plant.data, 300..400);
@@ -484,7 +484,14 @@ fn another_archive_is_refused_for_days_that_it_does_not_hold() {
     plant.good(&["archive", "run"]);
     assert_eq!(plant.history(), once(std::iter::once(0..450)));
     put_back(&before, &plant.archive);
-    let refused = plant.run(&["archive", "run"]);
+    for order in ["verify", "run"] {
+        let refused = plant.run(&["archive", order]);
+        assert!(refused.starts_with("exit: 1\n") && refused.contains("does not hold"), "{order}: {refused}");
+    }
+    // A server says the same.
+    let server = plant.server(&plant.data);
+    server.await_ready();
+    let refused = plant.run(&["archive", "verify", "--server", &server.address]);
     assert!(refused.starts_with("exit: 1\n") && refused.contains("does not hold"), "{refused}");
 }
 

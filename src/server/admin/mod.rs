@@ -51,7 +51,7 @@ pub enum Order {
     ArchiveList(Selection),
     /// Read archived objects again.
     ArchiveVerify(VerifyOrder),
-    /// Refuses an archive whose rows are not of this log and timeline.
+    /// Refuse an archive whose rows are not of this log and timeline, or that lacks rows which warm has dropped.
     ArchiveStanding,
     /// Report which objects can be read now, and what the others would cost.
     RestoreSurvey(RestoreOrder),
@@ -191,7 +191,7 @@ pub enum Answer {
     List(Vec<Manifest>),
     /// Of [`Order::ArchiveVerify`].
     Verify(Box<Scrub>),
-    /// Of [`Order::ArchiveStanding`]: they are.
+    /// Of [`Order::ArchiveStanding`]: it is as it should be.
     Standing,
     /// Of [`Order::RestoreSurvey`].
     Survey(Surveyed),
@@ -379,6 +379,7 @@ impl Admin {
             Order::ArchiveStanding => {
                 let log = Beside::new(self.stores()?.bus.clone());
                 origin::check(&**self.reader.cold(), &log).await?;
+                self.archiver(RunOrder::default())?.check_dropped().await?;
                 Ok(Answer::Standing)
             }
             Order::RestoreSurvey(order) => {

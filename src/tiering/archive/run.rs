@@ -200,6 +200,16 @@ impl Archiver {
         ArchiveError::NotHere { store: self.store.name().to_owned(), unit }
     }
 
+    /// Refuses an archive that does not hold all the rows that warm has dropped.
+    ///
+    /// Errors: [`ArchiveError::NotHere`] of the first such unit; or a store can't be read.
+    pub async fn check_dropped(&self) -> Result<(), ArchiveError> {
+        match self.dropped_elsewhere().await?.first() {
+            Some((unit, _)) => Err(self.not_here(*unit)),
+            None => Ok(()),
+        }
+    }
+
     /// The units of which warm has dropped rows that this archive does not hold, and by partition the offsets below
     /// which it has: another archive has them, or its manifests are gone.
     pub(super) async fn dropped_elsewhere(&self) -> Result<Vec<(Unit, Vec<u64>)>, ArchiveError> {
