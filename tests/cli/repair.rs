@@ -194,7 +194,7 @@ fn a_day_in_clickhouse_is_restored_from_the_archive_and_what_it_held_is_kept() {
     let Some(clickhouse) = service("CLICKHOUSE") else { return };
     let home = Home::new();
     let database = format!("stk_repair_{}_{}", std::process::id(), stk::market::Timestamp::now().nanos());
-    let run = |args: &[&str]| {
+    let shown = |args: &[&str]| {
         let mut command = home.stk(args);
         command.envs([
             ("STK_WARM_CLICKHOUSE_URL", clickhouse.as_str()),
@@ -204,17 +204,18 @@ fn a_day_in_clickhouse_is_restored_from_the_archive_and_what_it_held_is_kept() {
             ("STK_ARCHIVE_SETTLE_MINUTES", "0"),
             ("STK_WARM_KEEP_DAYS", "36600"),
         ]);
-        let shown = home.shown(&mut command);
+        home.shown(&mut command)
+    };
+    let run = |args: &[&str]| {
+        let shown = shown(args);
         assert!(shown.starts_with("exit: 0\n"), "{args:?}: {shown}");
         shown
     };
     let first = capture(&home, "first.pcap", DAY, 90, &["AAPL", "MSFT", "NVDA"]);
     run(&["replay", &first, "--speed", "max", "--data", "data"]);
     run(&["archive", "run", "--data", "data"]);
-    let trades = || {
-        let shown = run(&["history", "AAPL", "MSFT", "NVDA", "--kind", "trades", "--data", "data"]);
-        shown.split("--- stderr").next().unwrap_or_default().to_owned()
-    };
+    let history = ["history", "AAPL", "MSFT", "NVDA", "--kind", "trades", "--data", "data"];
+    let trades = || run(&history).split("--- stderr").next().unwrap_or_default().to_owned();
     let sound = trades();
     let sql =
         format!("ALTER TABLE {database}.trade_rows DELETE WHERE symbol = 'AAPL' SETTINGS mutations_sync = 2");
@@ -222,7 +223,8 @@ fn a_day_in_clickhouse_is_restored_from_the_archive_and_what_it_held_is_kept() {
     curl.args(["-sS", "--fail-with-body", &clickhouse, "--data-binary", &sql]);
     let asked = curl.output().expect("curl is there");
     assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stdout));
-    assert!(trades() != sound, "ClickHouse has lost rows");
+    let refused = shown(&history);
+    assert!(refused.starts_with("exit: 1\n") && refused.contains("`stk audit --repair`"), "{refused}");
     let repaired = run(&["audit", "--repair", "--yes", "--data", "data"]);
     assert!(repaired.contains("rebuilt from the archive"), "{repaired}");
     assert!(trades() == sound, "{repaired}");

@@ -457,7 +457,10 @@ fn another_archive_is_refused_for_days_that_it_does_not_hold() {
         let refused = plant.run(&["archive", order]);
         assert!(refused.starts_with("exit: 1\n"), "{order}: {refused}");
         let named = "warm has dropped rows that [HOME]/elsewhere does not hold";
-        assert!(refused.contains(named) && refused.contains(" of 2025-03-03: warm has"), "{order}: {refused}");
+        assert!(
+            refused.contains(named) && refused.contains(" of 2025-03-03: warm has"),
+            "{order}: {refused}"
+        );
     }
     // With late rows of the days it is no other.
     plant.take(&plant.data, 300..400);

@@ -597,6 +597,80 @@ async fn two_installations_with_one_prefix_of_redis_tell_their_own_prices() {
     assert!(!health.contains("redis_prefix"), "{health}");
 }
 
+/// No processor writes into Redis any more: a gateway answers with what it reads itself from the log, says so, and
+/// goes back to Redis once a processor is there again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_no_processor_writes_counts_as_away() {
+    let Some(scaled) = Scaled::new(1) else { return };
+    let home = Home::new();
+    let feed = scaled.serve(&home, "feed");
+    let processor = scaled.serve(&home, "processor");
+    processor.await_ready();
+    let gateway = scaled.serve(&home, "gateway");
+    gateway.await_ready();
+    let latest = || ureq(&gateway.address, "/v2/stocks/AAPL/trades/latest");
+    let is_away = || ureq(&gateway.address, "/readyz").contains("serving from this gateway's memory");
+    sell(&feed, 0..80).await;
+    until("the processor's last trade", async || latest().contains("\"i\":72")).await;
+    assert!(!is_away());
+    let (code, said) = processor.stop();
+    assert_eq!(code, Some(0), "{said:#?}");
+    sell(&feed, 80..160).await;
+    until("the log's last trade", async || latest().contains("\"i\":152")).await;
+    assert!(is_away(), "{}", ureq(&gateway.address, "/readyz"));
+    let processor = scaled.serve(&home, "processor");
+    processor.await_ready();
+    until("an answer of Redis", async || !is_away() && latest().contains("\"i\":152")).await;
+}
+
+/// Bars of a day are archived in the revisions that were stored as the day went on. A database that is filled again
+/// from the log has fewer of them: the archiver replaces what is in warm, and nothing is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bars_of_a_database_that_was_filled_again_differ_from_the_archived_ones() {
+    let Some(scaled) = Scaled::new(1) else { return };
+    let keeping = scaled.with("STK_WARM_KEEP_DAYS", "36600");
+    let home = Home::new();
+    let life = async |scaled: &Scaled, bought: Range<u64>| {
+        let server = scaled.serve(&home, "feed,processor");
+        server.await_ready();
+        sell(&server, bought).await;
+        let (code, said) = server.stop();
+        assert_eq!(code, Some(0), "{said:#?}");
+    };
+    let run = |scaled: &Scaled, args: &[&str]| {
+        let shown = home.shown(&mut scaled.stk(&home, args));
+        assert!(shown.starts_with("exit: 0\n"), "{args:?}: {shown}");
+        shown
+    };
+    for first in [0, 40, 80] {
+        life(&keeping, first..first + 40).await;
+    }
+    let archived = run(&keeping, &["archive", "run"]);
+    assert!(archived.contains("bar of 2025-03-07"), "{archived}");
+    let clickhouse = keeping.config().clickhouse.expect("it is configured");
+    let drop = format!("DROP DATABASE {} SYNC", clickhouse.database);
+    let dropped =
+        Command::new("curl").args(["-sS", "--fail-with-body", &clickhouse.url, "-d", &drop]).output();
+    assert!(dropped.as_ref().is_ok_and(|dropped| dropped.status.success()), "{dropped:?}");
+    life(&keeping, 120..160).await;
+    for _ in 0..2 {
+        run(&keeping, &["archive", "run"]);
+        run(&keeping, &["audit"]);
+        assert_eq!(sold(&keeping).await, numbers(0..160));
+    }
+    let scaled = keeping.with("STK_WARM_KEEP_DAYS", "1");
+    for _ in 0..2 {
+        run(&scaled, &["archive", "run"]);
+        run(&scaled, &["audit"]);
+        assert_eq!(sold(&scaled).await, numbers(0..160));
+    }
+    let days = home.shown(&mut scaled.stk(
+        &home,
+        &["history", "AAPL", "--kind", "bars", "--timeframe", "1Day", "--format", "csv", "--data", "unused"],
+    ));
+    assert!(days.contains(",2000,20,"), "twenty trades of a hundred shares: {days}");
+}
+
 /// Warm is lost, what the log had was trimmed long ago, and the archive has all of it: the processor goes on behind
 /// it by itself. Then records expire before anybody has processed them: it refuses, and goes on as it says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,19 @@ use crate::tiering::cold::Cold;
 use crate::tiering::tiers::{TiersError, merge_streams};
 use crate::tiering::warm::{ArchiveSource, Unit};
 
+/// [`are_left`] as warm stands now.
+///
+/// Errors: warm or the archive can't be read.
+pub(in crate::tiering) async fn are_same(
+    cold: Arc<dyn Cold>,
+    warm: &dyn ArchiveSource,
+    unit: Unit,
+    archived: &[u64],
+) -> Result<bool, ArchiveError> {
+    let moment = Moment::of(warm, unit).await?;
+    are_left(cold, warm, unit, archived, &moment).await
+}
+
 /// Whether the newest revision of every bar of `unit` is the same now, in warm and in what of the archive
 /// warm has dropped before, and in what is left once all below `archived` is dropped: the archive and warm's
 /// later rows.

@@ -17,7 +17,7 @@
 //! Where a unit stands is told by its [`journal`] and, whatever that says, by its manifests. One
 //! archiver at a time works on a store, by a [`lease`] in it. What a crash leaves is [`garbage`].
 
-mod bars;
+pub(in crate::tiering) mod bars;
 mod cache;
 pub mod chain;
 pub mod copy;

@@ -12,18 +12,20 @@ use super::log::{LogRead, of_partition};
 use super::report::{Compared, damaged, part_differs, unequal};
 use super::{AuditError, Auditor, Finding, Link, ManifestReport, Severity, TRIES_MAX, at, told};
 use crate::market::{Kind, RowDigest, TimeRange};
-use crate::tiering::archive::ArchiveError;
+use crate::tiering::archive::chain::Chain;
 use crate::tiering::archive::manifest::Manifest;
 use crate::tiering::archive::read::{ArchiveReader, SharedReadStats};
 use crate::tiering::archive::snapshot::ReadError;
+use crate::tiering::archive::{ArchiveError, bars};
 use crate::tiering::warm::Unit;
 
 impl Auditor {
-    /// Holds a manifest against warm and against the log, where they still have its rows.
+    /// Holds a manifest of `chain` against warm and against the log, where they still have its rows.
     pub(super) async fn manifest(
         &mut self,
         unit: Unit,
         manifest: &Manifest,
+        chain: &Chain,
         logs: &[LogRead],
         marks: &[u64],
     ) -> Result<ManifestReport, AuditError> {
@@ -67,6 +69,8 @@ impl Auditor {
             }
             report.warm = Some(is_equal);
             match warm {
+                // Made again from the log, warm has other revisions.
+                Ok(_) if !is_equal && self.are_same_bars(unit, chain).await? => report.warm = Some(true),
                 Ok(warm) => in_warm = Some(warm),
                 Err(reason) => self.report.find(damaged(unit, None, &reason)),
             }
@@ -94,6 +98,18 @@ impl Auditor {
         }
         self.parts(unit, manifest, logs, &report).await?;
         Ok(report)
+    }
+
+    /// Whether warm and the archive have the same bars, in whatever revisions. What can't be read is told as such
+    /// elsewhere.
+    async fn are_same_bars(&self, unit: Unit, chain: &Chain) -> Result<bool, AuditError> {
+        if unit.kind != Kind::Bar {
+            return Ok(false);
+        }
+        match bars::are_same(self.cold.clone(), &*self.warm, unit, chain.next_offsets()).await {
+            Err(error) if error.is_passing() => Err(error.into()),
+            compared => Ok(compared.unwrap_or(false)),
+        }
     }
 
     /// Compares the part of a manifest's rows that warm or the log has, where it does not have all.

@@ -374,7 +374,7 @@ impl Auditor {
         self.chain_faults(unit, chain);
         let mut manifests = Vec::new();
         for manifest in &chain.manifests {
-            manifests.push(self.manifest(unit, manifest, logs, marks).await?);
+            manifests.push(self.manifest(unit, manifest, chain, logs, marks).await?);
         }
         // Rows that warm has dropped are held against the archive alone.
         for of in partitions.iter_mut().filter(|of| of.verdict == Verdict::Alone && of.log_rows > 0) {

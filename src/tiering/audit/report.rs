@@ -160,7 +160,8 @@ pub struct ManifestReport {
     pub number: u32,
     /// The digest it names.
     pub digest: RowDigest,
-    /// Whether warm still holds its rows, and was found equal or not.
+    /// Whether warm still holds its rows, and was found equal or not. Of bars, other revisions of the same ones
+    /// are equal.
     pub warm: Option<bool>,
     /// The same of the log.
     pub log: Option<bool>,
