@@ -52,6 +52,7 @@ impl ProcessorError {
             Self::Archive { source, .. } => passing_if(source.is_passing()),
             Self::Record { .. }
             | Self::Hole { .. }
+            | Self::Moved { .. }
             | Self::State { .. }
             | Self::Seam(_)
             | Self::Expired { .. }

@@ -37,7 +37,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, BusError};
-use crate::market::Horizon;
+use crate::market::{Horizon, Symbol};
 use crate::tiering::archive::read::ArchiveReader;
 use crate::tiering::hot::memory::MemoryHot;
 use crate::tiering::hot::{Hot, HotError};
@@ -307,6 +307,24 @@ pub enum ProcessorError {
         offset: u64,
         /// Where the log begins.
         first: u64,
+    },
+    /// A record holds a symbol of another partition: it was written when the topic had fewer.
+    #[error(
+        "partition {partition}: the record at offset {offset} holds {symbol}, which belongs to partition {belongs} of \
+         {partitions}: partitions were added to the topic since, and symbols have moved between them, so that bars \
+         would be made of a part of their trades; make a new topic (log.kafka_topic) and a new warm store"
+    )]
+    Moved {
+        /// The partition.
+        partition: u16,
+        /// Where the record is.
+        offset: u64,
+        /// The symbol.
+        symbol: Symbol,
+        /// The partition that the symbol belongs to now.
+        belongs: u16,
+        /// How many the log has.
+        partitions: u16,
     },
     /// The archive can't be read, after records expired or offsets were skipped.
     #[error("partition {partition}: {source}")]

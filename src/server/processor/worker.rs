@@ -25,7 +25,7 @@ use crate::tiering::hot::memory::HotPlace;
 use crate::tiering::seam;
 use crate::tiering::state::PartitionState;
 use crate::tiering::warm::{Mark, Origin, WarmError};
-use crate::wire::record::{RecordError, RecordView};
+use crate::wire::record::RecordView;
 
 /// Whose bar of which span.
 type BarKey = (Symbol, Timeframe, Timestamp);
@@ -416,11 +416,7 @@ impl Worker {
     async fn take(&mut self, records: &[Record]) -> Result<(), ProcessorError> {
         let rows_max = self.shared.block_rows_max();
         for record in records {
-            self.take_record(record).map_err(|source| ProcessorError::Record {
-                partition: self.partition,
-                offset: record.offset,
-                source,
-            })?;
+            self.take_record(record)?;
             self.next = record.offset + 1;
             self.last_record = Some(record.bytes.clone());
             self.block_since.get_or_insert_with(Instant::now);
@@ -441,20 +437,31 @@ impl Worker {
         Ok(())
     }
 
-    fn take_record(&mut self, record: &Record) -> Result<(), RecordError> {
+    fn take_record(&mut self, record: &Record) -> Result<(), ProcessorError> {
+        let (partition, offset) = (self.partition, record.offset);
+        let damaged = |source| ProcessorError::Record { partition, offset, source };
         let metrics = &self.shared.metrics;
-        let view = RecordView::parse(&record.bytes)?;
+        let view = RecordView::parse(&record.bytes).map_err(damaged)?;
         metrics.records.inc();
         if !self.state.admit(view.origin, view.checksum()) {
             metrics.repeats.inc();
-            self.repeats.push_back(record.offset);
+            self.repeats.push_back(offset);
             return Ok(());
         }
+        let known = self.state.symbols().symbols().len();
         self.numbers.clear();
         self.numbers.extend(view.symbols().iter().map(|symbol| self.state.number(*symbol)));
+        let new = view.symbols().iter().zip(&self.numbers).filter(|(_, number)| **number as usize >= known);
+        let partitions = self.shared.stores.bus.partitions();
+        for (&symbol, _) in new {
+            let belongs = symbol.partition(partitions);
+            if belongs != partition {
+                return Err(ProcessorError::Moved { partition, offset, symbol, belongs, partitions });
+            }
+        }
         for (index, row) in (0..).zip(view.ticks()) {
-            let (symbol, tick) = row?;
-            let seq = Seq { partition: self.partition, offset: record.offset, index };
+            let (symbol, tick) = row.map_err(damaged)?;
+            let seq = Seq { partition, offset, index };
             let number = symbol.map_or(NO_SYMBOL, |symbol| self.numbers[symbol as usize]);
             if number != NO_SYMBOL {
                 self.state.apply_numbered(number, seq, &tick);
