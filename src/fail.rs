@@ -53,6 +53,7 @@ pub const FAIL_POINTS: &[&str] = &[
     "warm.clickhouse.marked",
     "warm.clickhouse.part_dropped",
     "warm.clickhouse.pending",
+    "warm.clickhouse.restore_booked",
     "warm.clickhouse.restored",
     "warm.clickhouse.restored_rows",
     "warm.clickhouse.restoring",

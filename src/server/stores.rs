@@ -520,9 +520,9 @@ pub async fn timeline(config: &Config, cold: &dyn Cold) -> Result<Timeline, Node
     timeline
 }
 
-/// Whether the archive's rows are of the log that `config` names, if there is one, and it holds all that warm has
-/// dropped: otherwise why not. Changes nothing, and does not need the server to stop; what warm has dropped is not
-/// asked then.
+/// Why the archive is refused beside the log that `config` names, if there is one: its rows are of another log, or
+/// it lacks rows that warm has dropped; a passing error says that the latter can't be told now. Changes nothing. While
+/// a server has the data directory open, only the log is compared.
 ///
 /// Errors: as [`timeline`].
 pub async fn archive_standing(

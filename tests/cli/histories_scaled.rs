@@ -81,7 +81,13 @@ impl Plant {
 
     /// Ends all of them, whatever they say of it.
     fn stop(self) {
-        self.servers.into_iter().for_each(|server| drop(server.stop()));
+        drop(self.last_words());
+    }
+
+    /// Ends those that still run: what all of them have said.
+    fn last_words(self) -> String {
+        let said = self.servers.into_iter().flat_map(|server| server.stop().1);
+        said.collect::<Vec<String>>().join("\n")
     }
 }
 
@@ -588,11 +594,22 @@ impl<'a> History<'a> {
             return;
         }
         let since = Instant::now();
-        let is_stored = |coverage: Value| {
+        let is_stored = |coverage: &Value| {
             let mut parts = coverage["partitions"].as_array().into_iter().flatten();
             parts.all(|part| part["warm_next_offset"] == part["log_next_offset"])
         };
-        while !self.coverage(&plant).is_ok_and(is_stored) {
+        loop {
+            match self.coverage(&plant) {
+                Ok(coverage) if is_stored(&coverage) => break,
+                // It has noticed only now what happened to the service.
+                Err(answer) if self.may_refuse() && answer.starts_with("no answer") => {
+                    let said = plant.last_words();
+                    self.refused_while_running(&format!("{answer}\n{said}"));
+                    self.is_disturbed = true;
+                    return;
+                }
+                _ => {}
+            }
             if since.elapsed() > SETTLES_WITHIN {
                 self.fail("warm does not take in all");
             }
@@ -877,9 +894,10 @@ impl<'a> History<'a> {
         match self.await_ready(plant) {
             Ok(plant) => match self.check(&plant) {
                 Ok(()) => Some(plant),
-                Err(said) => {
-                    self.refused_while_running(&said);
-                    plant.stop();
+                Err(answer) => {
+                    // Where it has ended meanwhile, its own words say why.
+                    let said = plant.last_words();
+                    self.refused_while_running(&format!("{answer}\n{said}"));
                     None
                 }
             },

@@ -370,6 +370,10 @@ fn archived(home: &Home, dir: &Path, damaged: &Path) -> Found {
         let is_spared = match kind_of(path) {
             // All but the newest are of no use, and are removed.
             Some("lease") => Some(path) != newest_lease.as_ref() || path != damaged || is_told,
+            // Cut by its last line break alone, it says all that it said.
+            _ if path == damaged && is_state && bytes.ends_with(b"}") => {
+                is_told || serde_json::from_slice::<serde_json::Value>(bytes).is_ok()
+            }
             _ if path == damaged => is_told,
             _ => is_state,
         };

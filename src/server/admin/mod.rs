@@ -191,7 +191,7 @@ pub enum Answer {
     List(Vec<Manifest>),
     /// Of [`Order::ArchiveVerify`].
     Verify(Box<Scrub>),
-    /// Of [`Order::ArchiveStanding`]: it is as it should be.
+    /// Of [`Order::ArchiveStanding`]: the archive is not refused.
     Standing,
     /// Of [`Order::RestoreSurvey`].
     Survey(Surveyed),

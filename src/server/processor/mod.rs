@@ -159,8 +159,8 @@ pub struct ProcessorMetrics {
     pub handed_over: Counter,
     /// Partitions that another process took without waiting for this one.
     pub lost: Counter,
-    /// Symbols and days whose bars could not be rebuilt, since their trades are archived, each time it
-    /// was tried: every ten minutes where objects must be restored first.
+    /// Symbols and days whose bars could not be rebuilt, since their trades could not be read, each time it was
+    /// tried: every ten minutes where objects must be restored first.
     pub rebuilds_kept_back: Counter,
     /// Times a worker began again at an older mark, since warm was put back or emptied.
     pub reverts: Counter,
@@ -209,7 +209,8 @@ impl ProcessorMetrics {
         );
         registry.register(
             "processor_rebuilds_kept_back",
-            "Symbols and days whose bars could not be rebuilt from archived trades, each time it was tried",
+            "Symbols and days whose bars could not be rebuilt, since their trades could not be read, each time it \
+             was tried",
             self.rebuilds_kept_back.clone(),
         );
         registry.register("processor_held_rows", "Rows not yet in warm", self.held_rows.clone());

@@ -56,7 +56,10 @@ impl Worker {
                     self.shared.warm_is_back();
                 }
                 match rebuilt {
-                    Ok(()) => break,
+                    Ok(()) => {
+                        self.shared.metrics.rebuilds.inc_by(symbols.len() as u64);
+                        break;
+                    }
                     Err(Failed::Warm(source)) => {
                         let again = self.shared.may_retry_warm(self.partition, attempt, &source).await;
                         if !again {
@@ -88,7 +91,6 @@ impl Worker {
         }
         // Whoever goes on finds the marks in the state of the last block stored.
         fail::point("processor.rebuilt");
-        self.shared.metrics.rebuilds.inc_by(marked.len() as u64);
         self.rebuilt = Some((Instant::now(), began.elapsed()));
         Ok(())
     }
@@ -187,7 +189,7 @@ impl Worker {
 enum Failed {
     /// Warm refuses.
     Warm(WarmError),
-    /// The archive can't be read now, or warm has lost or damaged rows of the day: no reason to stop for the others.
+    /// The archive can't be read now, or warm lacks rows of the day. Other days are not affected.
     Unreadable(TiersError),
     /// The trades are in objects that must be restored first.
     Frozen,

@@ -15,7 +15,7 @@ use crate::tiering::hot::memory::{HotCheckpoint, HotPlace, OLDER_TRADES};
 use crate::tiering::hot::timeline::{self, Place, Unfit};
 use crate::tiering::hot::{HotUpdates, RECENT_TICKS};
 use crate::tiering::state::PartitionState;
-use crate::tiering::warm::Query;
+use crate::tiering::warm::{Query, WarmError};
 use crate::wire::record::RecordView;
 
 /// Symbols that are read from warm at once.
@@ -157,7 +157,14 @@ async fn fill_from_warm(
         {
             let range = TimeRange { from: day.start(), to: Timestamp::MAX };
             let query = Query::new(kind, Some(symbols.to_vec()), range);
-            let mut batches = shared.stores.warm.scan(&query).await.map_err(warm_error)?.rows;
+            let mut batches = match shared.stores.warm.scan(&query).await {
+                // Prices of live ticks are worth more than those of before.
+                Err(error @ WarmError::Damaged { .. }) => {
+                    tracing::warn!(partition, %day, %error, "hot begins without these rows");
+                    continue;
+                }
+                scan => scan.map_err(warm_error)?.rows,
+            };
             let mut of_kind: HashMap<Symbol, Vec<(Seq, Tick)>> = HashMap::new();
             while let Some(batch) = batches.next().await {
                 let batch = batch.map_err(warm_error)?;

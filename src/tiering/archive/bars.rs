@@ -20,27 +20,29 @@ use crate::tiering::warm::{ArchiveSource, Unit};
 
 /// [`are_left`] as warm stands now.
 ///
-/// Errors: warm or the archive can't be read.
+/// Errors: as [`are_left`].
 pub(in crate::tiering) async fn are_same(
     cold: Arc<dyn Cold>,
     warm: &dyn ArchiveSource,
     unit: Unit,
     archived: &[u64],
-) -> Result<bool, ArchiveError> {
+) -> Result<Option<bool>, ArchiveError> {
     let moment = Moment::of(warm, unit).await?;
     are_left(cold, warm, unit, archived, &moment).await
 }
 
 /// Whether the newest revision of every bar of `unit` is the same now, in warm and in what of the archive
 /// warm has dropped before, and in what is left once all below `archived` is dropped: the archive and warm's
-/// later rows.
+/// later rows. `None` where objects must be restored from Glacier first.
+///
+/// Errors: warm or the archive can't be read.
 pub(super) async fn are_left(
     cold: Arc<dyn Cold>,
     warm: &dyn ArchiveSource,
     unit: Unit,
     archived: &[u64],
     moment: &Moment,
-) -> Result<bool, ArchiveError> {
+) -> Result<Option<bool>, ArchiveError> {
     let compared = async {
         let reader = Arc::new(ArchiveReader::new(cold));
         let range = TimeRange { from: unit.day.start(), to: unit.day.end() };
@@ -48,7 +50,7 @@ pub(super) async fn are_left(
         let snapshot = reader.snapshot(unit.kind, range).await?;
         let (ready, frozen) = reader.availability(snapshot.files(unit.day)?, &stats).await?;
         if !frozen.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         let read = |files| {
             reader.scan(unit.kind, files, None, range, stats.clone()).map_err(TiersError::from).boxed()
@@ -59,7 +61,7 @@ pub(super) async fn are_left(
         let held = warm.export(unit, &offsets(&[], &moment.next_offsets)).await?;
         let held = held.map_err(TiersError::from).boxed();
         let dropped = read(snapshot.files_below(unit.day, &moment.dropped)?);
-        Ok(left == newest(merge_streams(unit.kind, vec![held, dropped])).await?)
+        Ok(Some(left == newest(merge_streams(unit.kind, vec![held, dropped])).await?))
     };
     compared.await.map_err(|error: TiersError| ArchiveError::Warm {
         reason: error.to_string(),

@@ -183,16 +183,6 @@ pub enum Event {
 /// Hears what a run tells.
 pub type Progress = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// What to do where rows of `unit` are gone from a database, and not by the archive's doing.
-pub(super) fn refind(unit: Unit) -> String {
-    format!(
-        "attach the partition that was dropped or detached again, or restore the table from a backup; if the rows are \
-         gone for good, forget them: ALTER TABLE ledger DELETE WHERE kind = '{}' AND day = '{}'",
-        unit.kind.name(),
-        unit.day
-    )
-}
-
 /// Why the archive could not go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArchiveError {
@@ -318,12 +308,14 @@ pub enum ArchiveError {
     },
     /// Rows that blocks had stored are no longer in warm, and not by the archive's doing. Nothing was
     /// committed, nothing dropped.
-    #[error("{unit}: {rows} rows that were stored in warm are no longer there; nothing was archived: {}", refind(*unit))]
+    #[error("{unit}: {rows} rows that were stored in warm are no longer there; nothing was archived: {next}")]
     Lost {
         /// The unit.
         unit: Unit,
         /// Rows that are not there.
         rows: u64,
+        /// What to do.
+        next: String,
     },
     /// An object is not what was stored.
     #[error("{store}: {key} is damaged: {reason}")]

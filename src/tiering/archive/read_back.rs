@@ -1,7 +1,7 @@
 //! Reading a data object again, whole and once, to prove what is in it.
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::manifest::ManifestFile;
 use super::store::Store;
@@ -41,6 +41,11 @@ pub(super) async fn read_back(
         }
         tail => tail?,
     };
+    // First, so that nothing is decoded that no writer wrote.
+    let checksum = format!("{:016x}", xxh3_64(&tail));
+    if let Some(stored) = file.footer_checksum.as_ref().filter(|stored| **stored != checksum) {
+        return Err(damaged(format!("the checksum of its footer is {checksum}, and was {stored}")));
+    }
     let window = Window { start: file.footer_at, bytes: tail.clone(), file_bytes: file.bytes };
     let footer = Footer::parse(kind, &window).map_err(|error| damaged(error.to_string()))?;
     let groups = footer.row_groups().map_err(|error| damaged(error.to_string()))?;

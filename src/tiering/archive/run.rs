@@ -25,7 +25,7 @@ use crate::bus::epoch::Gone;
 use crate::fail;
 use crate::market::{Kind, RowDigest, TimeRange, Timestamp};
 use crate::tiering::cold::Cold;
-use crate::tiering::warm::{ArchiveSource, Query, Unit};
+use crate::tiering::warm::{ArchiveSource, Query, Removed, Unit};
 
 /// Times a unit is begun in a run, at most.
 const TRIES_MAX: usize = 3;
@@ -407,9 +407,8 @@ impl Archiver {
         } else {
             tokio::try_join!(source, write)?
         };
-        let rows = self.warm.rows_lost(unit, &offsets).await?;
-        if rows > 0 {
-            return Err(ArchiveError::Lost { unit, rows });
+        if let Some(Removed { rows, next }) = self.warm.rows_lost(unit, &offsets).await? {
+            return Err(ArchiveError::Lost { unit, rows, next });
         }
         if written.digest != source {
             return Err(ArchiveError::Differs {
@@ -560,7 +559,7 @@ impl Archiver {
             }
             if let Some(error) = differing {
                 let cold = self.store.shared_cold();
-                if !bars::are_left(cold, &*self.warm, unit, next_offsets, &moment).await? {
+                if bars::are_left(cold, &*self.warm, unit, next_offsets, &moment).await? != Some(true) {
                     return Err(error);
                 }
                 tracing::info!(%unit, "warm has other revisions than the archive, of the same bars");

@@ -18,9 +18,11 @@ use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
 use super::journal::{Journal, Step, journal_key};
-use super::manifest::{Manifest, data_prefix, manifest_key, manifest_prefix};
+use super::manifest::{Manifest, ManifestFile, data_prefix, manifest_key, manifest_prefix};
 use super::plan::archived_units;
+use super::read_back::read_back;
 use super::run::{Archiver, Summary};
+use super::status::archived;
 use super::store::Store;
 use super::verify::{Bounds, Scrubber};
 use super::*;
@@ -32,7 +34,7 @@ use crate::market::{
 use crate::tiering::cold::Cold;
 use crate::tiering::cold::dir::DirCold;
 use crate::tiering::cold::faulty::{Fault, FaultyCold};
-use crate::tiering::parquet::{Footer, Window};
+use crate::tiering::parquet::{Footer, Index, Window};
 use crate::tiering::warm::conformance::{self, Case, Row};
 use crate::tiering::warm::local::{LocalWarm, LocalWarmOptions};
 use crate::tiering::warm::{ArchiveSource, Block, Mark, Query, Scan, UnitInfo, Warm};
@@ -366,6 +368,38 @@ async fn revisions_of_bars_are_archived_by_their_latest() {
     let summary = world.run(&cold, dropping()).await.unwrap();
     assert_eq!((summary.drops, summary.failures), (1, Vec::new()));
     world.warm = None;
+}
+
+/// Footers are read without a checksum where a manifest is lost, and those of the first versions have none.
+#[tokio::test]
+async fn no_flipped_bit_of_a_footer_ends_the_process() {
+    let world = World::new();
+    let cold = MemoryCold::new();
+    revisions(&world.warm(), 0..40, &[(3, 7), (9, 8)]).await;
+    assert_eq!(world.run(&cold, options()).await.unwrap().commits, 1);
+    let shared: Arc<dyn Cold> = Arc::new(cold.clone());
+    let manifests = archived(&shared, |_| true).await.unwrap();
+    let file = manifests.values().flatten().flat_map(|manifest| &manifest.files).next().unwrap().clone();
+    let whole = cold.get(&file.key).await.unwrap();
+    let store = Store::new(shared, None, ArchiveMetrics::default());
+    let nothing: Progress = Arc::new(|_| {});
+    let read = async |file: &ManifestFile| read_back(&store, Kind::Bar, file, &nothing).await.map(|_| ());
+    assert_eq!(read(&file).await, Ok(()));
+    let unchecked = ManifestFile { footer_checksum: None, ..file.clone() };
+    for at in file.footer_at as usize..whole.len() {
+        for bit in [0, 1 + at % 7] {
+            let mut flipped = whole.to_vec();
+            flipped[at] ^= 1 << bit;
+            let bytes = Bytes::copy_from_slice(&flipped[file.footer_at as usize..]);
+            let tail = Window { start: file.footer_at, bytes, file_bytes: file.bytes };
+            let _ = Footer::parse(Kind::Bar, &tail).and_then(|footer| footer.row_groups());
+            let _ = Index::parse(Kind::Bar, &tail);
+            cold.put(&file.key, flipped.into()).await.unwrap();
+            for file in [&file, &unchecked] {
+                assert!(read(file).await.is_err(), "byte {at} bit {bit}");
+            }
+        }
+    }
 }
 
 /// A block of revisions of one bar, whose volume says which.

@@ -70,7 +70,10 @@ impl Auditor {
             report.warm = Some(is_equal);
             match warm {
                 // Made again from the log, warm has other revisions.
-                Ok(_) if !is_equal && self.are_same_bars(unit, chain).await? => report.warm = Some(true),
+                Ok(_) if !is_equal && unit.kind == Kind::Bar => {
+                    report.warm = self.are_same_bars(unit, chain).await?;
+                    in_warm = warm.ok().filter(|_| report.warm == Some(false));
+                }
                 Ok(warm) => in_warm = Some(warm),
                 Err(reason) => self.report.find(damaged(unit, None, &reason)),
             }
@@ -100,16 +103,32 @@ impl Auditor {
         Ok(report)
     }
 
-    /// Whether warm and the archive have the same bars, in whatever revisions. What can't be read is told as such
-    /// elsewhere.
-    async fn are_same_bars(&self, unit: Unit, chain: &Chain) -> Result<bool, AuditError> {
-        if unit.kind != Kind::Bar {
-            return Ok(false);
+    /// Whether warm and the archive have the same bars, in whatever revisions; told once where that can't be seen.
+    async fn are_same_bars(&mut self, unit: Unit, chain: &Chain) -> Result<Option<bool>, AuditError> {
+        if let Some((_, are_same)) = self.bars.filter(|(of, _)| *of == unit) {
+            return Ok(are_same);
         }
-        match bars::are_same(self.cold.clone(), &*self.warm, unit, chain.next_offsets()).await {
-            Err(error) if error.is_passing() => Err(error.into()),
-            compared => Ok(compared.unwrap_or(false)),
+        let compared = bars::are_same(self.cold.clone(), &*self.warm, unit, chain.next_offsets()).await;
+        let (are_same, unseen) = match compared {
+            Ok(None) => (None, Some("objects must be restored from Glacier first".to_owned())),
+            Err(error) if !error.is_passing() => (None, Some(error.to_string())),
+            compared => (compared?, None),
+        };
+        self.bars = Some((unit, are_same));
+        if let Some(reason) = unseen {
+            self.report.find(Finding {
+                severity: Severity::Unknown,
+                link: Link::Cold,
+                unit: Some(unit),
+                partition: None,
+                offsets: None,
+                what: format!("warm has other revisions of bars than the archive, and whether they are the same \
+                     bars can't be told: {reason}"),
+                next: "`stk archive restore` brings objects back from Glacier; `stk archive verify` names damaged ones"
+                    .to_owned(),
+            });
         }
+        Ok(are_same)
     }
 
     /// Compares the part of a manifest's rows that warm or the log has, where it does not have all.

@@ -44,15 +44,15 @@ use self::report::{damaged, differs};
 use crate::bus::epoch::Lost;
 use crate::bus::{Bus, BusError};
 use crate::market::{Kind, RowDigest, TimeRange, Timestamp, TradingDay};
+use crate::tiering::archive::ArchiveError;
 use crate::tiering::archive::chain::{Chain, Chains};
 use crate::tiering::archive::manifest::Manifest;
 use crate::tiering::archive::manifest::manifest_key;
 use crate::tiering::archive::origin::{self, Beside};
-use crate::tiering::archive::{ArchiveError, refind};
 use crate::tiering::cold::Cold;
 use crate::tiering::history::lost_records;
 use crate::tiering::seam::{self, SeamError};
-use crate::tiering::warm::{ArchiveSource, Mark, Query, Unit, WarmError};
+use crate::tiering::warm::{ArchiveSource, Mark, Query, Removed, Unit, WarmError};
 
 /// Units whose manifests are read at once.
 const READS_MAX: usize = 8;
@@ -151,6 +151,8 @@ pub struct Auditor {
     selection: Selection,
     progress: Progress,
     facts: BTreeMap<Kind, Facts>,
+    /// The unit of bars that was last compared with the archive in other revisions, and whether they are the same.
+    bars: Option<(Unit, Option<bool>)>,
     /// Differences that were narrowed.
     narrowed: usize,
     report: Report,
@@ -180,7 +182,7 @@ impl Auditor {
     ) -> Self {
         let chains = Chains::new(cold.clone());
         let (facts, report) = (BTreeMap::new(), Report::default());
-        Self { bus, warm, cold, chains, selection, progress, facts, narrowed: 0, report }
+        Self { bus, warm, cold, chains, selection, progress, facts, bars: None, narrowed: 0, report }
     }
 
     /// Makes the audit.
@@ -547,14 +549,14 @@ impl Auditor {
     async fn lost_from_warm(&mut self, unit: Unit, marks: &[u64]) -> Result<(), AuditError> {
         let offsets: Vec<_> = marks.iter().map(|next| 0..*next).collect();
         let mut tries = 0;
-        let rows = loop {
-            let rows = self.warm.rows_lost(unit, &offsets).await?;
+        let lost = loop {
+            let lost = self.warm.rows_lost(unit, &offsets).await?;
             tries += 1;
-            if rows == 0 || tries == TRIES_MAX || !self.has_moved(unit).await? {
-                break rows;
+            if lost.is_none() || tries == TRIES_MAX || !self.has_moved(unit).await? {
+                break lost;
             }
         };
-        if rows > 0 {
+        if let Some(Removed { rows, next }) = lost {
             self.report.find(Finding {
                 severity: Severity::Broken,
                 link: Link::Warm,
@@ -562,7 +564,7 @@ impl Auditor {
                 partition: None,
                 offsets: None,
                 what: format!("{rows} rows that were stored in warm are no longer there"),
-                next: refind(unit),
+                next,
             });
         }
         Ok(())

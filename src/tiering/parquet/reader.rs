@@ -8,7 +8,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{PageIndexPolicy, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::market::{Kind, TickBatch};
@@ -54,6 +54,30 @@ impl ChunkReader for Window {
     }
 }
 
+/// The metadata of a file of `kind`. Where it is damaged the library may panic, and does so at the latest when it is
+/// asked for a column that begins before the file.
+pub(super) fn metadata(
+    kind: Kind,
+    tail: &Window,
+    pages: PageIndexPolicy,
+) -> Result<ArrowReaderMetadata, ParquetError> {
+    let options =
+        ArrowReaderOptions::new().with_schema(TickBatch::schema(kind)).with_page_index_policy(pages);
+    let load = std::panic::AssertUnwindSafe(|| ArrowReaderMetadata::load(tail, options));
+    let damaged = |what: &str| ParquetError::General(what.to_owned());
+    let metadata = std::panic::catch_unwind(load)
+        .unwrap_or_else(|_| Err(damaged("its footer is not what any writer wrote")))?;
+    let is_negative = |column: &ColumnChunkMetaData| {
+        let dictionary = column.dictionary_page_offset().unwrap_or(0);
+        column.data_page_offset().min(dictionary).min(column.compressed_size()) < 0
+    };
+    let groups = metadata.metadata().row_groups();
+    if groups.iter().any(|group| group.num_rows() < 0 || group.columns().iter().any(is_negative)) {
+        return Err(damaged("its footer has negative places or sizes"));
+    }
+    Ok(metadata)
+}
+
 /// What the end of a file says of the rest.
 #[derive(Clone)]
 pub(in crate::tiering) struct Footer {
@@ -66,10 +90,7 @@ pub(in crate::tiering) struct Footer {
 impl Footer {
     /// Reads the end of a file of `kind`: `tail` begins where the rows end.
     pub(in crate::tiering) fn parse(kind: Kind, tail: &Window) -> Result<Self, ParquetError> {
-        let options = ArrowReaderOptions::new()
-            .with_schema(TickBatch::schema(kind))
-            .with_page_index_policy(PageIndexPolicy::Skip);
-        let metadata = ArrowReaderMetadata::load(tail, options)?;
+        let metadata = metadata(kind, tail, PageIndexPolicy::Skip)?;
         Ok(Self { kind, metadata, start: tail.start })
     }
 

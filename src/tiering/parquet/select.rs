@@ -5,16 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use parquet::DecodeResult;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, RowSelection, RowSelectionPolicy,
-};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection, RowSelectionPolicy};
 use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder, RowGroupSelection};
 use parquet::bloom_filter::Sbbf;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::PageIndexPolicy;
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
-use super::reader::Window;
+use super::reader::{Window, metadata};
 use super::sums::{Summer, Sums};
 use crate::market::{Kind, Symbol, TickBatch, TimeRange, Timestamp};
 
@@ -101,7 +99,7 @@ impl Index {
     /// Reads the end of a file of `kind`, which is sound and holds the checksums of the rest: `tail`
     /// begins where the rows end.
     pub(in crate::tiering) fn parse(kind: Kind, tail: &Window) -> Result<Self, ParquetError> {
-        let metadata = Self::metadata(kind, tail)?;
+        let metadata = metadata(kind, tail, PageIndexPolicy::Required)?;
         let sums = Sums::stored(metadata.metadata(), tail.start)?;
         Ok(Self::new(kind, metadata, tail, sums))
     }
@@ -112,14 +110,7 @@ impl Index {
         tail: &Window,
         sums: Sums,
     ) -> Result<Self, ParquetError> {
-        Ok(Self::new(kind, Self::metadata(kind, tail)?, tail, sums))
-    }
-
-    fn metadata(kind: Kind, tail: &Window) -> Result<ArrowReaderMetadata, ParquetError> {
-        let options = ArrowReaderOptions::new()
-            .with_schema(TickBatch::schema(kind))
-            .with_page_index_policy(PageIndexPolicy::Required);
-        ArrowReaderMetadata::load(tail, options)
+        Ok(Self::new(kind, metadata(kind, tail, PageIndexPolicy::Required)?, tail, sums))
     }
 
     fn new(kind: Kind, metadata: ArrowReaderMetadata, tail: &Window, sums: Sums) -> Self {
@@ -133,7 +124,8 @@ impl Index {
 
     /// What the end of a file of `kind` tells of its rows as a whole: `tail` begins where the rows end.
     pub(in crate::tiering) fn span(kind: Kind, tail: &Window) -> Result<Span, ParquetError> {
-        let index = Self::new(kind, Self::metadata(kind, tail)?, tail, Summer::new(1).finish());
+        let index =
+            Self::new(kind, metadata(kind, tail, PageIndexPolicy::Required)?, tail, Summer::new(1).finish());
         let mut span = Span { rows: index.rows(), symbols: Vec::new(), ts_min: i64::MAX, ts_max: i64::MIN };
         let missing = || ParquetError::General("it lacks the span of a page".to_owned());
         for group in 0..index.blooms.len() {

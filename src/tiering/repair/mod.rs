@@ -583,13 +583,12 @@ impl Repairer {
     }
 }
 
-/// The units of which warm holds other rows than the archive, and the log does not contradict the archive.
-/// Bars have revisions, and are left alone.
+/// The units of which warm holds other rows than the archive, and the log does not contradict the archive. Of bars
+/// other revisions are no other rows.
 fn differing(report: &Report) -> Vec<Unit> {
     let is_wrong = |unit: &&UnitReport| {
         let manifests = &unit.manifests;
-        unit.unit.kind != Kind::Bar
-            && manifests.iter().any(|manifest| manifest.warm == Some(false))
+        manifests.iter().any(|manifest| manifest.warm == Some(false))
             && manifests.iter().all(|manifest| manifest.log != Some(false))
     };
     report.units.iter().filter(is_wrong).map(|unit| unit.unit).collect()

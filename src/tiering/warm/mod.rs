@@ -220,6 +220,21 @@ impl WarmError {
     }
 }
 
+/// Rows that were stored, and that somebody has removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// How many.
+    pub rows: u64,
+    /// What to do.
+    pub next: String,
+}
+
+impl std::fmt::Display for Removed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} rows that were stored in warm are no longer there: {}", self.rows, self.next)
+    }
+}
+
 /// A store of `partitions` beside a log of another number.
 fn other_partitions(path: String, partitions: usize, of_log: u16, way_on: &str) -> WarmError {
     let reason = format!(
@@ -320,11 +335,11 @@ pub trait ArchiveSource: Warm {
         offsets: &[Range<u64>],
     ) -> Result<BoxStream<'static, Result<TickBatch, WarmError>>, WarmError>;
 
-    /// How many rows of the unit at `offsets` (by partition; none beyond its end) were stored by blocks
-    /// that the store's own books list, and are no longer there. 0 where the store keeps no such books.
-    async fn rows_lost(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<u64, WarmError> {
+    /// Rows of the unit at `offsets` (by partition; none beyond its end) that the store's own books list, and
+    /// that are no longer there. `None` where all are, or the store keeps no such books.
+    async fn rows_lost(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<Option<Removed>, WarmError> {
         let _ = (unit, offsets);
-        Ok(0)
+        Ok(None)
     }
 
     /// Drops rows of the unit at offsets below `next_offsets` (by partition): all of them, or those

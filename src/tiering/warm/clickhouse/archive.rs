@@ -293,6 +293,7 @@ impl Inner {
             stored: sent.rows,
         };
         self.nodes.insert_rows("ledger", None, &[entry]).await?;
+        fail::point("warm.clickhouse.restore_booked");
         // All at once: from here on the rows of this number count and those below the offsets don't.
         state.version += 1;
         state.restored = generation;

@@ -12,14 +12,13 @@ use clickhouse::Row;
 use serde::Deserialize;
 
 use super::Inner;
-use super::schema::{literal, rows_table};
+use super::schema::{identifier, literal, rows_table};
 use super::sql::{self, day_literal};
 use super::state::{State, UnitState};
 use crate::market::{Kind, TradingDay};
-use crate::tiering::archive::refind;
-use crate::tiering::warm::{Query, Unit, WarmError};
+use crate::tiering::warm::{Query, Removed, Unit, WarmError};
 
-/// How long the booked rows of a kind are remembered: what is stored meanwhile is only missed after it.
+/// How long the booked rows of a kind are cached. Rows that are stored meanwhile are missed only after that.
 const REMEMBERED: Duration = Duration::from_mins(1);
 
 /// How often rows are counted again while days are dropped or restored.
@@ -50,9 +49,9 @@ struct FoundRow {
 }
 
 impl Inner {
-    /// Refuses a scan of a day of which fewer rows are there than the books list. `there` are the rows of the
-    /// kind's parts, asked for before `state` was read: of a day they can be more, never fewer, since rows that do
-    /// not count are among them.
+    /// Refuses a scan of a day that has fewer rows than the books list. `there` are the rows of the kind's parts,
+    /// asked for before `state` was read: rows that do not count are among them, so that a day may have more than
+    /// are booked, never fewer.
     pub(super) async fn check_booked(
         &self,
         query: &Query,
@@ -63,30 +62,38 @@ impl Inner {
         if first_short(query, &*self.remembered(kind, state, there).await?, there).is_none() {
             return Ok(());
         }
-        // Rows may have come between the two questions, and those that the archive answers need not be here.
+        // Rows may have been stored between the two questions, and those that the archive answers need not be here.
         for _ in 0..ATTEMPTS_MAX {
             let state = State::read(&self.nodes, kind).await?;
             let rows = self.booked_rows(kind, &state, there, &query.archived).await?;
             let (_, there) = self.size(kind).await?;
-            let Some((day, missing)) = first_short(query, &rows, &there) else { return Ok(()) };
-            if State::read(&self.nodes, kind).await?.units == state.units {
+            let Some((day, rows)) = first_short(query, &rows, &there) else { return Ok(()) };
+            if State::read(&self.nodes, kind).await?.units.get(&day) == state.units.get(&day) {
                 let unit = Unit { day, kind };
-                let next = if state.units.get(&day).is_some_and(UnitState::is_restored) {
-                    format!(
-                        "`stk archive restore {day} --into-warm` brings back what the archive has; or {}",
-                        refind(unit)
-                    )
-                } else {
-                    refind(unit)
-                };
-                let reason =
-                    format!("{unit}: {missing} rows that were stored in warm are no longer there: {next}");
-                return Err(WarmError::Damaged { path: self.path.clone(), reason });
+                let lost = Removed { rows, next: self.way_to_rows(unit) };
+                return Err(WarmError::Damaged {
+                    path: self.path.clone(),
+                    reason: format!("{unit}: {lost}"),
+                });
             }
             self.metrics.scan_retries.inc();
         }
         let reason = format!("days of {} rows are dropped or restored again and again", kind.name());
         Err(WarmError::Io { path: self.path.clone(), reason })
+    }
+
+    /// What to do where rows of `unit` are gone, and not by the archive's doing.
+    fn way_to_rows(&self, unit: Unit) -> String {
+        let (kind, day) = (unit.kind.name(), unit.day);
+        let everywhere = if self.names.cluster.is_some() { " on every server" } else { "" };
+        format!(
+            "attach the partition that was dropped or detached again, or restore the table from a backup; if the \
+             archive has the day, `stk archive restore {day} --kind {kind} --into-warm` brings it back; rows that are \
+             gone for good are no longer missed once you forget them{everywhere}: ALTER TABLE {}.{} DELETE WHERE kind = \
+             '{kind}' AND day = '{day}'",
+            identifier(&self.names.database),
+            self.names.local("ledger")
+        )
     }
 
     /// The rows by day that count by the books, as they were a minute ago at most.
@@ -129,7 +136,8 @@ impl Inner {
             format!(" AND `day` NOT IN ({})", taken.join(", "))
         };
         let sql = format!(
-            "SELECT toInt32(`day`) AS d, sum(stored) AS rows FROM ({}) WHERE {} GROUP BY `day`",
+            "SELECT toInt32(`day`) AS d, sum(stored) AS rows FROM ({}) WHERE {} GROUP BY `day` \
+             SETTINGS optimize_aggregation_in_order = 1",
             blocks_of(kind, &but),
             sql::counts(state, archived, &days)
         );
@@ -142,7 +150,11 @@ impl Inner {
     /// Blocks that an earlier version of the schema wrote are not in the ledger, and not looked at. What is sealed
     /// ends with a block. A block that begins below what was dropped may be gone; if the unit was restored and
     /// offsets below are asked for, the rows of the restore have to be there.
-    pub(super) async fn rows_lost(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<u64, WarmError> {
+    pub(super) async fn rows_lost(
+        &self,
+        unit: Unit,
+        offsets: &[Range<u64>],
+    ) -> Result<Option<Removed>, WarmError> {
         let state = State::read(&self.nodes, unit.kind).await?;
         let day = day_literal(unit.day);
         let of_unit = state.units.get(&unit.day);
@@ -170,15 +182,18 @@ impl Inner {
              GLOBAL IN (SELECT `partition`, epoch, block {blocks}){restored}))) AS found"
         );
         let row: FoundRow = self.nodes.one(&sql).await?;
-        Ok(row.booked.saturating_sub(row.found))
+        let rows = row.booked.saturating_sub(row.found);
+        Ok((rows > 0).then(|| Removed { rows, next: self.way_to_rows(unit) }))
     }
 }
 
-/// The blocks that stored rows of `kind`, and the restores, each once; `and` says of which days. A block stands at
-/// its first offset: by the rules for rows it counts if all of its rows do.
+/// The blocks that stored rows of `kind`, and the restores, each once; `and` says of which days. A block stands where
+/// the first of its rows can, so that by the rules for rows it counts if all of its rows do: rebuilt bars lie at
+/// the last offset before their block.
 fn blocks_of(kind: Kind, and: &str) -> String {
+    let first = if kind == Kind::Bar { "greatest(max(first_offset), 1) - 1" } else { "max(first_offset)" };
     format!(
-        "SELECT `day`, `partition`, epoch, block, max(first_offset) AS `offset`, max(ledger.stored) AS stored \
+        "SELECT `day`, `partition`, epoch, block, {first} AS `offset`, max(ledger.stored) AS stored \
          FROM ledger WHERE kind = {}{and} GROUP BY `day`, `partition`, epoch, block",
         literal(kind.name())
     )

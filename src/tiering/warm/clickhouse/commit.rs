@@ -236,12 +236,13 @@ impl Inner {
         Ok(last.map_or_else(Mark::default, |(standing, row)| mark_of(standing.next_offset, row)))
     }
 
-    /// The highest epoch of a claim, or of a block: a store that was put back may hold blocks of owners
-    /// whose claim it has lost.
+    /// The highest epoch of a claim, of a block, or in the ledger: a store of which single tables were put back may
+    /// hold blocks of owners whose claim it has lost.
     async fn epoch_max(&self, partition: u16) -> Result<u32, WarmError> {
         let sql = format!(
             "SELECT max(epoch) FROM (SELECT epoch FROM claims WHERE `partition` = {partition} \
-             UNION ALL SELECT epoch FROM blocks WHERE `partition` = {partition})"
+             UNION ALL SELECT epoch FROM blocks WHERE `partition` = {partition} \
+             UNION ALL SELECT epoch FROM ledger WHERE `partition` = {partition} AND epoch < {RESTORED})"
         );
         self.nodes.one(&sql).await
     }

@@ -117,7 +117,7 @@ use self::client::Nodes;
 use self::commit::Held;
 pub use self::metrics::ClickHouseWarmMetrics;
 use self::schema::{Names, literal};
-use super::{ArchiveSource, Block, Mark, Origin, Query, Scan, Unit, UnitInfo, Warm, WarmError};
+use super::{ArchiveSource, Block, Mark, Origin, Query, Removed, Scan, Unit, UnitInfo, Warm, WarmError};
 use crate::bus::epoch::{Held as LogHeld, LogEpoch};
 use crate::market::{Kind, RowDigest, TickBatch};
 use crate::secret::Secret;
@@ -322,7 +322,7 @@ impl ArchiveSource for ClickHouseWarm {
         self.inner.export(unit, offsets).await
     }
 
-    async fn rows_lost(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<u64, WarmError> {
+    async fn rows_lost(&self, unit: Unit, offsets: &[Range<u64>]) -> Result<Option<Removed>, WarmError> {
         self.inner.rows_lost(unit, offsets).await
     }
 

@@ -41,10 +41,10 @@ pub(super) const fn version() -> u32 {
 
 /// How tables are called and what they are made of.
 pub(super) struct Names {
-    cluster: Option<String>,
+    pub(super) cluster: Option<String>,
     /// The keeper's path, with ClickHouse's macros; none where tables are not replicated.
     keeper_path: Option<String>,
-    database: String,
+    pub(super) database: String,
     user: String,
 }
 

@@ -6,6 +6,7 @@ use futures_util::{StreamExt, TryStreamExt};
 
 use super::*;
 use crate::bus::epoch::{Ended, LogName, Misfit, Relation};
+use crate::market::{Bar, Timeframe, TradingDay};
 use crate::tiering::archive::ArchiveError;
 
 const TABLES: [&str; 5] = ["claims", "marks", "blocks", "prev_close_rows", "gap_rows"];
@@ -149,6 +150,11 @@ async fn a_database_names_the_generations_of_a_log_on_a_disk() {
     assert!(matches!(other, Err(Misfit::OtherLog { .. })), "{other:?}");
 }
 
+/// How many rows of `unit` at `offsets` of the first partition are booked, and not there.
+async fn lost(warm: &ClickHouseWarm, unit: Unit, offsets: std::ops::Range<u64>) -> u64 {
+    warm.rows_lost(unit, std::slice::from_ref(&offsets)).await.unwrap().map_or(0, |lost| lost.rows)
+}
+
 /// Makes a database of version 1 of the schema, with three records of a partition.
 async fn as_version_1(database: &Database) {
     let warm = database.open().await;
@@ -214,7 +220,7 @@ async fn a_database_of_the_version_before_is_migrated_and_adopted() {
     assert_eq!(offsets(&warm, 0).await, [0, 1, 2, 3, 4]);
     // The ledger begins with the migration.
     for info in warm.units().await.unwrap() {
-        assert_eq!(warm.rows_lost(info.unit, std::slice::from_ref(&(0..5))).await.unwrap(), 0);
+        assert_eq!(lost(&warm, info.unit, 0..5).await, 0);
     }
     let versions: Vec<u32> =
         warm.inner.nodes.rows("SELECT version FROM stk_schema ORDER BY version").await.unwrap();
@@ -234,16 +240,12 @@ async fn rows_that_were_removed_by_hand_are_not_archived_around() {
     assert!(warm.commit(block(0, 5, 9)).await.is_err());
     let units = warm.units().await.unwrap();
     for info in &units {
-        assert_eq!(warm.rows_lost(info.unit, std::slice::from_ref(&(0..5))).await.unwrap(), 0);
+        assert_eq!(lost(&warm, info.unit, 0..5).await, 0);
     }
     let gone = units.iter().find(|info| info.unit.kind == Kind::PrevClose).unwrap().unit;
     execute(&warm, &format!("ALTER TABLE prev_close_rows DROP PARTITION '{}'", gone.day)).await;
-    assert_eq!(warm.rows_lost(gone, std::slice::from_ref(&(0..5))).await.unwrap(), 5);
-    assert_eq!(
-        warm.rows_lost(gone, std::slice::from_ref(&(3..5))).await.unwrap(),
-        2,
-        "from the second block on"
-    );
+    assert_eq!(lost(&warm, gone, 0..5).await, 5);
+    assert_eq!(lost(&warm, gone, 3..5).await, 2, "from the second block on");
 
     let dir = tempfile::tempdir().unwrap();
     let cold = Arc::new(DirCold::open(dir.path()).unwrap());
@@ -298,7 +300,7 @@ async fn a_scan_of_a_day_whose_rows_were_removed_by_hand_is_refused() {
     let closes = exported(gone).await;
     let drop_by_hand = format!("ALTER TABLE prev_close_rows DROP PARTITION '{}'", gone.day);
     execute(&warm, &drop_by_hand).await;
-    // By who remembers, and by who only now comes.
+    // With what was booked in the cache, and by a new process.
     for warm in [warm.clone(), database.open().await] {
         let (missing, text) = refused(&warm, &all).await;
         assert_eq!(missing, 5);
@@ -333,9 +335,12 @@ async fn a_scan_of_a_day_whose_rows_were_removed_by_hand_is_refused() {
     for warm in [warm.clone(), database.open().await] {
         let (missing, text) = refused(&warm, &all).await;
         assert_eq!(missing, 9);
-        assert!(text.contains(&format!("`stk archive restore {} --into-warm`", gone.day)), "{text}");
-        assert_eq!(warm.rows_lost(gone, std::slice::from_ref(&(0..9))).await.unwrap(), 9);
-        assert_eq!(warm.rows_lost(gone, std::slice::from_ref(&(5..9))).await.unwrap(), 4, "of the log's");
+        assert!(
+            text.contains(&format!("`stk archive restore {} --kind prev_close --into-warm`", gone.day)),
+            "{text}"
+        );
+        assert_eq!(lost(&warm, gone, 0..9).await, 9);
+        assert_eq!(lost(&warm, gone, 5..9).await, 4, "of the log's");
     }
     restore().await;
     assert_eq!(refused(&warm, &all).await.0, 4);
@@ -357,7 +362,7 @@ async fn rows_of_a_block_that_is_dropped_in_part_are_not_missed() {
     let units = warm.units().await.unwrap();
     for unit in units.iter().map(|info| info.unit) {
         assert_eq!(warm.drop_rows(unit, &[5]).await.unwrap(), 0);
-        assert_eq!(warm.rows_lost(unit, std::slice::from_ref(&(5..9))).await.unwrap(), 0, "{unit}");
+        assert_eq!(lost(&warm, unit, 5..9).await, 0, "{unit}");
     }
     for warm in [warm.clone(), database.open().await] {
         assert_eq!(offsets(&warm, 0).await, [7, 8]);
@@ -365,4 +370,48 @@ async fn rows_of_a_block_that_is_dropped_in_part_are_not_missed() {
     execute(&warm, "ALTER TABLE prev_close_rows DELETE WHERE `offset` = 8 SETTINGS mutations_sync = 2").await;
     let all = Query::new(Kind::PrevClose, None, TimeRange::ALL);
     assert_eq!(refused(&warm, &all).await.0, 1);
+}
+
+/// A bar of a day, stored at `offset`.
+fn bar_at(offset: u64) -> (TradingDay, TickBatch) {
+    let (mut table, mut builder) = (SymbolTable::default(), TickBatchBuilder::new(0));
+    let bar = Bar::empty("AAPL".parse().unwrap(), Timeframe::MINUTE, "2026-11-20T15:00:00Z".parse().unwrap());
+    let seq = Seq { partition: 0, offset, index: u32::MAX };
+    builder.push_bar(table.intern(bar.symbol), seq, &bar);
+    builder.finish(&table).remove(0)
+}
+
+/// Bars that are rebuilt stand at the last offset before their block, which can be empty.
+#[tokio::test]
+async fn rebuilt_bars_that_are_archived_are_not_missed() {
+    let Some(database) = one() else { return };
+    let warm = database.open().await;
+    let (day, bar) = bar_at(3);
+    let unit = Unit { day, kind: Kind::Bar };
+    let rebuilt = |first_offset, next_offset, offset| Block {
+        next_offset,
+        batches: vec![bar_at(offset)],
+        ..block(0, first_offset, first_offset)
+    };
+    warm.commit(block(0, 0, 4)).await.unwrap();
+    warm.commit(rebuilt(4, 4, 3)).await.unwrap();
+    let all = Query::new(Kind::Bar, None, TimeRange::ALL);
+    let scanned = async || {
+        let batches: Vec<TickBatch> = warm.scan(&all).await.unwrap().rows.try_collect().await.unwrap();
+        batches.iter().map(TickBatch::len).sum::<usize>()
+    };
+    assert_eq!(scanned().await, 1);
+    assert_eq!(warm.drop_rows(unit, &[4]).await.unwrap(), 0);
+    assert_eq!(scanned().await, 0);
+    assert_eq!((lost(&warm, unit, 0..9).await, lost(&warm, unit, 4..9).await), (0, 0));
+    let archived = futures_util::stream::iter([Ok(bar)]).boxed();
+    warm.restore(unit, &[4], archived).await.unwrap();
+    assert_eq!(scanned().await, 1);
+    warm.commit(block(0, 4, 6)).await.unwrap();
+    warm.commit(rebuilt(6, 6, 5)).await.unwrap();
+    assert_eq!(scanned().await, 2);
+    assert_eq!((lost(&warm, unit, 0..9).await, lost(&warm, unit, 4..9).await), (0, 0));
+    execute(&warm, "TRUNCATE TABLE bar_rows").await;
+    assert_eq!(refused(&warm, &all).await.0, 2);
+    assert_eq!(lost(&warm, unit, 0..9).await, 2);
 }
