@@ -209,6 +209,9 @@ fn refused(args: &BackupArgs, path: &Path, error: BackupError) -> CliError {
         BackupError::NotABackup { .. } => {
             CliError::usage(&error).hint("name the directory that `stk backup create` wrote")
         }
+        BackupError::Restoring { .. } => {
+            CliError::in_use(&error).hint("wait for it, or choose another directory with `--data`")
+        }
         BackupError::Busy { .. } => CliError::failed(&error)
             .hint("remove what was begun, and run it again at a quieter time or to a faster disk"),
         BackupError::Damaged { .. } | BackupError::Faulty { .. } => {

@@ -109,6 +109,13 @@ pub(super) fn run(args: ReplayArgs, global: &Global) -> Result<(), CliError> {
         if args.again {
             say("stored as a new session (--again)");
         }
+        if feed.doubtful() > 0 {
+            return Err(CliError::failed(format!(
+                "{} of the ticks already stored may not be: what was played before has too many holes to tell them apart",
+                feed.doubtful()
+            ))
+            .hint("play this capture alone into an empty data directory (`--data`), and compare"));
+        }
         // Everything else is durable, but the capture is not whole in the store.
         match (feed.tally().refused, ahead) {
             (0, 0) => Ok(()),

@@ -130,6 +130,16 @@ fn an_interrupted_backup_or_restore_is_refused_or_done_again() {
         assert!(killed.starts_with("exit: signal"), "{point}: {killed}");
         assert!(files(&data).is_empty(), "{point}: nothing has its name before all has");
     }
+    // Another process is at it.
+    let writing = plant.home.path(".put.stk-restoring");
+    std::fs::create_dir_all(writing.join("data")).expect("made");
+    let lock = std::fs::File::open(&writing).expect("it is there");
+    lock.try_lock().expect("free");
+    let refused = restore(&plant, &backup, &data);
+    assert!(refused.starts_with("exit: 4\n"), "{refused}");
+    assert!(refused.contains("another `stk backup restore` is writing [HOME]/put"), "{refused}");
+    assert!(files(&data).is_empty() && writing.join("data").is_dir(), "{refused}");
+    drop(lock);
     let shown = restore(&plant, &backup, &data);
     assert!(shown.starts_with("exit: 0\n"), "{shown}");
     // Nothing is written over.

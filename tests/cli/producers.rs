@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use stk::client::ingest::IngestClient;
+use stk::feed::iex::make;
 use stk::market::{Conditions, Exchange, Price, Tape, Tick, Timestamp, Trade};
 
 use super::scaled::Scaled;
@@ -269,4 +270,36 @@ fn a_capture_is_played_into_the_server_that_has_an_older_copy_open() {
     let asked = ["history", "AAPL", "MSFT", "--format", "csv", "--server", &server.address];
     let trades = home.run(&asked);
     assert_eq!(trades.lines().filter(|line| line.contains(",2025-03-07T14:30:")).count(), 40, "{trades}");
+}
+
+/// A capture that lost packets, and then a better one of the same session: what the first one lacks is added. Where it
+/// lacks too much to tell what, that is said.
+#[test]
+fn a_better_capture_fills_the_holes_of_the_one_before() {
+    let open: Timestamp = "2025-03-07T14:30:00Z".parse().expect("a time");
+    let written = |home: &Home, name: &str, packets: u64, is_kept: fn(u64) -> bool| {
+        let mut capture = make::pcap_header();
+        for number in (0..packets).filter(|number| is_kept(*number)) {
+            let ts = open.saturating_add_nanos(number as i64 * 1_000_000);
+            let trade = make::trade("AAPL", ts, 0, 1_000_000, 100, number + 1);
+            let segment = make::segment(1, 7, number + 1, ts, &[trade]);
+            capture.extend(make::pcap_record(ts, &make::ethernet(&segment)));
+        }
+        let path = home.path(name);
+        std::fs::write(&path, capture).expect("written");
+        path.display().to_string()
+    };
+    for (packets, is_told) in [(800, false), (2_400, true)] {
+        let home = Home::new();
+        let data = home.path("data").display().to_string();
+        let holed = written(&home, "holed.pcap", packets, |number| number % 2 == 0);
+        let whole = written(&home, "whole.pcap", packets, |_| true);
+        play(&home, &holed, &["--data", &data]);
+        let shown = home.run(&["replay", &whole, "--speed", "max", "--data", &data]);
+        let history = home.run(&["history", "AAPL", "--format", "csv", "--data", &data]);
+        let stored = history.lines().filter(|line| line.contains(",2025-03-07T14:30:")).count() as u64;
+        assert_eq!(stored < packets, is_told, "{shown}");
+        assert_eq!(shown.contains("ticks already stored may not be"), is_told, "{shown}");
+        assert_eq!(shown.starts_with("exit: 0\n"), !is_told, "{shown}");
+    }
 }

@@ -466,6 +466,7 @@ fn another_archive_is_refused_for_days_that_it_does_not_hold() {
     plant.take(&plant.data, 300..400);
     let refused = plant.run(&["archive", "run"]);
     assert!(refused.starts_with("exit: 1\n") && refused.contains("does not hold"), "{refused}");
+    assert!(!refused.contains("dropped from warm ("), "the way back stays open: {refused}");
     let failed = plant.run(&["history", "SA", "--data", &plant.data.display().to_string()]);
     assert!(failed.starts_with("exit: 1\n"), "never a part for the whole: {failed}");
     // As the message says: what is missing is copied here from there.

@@ -107,6 +107,12 @@ impl IexFeed {
         self
     }
 
+    /// How many of the ticks that were skipped as stored may not be: they lie where the store has more holes of the
+    /// stream than it can tell apart.
+    pub fn doubtful(&self) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.doubtful)
+    }
+
     /// What became of everything read so far, which at the end is the whole capture. Reading is
     /// ahead of playing by some thousand ticks.
     pub fn tally(&self) -> &Tally {

@@ -19,8 +19,9 @@ use super::reader::Selection;
 use crate::market::Tick;
 use crate::wire::record::{Origin, RecordEncoder, StoredNumbers};
 
-/// Runs of a stream, at most. Further holes stay in the last run, and no other capture fills them.
-const RUNS_MAX: usize = 64;
+/// Runs of a stream, at most. Further holes stay in the last run, and no other capture fills them: who plays one is
+/// told how many ticks that may concern ([`Session::doubtful`]).
+const RUNS_MAX: usize = 1024;
 /// Streams whose runs are known at once; beyond it all are asked for again.
 const STREAMS_MAX: usize = 64;
 
@@ -99,6 +100,8 @@ pub(super) struct Session {
     repetition: (i64, u64),
     /// Ticks that were skipped.
     pub(super) already_stored: u64,
+    /// Of these, ticks in the last of [`RUNS_MAX`] runs, which may lie in one of its holes.
+    pub(super) doubtful: u64,
     encoder: RecordEncoder,
 }
 
@@ -124,6 +127,7 @@ impl Session {
             known: HashMap::new(),
             repetition: (0, 0),
             already_stored: 0,
+            doubtful: 0,
             encoder: RecordEncoder::new(),
         }
     }
@@ -244,6 +248,7 @@ impl Session {
                 ));
             }
         }
+        self.doubtful += u64::from(at + 1 == RUNS_MAX);
         known.current = Some(at);
         Ok(true)
     }

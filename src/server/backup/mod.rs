@@ -168,6 +168,12 @@ pub enum BackupError {
         /// How often it was tried.
         tries: u32,
     },
+    /// Another process restores a backup to the same place.
+    #[error("another `stk backup restore` is writing {}", data.display())]
+    Restoring {
+        /// The data directory.
+        data: PathBuf,
+    },
     /// Something in the backup is not what was written.
     #[error("{} is damaged or not complete", path.display())]
     Faulty {

@@ -1,6 +1,7 @@
 //! Putting a backup back.
 
-use std::fs;
+use std::fs::{self, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{Backup, BackupError, DATA_DIR, Verified, check_empty, files, verify};
@@ -23,7 +24,7 @@ pub async fn restore(
     let verified = verify(config, path, copied.clone()).await?;
     let (from, data, backup) = (path.join(DATA_DIR), data.to_owned(), verified.backup.clone());
     super::blocking(move || {
-        let temporary = beside(&data)?;
+        let (temporary, _lock) = beside(&data)?;
         let done = put(&from, &temporary, &data, &backup, &copied);
         if done.is_err() {
             // What stays is removed by the next restore.
@@ -35,17 +36,35 @@ pub async fn restore(
     Ok(verified)
 }
 
-/// The name under which `data` is written, without what an interrupted restore left there.
-fn beside(data: &Path) -> Result<PathBuf, BackupError> {
+/// The name under which `data` is written, an empty directory, and the lock of it.
+///
+/// Errors: another restore has it.
+fn beside(data: &Path) -> Result<(PathBuf, fs::File), BackupError> {
     let absolute = std::path::absolute(data).map_err(|error| BackupError::io(data, &error))?;
     let name = absolute.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let temporary = absolute.with_file_name(format!(".{name}.stk-restoring"));
-    match fs::remove_dir_all(&temporary) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(BackupError::io(&temporary, &error))
+    let io = |error: std::io::Error| BackupError::io(&temporary, &error);
+    fs::create_dir_all(&temporary).map_err(io)?;
+    let lock = fs::File::open(&temporary).map_err(io)?;
+    let is_ours = match lock.try_lock() {
+        // Whoever had it may have given it its name meanwhile.
+        Ok(()) => {
+            let (ours, there) = (lock.metadata().map_err(io)?, fs::metadata(&temporary));
+            there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
         }
-        _ => Ok(temporary),
+        Err(TryLockError::WouldBlock) => false,
+        Err(TryLockError::Error(error)) => return Err(io(error)),
+    };
+    if !is_ours {
+        return Err(BackupError::Restoring { data: data.to_owned() });
     }
+    // What an interrupted restore left.
+    for entry in fs::read_dir(&temporary).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(io)?;
+    }
+    Ok((temporary, lock))
 }
 
 fn put(

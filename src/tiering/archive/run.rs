@@ -123,8 +123,12 @@ impl Archiver {
             progress(Event::Failed { unit, reason: error.to_string() });
             summary.failures.push((unit, error));
         }
-        let units;
+        let mut units;
         (units, summary.waiting) = self.plan().await?;
+        if !summary.failures.is_empty() {
+            // If it is the wrong archive, the right one and warm still have everything together.
+            units.retain(|planned| planned.action != Action::Drop);
+        }
         progress(Event::Planned { units: units.clone() });
         for planned in units {
             progress(Event::Begun { planned });
