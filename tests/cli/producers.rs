@@ -272,34 +272,60 @@ fn a_capture_is_played_into_the_server_that_has_an_older_copy_open() {
     assert_eq!(trades.lines().filter(|line| line.contains(",2025-03-07T14:30:")).count(), 40, "{trades}");
 }
 
+/// Writes a capture of the packets `numbers` of one session, in that order, with a trade of AAPL each.
+fn write_packets(home: &Home, name: &str, numbers: impl IntoIterator<Item = u64>) -> String {
+    let open: Timestamp = "2025-03-07T14:30:00Z".parse().expect("a time");
+    let mut capture = make::pcap_header();
+    for number in numbers {
+        let ts = open.saturating_add_nanos(number as i64 * 1_000_000);
+        let trade = make::trade("AAPL", ts, 0, 1_000_000, 100, number + 1);
+        let segment = make::segment(1, 7, number + 1, ts, &[trade]);
+        capture.extend(make::pcap_record(ts, &make::ethernet(&segment)));
+    }
+    let path = home.path(name);
+    std::fs::write(&path, capture).expect("written");
+    path.display().to_string()
+}
+
 /// A capture that lost packets, and then a better one of the same session: what the first one lacks is added. Where it
 /// lacks too much to tell what, that is said.
 #[test]
 fn a_better_capture_fills_the_holes_of_the_one_before() {
-    let open: Timestamp = "2025-03-07T14:30:00Z".parse().expect("a time");
-    let written = |home: &Home, name: &str, packets: u64, is_kept: fn(u64) -> bool| {
-        let mut capture = make::pcap_header();
-        for number in (0..packets).filter(|number| is_kept(*number)) {
-            let ts = open.saturating_add_nanos(number as i64 * 1_000_000);
-            let trade = make::trade("AAPL", ts, 0, 1_000_000, 100, number + 1);
-            let segment = make::segment(1, 7, number + 1, ts, &[trade]);
-            capture.extend(make::pcap_record(ts, &make::ethernet(&segment)));
-        }
-        let path = home.path(name);
-        std::fs::write(&path, capture).expect("written");
-        path.display().to_string()
-    };
     for (packets, is_told) in [(800, false), (2_400, true)] {
         let home = Home::new();
         let data = home.path("data").display().to_string();
-        let holed = written(&home, "holed.pcap", packets, |number| number % 2 == 0);
-        let whole = written(&home, "whole.pcap", packets, |_| true);
+        let holed = write_packets(&home, "holed.pcap", (0..packets).step_by(2));
+        let whole = write_packets(&home, "whole.pcap", 0..packets);
         play(&home, &holed, &["--data", &data]);
         let shown = home.run(&["replay", &whole, "--speed", "max", "--data", &data]);
-        let history = home.run(&["history", "AAPL", "--format", "csv", "--data", &data]);
-        let stored = history.lines().filter(|line| line.contains(",2025-03-07T14:30:")).count() as u64;
+        let stored = trades(&home, &["--data", &data]) as u64;
         assert_eq!(stored < packets, is_told, "{shown}");
         assert_eq!(shown.contains("ticks already stored may not be"), is_told, "{shown}");
         assert_eq!(shown.starts_with("exit: 0\n"), !is_told, "{shown}");
+    }
+}
+
+/// Two captures of one session that saw its packets in different orders, one of which lost some: all is stored once.
+#[test]
+fn captures_that_saw_packets_in_another_order_are_the_same() {
+    let pairs = |from: u64| (from..from + 100).flat_map(|pair| [2 * pair + 1, 2 * pair]);
+    let groups = (0..40).flat_map(|group| (5 * group..5 * group + 5).rev());
+    let orders: [Vec<u64>; 4] = [
+        (0..200).collect(),
+        pairs(0).collect(),
+        groups.collect(),
+        // Of three missing ones the middle one comes late.
+        (0..20).flat_map(|ten| [0, 1, 5, 3, 6, 7, 8, 9].map(|number| 10 * ten + number)).collect(),
+    ];
+    for first in &orders {
+        for second in &orders {
+            let home = Home::new();
+            let data = home.path("data").display().to_string();
+            for order in [first, second, &orders[0]] {
+                let capture = write_packets(&home, "capture.pcap", order.iter().copied());
+                play(&home, &capture, &["--data", &data]);
+            }
+            assert_eq!(trades(&home, &["--data", &data]), 200, "{first:?}, then {second:?}");
+        }
     }
 }

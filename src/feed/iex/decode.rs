@@ -58,10 +58,10 @@ pub struct Stream {
 pub struct Place {
     /// The stream.
     pub stream: Stream,
-    /// Rises from tick to tick of a stream. A message in order has its sequence number, shifted by 12
-    /// bits; what comes between two of them (late messages, gaps) counts on from the first.
+    /// A message has its sequence number, shifted by 12 bits; gaps count on from the message before. It rises from
+    /// tick to tick of a stream but for late messages.
     pub position: u64,
-    /// Whether messages are missing before it, which another capture may have.
+    /// Whether messages are missing before it, which another capture may have. Of a late message nobody knows.
     pub follows_hole: bool,
 }
 
@@ -126,6 +126,14 @@ impl Line {
             self.place(places, ticks, 0);
             self.follows_hole = follows_hole;
         }
+    }
+
+    /// Takes note of `ticks` ticks of a late message, which lie at position `at`.
+    fn place_late(&mut self, places: &mut Vec<Place>, ticks: usize, at: u64, follows_hole: bool) {
+        let in_order = (self.position, self.follows_hole);
+        (self.position, self.follows_hole) = (0, follows_hole);
+        self.place(places, ticks, at);
+        (self.position, self.follows_hole) = in_order;
     }
 
     /// Takes note of `ticks` more ticks, which lie at position `at` unless others did.
@@ -223,10 +231,13 @@ impl Decoder {
         if line.stream != stream {
             (line.stream, line.position, line.next) = (stream, 0, sequence);
         }
+        let in_order_from = line.next;
         line.follows_hole |= sequence > line.next;
         line.next = line.next.max(sequence + u64::from(messages));
         line.place_told(&mut self.places, ticks.len() - ticks_before);
 
+        // The late message before, if a tick of it or of those that it follows was placed.
+        let mut late_before: Option<u64> = None;
         for index in 0..u64::from(messages) {
             let Some((message, after)) = split_message(rest) else { break };
             rest = after;
@@ -239,8 +250,16 @@ impl Decoder {
             match self.message(message, recv_ts, ticks) {
                 Ok(()) => {
                     if let (Some(places), Some(line)) = (&mut self.places, self.lines.get_mut(&channel)) {
-                        let at = u64::from(self.pass) << PASS_BITS | (sequence + index) << POSITION_BITS;
-                        line.place(places, ticks.len() - ticks_before, at);
+                        let number = sequence + index;
+                        let at = u64::from(self.pass) << PASS_BITS | number << POSITION_BITS;
+                        let ticks = ticks.len() - ticks_before;
+                        if number < in_order_from {
+                            let follows = late_before.is_some_and(|before| before + 1 == number);
+                            line.place_late(places, ticks, at, !follows);
+                            late_before = (follows || ticks > 0).then_some(number);
+                        } else {
+                            line.place(places, ticks, at);
+                        }
                     }
                 }
                 Err(Left::NotCarried) => {

@@ -75,6 +75,14 @@ struct Known {
     is_whole: Option<bool>,
 }
 
+impl Known {
+    /// The run that a tick at `position` is part of or follows on, if nothing is missing before it.
+    fn run_before(&self, position: u64) -> Option<usize> {
+        let begun = self.runs.iter().enumerate().filter(|(_, run)| run.first <= position);
+        begun.max_by_key(|(_, run)| run.until.min(position)).map(|(at, _)| at)
+    }
+}
+
 /// Which part of the ticks at hand goes into the log as one batch.
 pub(super) struct Batch {
     /// How many ticks.
@@ -259,7 +267,7 @@ impl Session {
         ticks: impl Iterator<Item = &'a (Tick, Place)>,
     ) -> Result<Batch, String> {
         let mut ticks = ticks.peekable();
-        let Some((_, Place { stream, position, follows_hole })) = ticks.peek().copied() else {
+        let Some((_, Place { stream, position, .. })) = ticks.peek().copied() else {
             return Err("there is no tick".to_owned());
         };
         let producer = self.producer(*stream, self.known.get(stream).map_or(0, |known| known.runs.len()));
@@ -279,19 +287,34 @@ impl Session {
             return Ok(Batch { ticks: 1, origin: Origin { producer: mark_producer, sequence }, after: 0 });
         }
         let may_begin = known.runs.len() < RUNS_MAX;
-        if let (Some(at), false) = (known.current, *follows_hole && may_begin) {
-            let is_next = |(at, (tick, place)): &(usize, &(Tick, Place))| {
-                *at == 0
+        let to = |known: &Known, place: &Place| {
+            // Where the stream is taken up, nobody knows what lies between.
+            known.current?;
+            match (place.follows_hole, may_begin) {
+                (false, _) => known.run_before(place.position),
+                (true, true) => None,
+                (true, false) => Some(RUNS_MAX - 1),
+            }
+        };
+        if let Some(at) = to(known, &ticks.peek().expect("it was looked at").1) {
+            let is_next = |(index, (tick, place)): &(usize, &(Tick, Place))| {
+                *index == 0
                     || (place.stream == *stream
-                        && !(place.follows_hole && may_begin)
+                        && to(known, place) == Some(at)
                         && !known.runs.iter().any(|run| run.holds(tick, place.position)))
             };
-            let batch = ticks.enumerate().take_while(is_next);
-            let (count, sequence) =
-                batch.fold((0, *position), |(count, _), (_, (_, place))| (count + 1, place.position));
+            let run = &known.runs[at];
+            let (after, mut count, mut sequence) = (run.until, 0, *position);
+            for (_, (_, place)) in ticks.enumerate().take_while(is_next) {
+                (count, sequence) = (count + 1, place.position);
+            }
+            if sequence > run.stored {
+                // What is late in a run with holes counts on, as a batch that is new.
+                sequence = sequence.max(after + 1);
+            }
             let run = &mut known.runs[at];
-            let after = run.until;
             run.until = after.max(sequence);
+            known.current = Some(at);
             return Ok(Batch { ticks: count, origin: Origin { producer: run.producer, sequence }, after });
         }
         if !may_begin {
