@@ -209,8 +209,8 @@ pub(super) fn refusal(refusal: Refusal) -> CliError {
              days that belong to this log; then set archive.url to another place, that is TO. The archive stays as it is",
         ),
         Cause::NotHere => failed.hint(
-            "set archive.url to where they are, or copy them here from there: `stk archive copy THERE HERE`. If they are \
-             gone for good, `stk archive give-up` has history answer the rest and name what is lost",
+            "set archive.url to where they are, or copy them here from there: `stk archive copy THERE HERE`. If only a \
+             manifest is gone, `stk audit --repair` makes it again from its objects. If they are gone for good, `stk archive give-up` has history answer the rest and name what is lost",
         ),
         Cause::Unconditional => {
             failed.hint("use a store that supports conditional writes (`If-None-Match: *`), or a directory")

@@ -185,7 +185,11 @@ impl Store {
         let failed = |reason: String| BusError::Failed { path: path.display().to_string(), reason };
         let shadow = match config.access {
             Access::Write => None,
-            Access::Read => Some(Shadow::of(path)?),
+            // A file that is missing is named rather than the copy that failed.
+            Access::Read => Some(Shadow::of(path).map_err(|error| match error {
+                BusError::Locked { .. } => error,
+                error => trees::check(path).err().map_or(error, failed),
+            })?),
         };
         let (last, synced) = match &shadow {
             None => {

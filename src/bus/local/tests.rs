@@ -407,6 +407,30 @@ async fn a_record_damaged_in_a_table_is_found_by_the_writer_at_once_and_by_a_rea
     bus.close().await;
 }
 
+/// Without its keyspaces a log has records that belong to none: nobody makes them anew, and nothing changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_whose_keyspaces_are_gone_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let config = LocalBusConfig { partitions: 1, ..config(&path) };
+    let bus = open(config.clone());
+    for number in 0..5 {
+        bus.append(vec![(0, Bytes::from(vec![number; 9]))]).await.unwrap().await.unwrap();
+    }
+    bus.close().await;
+    let aside = directory.path().join("aside");
+    std::fs::rename(path.join("keyspaces"), &aside).unwrap();
+    for access in [Access::Write, Access::Read] {
+        let refused = LocalBus::open(LocalBusConfig { access, ..config.clone() }).err().unwrap().to_string();
+        assert!(refused.contains("keyspaces is damaged: it is missing"), "{refused}");
+        assert!(!path.join("keyspaces").exists(), "{refused}");
+    }
+    std::fs::rename(&aside, path.join("keyspaces")).unwrap();
+    let bus = open(config);
+    assert_eq!(bus.bounds(0).await.unwrap().next, 5);
+    bus.close().await;
+}
+
 /// A log that ends in good order leaves no long journal to be read at the next opening, and loses
 /// nothing by it; whatever comes after is numbered and checked as ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

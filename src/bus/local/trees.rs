@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::journal::{KEYSPACES_FOLDER, VERSION_FILE};
+use super::synced::SYNCED_FILE;
 
 const CURRENT_FILE: &str = "current";
 const CURRENT_BYTES: usize = 25;
@@ -56,6 +57,10 @@ pub(super) fn check(path: &Path) -> Result<(), String> {
         return Err(damaged(&version, "it is not what this program writes"));
     }
     let keyspaces = keyspaces(path)?;
+    if keyspaces.is_empty() && path.join(SYNCED_FILE).exists() {
+        // With records there was one. fjall would make them anew, and the journal's records belong to none.
+        return Err(damaged(&path.join(KEYSPACES_FOLDER), "it is missing"));
+    }
     let is_meta = |keyspace: &PathBuf| keyspace.file_name().is_some_and(|name| name == META_KEYSPACE);
     if !keyspaces.is_empty() && !keyspaces.iter().any(is_meta) {
         return Err(damaged(&path.join(KEYSPACES_FOLDER).join(META_KEYSPACE), "it is missing"));

@@ -33,7 +33,10 @@ pub fn open(
         let config = s3::S3Config::parse(url, endpoint.map(str::to_owned), region.to_owned())?;
         return Ok(Arc::new(s3::S3Cold::open(config, metrics.clone())?));
     }
-    if let Some((scheme, _)) = url.split_once("://") {
+    // With one slash it is meant for a scheme as well.
+    if let Some((scheme, _)) =
+        url.split_once(":/").filter(|(scheme, _)| scheme.len() > 1 && !scheme.contains('/'))
+    {
         return Err(ColdError::Refused {
             store: url.to_owned(),
             reason: format!("nothing is known of {scheme}: write a directory, or s3://bucket/prefix"),
@@ -261,5 +264,9 @@ mod tests {
             refused.to_string(),
             "gs://bucket: nothing is known of gs: write a directory, or s3://bucket/prefix"
         );
+        let dir = tempfile::tempdir().unwrap();
+        let within = |name: &str| dir.path().join(name).display().to_string();
+        assert!(open("s3:/bucket/prefix", None, "", &ColdMetrics::default()).is_err());
+        assert!(open(&within("a:/b"), None, "", &ColdMetrics::default()).is_ok());
     }
 }
