@@ -602,9 +602,8 @@ impl<'a> History<'a> {
             match self.coverage(&plant) {
                 Ok(coverage) if is_stored(&coverage) => break,
                 // It has noticed only now what happened to the service.
-                Err(answer) if self.may_refuse() && answer.starts_with("no answer") => {
-                    let said = plant.last_words();
-                    self.refused_while_running(&format!("{answer}\n{said}"));
+                Err(said) if self.may_refuse() && said.starts_with("no answer") => {
+                    self.refused_while_running(&said, plant);
                     self.is_disturbed = true;
                     return;
                 }
@@ -894,26 +893,21 @@ impl<'a> History<'a> {
         match self.await_ready(plant) {
             Ok(plant) => match self.check(&plant) {
                 Ok(()) => Some(plant),
-                Err(answer) => {
-                    // Where it has ended meanwhile, its own words say why.
-                    let said = plant.last_words();
-                    self.refused_while_running(&format!("{answer}\n{said}"));
-                    None
-                }
+                Err(said) => self.refused_while_running(&said, plant),
             },
-            Err(said) => {
-                self.refused_while_running(&said);
-                None
-            }
+            Err(said) => self.refused_while_running(&said, Plant { servers: Vec::new() }),
         }
     }
 
-    /// A running server that can't continue has to name a way on, too. The next start shows which one works.
-    fn refused_while_running(&mut self, said: &str) {
-        self.refused("the running server", said);
+    /// A running server that can't continue has to name a way on, too, in an answer or as it ends. The next start shows
+    /// which one works. No plant is left.
+    fn refused_while_running(&mut self, answer: &str, plant: Plant) -> Option<Plant> {
+        let said = format!("{answer}\n{}", plant.last_words());
+        self.refused("the running server", &said);
         if !WAYS_ON.iter().any(|way| said.contains(way)) {
             self.fail(&format!("a refusal without a way on: {said}"));
         }
+        None
     }
 
     fn step(&mut self) {
