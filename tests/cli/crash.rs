@@ -143,7 +143,7 @@ pub(crate) fn archived(point: &str, at_scale: bool) -> Option<Moves> {
         _ if point.starts_with("archive.") => Some(Moves::Run),
         _ => match point.strip_prefix(warm)? {
             "sealed" | "dropping" | "dropped" | "part_dropped" => Some(Moves::Run),
-            "restoring" | "restored_rows" | "restored" => Some(Moves::Restore),
+            "restoring" | "restored_rows" | "restore_booked" | "restored" => Some(Moves::Restore),
             _ => None,
         },
     }
