@@ -1,8 +1,8 @@
 //! Clients that resume with a token of the last milliseconds before a server was killed.
 //!
-//! Clients see records before they are durable. A kill alone takes none of these: the system has them. A
-//! power cut does, so some of the kills here are followed by a cut of the log's journal behind what was
-//! synced. Each client reconnects with the last token that it was sent. In the end, it must have every trade
+//! Clients see records before they are durable, and on a busy machine before they are written. A kill alone takes none
+//! that was written: the system has them. A power cut does, so some of the kills here are followed by a cut of the log's
+//! journal behind what was synced. Each client reconnects with the last token that it was sent. In the end, it must have every trade
 //! of history exactly once. Of the trades that are in no history, it must have been told by a reset.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -217,7 +217,9 @@ fn a_token_of_the_last_milliseconds_before_a_kill_misses_and_doubles_nothing() {
             });
             let enough = 1 + random.next_u64() % SEEN_MAX;
             for client in &there {
-                let is_enough = |seen: &Seen| seen.trades.range(first..).count() as u64 >= enough;
+                // Without a token it would begin again.
+                let is_enough =
+                    |seen: &Seen| seen.last.is_some() && seen.trades.range(first..).count() as u64 >= enough;
                 client.awaits("enough trades", is_enough).await;
             }
             server.kill();
@@ -279,13 +281,8 @@ fn a_token_of_the_last_milliseconds_before_a_kill_misses_and_doubles_nothing() {
             seen.trades.len(),
             seen.resets.len()
         );
-        let is_gone = |(life, gone): (usize, &usize)| (*gone > 0).then_some(life);
-        let lives_with_loss: Vec<usize> = gone.iter().enumerate().filter_map(is_gone).collect();
-        assert!(
-            lives_with_loss.iter().all(|life| LIVES[*life] != Cut::Nothing),
-            "{name}: a kill took {gone:?}"
-        );
-        assert_eq!(seen.resets.len(), lives_with_loss.len(), "{name} is told of each loss once: {gone:?}");
+        let lives_with_loss = gone.iter().filter(|gone| **gone > 0).count();
+        assert_eq!(seen.resets.len(), lives_with_loss, "{name} is told of each loss once: {gone:?}");
         assert!(!(client.is_there)(1) || gone[1] > 0, "{name} saw something that the power cut took");
         assert_eq!(seen.other_gaps, Vec::<Value>::new(), "{name}");
         for [first, last] in &seen.resets {
