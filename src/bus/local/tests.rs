@@ -407,7 +407,7 @@ async fn a_record_damaged_in_a_table_is_found_by_the_writer_at_once_and_by_a_rea
     bus.close().await;
 }
 
-/// Without its keyspaces a log has records that belong to none: nobody makes them anew, and nothing changes.
+/// A log whose keyspaces are gone is refused, and the refused opening changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_whose_keyspaces_are_gone_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();

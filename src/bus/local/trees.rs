@@ -58,7 +58,7 @@ pub(super) fn check(path: &Path) -> Result<(), String> {
     }
     let keyspaces = keyspaces(path)?;
     if keyspaces.is_empty() && path.join(SYNCED_FILE).exists() {
-        // With records there was one. fjall would make them anew, and the journal's records belong to none.
+        // Records were synced, so there were keyspaces. fjall would make new ones, without the journal's records.
         return Err(damaged(&path.join(KEYSPACES_FOLDER), "it is missing"));
     }
     let is_meta = |keyspace: &PathBuf| keyspace.file_name().is_some_and(|name| name == META_KEYSPACE);
