@@ -102,6 +102,16 @@ async fn expired(scaled: &Scaled) -> Vec<(u64, u64)> {
     .await
 }
 
+/// What ClickHouse answers in the database of `scaled`.
+fn sql(scaled: &Scaled, statement: &str) -> String {
+    let clickhouse = scaled.config().clickhouse.expect("it is configured");
+    let url = format!("{}/?database={}&mutations_sync=2", clickhouse.url, clickhouse.database);
+    let answer = Command::new("curl").args(["-sS", "--fail-with-body", &url, "-d", statement]).output();
+    let answer = answer.expect("curl is there");
+    assert!(answer.status.success(), "{statement}: {answer:?}");
+    String::from_utf8(answer.stdout).expect("text")
+}
+
 fn numbers(numbers: Range<u64>) -> Vec<u64> {
     numbers.collect()
 }
@@ -385,13 +395,7 @@ async fn a_partition_that_was_dropped_by_hand_is_told_though_the_log_has_dropped
     assert_eq!(code, Some(0), "{said:#?}");
     let audited = home.shown(&mut scaled.stk(&home, &["audit"]));
     assert!(audited.starts_with("exit: 0\n"), "{audited}");
-    let clickhouse = scaled.config().clickhouse.expect("it is configured");
-    let sql = |statement: &str| {
-        let url = format!("{}/?database={}&mutations_sync=2", clickhouse.url, clickhouse.database);
-        let done = Command::new("curl").args(["-sS", "--fail-with-body", &url, "-d", statement]).output();
-        assert!(done.as_ref().is_ok_and(|done| done.status.success()), "{statement}: {done:?}");
-    };
-    sql("ALTER TABLE trade_rows DROP PARTITION '2025-03-07'");
+    sql(&scaled, "ALTER TABLE trade_rows DROP PARTITION '2025-03-07'");
     trim(&scaled, 1).await;
     let mut forget = String::new();
     for args in [&["history", "AAPL", "--data", "unused"][..], &["archive", "run"], &["audit"]] {
@@ -402,7 +406,7 @@ async fn a_partition_that_was_dropped_by_hand_is_told_though_the_log_has_dropped
         forget = statement.lines().next().expect("a statement").to_owned();
     }
     // As it says.
-    sql(&forget);
+    sql(&scaled, &forget);
     for args in [&["archive", "run"][..], &["archive", "verify"], &["audit"]] {
         let told = home.shown(&mut scaled.stk(&home, args));
         assert!(told.starts_with("exit: 0\n"), "{args:?}: {told}");
@@ -647,12 +651,11 @@ async fn bars_of_a_database_that_was_filled_again_differ_from_the_archived_ones(
     }
     let archived = run(&keeping, &["archive", "run"]);
     assert!(archived.contains("bar of 2025-03-07"), "{archived}");
-    let clickhouse = keeping.config().clickhouse.expect("it is configured");
-    let drop = format!("DROP DATABASE {} SYNC", clickhouse.database);
-    let dropped =
-        Command::new("curl").args(["-sS", "--fail-with-body", &clickhouse.url, "-d", &drop]).output();
-    assert!(dropped.as_ref().is_ok_and(|dropped| dropped.status.success()), "{dropped:?}");
+    let revisions = || sql(&keeping, "SELECT count() FROM bars");
+    let before = revisions();
+    sql(&keeping, &format!("DROP DATABASE stk_{} SYNC", keeping.name()));
     life(&keeping, 120..160).await;
+    assert_ne!(revisions(), before, "of fewer blocks");
     for _ in 0..2 {
         run(&keeping, &["archive", "run"]);
         run(&keeping, &["audit"]);
